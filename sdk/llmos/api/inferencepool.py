@@ -1,0 +1,232 @@
+"""InferencePool: how a model is served, by how many replicas, on what."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmos.api.meta import (
+    POD_NAME_PART,
+    ApiModel,
+    Conditions,
+    EnvVar,
+    KindInfo,
+    ListMap,
+    LocalReference,
+    Metadata,
+    Name,
+    PrinterColumn,
+    Rule,
+    Scalar,
+    ScaleSubresource,
+)
+from llmos.api.names import API_VERSION
+
+RESERVED_ENGINE_ARGS = (
+    "model",
+    "served-model-name",
+    "host",
+    "port",
+    "middleware",
+    "shutdown-timeout",
+    "max-model-len",
+    "tensor-parallel-size",
+    "pipeline-parallel-size",
+    "trust-remote-code",
+)
+"""Arguments that have a field of their own, or that LLMOS must set for drain and safety to work."""
+
+_RESERVED_CEL = ", ".join(f"'{name}'" for name in RESERVED_ENGINE_ARGS)
+
+
+class Engine(ApiModel):
+    """The server program of a replica."""
+
+    name: Literal["vllm", "simulator"] = "vllm"
+    """vllm serves the model; simulator answers with invented text in a model of vLLM's timing, without any GPU."""
+    image: Annotated[str, Field(max_length=512)] = ""
+    """Image of the worker; empty means the one the operator was installed with."""
+    args: Annotated[
+        dict[str, Scalar],
+        Field(max_length=64),
+        Rule(
+            f"self.all(name, !(name in [{_RESERVED_CEL}]))",
+            "these arguments are set by LLMOS: " + ", ".join(RESERVED_ENGINE_ARGS) + " "
+            "(use contextLength, parallelism and the model's trustRemoteCode)",
+            reason="FieldValueForbidden",
+        ),
+        Rule(
+            "self.all(name, name.matches('^[a-z][a-z0-9.-]*$') && name.size() <= 64)",
+            "write arguments as on the engine's command line, without the leading dashes, for example max-num-seqs",
+        ),
+    ] = Field(default_factory=dict)
+    """Further arguments of the engine's command line, without the leading dashes. true means a flag without value."""
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=64), ListMap(("name",))] = ()
+    """Environment variables of the engine."""
+
+
+class Accelerator(ApiModel):
+    """What one replica runs on."""
+
+    class_name: Annotated[str, Field(alias="class", min_length=1, max_length=63)]
+    """Name of an AcceleratorClass; `cpu` needs none."""
+    count: Annotated[int, Field(ge=1, le=16)] = 1
+    """Accelerators of one replica."""
+
+
+class Parallelism(ApiModel):
+    """How a replica spreads the model over its accelerators. Empty fields are planned."""
+
+    tensor: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Tensor parallel size: parts that each layer is cut into."""
+    pipeline: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Pipeline parallel size: groups that the layers are divided into."""
+
+
+class Rollout(ApiModel):
+    """How far a change may go above and below the desired number of replicas."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("self.maxSurge > 0 || self.maxUnavailable > 0", "maxSurge and maxUnavailable must not both be 0"),
+    )
+
+    max_surge: Annotated[int, Field(ge=0, le=100)] = 1
+    """Replicas above the desired number while a change rolls out."""
+    max_unavailable: Annotated[int, Field(ge=0, le=100)] = 0
+    """Replicas below the desired number while a change rolls out."""
+
+
+class Drain(ApiModel):
+    """What happens to requests in flight when a replica goes away."""
+
+    timeout_seconds: Annotated[int, Field(ge=1, le=86400)] = 120
+    """Longest wait for requests in flight; what still runs then is cut."""
+
+
+class InferencePoolSpec(ApiModel):
+    """What the user asks for."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.accelerator['class'] != 'cpu' || self.accelerator.count == 1",
+            "accelerator class cpu has count 1: a replica on the processor is one pod",
+        ),
+        Rule(
+            "!has(self.parallelism.tensor) || self.parallelism.tensor * "
+            "(has(self.parallelism.pipeline) ? self.parallelism.pipeline : 1) <= self.accelerator.count",
+            "tensor x pipeline parallel size must not exceed accelerator.count: a replica over several nodes "
+            "is not supported yet",
+        ),
+        Rule(
+            "!has(self.parallelism.pipeline) || self.parallelism.pipeline <= self.accelerator.count",
+            "pipeline parallel size must not exceed accelerator.count",
+        ),
+    )
+
+    model_ref: LocalReference
+    """The LLMModel to serve."""
+    engine: Engine = Engine()
+    """The server program."""
+    accelerator: Accelerator
+    """What one replica runs on."""
+    parallelism: Parallelism = Parallelism()
+    """How a replica spreads the model over its accelerators. Empty = planned."""
+    context_length: Annotated[int, Field(ge=16, le=16777216)] | None = None
+    """Longest prompt plus answer in tokens. Empty = the longest that the model has and the memory holds."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Number of replicas."""
+    rollout: Rollout = Rollout()
+    """How far a change may go above and below the desired number of replicas."""
+    drain: Drain = Drain()
+    """What happens to requests in flight when a replica goes away."""
+    priority_class_name: Name | None = None
+    """PriorityClass of the replicas' pods."""
+
+
+class PoolPlan(ApiModel):
+    """How the memory planner laid a replica out, with its numbers (memory in GiB for one accelerator)."""
+
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """Parts that each layer is cut into."""
+    pipeline_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """Groups that the layers are divided into."""
+    max_model_len: Annotated[int, Field(ge=1)]
+    """Longest prompt plus answer in tokens."""
+    gpu_memory_utilization: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the accelerator's memory that the engine may take."""
+    weights_gib: Annotated[float, Field(ge=0)] = 0
+    """Memory of the weights."""
+    kv_cache_gib: Annotated[float, Field(ge=0)] = 0
+    """Memory of the KV cache."""
+    kv_cache_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens that the KV cache of one replica holds."""
+    max_concurrency: Annotated[float, Field(ge=0)] = 0
+    """Requests of full context length that fit at once."""
+    container_memory_gib: Annotated[float, Field(ge=0)] = 0
+    """Memory that the container asks for."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """The plan in words."""
+
+
+class InferencePoolStatus(ApiModel):
+    """What is true now."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The generation that this status speaks about."""
+    replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas that exist and are not draining."""
+    ready_replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas that answer."""
+    updated_replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas of the newest revision."""
+    draining_replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas that finish their requests and go."""
+    desired_replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas that there should be."""
+    accelerators: Annotated[int, Field(ge=0)] = 0
+    """Accelerators that the replicas hold."""
+    selector: Annotated[str, Field(max_length=512)] = ""
+    """Label selector of the replicas' pods, for the scale subresource."""
+    url: Annotated[str, Field(max_length=512)] = ""
+    """Base URL of the OpenAI-compatible API inside the cluster."""
+    revision: Annotated[str, Field(max_length=64)] = ""
+    """Newest revision: a hash of everything that makes a replica."""
+    plan: PoolPlan | None = None
+    """How a replica is laid out."""
+    conditions: Conditions = ()
+    """Planned, Available, Progressing and their aggregate Ready."""
+
+
+class InferencePool(ApiModel):
+    """Replicas of an inference engine that serve one model behind one URL."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="InferencePool",
+        plural="inferencepools",
+        singular="inferencepool",
+        short_names=("ipool",),
+        scope="Namespaced",
+        columns=(
+            PrinterColumn("Model", "string", ".spec.modelRef.name", "Model that is served"),
+            PrinterColumn("Ready", "integer", ".status.readyReplicas", "Replicas that answer"),
+            PrinterColumn("Replicas", "integer", ".status.replicas", "Replicas that exist"),
+            PrinterColumn("Desired", "integer", ".status.desiredReplicas", "Replicas that there should be"),
+            PrinterColumn(
+                "Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is or is not ready"
+            ),
+            PrinterColumn("GPUs", "integer", ".status.accelerators", "Accelerators held", priority=1),
+            PrinterColumn("URL", "string", ".status.url", "OpenAI-compatible API", priority=1),
+            PrinterColumn("Age", "date", ".metadata.creationTimestamp"),
+        ),
+        scale=ScaleSubresource(".spec.replicas", ".status.replicas", ".status.selector"),
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (POD_NAME_PART,)
+
+    api_version: Literal["llmos.dev/v1alpha1"] = API_VERSION
+    kind: Literal["InferencePool"] = "InferencePool"
+    metadata: Metadata
+    spec: InferencePoolSpec
+    """What the user asks for."""
+    status: InferencePoolStatus = InferencePoolStatus()
+    """What is true now."""

@@ -1,0 +1,62 @@
+"""Every label, annotation, finalizer, condition type and field manager of LLMOS, in one place.
+
+A name that two programs share (the operator writes it, the gateway or a worker reads it) may be spelt only here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "llmos.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = "llmos.dev/v1alpha1"
+CATEGORY: Final = "llmos"
+
+# Field managers: one for children, one for status, so that server-side apply never takes a field from the other.
+FIELD_MANAGER: Final = "llmos-operator"
+STATUS_FIELD_MANAGER: Final = "llmos-operator-status"
+DISCOVERY_FIELD_MANAGER: Final = "llmos-discovery"
+
+# Labels on children.
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "llmos"
+LABEL_MODEL: Final = f"{GROUP}/model"
+LABEL_POOL: Final = f"{GROUP}/pool"
+LABEL_REPLICA: Final = f"{GROUP}/replica"
+LABEL_RANK: Final = f"{GROUP}/rank"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+LABEL_COMPONENT: Final = f"{GROUP}/component"
+LABEL_SERVING: Final = f"{GROUP}/serving"
+
+# Values of LABEL_COMPONENT.
+COMPONENT_REPLICA: Final = "replica"
+COMPONENT_INSPECT: Final = "inspect"
+COMPONENT_FETCH: Final = "fetch"
+COMPONENT_STORAGE: Final = "storage"
+COMPONENT_SERVICE: Final = "service"
+
+# Annotations.
+ANNOTATION_DRAIN_STARTED: Final = f"{GROUP}/drain-started"
+ANNOTATION_SOURCE_HASH: Final = f"{GROUP}/source-hash"
+ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"
+
+FINALIZER_IN_USE: Final = f"{GROUP}/in-use"
+
+# Condition types. `Ready` is the aggregate that a person reads first.
+CONDITION_READY: Final = "Ready"
+CONDITION_RESOLVED: Final = "Resolved"
+CONDITION_STORED: Final = "Stored"
+CONDITION_PLANNED: Final = "Planned"
+CONDITION_AVAILABLE: Final = "Available"
+CONDITION_PROGRESSING: Final = "Progressing"
+
+# Containers and ports of worker pods.
+CONTAINER_ENGINE: Final = "engine"
+CONTAINER_FETCH: Final = "fetch"
+CONTAINER_INSPECT: Final = "inspect"
+ENGINE_PORT: Final = 8000
+CONTROL_PORT: Final = 8001
+MODEL_DIR: Final = "/model"
+
+# The accelerator class that needs no AcceleratorClass object: the engine runs on the processor.
+CPU_CLASS: Final = "cpu"

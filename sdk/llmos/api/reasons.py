@@ -1,0 +1,340 @@
+"""Every reason a condition can carry: what it means, what to do, and how LLMOS goes on.
+
+One table serves the operator (conditions, Events, back-off), the workers (termination messages) and the documentation
+(docs/reference/conditions.md is generated from it), so that the three never disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+
+class Reason(StrEnum):
+    """Machine-readable words in `condition.reason` and in termination messages."""
+
+    # LLMModel: going well.
+    Inspecting = "Inspecting"
+    Resolved = "Resolved"
+    Fetching = "Fetching"
+    Stored = "Stored"
+    FetchedByReplica = "FetchedByReplica"
+    Available = "Available"
+    # LLMModel: going wrong.
+    InvalidSource = "InvalidSource"
+    SourceNotFound = "SourceNotFound"
+    AccessDenied = "AccessDenied"
+    RateLimited = "RateLimited"
+    SourceUnavailable = "SourceUnavailable"
+    DiskFull = "DiskFull"
+    ChecksumMismatch = "ChecksumMismatch"
+    UnsafeFormat = "UnsafeFormat"
+    UnknownArchitecture = "UnknownArchitecture"
+    ConversionFailed = "ConversionFailed"
+    FetchFailed = "FetchFailed"
+    SecretNotFound = "SecretNotFound"
+    ClaimNotBound = "ClaimNotBound"
+    InUse = "InUse"
+    Deleting = "Deleting"
+    # InferencePool: going well.
+    Fits = "Fits"
+    Ready = "Ready"
+    ScaledToZero = "ScaledToZero"
+    Starting = "Starting"
+    Scaling = "Scaling"
+    RollingOut = "RollingOut"
+    Draining = "Draining"
+    Complete = "Complete"
+    # InferencePool: going wrong.
+    InvalidSpec = "InvalidSpec"
+    ModelNotFound = "ModelNotFound"
+    ModelNotReady = "ModelNotReady"
+    AcceleratorClassNotFound = "AcceleratorClassNotFound"
+    NoNodeHasAccelerator = "NoNodeHasAccelerator"
+    DoesNotFit = "DoesNotFit"
+    ContextTooLong = "ContextTooLong"
+    Unschedulable = "Unschedulable"
+    ImagePullFailed = "ImagePullFailed"
+    BadEngineArgument = "BadEngineArgument"
+    ModelFilesMissing = "ModelFilesMissing"
+    OutOfMemory = "OutOfMemory"
+    EngineCrashed = "EngineCrashed"
+    EngineHung = "EngineHung"
+    EngineStartTimeout = "EngineStartTimeout"
+    ReadinessNeverReached = "ReadinessNeverReached"
+    ForbiddenByPolicy = "ForbiddenByPolicy"
+    ReplicaFailed = "ReplicaFailed"
+    # AcceleratorClass.
+    NodesFound = "NodesFound"
+
+
+Retry = Literal["none", "back-off", "on-change"]
+"""How LLMOS goes on: nothing to retry; with growing pauses; only when the object or what it refers to changes."""
+
+
+@dataclass(frozen=True)
+class ReasonInfo:
+    """One row of the table.
+
+    `kinds` are the kinds whose conditions carry the reason, `condition` the type that says it first.
+    """
+
+    kinds: tuple[str, ...]
+    condition: str
+    problem: bool
+    cause: str
+    remedy: str = ""
+    retry: Retry = "none"
+
+
+_MODEL: Final = ("LLMModel",)
+_POOL: Final = ("InferencePool",)
+_BOTH: Final = ("LLMModel", "InferencePool")
+
+
+def _good(kinds: tuple[str, ...], condition: str, cause: str) -> ReasonInfo:
+    return ReasonInfo(kinds, condition, problem=False, cause=cause)
+
+
+def _bad(kinds: tuple[str, ...], condition: str, cause: str, remedy: str, retry: Retry) -> ReasonInfo:
+    return ReasonInfo(kinds, condition, problem=True, cause=cause, remedy=remedy, retry=retry)
+
+
+REASONS: Final[dict[Reason, ReasonInfo]] = {
+    Reason.Inspecting: _good(_MODEL, "Resolved", "A short CPU pod reads the model's configuration."),
+    Reason.Resolved: _good(_MODEL, "Resolved", "The model's facts are known and stand in status.resolved."),
+    Reason.Fetching: _good(_MODEL, "Stored", "The files are being fetched into the claim."),
+    Reason.Stored: _good(_MODEL, "Stored", "The files lie complete and verified in the claim."),
+    Reason.FetchedByReplica: _good(
+        _MODEL, "Stored", "Storage is ephemeral: each replica fetches the files for itself."
+    ),
+    Reason.Available: _good(_BOTH, "Ready", "The object may be used."),
+    Reason.InvalidSource: _bad(
+        _MODEL, "Resolved", "The source URI cannot be understood.", "Correct spec.source.uri.", "on-change"
+    ),
+    Reason.SourceNotFound: _bad(
+        _BOTH,
+        "Resolved",
+        "The source answered that there is no such model, revision or file.",
+        "Correct spec.source.uri; a private model may also look like this without credentials (spec.source.secretRef).",
+        "back-off",
+    ),
+    Reason.AccessDenied: _bad(
+        _BOTH,
+        "Resolved",
+        "The source refused access (401 or 403): the model is private or gated.",
+        "Accept the model's terms at the source and name a Secret with a valid token in spec.source.secretRef.",
+        "back-off",
+    ),
+    Reason.RateLimited: _bad(
+        _BOTH,
+        "Resolved",
+        "The source limits the rate of requests (429).",
+        "LLMOS tries again with growing pauses; a token in spec.source.secretRef usually raises the limit.",
+        "back-off",
+    ),
+    Reason.SourceUnavailable: _bad(
+        _BOTH,
+        "Resolved",
+        "The source cannot be reached or answers with server errors.",
+        "Check the network, proxy and certificates of the cluster; LLMOS tries again with growing pauses.",
+        "back-off",
+    ),
+    Reason.DiskFull: _bad(
+        _BOTH,
+        "Stored",
+        "The storage is too small for the model's files.",
+        "Raise spec.storage.size to what the message says.",
+        "on-change",
+    ),
+    Reason.ChecksumMismatch: _bad(
+        _BOTH,
+        "Stored",
+        "A file's sha256 differs from the one that the source gave.",
+        "The file was thrown away and is fetched again; if it stays so, the source or a proxy on the way is broken.",
+        "back-off",
+    ),
+    Reason.UnsafeFormat: _bad(
+        _MODEL,
+        "Resolved",
+        "The model has only pickle files, which can run any code when loaded.",
+        "Use a revision with safetensors or GGUF files, or convert it in a place you trust.",
+        "on-change",
+    ),
+    Reason.UnknownArchitecture: _bad(
+        _BOTH,
+        "Resolved",
+        "The engine or the planner does not know this architecture, or it needs code of the model's own.",
+        "Use another model or a newer engine image; if the code was reviewed, set spec.trustRemoteCode.revision.",
+        "on-change",
+    ),
+    Reason.ConversionFailed: _bad(
+        _BOTH,
+        "Stored",
+        "The GGUF file could not be converted.",
+        "Use a safetensors version of the model, or another quantization.",
+        "on-change",
+    ),
+    Reason.FetchFailed: _bad(
+        _BOTH,
+        "Stored",
+        "Fetching or inspecting ended for a reason that has no name of its own.",
+        "Read the message and the log of the pod that it names; LLMOS tries again with growing pauses.",
+        "back-off",
+    ),
+    Reason.SecretNotFound: _bad(
+        _MODEL,
+        "Resolved",
+        "The Secret that spec.source.secretRef names does not exist.",
+        "Create it in the model's namespace, for example with: "
+        "kubectl create secret generic NAME --from-literal=HF_TOKEN=...",
+        "back-off",
+    ),
+    Reason.ClaimNotBound: _bad(
+        _MODEL,
+        "Stored",
+        "The PersistentVolumeClaim finds no volume.",
+        "Check spec.storage.storageClassName and that the cluster has a provisioner for it (kubectl get storageclass).",
+        "back-off",
+    ),
+    Reason.InUse: _bad(
+        _MODEL,
+        "Ready",
+        "The model was deleted, but InferencePools still use it.",
+        "Delete the pools that the message names, or point them at another model; then the model goes by itself.",
+        "on-change",
+    ),
+    Reason.Deleting: _good(_MODEL, "Ready", "The model is being deleted."),
+    Reason.Fits: _good(_POOL, "Planned", "The model fits the accelerators; the numbers stand in status.plan."),
+    Reason.Ready: _good(_POOL, "Ready", "All desired replicas answer."),
+    Reason.ScaledToZero: _good(_POOL, "Ready", "No replicas are asked for."),
+    Reason.Starting: _good(_POOL, "Available", "Replicas are starting."),
+    Reason.Scaling: _good(_POOL, "Progressing", "Replicas are being added or removed."),
+    Reason.RollingOut: _good(_POOL, "Progressing", "Replicas of a new revision replace the old ones."),
+    Reason.Draining: _good(_POOL, "Progressing", "Replicas finish their requests before they go."),
+    Reason.Complete: _good(_POOL, "Progressing", "Nothing is left to do."),
+    Reason.InvalidSpec: _bad(
+        _BOTH,
+        "Ready",
+        "The object holds a value that the operator cannot use.",
+        "Correct the field that the message names.",
+        "on-change",
+    ),
+    Reason.ModelNotFound: _bad(
+        _POOL, "Planned", "The LLMModel does not exist.", "Create it, or correct spec.modelRef.name.", "on-change"
+    ),
+    Reason.ModelNotReady: _bad(
+        _POOL,
+        "Planned",
+        "The LLMModel is not ready yet.",
+        "Look at the model: kubectl describe llmmodel NAME.",
+        "on-change",
+    ),
+    Reason.AcceleratorClassNotFound: _bad(
+        _POOL,
+        "Planned",
+        "The AcceleratorClass does not exist.",
+        "Choose one of kubectl get acceleratorclasses, or cpu.",
+        "on-change",
+    ),
+    Reason.NoNodeHasAccelerator: _bad(
+        _POOL,
+        "Planned",
+        "No node offers this accelerator in that number.",
+        "Choose another class or count, add such a node, or check that the device plugin runs on it.",
+        "on-change",
+    ),
+    Reason.DoesNotFit: _bad(
+        _POOL,
+        "Planned",
+        "The model does not fit the memory of the accelerators.",
+        "Do what the message says: more accelerators, a shorter context, or a quantized model.",
+        "on-change",
+    ),
+    Reason.ContextTooLong: _bad(
+        _POOL,
+        "Planned",
+        "The context asked for is longer than the model's.",
+        "Lower spec.contextLength to what the message says.",
+        "on-change",
+    ),
+    Reason.Unschedulable: _bad(
+        _POOL,
+        "Available",
+        "The scheduler finds no node with enough free resources.",
+        "Free accelerators, lower replicas, or add nodes; the replica starts by itself when there is room.",
+        "back-off",
+    ),
+    Reason.ImagePullFailed: _bad(
+        _BOTH,
+        "Available",
+        "The container image cannot be pulled.",
+        "Check the image's name and the pull secrets.",
+        "back-off",
+    ),
+    Reason.BadEngineArgument: _bad(
+        _POOL,
+        "Available",
+        "The engine refused an argument.",
+        "Correct spec.engine.args; the engine's own words stand in the message.",
+        "on-change",
+    ),
+    Reason.ModelFilesMissing: _bad(
+        _POOL,
+        "Available",
+        "The engine did not find the model's files, or could not read them.",
+        "Delete and re-create the LLMModel so that the files are fetched again.",
+        "back-off",
+    ),
+    Reason.OutOfMemory: _bad(
+        _POOL,
+        "Available",
+        "The engine ran out of memory.",
+        "Lower spec.contextLength or max-num-seqs, add accelerators, or use a quantized model.",
+        "back-off",
+    ),
+    Reason.EngineCrashed: _bad(
+        _POOL,
+        "Available",
+        "The engine ended by itself; its last lines stand in the message.",
+        "Read the lines; kubectl logs POD -c engine --previous shows all of them.",
+        "back-off",
+    ),
+    Reason.EngineHung: _bad(
+        _POOL,
+        "Available",
+        "The engine stopped answering and is restarted.",
+        "If it comes back, look at the engine's log and metrics before the restart.",
+        "back-off",
+    ),
+    Reason.EngineStartTimeout: _bad(
+        _POOL,
+        "Available",
+        "The engine did not come up in time.",
+        "Look at the engine's log; slow storage or a very large model may need a longer start time-out.",
+        "back-off",
+    ),
+    Reason.ReadinessNeverReached: _bad(
+        _POOL,
+        "Available",
+        "The engine runs, but its first generation did not succeed in time.",
+        "Look at the engine's log; the message holds the last answer.",
+        "back-off",
+    ),
+    Reason.ForbiddenByPolicy: _bad(
+        _BOTH,
+        "Available",
+        "The API server refused a child object: an admission policy, a quota or Pod Security forbids it.",
+        "The message names the policy; change it, or the namespace.",
+        "back-off",
+    ),
+    Reason.ReplicaFailed: _bad(
+        _POOL,
+        "Available",
+        "A replica's pod failed for a reason that has no name of its own.",
+        "Read the message; kubectl describe pod shows more.",
+        "back-off",
+    ),
+    Reason.NodesFound: _good(("AcceleratorClass",), "Ready", "At least one node has this accelerator."),
+}
