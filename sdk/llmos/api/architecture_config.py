@@ -2,8 +2,8 @@
 
 Decides which layers cache what. Families say it in many ways (a list of layer types, a pattern string, an interval, a
 window with a switch); each way is one function here, and the first that applies wins. What a configuration does not say
-is either a documented default of its family or an `UnsupportedArchitectureError` with the field that is missing: never a
-guess that would make a model look smaller than it is.
+is either a documented default of its family or an `UnsupportedArchitectureError` with the field that is missing: never
+a guess that would make a model look smaller than it is.
 
 Pure: no files, no network. Runs in the inspector's pod and in `llmos plan` alike.
 """
@@ -45,7 +45,7 @@ def parse_architecture(config: Mapping[str, object]) -> ModelArchitecture:
     """Facts of the model that a config.json describes.
 
     Raises:
-        UnsupportedArchitectureError: a needed field is missing or beyond every bound; the message names it and the remedy.
+        UnsupportedArchitectureError: a needed field is missing or out of bounds; the message names it and a remedy.
     """
     whole = ConfigReader(config)
     text = _text_model(whole)
