@@ -1,0 +1,85 @@
+"""Where the API server is and who we are: a kubeconfig, or the service account of the pod.
+
+A kubeconfig that is named (`--kubeconfig`, KUBECONFIG) wins; inside a pod the service account is next; then
+`~/.kube/config`. Both clients in the process, ours and kopf's, get their connection from here, so that they can never
+talk to different clusters.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config.config_exception import ConfigException
+from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
+from kubernetes.aio.config.kube_config import load_kube_config
+
+
+class NoClusterError(Exception):
+    """There is no usable description of a cluster."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A configuration in the words of a client other than ours."""
+
+    server: str
+    ca_path: str | None
+    certificate_path: str | None
+    private_key_path: str | None
+    scheme: str | None
+    """`Bearer` or `Basic`."""
+    token: str | None
+    insecure: bool
+    proxy_url: str | None
+
+
+async def load_configuration(kubeconfig: str = "", *, connections: int = 32) -> Configuration:
+    """Return the address of the API server and the credentials for it.
+
+    Args:
+        kubeconfig: path of a kubeconfig; empty means KUBECONFIG, then the service account, then `~/.kube/config`.
+        connections: how many requests may be in flight at a time; at least the number of workers.
+
+    Raises:
+        NoClusterError: nothing usable was found.
+    """
+    configuration = Configuration(connection_pool_maxsize=connections)
+    path = kubeconfig or os.environ.get("KUBECONFIG", "")
+    try:
+        if path or SERVICE_HOST_ENV_NAME not in os.environ:
+            await _load_kubeconfig(configuration, path)
+        else:
+            load_incluster_config(client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        raise NoClusterError(
+            f"No cluster to talk to: {error}. Run inside a pod with a service account, or set KUBECONFIG."
+        ) from error
+    return configuration
+
+
+async def _load_kubeconfig(configuration: Configuration, path: str) -> None:
+    loader = await load_kube_config(config_file=path or None, client_configuration=configuration, persist_config=False)
+
+    async def refresh(current: Configuration) -> None:
+        # Plugins keep their token until it expires and files are cheap to read, so this may run before every request.
+        await loader.load_and_set(current)
+
+    configuration.refresh_api_key_hook = refresh
+
+
+async def read_connection(configuration: Configuration) -> Connection:
+    """Return the present connection; a token in it may expire, so ask again when it is refused."""
+    auth = (await configuration.auth_settings()).get("BearerToken", {}).get("value") or ""
+    scheme, _, token = auth.partition(" ")
+    return Connection(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        scheme=scheme.capitalize() or None,
+        token=token.strip() or None,
+        insecure=not configuration.verify_ssl,
+        proxy_url=configuration.proxy,
+    )

@@ -1,0 +1,73 @@
+"""The kinds that the operator touches: where the API server serves each of them.
+
+RBAC in the chart mirrors this list: a kind that is missing here is a kind that the operator cannot touch by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmos.api import names
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One kind and its place in the API: `group/version`, the plural in the URL, whether it lives in a namespace."""
+
+    group: str
+    """Empty for the core group."""
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool
+
+    @property
+    def api_version(self) -> str:
+        """What manifests say in `apiVersion`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+PODS: Final = Resource("", "v1", "pods", "Pod", namespaced=True)
+SERVICES: Final = Resource("", "v1", "services", "Service", namespaced=True)
+PERSISTENT_VOLUME_CLAIMS: Final = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", namespaced=True)
+NODES: Final = Resource("", "v1", "nodes", "Node", namespaced=False)
+JOBS: Final = Resource("batch", "v1", "jobs", "Job", namespaced=True)
+EVENTS: Final = Resource("events.k8s.io", "v1", "events", "Event", namespaced=True)
+LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", namespaced=True)
+LLM_MODELS: Final = Resource(names.GROUP, names.VERSION, "llmmodels", "LLMModel", namespaced=True)
+INFERENCE_POOLS: Final = Resource(names.GROUP, names.VERSION, "inferencepools", "InferencePool", namespaced=True)
+ACCELERATOR_CLASSES: Final = Resource(
+    names.GROUP, names.VERSION, "acceleratorclasses", "AcceleratorClass", namespaced=False
+)
+
+ALL: Final = (
+    PODS,
+    SERVICES,
+    PERSISTENT_VOLUME_CLAIMS,
+    NODES,
+    JOBS,
+    EVENTS,
+    LEASES,
+    LLM_MODELS,
+    INFERENCE_POOLS,
+    ACCELERATOR_CLASSES,
+)
+
+_BY_TYPE: Final = {(resource.api_version, resource.kind): resource for resource in ALL}
+
+
+def resource_of(manifest: Mapping[str, Any]) -> Resource:
+    """Return the resource that a manifest's `apiVersion` and `kind` name.
+
+    Raises:
+        LookupError: the operator does not handle that kind.
+    """
+    api_version, kind = manifest.get("apiVersion"), manifest.get("kind")
+    try:
+        return _BY_TYPE[(str(api_version), str(kind))]
+    except KeyError:
+        raise LookupError(
+            f"no resource is known for {api_version!r}, {kind!r}. Add it to llmos_operator.kube.resources."
+        ) from None
