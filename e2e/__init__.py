@@ -1,0 +1,1 @@
+"""Stories told on a real cluster, and the tool that starts that cluster (`e2e.cluster`)."""
