@@ -13,19 +13,27 @@ from llmos.api.meta import (
     Metadata,
     PrinterColumn,
     Quantity,
+    Rule,
     Toleration,
 )
 from llmos.api.names import API_VERSION
 
-LabelValue = Annotated[str, Field(max_length=63)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+LabelKeys = Rule(
+    "self.all(key, key.size() <= 317 && "
+    "key.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))",
+    "keys must be label names, for example nvidia.com/gpu.product",
+)
 
 
 class AcceleratorClassSpec(ApiModel):
     """What one kind of accelerator is, and on which nodes it stands."""
 
-    resource_name: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
+    resource_name: Annotated[
+        str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+    ] = "nvidia.com/gpu"
     """Extended resource that the device plugin publishes."""
-    node_selector: Annotated[dict[str, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=16), LabelKeys] = Field(default_factory=dict)
     """Labels of the nodes that hold this kind."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
     """Taints of those nodes that pods must tolerate."""
@@ -33,6 +41,8 @@ class AcceleratorClassSpec(ApiModel):
     """Physical memory of one accelerator, for example 80Gi."""
     count_per_node: Annotated[int, Field(ge=1, le=64)] = 8
     """Accelerators on one node."""
+    autoprovisioned: bool = False
+    """Nodes are added on demand by a cluster autoscaler: make pods even while no node has this accelerator."""
     cost_weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Price of one accelerator relative to others, for fair shares."""
 
@@ -46,6 +56,8 @@ class AcceleratorClassStatus(ApiModel):
     """Nodes that match."""
     capacity: Annotated[int, Field(ge=0)] = 0
     """Accelerators on them that may be allocated."""
+    largest_node: Annotated[int, Field(ge=0)] = 0
+    """Most accelerators on a single node."""
     conditions: Conditions = ()
     """Ready: at least one node has it."""
 
@@ -68,6 +80,14 @@ class AcceleratorClass(ApiModel):
                 "Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "At least one node has it"
             ),
             PrinterColumn("Age", "date", ".metadata.creationTimestamp"),
+        ),
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.metadata.name != 'cpu'",
+            "the class cpu is built in: it needs no AcceleratorClass; choose another name",
+            field_path=".metadata.name",
         ),
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from llmos.api.meta import (
     POD_NAME_PART,
@@ -28,6 +29,8 @@ RESERVED_ENGINE_ARGS = (
     "served-model-name",
     "host",
     "port",
+    "uds",
+    "config",
     "middleware",
     "shutdown-timeout",
     "max-model-len",
@@ -37,7 +40,21 @@ RESERVED_ENGINE_ARGS = (
 )
 """Arguments that have a field of their own, or that LLMOS must set for drain and safety to work."""
 
-_RESERVED_CEL = ", ".join(f"'{name}'" for name in RESERVED_ENGINE_ARGS)
+_ARGUMENT_NAME = re.compile(r"[a-z][a-z0-9.-]{0,63}")
+
+
+def _check_argument_names(args: dict[str, Scalar]) -> dict[str, Scalar]:
+    for name in args:
+        if not _ARGUMENT_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no engine argument: write it as on the command line, in lower case, without the leading "
+                "dashes, for example max-num-seqs"
+            )
+        if name in RESERVED_ENGINE_ARGS:
+            raise ValueError(
+                f"{name} is set by LLMOS: remove it (use contextLength, parallelism, or the model's trustRemoteCode)"
+            )
+    return args
 
 
 class Engine(ApiModel):
@@ -47,21 +64,12 @@ class Engine(ApiModel):
     """vllm serves the model; simulator answers with invented text in a model of vLLM's timing, without any GPU."""
     image: Annotated[str, Field(max_length=512)] = ""
     """Image of the worker; empty means the one the operator was installed with."""
-    args: Annotated[
-        dict[str, Scalar],
-        Field(max_length=64),
-        Rule(
-            f"self.all(name, !(name in [{_RESERVED_CEL}]))",
-            "these arguments are set by LLMOS: " + ", ".join(RESERVED_ENGINE_ARGS) + " "
-            "(use contextLength, parallelism and the model's trustRemoteCode)",
-            reason="FieldValueForbidden",
-        ),
-        Rule(
-            "self.all(name, name.matches('^[a-z][a-z0-9.-]*$') && name.size() <= 64)",
-            "write arguments as on the engine's command line, without the leading dashes, for example max-num-seqs",
-        ),
-    ] = Field(default_factory=dict)
-    """Further arguments of the engine's command line, without the leading dashes. true means a flag without value."""
+    # CEL cannot walk a map whose values have several types: pydantic checks the names when the operator reads them.
+    args: Annotated[dict[str, Scalar], Field(max_length=64), AfterValidator(_check_argument_names)] = Field(
+        default_factory=dict
+    )
+    """Further arguments of the engine's command line, without the leading dashes. true means a flag without value.
+    What LLMOS sets itself is refused, for example model, host, port, max-model-len and tensor-parallel-size."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64), ListMap(("name",))] = ()
     """Environment variables of the engine."""
 
@@ -69,7 +77,7 @@ class Engine(ApiModel):
 class Accelerator(ApiModel):
     """What one replica runs on."""
 
-    class_name: Annotated[str, Field(alias="class", min_length=1, max_length=63)]
+    class_name: Annotated[Name, Field(alias="class")]
     """Name of an AcceleratorClass; `cpu` needs none."""
     count: Annotated[int, Field(ge=1, le=16)] = 1
     """Accelerators of one replica."""
@@ -109,18 +117,21 @@ class InferencePoolSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "self.accelerator['class'] != 'cpu' || self.accelerator.count == 1",
+            "self.accelerator.class != 'cpu' || self.accelerator.count == 1",
             "accelerator class cpu has count 1: a replica on the processor is one pod",
+            field_path=".accelerator.count",
         ),
         Rule(
             "!has(self.parallelism.tensor) || self.parallelism.tensor * "
             "(has(self.parallelism.pipeline) ? self.parallelism.pipeline : 1) <= self.accelerator.count",
             "tensor x pipeline parallel size must not exceed accelerator.count: a replica over several nodes "
             "is not supported yet",
+            field_path=".parallelism.tensor",
         ),
         Rule(
             "!has(self.parallelism.pipeline) || self.parallelism.pipeline <= self.accelerator.count",
             "pipeline parallel size must not exceed accelerator.count",
+            field_path=".parallelism.pipeline",
         ),
     )
 

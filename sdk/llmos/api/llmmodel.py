@@ -61,7 +61,7 @@ class ModelStorage(ApiModel):
 class TrustRemoteCode(ApiModel):
     """Permission to run Python code that comes with the model. Absent means never."""
 
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    revision: Annotated[str, Field(max_length=40, pattern=r"^[0-9a-f]{40}$")]
     """Full commit whose code was reviewed; only this commit may run."""
 
 

@@ -23,12 +23,12 @@ class Rule:
 
     Use it in `Annotated[...]` for a field (`self` is the value) or in the class attribute `rules` for a whole object.
     Optional fields stand behind `has()`; everything that a rule walks is bounded, or the server refuses the rule for
-    its cost.
+    its cost. `field_path` names the field to blame within the object, for example `.accelerator.count`.
     """
 
     rule: str
     message: str
-    reason: Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"] = "FieldValueInvalid"
+    field_path: str = ""
 
     def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core_schema)
@@ -38,13 +38,14 @@ class Rule:
     def as_schema(self) -> dict[str, str]:
         """Return the entry of `x-kubernetes-validations`."""
         entry = {"rule": self.rule, "message": self.message}
-        return entry if self.reason == "FieldValueInvalid" else {**entry, "reason": self.reason}
+        return {**entry, "fieldPath": self.field_path} if self.field_path else entry
 
 
 POD_NAME_PART = Rule(
     "self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
     "the name must be a DNS label of at most 40 characters (a-z, 0-9, -; starts with a letter): it becomes part of the "
     "names of pods",
+    field_path=".metadata.name",
 )
 """For the root of a kind whose name the names of pods, claims and Services are made of."""
 
@@ -71,13 +72,20 @@ class FreeScalar:
         return {"x-kubernetes-preserve-unknown-fields": True}
 
 
-Scalar = Annotated[bool | int | float | str, FreeScalar()]
+Scalar = Annotated[bool | int | float | Annotated[str, Field(max_length=4096)], FreeScalar()]
 """A command-line value: the engine parses it, we only pass it on."""
 
-Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
+]
 """The name of another object."""
 
-Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")]
+Quantity = Annotated[
+    str,
+    Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"),
+    Rule("quantity(self).isGreaterThan(quantity('0'))", "must be greater than 0"),
+]
 """A Kubernetes quantity such as `20Gi`."""
 
 
@@ -194,6 +202,17 @@ class EnvVar(ApiModel):
 
 class Toleration(ApiModel):
     """Lets pods onto nodes with a matching taint, as in a Pod's spec."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.operator == 'Exists' || (has(self.key) && self.key != '')",
+            "a toleration without key needs operator Exists (it then matches all taints)",
+        ),
+        Rule(
+            "self.operator == 'Equal' || !has(self.value) || self.value == ''",
+            "operator Exists compares no value: leave value empty, or use operator Equal",
+        ),
+    )
 
     key: Annotated[str, Field(max_length=316)] = ""
     """Taint key; empty with operator Exists matches all taints."""

@@ -38,6 +38,7 @@ COMPONENT_SERVICE: Final = "service"
 # Annotations.
 ANNOTATION_DRAIN_STARTED: Final = f"{GROUP}/drain-started"
 ANNOTATION_SOURCE_HASH: Final = f"{GROUP}/source-hash"
+ANNOTATION_FAILURE: Final = f"{GROUP}/failure"
 ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"
 
 FINALIZER_IN_USE: Final = f"{GROUP}/in-use"
