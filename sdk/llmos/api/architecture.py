@@ -100,6 +100,8 @@ class ModelArchitecture(_Facts):
     kv_cache_bits: Count = Field(default=0, description="Bits the checkpoint asks for in the KV cache; 0 if unsaid.")
     rotary_bytes: LargeCount = Field(default=0, description="Bytes of the rotary table, which every GPU keeps whole.")
     experts: Count = Field(default=0, description="Routed experts of a layer; 0 for a dense model.")
+    experts_per_token: Count = Field(default=0, description="Routed experts that one token visits.")
+    intermediate_size: Count = Field(default=0, description="Width of a dense MLP.")
     expert_intermediate_size: Count = Field(default=0, description="Width of one routed expert.")
     multimodal: bool = Field(default=False, description="Whether the model also reads images, audio or video.")
     cache: Annotated[tuple[CacheGroup, ...], Field(min_length=1, max_length=16)] = Field(

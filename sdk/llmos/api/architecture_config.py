@@ -75,6 +75,8 @@ def parse_architecture(config: Mapping[str, object]) -> ModelArchitecture:
             kv_cache_bits=precision.kv_cache_bits,
             rotary_bytes=_rotary_table_bytes(text, shape, longest),
             experts=experts.experts,
+            experts_per_token=text.integer("num_experts_per_tok", "num_experts_per_token", "top_k_experts", default=0),
+            intermediate_size=text.integer("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
             expert_intermediate_size=experts.width,
             multimodal=bool(whole.child("vision_config", "visual", "audio_config")),
             cache=cache,
