@@ -180,7 +180,8 @@ def _plan_parallelism(
         return DoesNotFit(
             Misfit.DOES_NOT_FIT,
             f"tensor parallel size {tensor} does not divide the model's {architecture.attention_heads} attention "
-            f"heads, {architecture.key_value_heads} key-value heads and quantization blocks: use a smaller power of two",
+            f"heads, {architecture.key_value_heads} key-value heads and quantization blocks: "
+            "use a smaller power of two",
         )
     if pipeline > architecture.layers or tensor * pipeline > count:
         return DoesNotFit(
@@ -220,10 +221,11 @@ def _refuse_size(
     if longest < min(max_model_len, _SHORTEST_PLANNED_TOKENS):
         weights = gpus * estimate.weights_gib
         remedy = f"{more} or a quantized model" if not request.architecture.quantization else more
+        usable = f", of which {has_gib:.1f} GiB are usable"
         beside = f" and {gpus * overhead:.1f} GiB for the engine" if weights < has_gib else ""
         return DoesNotFit(
             Misfit.DOES_NOT_FIT,
-            f"needs {weights:.1f} GiB for weights{beside} {on}: {remedy}",
+            f"needs {weights:.1f} GiB for weights{beside} {on}{usable if beside else ''}: {remedy}",
             needs_gib=weights + gpus * (overhead + estimate.cache_after_margin.sequence_gib),
             has_gib=has_gib,
         )
@@ -232,7 +234,8 @@ def _refuse_size(
     return DoesNotFit(
         Misfit.DOES_NOT_FIT,
         f"needs {sequence:.1f} GiB of KV cache for one sequence of {max_model_len} tokens but has {free:.1f} GiB "
-        f"beside {gpus * estimate.weights_gib:.1f} GiB of weights {on}: set contextLength to {longest} or less, or {more}",
+        f"beside {gpus * estimate.weights_gib:.1f} GiB of weights {on}: "
+        f"set contextLength to {longest} or less, or {more}",
         needs_gib=gpus * (estimate.weights_gib + overhead) + sequence,
         has_gib=has_gib,
     )
