@@ -154,7 +154,8 @@ class FakeKube(Kube):
     async def apply_status(self, manifest: Mapping[str, Any]) -> Object:
         place = _place(manifest)
         self._record("apply_status", place)
-        _check_identity(place, manifest["metadata"], self._existing("apply_status", place))
+        precondition = _without(manifest["metadata"], "uid")  # The real server does not look at it here.
+        _check_identity(place, precondition, self._existing("apply_status", place))
         return self._apply("apply_status", place, {"status": copy.deepcopy(manifest["status"])}, STATUS_FIELD_MANAGER)
 
     async def patch_metadata(

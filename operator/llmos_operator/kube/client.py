@@ -50,7 +50,10 @@ class Kube(Protocol):
         ...
 
     async def apply_status(self, manifest: Mapping[str, Any]) -> Object:
-        """Server-side apply of the `status` subresource under the status field manager; raises `NotFound`."""
+        """Server-side apply of the `status` subresource under the status field manager; raises `NotFound`.
+
+        Only `metadata.resourceVersion` is a precondition here (`Conflict`); the API server does not compare the uid.
+        """
         ...
 
     async def patch_metadata(

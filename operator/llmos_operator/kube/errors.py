@@ -99,7 +99,7 @@ def build_error(what: str, code: int, headers: Mapping[str, str], body: bytes) -
     """
     status = parse_status(body)
     reason = status.get("message") or body.decode(errors="replace").strip()[:512] or "no explanation"
-    error = _BY_CODE.get(code, Unavailable)
+    error = Conflict if _names_another_uid(status) else _BY_CODE.get(code, Unavailable)
     retry_after = headers.get("Retry-After", "")
     built = error(
         f"{what}: {reason} (HTTP {code}).",
@@ -109,6 +109,12 @@ def build_error(what: str, code: int, headers: Mapping[str, str], body: bytes) -
     if isinstance(built, NotFound):
         built.object_missing = bool((status.get("details") or {}).get("name"))
     return built
+
+
+def _names_another_uid(status: Mapping[str, Any]) -> bool:
+    # For custom resources the server calls a uid precondition that failed an invalid change of an immutable field.
+    causes = (status.get("details") or {}).get("causes") or ()
+    return any(cause.get("field") == "metadata.uid" for cause in causes)
 
 
 def parse_status(body: bytes) -> dict[str, Any]:
