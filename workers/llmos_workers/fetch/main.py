@@ -1,0 +1,174 @@
+"""The command line of the inspect and fetch steps; see docs/how-to/model-sources.md.
+
+    python -m llmos_workers.fetch inspect --source URI [--format auto]
+    python -m llmos_workers.fetch fetch --source URI --revision REV --dest /model
+
+Standard output carries JSON lines (progress; the facts at the end of inspect), standard error the log. The termination
+log gets the facts of a successful inspect, or {"reason", "message", "detail"} of a failure. Exit codes: 0, 1 (somebody
+must change something), 75 (try again later); fetch/errors.py has the list. No output holds a credential.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from llmos.api import ResolvedModel
+from llmos_workers.fetch.errors import FetchError
+from llmos_workers.fetch.fetching import FetchRequest, fetch_model
+from llmos_workers.fetch.inspection import inspect_model
+from llmos_workers.fetch.redaction import redact
+from llmos_workers.fetch.retry import RetryPolicy
+from llmos_workers.fetch.sources import build_source
+from llmos_workers.fetch.volume import Volume
+
+log = logging.getLogger("llmos_workers.fetch")
+
+TERMINATION_LOG: Final = Path("/dev/termination-log")
+_MAX_TERMINATION_BYTES: Final = 4096
+_MAX_DETAIL_BYTES: Final = 1500
+_LAST_LINES: Final = 20
+_CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step and return its exit code."""
+    options = _build_parser().parse_args(arguments)
+    last_lines = _start_logging()
+    os.environ.update(build_ca_environment(os.environ))
+    termination = Path(os.environ.get("LLMOS_TERMINATION_LOG", TERMINATION_LOG))
+    try:
+        if options.step == "inspect":
+            facts = build_facts_json(_inspect(options))
+            print(facts, flush=True)
+            _write_termination(termination, facts)
+        else:
+            _fetch(options)
+    except FetchError as error:
+        return _report(error, last_lines, termination)
+    except Exception as error:  # whatever happens, the operator must learn it from the termination log
+        log.exception("unexpected error")
+        return _report(FetchError(f"{type(error).__name__}: {error}"), last_lines, termination)
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> ResolvedModel:
+    source = build_source(options.source, revision=options.revision, pvc_mount=options.pvc_mount)
+    return inspect_model(
+        source, options.format, trusted_revision=options.trust_remote_code_revision, retry=_build_retry(options)
+    )
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    request = FetchRequest(
+        uri=options.source,
+        revision=options.revision,
+        wanted_format=options.format,
+        trusted_revision=options.trust_remote_code_revision,
+        parallel=options.parallel,
+        lock_timeout_s=options.lock_timeout_s,
+        retry=_build_retry(options),
+    )
+    source = build_source(options.source, revision=options.revision, pvc_mount=options.pvc_mount)
+    fetch_model(request, source, Volume(options.dest, options.capacity_bytes), sys.stdout)
+
+
+def _build_retry(options: argparse.Namespace) -> RetryPolicy:
+    return RetryPolicy(attempts=options.attempts, first_wait_s=options.first_wait_s)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m llmos_workers.fetch", description="Inspect or fetch a model.")
+    steps = parser.add_subparsers(dest="step", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--source", required=True, help="URI of the model, for example hf://org/name@revision")
+    common.add_argument("--revision", default="", help="what an earlier inspect resolved; wins over the URI's")
+    common.add_argument("--format", default="auto", choices=("auto", "safetensors", "gguf"))
+    common.add_argument("--trust-remote-code-revision", default="", help="commit whose code was reviewed and may run")
+    common.add_argument("--pvc-mount", type=Path, default=Path("/source"), help="where a pvc:// claim is mounted")
+    common.add_argument("--attempts", type=_positive, default=8, help="attempts for each request without progress")
+    common.add_argument("--first-wait-s", type=float, default=1.0, help="first pause between attempts, in seconds")
+    steps.add_parser("inspect", parents=[common], help="find out what the model is, without the weights")
+    fetch = steps.add_parser("fetch", parents=[common], help="bring the model onto a volume")
+    fetch.add_argument("--dest", type=Path, required=True, help="the volume; the model appears at DEST/model")
+    fetch.add_argument("--capacity-bytes", type=_positive, help="declared size of the volume, if smaller than the disk")
+    fetch.add_argument("--parallel", type=_positive, default=4, help="files fetched at the same time")
+    fetch.add_argument("--lock-timeout-s", type=float, default=60.0, help="how long to wait for another fetch")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def build_ca_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that make every client trust the bundle named by LLMOS_CA_BUNDLE, where that file exists."""
+    bundle = environment.get("LLMOS_CA_BUNDLE", "")
+    return dict.fromkeys(_CA_VARIABLES, bundle) if bundle and Path(bundle).is_file() else {}
+
+
+def build_facts_json(model: ResolvedModel) -> str:
+    """JSON of the facts, within what a termination log holds; the planner's extras go first if it is too long."""
+    text = model.model_dump_json(by_alias=True, exclude_none=True)
+    if len(text.encode()) <= _MAX_TERMINATION_BYTES:
+        return text
+    return model.model_copy(update={"config": None}).model_dump_json(by_alias=True, exclude_none=True)
+
+
+def build_failure_json(error: FetchError, last_lines: Sequence[str]) -> str:
+    """JSON of a failure, within what a termination log holds."""
+    detail = redact("\n".join(last_lines)).encode()[-_MAX_DETAIL_BYTES:].decode(errors="ignore")
+    message = redact(str(error))
+    while True:
+        text = json.dumps({"reason": error.reason.value, "message": message, "detail": detail}, ensure_ascii=False)
+        if len(text.encode()) <= _MAX_TERMINATION_BYTES:
+            return text
+        # JSON escapes make the size hard to foretell, so both shrink until they fit.
+        message, detail = message[: int(len(message) * 0.9)], detail[len(detail) // 2 :]
+
+
+def _report(error: FetchError, last_lines: Sequence[str], termination: Path) -> int:
+    log.error("%s: %s", error.reason, error)
+    _write_termination(termination, build_failure_json(error, list(last_lines)[:-1]))
+    return error.exit_code
+
+
+def _write_termination(path: Path, text: str) -> None:
+    # Outside a pod the default does not exist, and creating a file in /dev would help nobody.
+    if path != TERMINATION_LOG or path.exists():
+        path.write_text(text)
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class _Remembering(logging.Handler):
+    def __init__(self, lines: deque[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record))
+
+
+def _start_logging() -> deque[str]:
+    lines: deque[str] = deque(maxlen=_LAST_LINES)
+    handlers: tuple[logging.Handler, ...] = (logging.StreamHandler(sys.stderr), _Remembering(lines))
+    for handler in handlers:
+        handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    # Only our own log: those of HTTP libraries name every URL.
+    log.setLevel(logging.INFO)
+    return lines
