@@ -5,10 +5,10 @@
 The terms come from engine_profile.py and weights.py, the cache that the rest makes from kv_cache.py. This module adds
 them up and decides nothing; memory.py decides.
 
-Safety margin: `fits` is said only if one sequence of max-model-len still fits after 0.4 GiB and 0.5 % of the memory are
-set aside. On the start-up logs of bench/memory/data the prediction of available KV is too high by less than that, so a
-model is not called fitting where the engine refused; the price is a refusal in the last percent of the memory. The
-reported cache is the prediction itself, without the margin.
+Safety margin: `fits` is said only if one sequence of max-model-len still fits after 0.5 GiB and 0.5 % of the memory are
+set aside. On the start-up logs of bench/memory/data the prediction of available KV is too high by at most 0.81 GiB of
+79 GiB, less than the 0.9 GiB set aside there, so a model is not called fitting where the engine refused; the price is a
+refusal in the last percent of the memory. The reported cache is the prediction itself, without the margin.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from llmos_operator.planning.engine_profile import (
 from llmos_operator.planning.kv_cache import KvCache, compute_kv_cache
 from llmos_operator.planning.weights import compute_weights_gib
 
-MARGIN_GIB: Final = 0.4
+MARGIN_GIB: Final = 0.5
 MARGIN_SHARE: Final = 0.005
 
 

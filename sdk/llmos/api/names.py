@@ -16,6 +16,7 @@ CATEGORY: Final = "llmos"
 FIELD_MANAGER: Final = "llmos-operator"
 STATUS_FIELD_MANAGER: Final = "llmos-operator-status"
 DISCOVERY_FIELD_MANAGER: Final = "llmos-discovery"
+RETIRE_FIELD_MANAGER: Final = "llmos-operator-retire"
 
 # Labels on children.
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"

@@ -1,0 +1,271 @@
+"""The pods of one replica, and the Service in front of all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan
+from llmos.api.names import (
+    ANNOTATION_ATTEMPT,
+    COMPONENT_REPLICA,
+    COMPONENT_SERVICE,
+    CONTAINER_ENGINE,
+    CONTROL_PORT,
+    ENGINE_PORT,
+    LABEL_COMPONENT,
+    LABEL_MODEL,
+    LABEL_POOL,
+    LABEL_RANK,
+    LABEL_REPLICA,
+    LABEL_REVISION,
+    LABEL_SERVING,
+    MODEL_DIR,
+)
+from llmos_operator.manifests.common import (
+    Manifest,
+    build_container_security,
+    build_env,
+    build_metadata,
+    build_owner,
+    build_pod_security,
+)
+from llmos_operator.manifests.engines import build_engine_command
+from llmos_operator.manifests.engines.base import EngineCommand
+from llmos_operator.manifests.steps import (
+    SOURCE_DIR,
+    build_fetch_container,
+    build_step_volumes,
+    compute_claim_name,
+    compute_source_claim,
+    needs_fetch,
+)
+from llmos_operator.planning.settings import Settings
+
+GANG_SIZE = 1
+"""Pods of one replica. Several need a leader address and a common start; the CRD refuses such pools until then."""
+
+ENGINE_STOP_S = 30
+"""Time between the end of the drain and the kubelet's SIGKILL, for the engine to stop."""
+
+
+@dataclass(frozen=True)
+class ReplicaTemplate:
+    """Everything that all replicas of a revision have in common."""
+
+    pool: InferencePool
+    model: LLMModel | None
+    accelerator: AcceleratorClass | None
+    plan: PoolPlan
+    settings: Settings
+
+    @property
+    def image(self) -> str:
+        """Image of the engine container."""
+        if self.pool.spec.engine.image:
+            return self.pool.spec.engine.image
+        simulated = self.pool.spec.engine.name == "simulator"
+        return self.settings.worker_lite_image if simulated else self.settings.worker_image
+
+
+def compute_revision(template: ReplicaTemplate) -> str:
+    """Return a hash of everything that makes a replica's pod; equal inputs give equal revisions in every process."""
+    pods = build_replica_pods(template, revision="", ordinal=0, attempt=0)
+    specs = [pod["spec"] for pod in pods]
+    return hashlib.sha256(json.dumps(specs, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def build_pool_selector(pool: InferencePool) -> dict[str, str]:
+    """Return the labels that all pods of a pool carry."""
+    return {LABEL_POOL: pool.metadata.name, LABEL_COMPONENT: COMPONENT_REPLICA}
+
+
+def build_replica_pods(template: ReplicaTemplate, *, revision: str, ordinal: int, attempt: int) -> list[Manifest]:
+    """Return the pods of one replica, leader first."""
+    return [_build_pod(template, revision, ordinal, attempt, rank) for rank in range(GANG_SIZE)]
+
+
+def _build_pod(template: ReplicaTemplate, revision: str, ordinal: int, attempt: int, rank: int) -> Manifest:
+    pool = template.pool
+    replica = f"{pool.metadata.name}-{revision}-{ordinal}"
+    labels = {
+        **build_pool_selector(pool),
+        LABEL_MODEL: pool.spec.model_ref.name,
+        LABEL_REPLICA: replica,
+        LABEL_RANK: str(rank),
+        LABEL_REVISION: revision,
+        LABEL_SERVING: "true",
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": build_metadata(
+            replica if rank == 0 else f"{replica}-{rank}",
+            pool.metadata.namespace or "",
+            labels=labels,
+            annotations={ANNOTATION_ATTEMPT: str(attempt)},
+            owner=build_owner(pool.kind, pool.metadata),
+        ),
+        "spec": _build_pod_spec(template),
+    }
+
+
+def _build_pod_spec(template: ReplicaTemplate) -> Manifest:
+    pool, settings = template.pool, template.settings
+    command = build_engine_command(pool.spec.engine, template.model, template.plan, on_cpu=template.accelerator is None)
+    model_dir, volumes, mounts, init = _model_files(template, command)
+    spec: Manifest = {
+        # The operator replaces a failed replica after a pause; a pod that restarts by itself would hold its
+        # accelerators.
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": pool.spec.drain.timeout_seconds + settings.drain_settle_s + ENGINE_STOP_S,
+        "securityContext": build_pod_security(),
+        "containers": [_build_engine(template, command, model_dir, mounts)],
+        "volumes": [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}],
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": build_pool_selector(pool)},
+            }
+        ],
+    }
+    if init:
+        spec["initContainers"] = init
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if pool.spec.priority_class_name:
+        spec["priorityClassName"] = pool.spec.priority_class_name
+    if template.accelerator is not None:
+        spec |= _build_placement(template.accelerator)
+    return spec
+
+
+def _build_placement(accelerator: AcceleratorClass) -> Manifest:
+    placement: Manifest = {}
+    if accelerator.spec.node_selector:
+        placement["nodeSelector"] = dict(accelerator.spec.node_selector)
+    if accelerator.spec.tolerations:
+        placement["tolerations"] = [
+            {key: value for key, value in toleration.to_manifest().items() if value}
+            for toleration in accelerator.spec.tolerations
+        ]
+    return placement
+
+
+def _model_files(
+    template: ReplicaTemplate, command: EngineCommand
+) -> tuple[str, list[Manifest], list[Manifest], list[Manifest]]:
+    """Return where the engine finds the model, with the volumes, mounts and init containers that bring it there."""
+    tmp: Manifest = {"name": "tmp", "emptyDir": {}}
+    model = template.model
+    if not command.needs_files or model is None or model.status.resolved is None:
+        return "none", [tmp], [], []
+    resolved = model.status.resolved
+    if not needs_fetch(model, resolved):
+        claim, path = compute_source_claim(model) or ("", "")
+        volume = {"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+        mount = {"name": "source", "mountPath": SOURCE_DIR, "readOnly": True}
+        return f"{SOURCE_DIR}/{path}".rstrip("/"), [tmp, volume], [mount], []
+    mount = {"name": "model", "mountPath": MODEL_DIR, "readOnly": True}
+    directory = f"{MODEL_DIR}/model"
+    if model.spec.storage.mode == "claim":
+        claim_name = compute_claim_name(model, model.status.source_hash)
+        volume = {"name": "model", "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True}}
+        return directory, [tmp, volume], [mount], []
+    volume = {"name": "model", "emptyDir": {"sizeLimit": model.spec.storage.size}}
+    fetch = build_fetch_container(model, resolved, template.image, template.settings)
+    return directory, [*build_step_volumes(model, template.settings), volume], [mount], [fetch]
+
+
+def _build_engine(
+    template: ReplicaTemplate, command: EngineCommand, model_dir: str, mounts: list[Manifest]
+) -> Manifest:
+    pool, settings = template.pool, template.settings
+    env = (*command.env, *((variable.name, variable.value) for variable in pool.spec.engine.env))
+    return {
+        "name": CONTAINER_ENGINE,
+        "image": template.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": [
+            *("python", "-m", "llmos_workers.serve"),
+            *("--engine", pool.spec.engine.name),
+            *("--model-dir", model_dir),
+            *("--served-model-name", pool.spec.model_ref.name),
+            *("--port", str(ENGINE_PORT)),
+            *("--control-port", str(CONTROL_PORT)),
+            *("--drain-timeout-s", str(pool.spec.drain.timeout_seconds)),
+            *("--settle-s", str(settings.drain_settle_s)),
+            *("--start-timeout-s", str(settings.start_timeout_s)),
+            "--",
+            *command.args,
+        ],
+        "env": build_env(env),
+        "ports": [
+            {"name": "http", "containerPort": ENGINE_PORT},
+            {"name": "control", "containerPort": CONTROL_PORT},
+        ],
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": "control"},
+            "periodSeconds": 2,
+            "timeoutSeconds": 2,
+            "failureThreshold": 2,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": "control"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
+        "resources": _build_resources(template),
+        "securityContext": build_container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - shared memory of the engine's processes
+            *mounts,
+        ],
+    }
+
+
+def _build_resources(template: ReplicaTemplate) -> Manifest:
+    resources: Manifest
+    if template.pool.spec.engine.name == "simulator":
+        resources = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
+    elif template.accelerator is None:
+        memory = f"{max(1, round(template.plan.container_memory_gib * 1024))}Mi"
+        resources = {"requests": {"cpu": "1", "memory": memory}, "limits": {"memory": memory}}
+    else:
+        resources = {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {}}
+    if template.accelerator is not None:
+        count = str(template.pool.spec.accelerator.count)
+        resources["limits"][template.accelerator.spec.resource_name] = count
+    return resources
+
+
+def build_service(pool: InferencePool) -> Manifest:
+    """Return the Service of a pool: leaders of replicas that are not draining."""
+    metadata = pool.metadata
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": build_metadata(
+            metadata.name,
+            metadata.namespace or "",
+            labels={LABEL_POOL: metadata.name, LABEL_COMPONENT: COMPONENT_SERVICE},
+            owner=build_owner(pool.kind, metadata),
+        ),
+        "spec": {
+            "selector": {**build_pool_selector(pool), LABEL_SERVING: "true", LABEL_RANK: "0"},
+            "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
+        },
+    }
+
+
+def compute_url(pool: InferencePool) -> str:
+    """Return the base URL of the pool's OpenAI-compatible API inside the cluster."""
+    return f"http://{pool.metadata.name}.{pool.metadata.namespace}.svc/v1"

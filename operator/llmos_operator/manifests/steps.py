@@ -1,0 +1,208 @@
+"""The inspect and fetch steps: containers that may hold credentials, and the Jobs and claims around them.
+
+Only these containers see the model's Secret. They have no service account token: results go to the termination message,
+progress to the log, and the operator reads both.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from llmos.api import LLMModel, ResolvedModel
+from llmos.api.names import (
+    ANNOTATION_ATTEMPT,
+    ANNOTATION_SOURCE_HASH,
+    COMPONENT_FETCH,
+    COMPONENT_INSPECT,
+    COMPONENT_STORAGE,
+    CONTAINER_FETCH,
+    CONTAINER_INSPECT,
+    LABEL_COMPONENT,
+    LABEL_MODEL,
+    MODEL_DIR,
+)
+from llmos_operator.manifests.common import (
+    Manifest,
+    build_container_security,
+    build_env,
+    build_metadata,
+    build_owner,
+    build_pod_security,
+)
+from llmos_operator.planning.settings import Settings
+
+SOURCE_DIR = "/source"
+CA_DIR = "/etc/llmos/ca"
+SECRET_DIR = "/etc/llmos/credentials"  # noqa: S105 - a mount path
+INSPECT_DEADLINE_S = 900
+FETCH_DEADLINE_S = 24 * 3600
+
+
+def compute_source_claim(model: LLMModel) -> tuple[str, str] | None:
+    """Return claim and path of a `pvc://claim/path` source, None for other sources."""
+    scheme, _, rest = model.spec.source.uri.partition("://")
+    if scheme != "pvc":
+        return None
+    claim, _, path = rest.partition("/")
+    return claim, path.strip("/")
+
+
+def needs_fetch(model: LLMModel, resolved: ResolvedModel) -> bool:
+    """Whether the files must be copied: not if they lie in a claim already in a form that the engine reads."""
+    return compute_source_claim(model) is None or resolved.format == "gguf"
+
+
+def compute_claim_name(model: LLMModel, source_hash: str) -> str:
+    """Return the name of the claim that holds the model's files."""
+    return f"{model.metadata.name}-{source_hash}"
+
+
+def _step_args(step: Literal["inspect", "fetch"], model: LLMModel) -> list[str]:
+    args = [
+        "python",
+        "-m",
+        "llmos_workers.fetch",
+        step,
+        "--source",
+        model.spec.source.uri,
+        "--format",
+        model.spec.format,
+    ]
+    if compute_source_claim(model) is not None:
+        args += ["--pvc-mount", SOURCE_DIR]
+    if model.spec.trust_remote_code is not None:
+        args += ["--trust-remote-code-revision", model.spec.trust_remote_code.revision]
+    return args
+
+
+def build_step_volumes(model: LLMModel, settings: Settings) -> list[Manifest]:
+    """Return the volumes that a step container mounts, except the model's own."""
+    volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}]
+    if (source := compute_source_claim(model)) is not None:
+        volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": source[0], "readOnly": True}})
+    if settings.ca_bundle_config_map:
+        volumes.append({"name": "ca", "configMap": {"name": settings.ca_bundle_config_map, "optional": True}})
+    if model.spec.source.secret_ref is not None:
+        volumes.append({"name": "credentials", "secret": {"secretName": model.spec.source.secret_ref.name}})
+    return volumes
+
+
+def _step_container(name: str, image: str, command: list[str], model: LLMModel, settings: Settings) -> Manifest:
+    mounts: list[Manifest] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - an emptyDir of the pod
+    env = settings.fetch_env
+    if compute_source_claim(model) is not None:
+        mounts.append({"name": "source", "mountPath": SOURCE_DIR, "readOnly": True})
+    if settings.ca_bundle_config_map:
+        mounts.append({"name": "ca", "mountPath": CA_DIR, "readOnly": True})
+        env = (*env, ("LLMOS_CA_BUNDLE", f"{CA_DIR}/ca.crt"))
+    container: Manifest = {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": command,
+        "env": build_env(env),
+        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+        "securityContext": build_container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+    }
+    if model.spec.source.secret_ref is not None:
+        container["envFrom"] = [{"secretRef": {"name": model.spec.source.secret_ref.name}}]
+        mounts.append({"name": "credentials", "mountPath": SECRET_DIR, "readOnly": True})
+    return container
+
+
+def build_fetch_container(model: LLMModel, resolved: ResolvedModel, image: str, settings: Settings) -> Manifest:
+    """Return the container that fetches the model into the volume named `model`."""
+    command = [*_step_args("fetch", model), "--revision", resolved.revision, "--dest", MODEL_DIR]
+    container = _step_container(CONTAINER_FETCH, image, command, model, settings)
+    container["volumeMounts"].append({"name": "model", "mountPath": MODEL_DIR})
+    return container
+
+
+def compute_fetch_image(resolved: ResolvedModel, settings: Settings) -> str:
+    """Return the image of the fetch step: converting GGUF needs torch, everything else does not."""
+    return settings.worker_image if resolved.format == "gguf" else settings.worker_lite_image
+
+
+def build_inspect_job(model: LLMModel, source_hash: str, attempt: int, settings: Settings) -> Manifest:
+    """Return the Job that reads the model's configuration."""
+    container = _step_container(
+        CONTAINER_INSPECT, settings.worker_lite_image, _step_args("inspect", model), model, settings
+    )
+    return _step_job(model, COMPONENT_INSPECT, source_hash, attempt, INSPECT_DEADLINE_S, container, [], settings)
+
+
+def build_fetch_job(
+    model: LLMModel, resolved: ResolvedModel, source_hash: str, attempt: int, settings: Settings
+) -> Manifest:
+    """Return the Job that fetches the model into its claim."""
+    container = build_fetch_container(model, resolved, compute_fetch_image(resolved, settings), settings)
+    volume = {"name": "model", "persistentVolumeClaim": {"claimName": compute_claim_name(model, source_hash)}}
+    return _step_job(model, COMPONENT_FETCH, source_hash, attempt, FETCH_DEADLINE_S, container, [volume], settings)
+
+
+def _step_job(
+    model: LLMModel,
+    step: str,
+    source_hash: str,
+    attempt: int,
+    deadline_s: int,
+    container: Manifest,
+    volumes: list[Manifest],
+    settings: Settings,
+) -> Manifest:
+    metadata = model.metadata
+    labels = {LABEL_MODEL: metadata.name, LABEL_COMPONENT: step}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": build_metadata(
+            f"{metadata.name}-{step}-{source_hash}-{attempt}"[:63],
+            metadata.namespace or "",
+            labels=labels,
+            annotations={ANNOTATION_SOURCE_HASH: source_hash, ANNOTATION_ATTEMPT: str(attempt)},
+            owner=build_owner(model.kind, metadata),
+        ),
+        "spec": {
+            # One try a Job: the operator decides by the reason whether another try can help, and when.
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": deadline_s,
+            "template": {
+                "metadata": {"labels": {"app.kubernetes.io/managed-by": "llmos", **labels}},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+                    "securityContext": build_pod_security(),
+                    "containers": [container],
+                    "volumes": [*build_step_volumes(model, settings), *volumes],
+                },
+            },
+        },
+    }
+
+
+def build_claim(model: LLMModel, source_hash: str) -> Manifest | None:
+    """Return the claim for the model's files, None for ephemeral storage. A kept claim has no owner, so it outlives
+    the model."""
+    storage = model.spec.storage
+    if storage.mode != "claim":
+        return None
+    spec: Manifest = {"accessModes": [storage.access_mode], "resources": {"requests": {"storage": storage.size}}}
+    if storage.storage_class_name:
+        spec["storageClassName"] = storage.storage_class_name
+    metadata = model.metadata
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": build_metadata(
+            compute_claim_name(model, source_hash),
+            metadata.namespace or "",
+            labels={LABEL_MODEL: metadata.name, LABEL_COMPONENT: COMPONENT_STORAGE},
+            annotations={ANNOTATION_SOURCE_HASH: source_hash},
+            owner=None if storage.keep else build_owner(model.kind, metadata),
+        ),
+        "spec": spec,
+    }

@@ -1,0 +1,154 @@
+"""From a pool, its model and its accelerator class to the layout of a replica, or to the reason why there can be none.
+
+Everything that can be known before a pod exists is refused here, in the order in which a person would mend it: the
+model, the
+accelerator, the memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan, Reason
+from llmos.api.names import CONDITION_READY, CPU_CLASS
+from llmos_operator.planning.engine_profile import GIB, EngineSettings
+from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.memory import plan_memory
+from llmos_operator.planning.memory_cpu import plan_cpu_memory
+from llmos_operator.planning.memory_estimate import Accelerators, DoesNotFit, MemoryPlan
+from llmos_operator.planning.pools import Layout
+
+SIMULATED_CONTEXT_TOKENS = 4096
+_SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
+    f"{prefix}i": 2 ** (10 * power) for power, prefix in enumerate("KMGTP", start=1)
+}
+
+
+def parse_quantity_bytes(quantity: str) -> int:
+    """Return the bytes of a Kubernetes quantity such as `80Gi`."""
+    number = quantity.rstrip("kKMGTPim")
+    suffix = quantity[len(number) :]
+    if suffix == "m":
+        return int(Decimal(number) / 1000)
+    return int(Decimal(number) * _SUFFIXES[suffix])
+
+
+def plan_layout(
+    pool: InferencePool, model: LLMModel | None, accelerator: AcceleratorClass | None, engine_version: str = ""
+) -> Layout:
+    """Return the plan of a replica, or why there is none."""
+    refusal = _refuse_model(pool, model) or _refuse_accelerator(pool, accelerator)
+    if refusal is not None:
+        return Layout(refusal=refusal)
+    resolved = model.status.resolved if model is not None else None
+    if pool.spec.engine.name == "simulator" and (resolved is None or resolved.config is None):
+        return _simulated_layout(pool)
+    if resolved is None or resolved.config is None:
+        return Layout(
+            refusal=build_failure(Reason.UnknownArchitecture, "The inspect step found no architecture facts.")
+        )
+    settings = _engine_settings(pool, engine_version)
+    # An image of the user's own may know more architectures than this release.
+    allow_unknown = bool(pool.spec.engine.image) or pool.spec.engine.name == "simulator"
+    if accelerator is None:
+        outcome = plan_cpu_memory(
+            resolved.config,
+            weights_bytes=resolved.weights_bytes or None,
+            settings=settings,
+            context_length=pool.spec.context_length,
+            allow_unknown_architecture=allow_unknown,
+        )
+    else:
+        outcome = plan_memory(
+            resolved.config,
+            Accelerators(pool.spec.accelerator.count, parse_quantity_bytes(accelerator.spec.memory) / GIB),
+            weights_bytes=resolved.weights_bytes or None,
+            settings=settings,
+            context_length=pool.spec.context_length,
+            tensor_parallel_size=pool.spec.parallelism.tensor,
+            pipeline_parallel_size=pool.spec.parallelism.pipeline,
+            allow_unknown_architecture=allow_unknown,
+        )
+    if isinstance(outcome, DoesNotFit):
+        return Layout(refusal=Failure(Reason(outcome.reason.value), outcome.message))
+    return Layout(plan=_build_pool_plan(outcome))
+
+
+def _refuse_model(pool: InferencePool, model: LLMModel | None) -> Failure | None:
+    name = pool.spec.model_ref.name
+    if model is None:
+        detail = f"There is no LLMModel {name} in namespace {pool.metadata.namespace}."
+        return build_failure(Reason.ModelNotFound, detail)
+    if pool.spec.engine.name == "simulator":
+        return None
+    ready = next((c for c in model.status.conditions if c.type == CONDITION_READY), None)
+    if ready is None or ready.observed_generation < model.metadata.generation:
+        return build_failure(Reason.ModelNotReady, f"LLMModel {name} is being looked at.")
+    if ready.status != "True" and model.metadata.deletion_timestamp is None:
+        return build_failure(Reason.ModelNotReady, f"LLMModel {name} says {ready.reason}: {ready.message}")
+    return None
+
+
+def _refuse_accelerator(pool: InferencePool, accelerator: AcceleratorClass | None) -> Failure | None:
+    wanted = pool.spec.accelerator
+    if wanted.class_name == CPU_CLASS:
+        return None
+    if accelerator is None:
+        return build_failure(Reason.AcceleratorClassNotFound, f"There is no AcceleratorClass {wanted.class_name}.")
+    status = accelerator.status
+    if accelerator.spec.autoprovisioned or status.observed_generation == 0:
+        return None
+    if status.largest_node < wanted.count:
+        detail = (
+            f"A replica needs {wanted.count} x {wanted.class_name} on one node; the largest node has "
+            f"{status.largest_node} "
+            f"({status.capacity} on {status.nodes} nodes in all)."
+        )
+        return build_failure(Reason.NoNodeHasAccelerator, detail)
+    return None
+
+
+def _simulated_layout(pool: InferencePool) -> Layout:
+    context = pool.spec.context_length or SIMULATED_CONTEXT_TOKENS
+    return Layout(plan=PoolPlan(max_model_len=context, message=f"Simulated engine, {context} tokens of context."))
+
+
+def _engine_settings(pool: InferencePool, version: str) -> EngineSettings:
+    args = pool.spec.engine.args
+    settings = EngineSettings(
+        max_num_seqs=_integer(args.get("max-num-seqs")),
+        max_num_batched_tokens=_integer(args.get("max-num-batched-tokens")),
+        kv_cache_dtype=str(args.get("kv-cache-dtype", "auto")),
+        gpu_memory_utilization=_number(args.get("gpu-memory-utilization")),
+        quantization=str(args.get("quantization", "")),
+        enforce_eager=args.get("enforce-eager") is True,
+    )
+    return replace(settings, version=version) if version else settings
+
+
+def _integer(value: object) -> int:
+    return int(_number(value))
+
+
+def _number(value: object) -> float:
+    """Read a number that the user wrote; what is no number is left to the engine, which says so better."""
+    try:
+        return max(0.0, float(str(value))) if value is not None else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _build_pool_plan(plan: MemoryPlan) -> PoolPlan:
+    return PoolPlan(
+        tensor_parallel_size=plan.tensor_parallel_size,
+        pipeline_parallel_size=plan.pipeline_parallel_size,
+        max_model_len=plan.max_model_len,
+        gpu_memory_utilization=plan.gpu_memory_utilization,
+        weights_gib=round(plan.weights_gib, 2),
+        kv_cache_gib=round(plan.cpu_kv_cache_gib or plan.kv_cache_gib, 2),
+        kv_cache_tokens=plan.kv_cache_tokens,
+        max_concurrency=round(plan.max_concurrency, 2),
+        container_memory_gib=round(plan.container_memory_gib, 2),
+        message=plan.message,
+    )

@@ -1,0 +1,245 @@
+"""The life of a model: inspect, then fetch if it has a claim. Stateless steps over observed Jobs, pure.
+
+Each step is a Job of one attempt (`backoffLimit: 0`). A Job that failed for a reason that may pass is followed, after
+a growing
+pause, by a Job of the next attempt; one that needs a change stays as the record until the source changes. The name of
+a Job
+holds the hash of the source and the attempt, so a killed operator never starts a step twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from llmos.api import FetchProgress, LLMModel, LLMModelSpec, LLMModelStatus, Reason, ResolvedModel
+from llmos.api.names import (
+    ANNOTATION_ATTEMPT,
+    ANNOTATION_SOURCE_HASH,
+    CONDITION_READY,
+    CONDITION_RESOLVED,
+    CONDITION_STORED,
+    LABEL_COMPONENT,
+)
+from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true, is_unknown
+from llmos_operator.planning.failures import (
+    Failure,
+    build_failure,
+    container_statuses,
+    failure_of_finished_pod,
+    failure_of_unscheduled_pod,
+    failure_of_waiting_pod,
+    read_time,
+)
+from llmos_operator.planning.replicas import compute_backoff_s
+
+JsonObject = Mapping[str, Any]
+StepName = Literal["inspect", "fetch"]
+
+
+def compute_source_hash(spec: LLMModelSpec) -> str:
+    """Return a short hash of everything that decides what the model's files are."""
+    facts = {
+        "uri": spec.source.uri,
+        "format": spec.format,
+        "code": spec.trust_remote_code.revision if spec.trust_remote_code else "",
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a model's life, as its newest Job shows it.
+
+    `start_attempt` is the number of the attempt to start now, None if none is to be started.
+    """
+
+    state: Literal["absent", "running", "succeeded", "failed"]
+    attempt: int = 0
+    start_attempt: int | None = None
+    retry_after_s: float | None = None
+    failure: Failure | None = None
+    stuck: Failure | None = None
+    message: str = ""
+    pod_name: str = ""
+
+
+def observe_step(
+    name: StepName,
+    jobs: Sequence[JsonObject],
+    pods: Sequence[JsonObject],
+    source_hash: str,
+    now: datetime,
+    patience_s: float,
+) -> Step:
+    """Read the state of a step from its Jobs and their pods (of the model, of any step)."""
+    mine = [job for job in jobs if _is_of(job, name, source_hash)]
+    if not mine:
+        return Step(state="absent", start_attempt=0)
+    job = max(mine, key=_attempt)
+    pod = next((p for p in pods if p["metadata"]["labels"].get("job-name") == job["metadata"]["name"]), None)
+    attempt = _attempt(job)
+    pod_name = pod["metadata"]["name"] if pod else ""
+    finished = {c["type"]: c for c in job.get("status", {}).get("conditions", ()) if c["status"] == "True"}
+    if "Complete" in finished:
+        return Step("succeeded", attempt, message=_termination_message(pod), pod_name=pod_name)
+    if "Failed" in finished:
+        return _failed_step(pod, finished["Failed"], attempt, pod_name, now)
+    stuck = pod and (failure_of_waiting_pod(pod) or failure_of_unscheduled_pod(pod, now, patience_s))
+    return Step("running", attempt, stuck=stuck or None, pod_name=pod_name)
+
+
+def _is_of(job: JsonObject, name: StepName, source_hash: str) -> bool:
+    metadata = job["metadata"]
+    return (
+        metadata["labels"].get(LABEL_COMPONENT) == name
+        and metadata.get("annotations", {}).get(ANNOTATION_SOURCE_HASH) == source_hash
+        and "deletionTimestamp" not in metadata
+    )
+
+
+def _attempt(job: JsonObject) -> int:
+    return int(job["metadata"].get("annotations", {}).get(ANNOTATION_ATTEMPT, "0"))
+
+
+def _termination_message(pod: JsonObject | None) -> str:
+    for status in container_statuses(pod or {}):
+        terminated = status.get("state", {}).get("terminated")
+        if terminated:
+            return str(terminated.get("message", ""))
+    return ""
+
+
+def _failed_step(pod: JsonObject | None, condition: JsonObject, attempt: int, pod_name: str, now: datetime) -> Step:
+    if pod is not None and pod.get("status", {}).get("phase") == "Failed":
+        failure = failure_of_finished_pod(pod)
+        if failure.reason is Reason.EngineCrashed:  # the generic word of a container without a message of its own
+            failure = build_failure(Reason.FetchFailed, failure.message)
+    else:
+        failure = build_failure(Reason.FetchFailed, f"The Job ended: {condition.get('message', 'no reason given')}.")
+    step = Step("failed", attempt, failure=failure, pod_name=pod_name)
+    if not failure.may_retry:
+        return step
+    failed_at = read_time(condition.get("lastTransitionTime")) or now
+    left = (failed_at + timedelta(seconds=compute_backoff_s(attempt + 1)) - now).total_seconds()
+    return Step(
+        "failed",
+        attempt,
+        start_attempt=attempt + 1 if left <= 0 else None,
+        retry_after_s=left if left > 0 else None,
+        failure=failure,
+        pod_name=pod_name,
+    )
+
+
+def read_resolved(step: Step) -> ResolvedModel | Failure:
+    """Read the facts that a finished inspect step left in its termination message."""
+    try:
+        return ResolvedModel.model_validate_json(step.message)
+    except ValidationError:
+        return build_failure(Reason.FetchFailed, f"The inspect step of pod {step.pod_name} left no readable facts.")
+
+
+def read_progress(line: str) -> FetchProgress | None:
+    """Read the last line that a fetch step printed; None if it is no progress line."""
+    try:
+        return FetchProgress.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+_UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"))
+
+
+def summarize(resolved: ResolvedModel) -> str:
+    """Return one line for people, for example `LlamaForCausalLM 134.5M bfloat16 0.25 GiB`."""
+    size = next((f"{resolved.parameters / unit:.1f}{name}" for unit, name in _UNITS if resolved.parameters >= unit), "")
+    kind = resolved.quantization or resolved.dtype
+    words = (resolved.architecture, size, kind, f"{resolved.weights_bytes / 2**30:.2f} GiB")
+    return " ".join(word for word in words if word)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a reconcile found out about a model; the status is made from it."""
+
+    source_hash: str
+    resolved: ResolvedModel | None = None
+    inspect: Step | None = None
+    fetch: Step | None = None
+    progress: FetchProgress | None = None
+    claim_name: str = ""
+    claim_failure: Failure | None = None
+    refused: Failure | None = None
+    used_by: tuple[str, ...] = ()
+
+
+def build_model_status(model: LLMModel, facts: ModelFacts, now: datetime) -> LLMModelStatus:
+    """Return the status of `model` from what was found out."""
+    resolved, stored = _resolved_fact(facts), _stored_fact(model, facts)
+    conditions = (resolved, stored, _ready_fact(model, facts, resolved, stored))
+    step = facts.fetch or facts.inspect
+    failed = step is not None and step.state == "failed"
+    return LLMModelStatus(
+        observed_generation=model.metadata.generation,
+        summary=summarize(facts.resolved) if facts.resolved else "",
+        source_hash=facts.source_hash if facts.resolved else "",
+        resolved=facts.resolved,
+        fetch=facts.progress,
+        claim_name=facts.claim_name,
+        attempts=step.attempt + 1 if step is not None and failed else 0,
+        conditions=build_conditions(conditions, model.status.conditions, model.metadata.generation, now),
+    )
+
+
+def _step_failure(step: Step | None, refused: Failure | None) -> Failure | None:
+    if refused is not None:
+        return refused
+    return None if step is None else step.failure or step.stuck
+
+
+def _resolved_fact(facts: ModelFacts) -> Fact:
+    if facts.resolved is not None:
+        return is_true(CONDITION_RESOLVED, Reason.Resolved, summarize(facts.resolved))
+    failure = _step_failure(facts.inspect, facts.refused)
+    if failure is not None:
+        return is_false(CONDITION_RESOLVED, failure.reason, failure.message)
+    return is_unknown(CONDITION_RESOLVED, Reason.Inspecting)
+
+
+def _stored_fact(model: LLMModel, facts: ModelFacts) -> Fact:
+    if model.spec.storage.mode == "ephemeral":
+        return is_true(CONDITION_STORED, Reason.FetchedByReplica)
+    if facts.fetch is not None and facts.fetch.state == "succeeded":
+        return is_true(
+            CONDITION_STORED, Reason.Stored, f"The files lie complete and verified in claim {facts.claim_name}."
+        )
+    failure = facts.claim_failure or _step_failure(facts.fetch, facts.refused)
+    if failure is not None:
+        return is_false(CONDITION_STORED, failure.reason, failure.message)
+    if facts.resolved is None:
+        return is_unknown(CONDITION_STORED, Reason.Inspecting, "Fetching begins when the model is resolved.")
+    progress = facts.progress
+    done = f" {progress.bytes_done / 2**30:.2f} of {progress.bytes_total / 2**30:.2f} GiB." if progress else ""
+    return is_false(
+        CONDITION_STORED, Reason.Fetching, f"The files are being fetched into claim {facts.claim_name}.{done}"
+    )
+
+
+def _ready_fact(model: LLMModel, facts: ModelFacts, resolved: Fact, stored: Fact) -> Fact:
+    if model.metadata.deletion_timestamp is not None:
+        if facts.used_by:
+            pools = ", ".join(facts.used_by)
+            failure = build_failure(Reason.InUse, f"Pools that use it: {pools}.")
+            return is_false(CONDITION_READY, failure.reason, failure.message)
+        return is_false(CONDITION_READY, Reason.Deleting)
+    for fact in (resolved, stored):
+        if fact.status != "True":
+            return is_false(CONDITION_READY, fact.reason, fact.message)
+    return is_true(CONDITION_READY, Reason.Available, "The model may be served.")

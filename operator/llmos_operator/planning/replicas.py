@@ -1,0 +1,245 @@
+"""Which replicas to create, drain and delete: stateless, from what is observed now.
+
+A replica is a gang of one or more pods. The plan is recomputed from the observed replicas at every reconcile, so a
+killed
+operator goes on where it stopped. Invariants (tests/operator/planning/test_replicas.py proves them over random
+histories):
+
+- replicas that hold accelerators never exceed `desired + max_surge`, except that a scale-down starts from what is
+  there;
+- no replica that answers is taken away while fewer than `desired - max_unavailable` others would answer;
+- a replica that answers is drained before it is deleted; one that never answered is deleted at once;
+- a failed replica holds no accelerator; it stays as the record of its failure until its next attempt is due, or for
+  ever if
+  only a change can help, and it takes the place of a replica meanwhile, so nothing is retried in a tight loop.
+
+Back-off of attempt n (n >= 1): min(10 s x 2^(n-1), 300 s) after the failure, as kubelet does for crashing containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from llmos_operator.planning.failures import Failure
+
+BACKOFF_FIRST_S = 10.0
+BACKOFF_LIMIT_S = 300.0
+STABLE_S = 60.0
+"""A replica that answered for so long starts again at attempt 0 when it fails."""
+
+
+class ReplicaState(Enum):
+    """Where a replica is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    TERMINATING = "terminating"
+    LOST = "lost"
+    """Terminating beyond its grace period: its node is gone, so it holds nothing that we can still use."""
+    FAILED = "failed"
+
+
+HOLDING = frozenset({ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.TERMINATING})
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One observed replica.
+
+    `in_flight` is the number of requests running and waiting, None if unknown. `stuck` says why a starting replica
+    cannot go on.
+    `retry_at` is when a failed replica may be tried again, None for never.
+    """
+
+    name: str
+    ordinal: int
+    revision: str
+    state: ReplicaState
+    created: datetime
+    was_ready: bool = False
+    in_flight: int | None = None
+    attempt: int = 0
+    drain_started: datetime | None = None
+    failure: Failure | None = None
+    stuck: Failure | None = None
+    retry_at: datetime | None = None
+    incomplete: bool = False
+
+
+@dataclass(frozen=True)
+class NewReplica:
+    """A replica to create."""
+
+    ordinal: int
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class ReplicaPlan:
+    """What to do now. `why` has one line per decision, for people."""
+
+    create: tuple[NewReplica, ...] = ()
+    complete: tuple[Replica, ...] = ()
+    drain: tuple[Replica, ...] = ()
+    delete: tuple[Replica, ...] = ()
+    requeue_after_s: float | None = None
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RolloutLimits:
+    """How far the number of replicas may leave the desired one."""
+
+    max_surge: int = 1
+    max_unavailable: int = 0
+
+
+def compute_backoff_s(attempt: int) -> float:
+    """Return the pause before attempt number `attempt` (1 is the first retry) in seconds."""
+    return min(BACKOFF_FIRST_S * 2.0 ** max(attempt - 1, 0), BACKOFF_LIMIT_S)
+
+
+def plan_replicas(
+    *,
+    desired: int,
+    revision: str,
+    replicas: Sequence[Replica],
+    limits: RolloutLimits,
+    now: datetime,
+    settle_s: float,
+) -> ReplicaPlan:
+    """Return the next step towards `desired` replicas of `revision`.
+
+    Args:
+        desired: replicas that there should be.
+        revision: hash of the template that new replicas are made from.
+        replicas: all observed replicas, also draining, terminating and failed ones.
+        limits: surge and unavailable limits.
+        now: the current time.
+        settle_s: seconds that a draining replica waits before it is deleted, so that the Service forgets it.
+    """
+    finished = tuple(r for r in replicas if r.state is ReplicaState.DRAINING and _drain_left_s(r, now, settle_s) <= 0)
+    removable, drain = _plan_removal(desired, revision, replicas, limits, now)
+    create, retried = _plan_creation(desired, revision, replicas, limits, now)
+    delete = _unique((*finished, *removable, *retried))
+    gone = {replica.name for replica in (*drain, *delete)}
+    return ReplicaPlan(
+        create=create,
+        complete=tuple(r for r in replicas if r.incomplete and r.revision == revision and r.name not in gone),
+        drain=drain,
+        delete=delete,
+        requeue_after_s=_next_look_s(replicas, drain, now, settle_s),
+        why=(
+            *(
+                f"create replica {new.ordinal}" + (f" (attempt {new.attempt + 1})" if new.attempt else "")
+                for new in create
+            ),
+            *(f"drain {replica.name}" for replica in drain),
+            *(f"delete {replica.name} ({replica.state.value})" for replica in delete),
+        ),
+    )
+
+
+def _is_alive(replica: Replica) -> bool:
+    return replica.state in {ReplicaState.STARTING, ReplicaState.READY}
+
+
+def _is_due(replica: Replica, now: datetime) -> bool:
+    return replica.retry_at is not None and replica.retry_at <= now
+
+
+def _drain_left_s(replica: Replica, now: datetime, settle_s: float) -> float:
+    if replica.drain_started is None:
+        return 0.0
+    return settle_s - (now - replica.drain_started).total_seconds()
+
+
+def _plan_creation(
+    desired: int, revision: str, replicas: Sequence[Replica], limits: RolloutLimits, now: datetime
+) -> tuple[tuple[NewReplica, ...], tuple[Replica, ...]]:
+    """Return the replicas to create and the failed ones that they replace."""
+    newest = [r for r in replicas if r.revision == revision]
+    failed = [r for r in newest if r.state is ReplicaState.FAILED]
+    due = sorted((r for r in failed if _is_due(r, now)), key=lambda r: r.ordinal)
+    waiting = len(failed) - len(due)
+    alive = sum(1 for r in newest if _is_alive(r))
+    holding = sum(1 for r in replicas if r.state in HOLDING)
+    room = desired + limits.max_surge - holding
+    count = max(0, min(desired - alive - waiting, room))
+    retried = due[:count]
+    attempts = [r.attempt + 1 for r in retried] + [0] * (count - len(retried))
+    ordinals = _free_ordinals({r.ordinal for r in newest}, count)
+    created = tuple(NewReplica(ordinal, attempt) for ordinal, attempt in zip(ordinals, attempts, strict=True))
+    return created, tuple(retried)
+
+
+def _free_ordinals(taken: set[int], count: int) -> list[int]:
+    free: list[int] = []
+    ordinal = 0
+    while len(free) < count:
+        if ordinal not in taken:
+            free.append(ordinal)
+        ordinal += 1
+    return free
+
+
+def _plan_removal(
+    desired: int, revision: str, replicas: Sequence[Replica], limits: RolloutLimits, now: datetime
+) -> tuple[tuple[Replica, ...], tuple[Replica, ...]]:
+    """Return the replicas to delete at once and the ones to drain."""
+    lost = [r for r in replicas if r.state is ReplicaState.LOST]
+    failed_new = [r for r in replicas if r.state is ReplicaState.FAILED and r.revision == revision]
+    alive_new = [r for r in replicas if _is_alive(r) and r.revision == revision]
+    outdated = [
+        r for r in replicas if r.revision != revision and r.state in {ReplicaState.FAILED, ReplicaState.STARTING}
+    ]
+    delete = [r for r in (*lost, *outdated) if not _must_drain(r)]
+
+    surplus_failed = len(failed_new) + len(alive_new) - desired
+    if surplus_failed > 0:
+        delete += sorted(failed_new, key=lambda r: (not _is_due(r, now), -r.ordinal))[:surplus_failed]
+
+    surplus = max(0, len(alive_new) - desired)
+    victims = sorted(alive_new, key=_victim_order)[:surplus]
+    starting = [r for r in victims if not _must_drain(r)]
+    delete += starting
+
+    old_ready = sorted((r for r in replicas if r.revision != revision and _must_drain(r)), key=_victim_order)
+    answering = sum(1 for r in replicas if r.state is ReplicaState.READY)
+    spare = max(0, answering - max(0, desired - limits.max_unavailable))
+    drain: list[Replica] = []
+    for candidate in (*old_ready, *(r for r in victims if _must_drain(r))):
+        if candidate.state is ReplicaState.READY:
+            if spare == 0:
+                continue
+            spare -= 1
+        drain.append(candidate)
+    return tuple(delete), tuple(drain)
+
+
+def _must_drain(replica: Replica) -> bool:
+    """Whether requests may be in flight: it answers now, or did before and is only unready for a moment."""
+    return replica.state is ReplicaState.READY or (replica.state is ReplicaState.STARTING and replica.was_ready)
+
+
+def _victim_order(replica: Replica) -> tuple[bool, bool, int, float]:
+    """Sort the replica that is missed least first: not answering, then least busy, then newest."""
+    unknown = replica.in_flight is None
+    busy = 0 if replica.in_flight is None else replica.in_flight
+    return replica.state is ReplicaState.READY, unknown, busy, -replica.created.timestamp()
+
+
+def _next_look_s(replicas: Sequence[Replica], drain: Iterable[Replica], now: datetime, settle_s: float) -> float | None:
+    waits = [_drain_left_s(r, now, settle_s) for r in replicas if r.state is ReplicaState.DRAINING]
+    waits += [settle_s for _ in drain]
+    waits += [(r.retry_at - now).total_seconds() for r in replicas if r.retry_at is not None]
+    later = [wait for wait in waits if wait > 0]
+    return min(later) if later else None
+
+
+def _unique(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
+    return tuple({replica.name: replica for replica in replicas}.values())

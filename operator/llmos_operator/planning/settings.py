@@ -1,0 +1,28 @@
+"""What the installation decides. Read once at start and passed to pure functions as an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Images, environment of the fetch steps, and time limits in seconds."""
+
+    namespace: str = "llmos-system"
+    worker_image: str = "llmos-worker:dev"
+    worker_lite_image: str = "llmos-worker-lite:dev"
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    fetch_env: tuple[tuple[str, str], ...] = ()
+    """Environment of inspect and fetch steps, for example HTTPS_PROXY or HF_ENDPOINT."""
+    ca_bundle_config_map: str = ""
+    """ConfigMap (key ca.crt) in the model's namespace with further certificate authorities; may be absent there."""
+    drain_settle_s: int = 3
+    """Time for a Service to forget a replica before the replica is told to stop."""
+    start_timeout_s: int = 1800
+    """Longest time from a pod's start to its first readiness."""
+    unschedulable_after_s: int = 10
+    """A pod that cannot be scheduled for so long makes the pool say so."""
+    image_pull_timeout_s: int = 60
+    """A pod whose image cannot be pulled for so long is ended, so that it holds no accelerator."""

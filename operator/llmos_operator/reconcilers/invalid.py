@@ -1,0 +1,30 @@
+"""An object that the operator cannot read, though the API server took it: say so on the object itself."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from llmos.api import Condition, Reason
+from llmos.api.meta import ApiModel, Conditions
+from llmos.api.names import CONDITION_READY
+from llmos_operator.kube.client import Object
+from llmos_operator.planning.conditions import build_conditions, is_false
+from llmos_operator.planning.failures import describe
+from llmos_operator.reconcilers.base import Context
+from llmos_operator.reconcilers.writing import apply_status_if_changed
+
+
+class _InvalidStatus(ApiModel):
+    observed_generation: int
+    conditions: Conditions
+
+
+async def apply_invalid_status(context: Context, current: Object, error: ValidationError) -> None:
+    """Write a Ready condition that names the fields; nothing else of the status can be known."""
+    fields = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:5])
+    fact = is_false(CONDITION_READY, Reason.InvalidSpec, describe(Reason.InvalidSpec, fields))
+    previous = [Condition.model_validate(c) for c in (current.get("status") or {}).get("conditions", ())]
+    generation = current["metadata"].get("generation", 0)
+    conditions = build_conditions((fact,), previous, generation, context.now())
+    status = _InvalidStatus(observed_generation=generation, conditions=conditions)
+    await apply_status_if_changed(context.kube, current, status, context.now())

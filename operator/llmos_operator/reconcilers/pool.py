@@ -1,0 +1,240 @@
+"""One pass over an InferencePool: observe, plan, write, tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
+
+from llmos.api import AcceleratorClass, InferencePool, LLMModel, Reason
+from llmos.api.names import (
+    ANNOTATION_DRAIN_STARTED,
+    ANNOTATION_FAILURE,
+    CPU_CLASS,
+    LABEL_POOL,
+    LABEL_REPLICA,
+    LABEL_SERVING,
+    RETIRE_FIELD_MANAGER,
+)
+from llmos_operator.kube.client import Object
+from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES
+from llmos_operator.manifests.replica import (
+    GANG_SIZE,
+    ReplicaTemplate,
+    build_pool_selector,
+    build_replica_pods,
+    build_service,
+    compute_revision,
+    compute_url,
+)
+from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.gangs import PodTimes, build_replicas, pods_to_retire
+from llmos_operator.planning.layout import plan_layout
+from llmos_operator.planning.pools import Layout, build_pool_status
+from llmos_operator.planning.replicas import Replica, ReplicaPlan, ReplicaState, RolloutLimits, plan_replicas
+from llmos_operator.reconcilers.base import DONE, Context, Key, Result
+from llmos_operator.reconcilers.invalid import apply_invalid_status
+from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed
+
+REFUSED_RETRY_S = 15.0
+STARTING_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True)
+class _Observed:
+    current: Object
+    pool: InferencePool
+    template: ReplicaTemplate | None
+    layout: Layout
+    revision: str
+    pods: list[Object]
+
+
+async def reconcile_pool(context: Context, key: Key) -> Result:
+    """Bring one InferencePool closer to what its spec says."""
+    current = await context.kube.get(INFERENCE_POOLS, key.name, key.namespace)
+    if current is None or "deletionTimestamp" in current["metadata"]:
+        # Pods and Service have the pool as owner: garbage collection ends them, and each pod drains itself.
+        return DONE
+    try:
+        observed = await _observe(context, current, InferencePool.model_validate(current))
+    except ValidationError as error:
+        await apply_invalid_status(context, current, error)
+        return DONE
+    replicas, plan = await _plan(context, observed)
+    refused = await _apply_plan(context, observed, plan)
+    status = build_pool_status(
+        observed.pool,
+        layout=observed.layout,
+        revision=observed.revision,
+        selector=_selector(observed.pool),
+        url=compute_url(observed.pool),
+        replicas=replicas,
+        refused=refused,
+        now=context.now(),
+    )
+    await apply_status_if_changed(context.kube, current, status, context.now())
+    return Result(requeue_after_s=_next_look_s(replicas, plan, refused))
+
+
+def _selector(pool: InferencePool) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(build_pool_selector(pool).items()))
+
+
+async def _observe(context: Context, current: Object, pool: InferencePool) -> _Observed:
+    namespace = pool.metadata.namespace or ""
+    model = await context.kube.get(LLM_MODELS, pool.spec.model_ref.name, namespace)
+    class_name = pool.spec.accelerator.class_name
+    accelerator = await context.kube.get(ACCELERATOR_CLASSES, class_name) if class_name != CPU_CLASS else None
+    pods = await context.kube.list(PODS, namespace=namespace, label_selector=_selector(pool))
+    parsed_model = LLMModel.model_validate(model) if model else None
+    parsed_class = AcceleratorClass.model_validate(accelerator) if accelerator else None
+    layout = plan_layout(pool, parsed_model, parsed_class)
+    if layout.plan is None:
+        # Without a plan nothing new is made, but what runs goes on, and may still shrink.
+        return _Observed(current, pool, None, layout, pool.status.revision, pods)
+    template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings)
+    return _Observed(current, pool, template, layout, compute_revision(template), pods)
+
+
+def _times(context: Context) -> PodTimes:
+    settings = context.settings
+    # The worker gives up first and says why; the operator's own limit is the net below it.
+    return PodTimes(settings.unschedulable_after_s, settings.start_timeout_s + 60, settings.image_pull_timeout_s)
+
+
+async def _plan(context: Context, observed: _Observed) -> tuple[tuple[Replica, ...], ReplicaPlan]:
+    """Plan; where victims must be chosen among replicas that answer, ask them first how busy they are."""
+    replicas, plan = _plan_with(context, observed, {})
+    answering = [r for r in replicas if r.state is ReplicaState.READY]
+    if plan.drain and len(plan.drain) < len(answering):
+        addresses = {
+            pod["metadata"]["name"]: pod["status"]["podIP"]
+            for pod in observed.pods
+            if pod["metadata"]["labels"].get(LABEL_REPLICA) in {r.name for r in answering}
+            and pod.get("status", {}).get("podIP")
+        }
+        return _plan_with(context, observed, dict(await context.observe_in_flight(addresses)))
+    return replicas, plan
+
+
+def _plan_with(
+    context: Context, observed: _Observed, in_flight: dict[str, int]
+) -> tuple[tuple[Replica, ...], ReplicaPlan]:
+    now = context.now()
+    spec = observed.pool.spec
+    replicas = build_replicas(observed.pods, gang_size=GANG_SIZE, times=_times(context), now=now, in_flight=in_flight)
+    plan = plan_replicas(
+        desired=spec.replicas,
+        revision=observed.revision,
+        replicas=replicas,
+        limits=RolloutLimits(spec.rollout.max_surge, spec.rollout.max_unavailable),
+        now=now,
+        settle_s=context.settings.drain_settle_s,
+    )
+    if observed.template is None:
+        retried = [r for r in plan.delete if r.state is ReplicaState.FAILED]
+        plan = replace(plan, create=(), complete=(), delete=tuple(r for r in plan.delete if r not in retried))
+    return replicas, plan
+
+
+async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) -> Failure | None:
+    """Write what the plan says; return what the API server refused."""
+    refused: Failure | None = None
+    try:
+        await _apply_service(context, observed.pool)
+        for new in plan.create:
+            await _apply_replica(context, observed, new.ordinal, new.attempt)
+        for replica in plan.complete:
+            await _apply_replica(context, observed, replica.ordinal, max(replica.attempt, 0))
+    except (Forbidden, Invalid) as error:
+        refused = build_failure(Reason.ForbiddenByPolicy, f"The API server says: {error.message}")
+    await _drain(context, observed, plan)
+    await _delete(context, observed, plan)
+    await _retire(context, observed)
+    return refused
+
+
+async def _apply_service(context: Context, pool: InferencePool) -> None:
+    namespace = pool.metadata.namespace or ""
+    existing = await context.kube.get(SERVICES, pool.metadata.name, namespace)
+    owned = existing is None or existing["metadata"].get("labels", {}).get(LABEL_POOL) == pool.metadata.name
+    if not owned:
+        raise Invalid(
+            f"Service {pool.metadata.name} exists already and is not LLMOS's: rename the pool or the Service."
+        )
+    await apply_if_needed(context.kube, build_service(pool), existing)
+
+
+async def _apply_replica(context: Context, observed: _Observed, ordinal: int, attempt: int) -> None:
+    if observed.template is None:
+        return
+    pods = build_replica_pods(observed.template, revision=observed.revision, ordinal=ordinal, attempt=attempt)
+    existing = {pod["metadata"]["name"] for pod in observed.pods}
+    for pod in pods:
+        if pod["metadata"]["name"] not in existing:
+            await context.kube.apply(pod)
+
+
+def _pods_of(observed: _Observed, replica: Replica) -> list[Object]:
+    return [pod for pod in observed.pods if pod["metadata"]["labels"].get(LABEL_REPLICA) == replica.name]
+
+
+async def _drain(context: Context, observed: _Observed, plan: ReplicaPlan) -> None:
+    """Take replicas out of the Service; the time stamp tells the next pass when they may be deleted."""
+    started = context.now().isoformat()
+    for replica in plan.drain:
+        for pod in _pods_of(observed, replica):
+            try:
+                await context.kube.patch_metadata(
+                    PODS,
+                    pod["metadata"]["name"],
+                    pod["metadata"]["namespace"],
+                    labels={LABEL_SERVING: "false"},
+                    annotations={ANNOTATION_DRAIN_STARTED: started},
+                )
+            except NotFound:
+                continue
+
+
+async def _delete(context: Context, observed: _Observed, plan: ReplicaPlan) -> None:
+    for replica in plan.delete:
+        # A pod whose node is gone would keep its name for ever.
+        grace_period_s = 0 if replica.state is ReplicaState.LOST else None
+        for pod in _pods_of(observed, replica):
+            metadata = pod["metadata"]
+            await context.kube.delete(
+                PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"], grace_period_s=grace_period_s
+            )
+
+
+async def _retire(context: Context, observed: _Observed) -> None:
+    """End pods that hold accelerators but cannot start; they stay as the record of their failure."""
+    for name, failure in pods_to_retire(observed.pods, _times(context), context.now()):
+        pod = next(p for p in observed.pods if p["metadata"]["name"] == name)
+        if ANNOTATION_FAILURE in pod["metadata"].get("annotations", {}):
+            continue
+        await context.kube.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": name,
+                    "namespace": pod["metadata"]["namespace"],
+                    "uid": pod["metadata"]["uid"],
+                    "annotations": {ANNOTATION_FAILURE: failure.to_json()},
+                },
+                "spec": {"activeDeadlineSeconds": 1},
+            },
+            field_manager=RETIRE_FIELD_MANAGER,
+        )
+
+
+def _next_look_s(replicas: tuple[Replica, ...], plan: ReplicaPlan, refused: Failure | None) -> float | None:
+    waits = [] if plan.requeue_after_s is None else [plan.requeue_after_s]
+    if refused is not None:
+        waits.append(REFUSED_RETRY_S)
+    if plan.create or any(r.state is ReplicaState.STARTING for r in replicas):
+        waits.append(STARTING_INTERVAL_S)
+    return min(waits, default=None)

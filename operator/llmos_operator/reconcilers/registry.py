@@ -1,0 +1,17 @@
+"""Which reconcile serves which kind."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from llmos_operator.reconcilers.accelerator import reconcile_accelerators
+from llmos_operator.reconcilers.base import Context, Key, Result
+from llmos_operator.reconcilers.model import reconcile_model
+from llmos_operator.reconcilers.pool import reconcile_pool
+
+RECONCILERS: Final[dict[str, Callable[[Context, Key], Awaitable[Result]]]] = {
+    "LLMModel": reconcile_model,
+    "InferencePool": reconcile_pool,
+    "AcceleratorClass": reconcile_accelerators,
+}
