@@ -1,0 +1,74 @@
+"""Command line of `python -m llmos_workers.serve`. What follows `--` goes to the engine as it stands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from llmos.api.names import CONTROL_PORT, ENGINE_PORT, MODEL_DIR
+from llmos_workers.serve.command import EngineOptions
+from llmos_workers.serve.drain import find_drain_file
+
+TERMINATION_LOG: Final = "/dev/termination-log"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Everything that serve was told."""
+
+    engine: EngineOptions
+    control_port: int
+    drain_timeout_s: float
+    settle_s: float
+    start_timeout_s: float
+    watchdog_s: float
+    poll_s: float
+    termination_log: Path
+    drain_file: Path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """serve's own arguments."""
+    parser = argparse.ArgumentParser(
+        prog="llmos-serve",
+        description="Start an engine, tell whether it can answer, drain it on SIGTERM, say why it died.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--engine", choices=("vllm", "simulator"), default="vllm", help="the server program")
+    add("--model-dir", default=MODEL_DIR, help="folder with the model's files; the simulator also takes none")
+    add("--served-model-name", required=True, help="name of the model in requests and metrics")
+    add("--host", default="0.0.0.0", help="address that the engine and the control port listen on")  # noqa: S104
+    add("--port", type=int, default=ENGINE_PORT, help="port of the engine, for traffic")
+    add("--control-port", type=int, default=CONTROL_PORT, help="port of /healthz, /readyz and /load")
+    add("--drain-timeout-s", type=float, default=120.0, help="longest wait for requests in flight at SIGTERM")
+    add("--settle-s", type=float, default=3.0, help="shortest wait at SIGTERM, until no new request is sent here")
+    add("--start-timeout-s", type=float, default=1800.0, help="longest wait until the first token is generated")
+    add("--watchdog-s", type=float, default=30.0, help="silence after which the engine is taken for hung")
+    add("--poll-s", type=float, default=1.0, help="pause between two looks at the engine")
+    add("--termination-log", type=Path, default=Path(TERMINATION_LOG), help="file that kubelet reads the end from")
+    add("engine_arguments", nargs="*", metavar="-- ENGINE_ARGUMENT", help="arguments of the engine")
+    return parser
+
+
+def parse_options(argv: Sequence[str]) -> ServeOptions:
+    """Options of a command line. The drain file comes from the environment, for the engine must find it too."""
+    args = build_parser().parse_args(argv)
+    engine = EngineOptions(
+        args.engine, args.model_dir, args.served_model_name, args.host, args.port, tuple(args.engine_arguments)
+    )
+    return ServeOptions(
+        engine=engine,
+        control_port=args.control_port,
+        drain_timeout_s=args.drain_timeout_s,
+        settle_s=args.settle_s,
+        start_timeout_s=args.start_timeout_s,
+        watchdog_s=args.watchdog_s,
+        poll_s=args.poll_s,
+        termination_log=args.termination_log,
+        drain_file=find_drain_file(),
+    )

@@ -1,0 +1,36 @@
+"""What is known about the engine right now: written by the supervisor and the monitor, read by the control port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llmos_workers.serve.watchdog import Load
+
+
+@dataclass(slots=True)
+class ServeState:
+    """The facts behind /healthz, /readyz and /load. All of them change in one event loop only."""
+
+    is_engine_running: bool = False
+    is_warm: bool = False
+    """A first token has been generated."""
+    hung: str | None = None
+    """Why the watchdog believes that the engine hangs."""
+    is_draining: bool = False
+    load: Load = field(default_factory=lambda: Load(0, 0, ()))
+    idle_looks: int = 0
+    """Looks at the engine, one after the other and up to now, that found nothing in flight."""
+
+    @property
+    def unhealthy_reason(self) -> str | None:
+        """Why the container should be restarted, None if it is well."""
+        return self.hung if self.is_engine_running else "the engine is not running"
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why no request should come here, None if they may."""
+        if self.unhealthy_reason:
+            return self.unhealthy_reason
+        if not self.is_warm:
+            return "the engine is starting"
+        return "draining" if self.is_draining else None
