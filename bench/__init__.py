@@ -1,0 +1,1 @@
+"""Measured claims: one package for each, each prints its table and can write JSON."""
