@@ -29,7 +29,7 @@ class ModelSource(ApiModel):
 
     uri: Annotated[
         str,
-        Field(min_length=6, max_length=1024),
+        Field(max_length=1024),
         Rule(
             r"self.matches('^(hf|s3|gs|oci|https?|pvc|pypi)://[^\\s]+$')",
             "the URI must start with one of hf://, s3://, gs://, oci://, https://, http://, pvc:// or pypi:// "

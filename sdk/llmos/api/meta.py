@@ -77,7 +77,7 @@ Scalar = Annotated[bool | int | float | Annotated[str, Field(max_length=4096)], 
 
 Name = Annotated[
     str,
-    Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
+    Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
 ]
 """The name of another object."""
 
@@ -178,7 +178,7 @@ class Condition(ApiModel):
     """Which fact, for example Ready."""
     status: Literal["True", "False", "Unknown"]
     """Whether the fact holds."""
-    reason: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+    reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
     """A CamelCase word for programs; docs/reference/conditions.md lists all of them."""
     message: Annotated[str, Field(max_length=32768)] = ""
     """The cause and the remedy, for people."""
@@ -194,7 +194,7 @@ Conditions = Annotated[tuple[Condition, ...], Field(max_length=16), ListMap(("ty
 class EnvVar(ApiModel):
     """An environment variable of the engine container."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
     """Name of the variable."""
     value: Annotated[str, Field(max_length=4096)] = ""
     """Its value. Secrets do not belong here."""

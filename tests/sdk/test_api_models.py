@@ -1,0 +1,198 @@
+"""The models as values: they read what a server returns, refuse what only they can check, and write what they read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from llmos.api import KINDS, AcceleratorClass, ApiModel, InferencePool, LLMModel
+from llmos.api.inferencepool import RESERVED_ENGINE_ARGS
+from llmos.api.names import API_VERSION, GROUP, VERSION
+
+TIME = "2026-01-02T03:04:05Z"
+METADATA = {"name": "chat", "namespace": "team", "uid": "1", "generation": 3, "resourceVersion": "77"}
+CONDITION = {"type": "Ready", "status": "True", "reason": "Available", "lastTransitionTime": TIME}
+CACHE = {"kind": "full", "layers": 30, "heads": 3, "keyDim": 64, "valueDim": 64}
+WEIGHTS = {"part": "mlp", "parameters": 1000, "bytes": 2000, "split": "tensor"}
+CONFIG = {
+    "name": "LlamaForCausalLM",
+    "family": "llama",
+    "layers": 30,
+    "hiddenSize": 576,
+    "attentionHeads": 9,
+    "keyValueHeads": 3,
+    "headDim": 64,
+    "vocabularySize": 49152,
+    "maxContextTokens": 8192,
+    "cache": [CACHE],
+    "weights": [WEIGHTS],
+}
+RESOLVED = {
+    "digest": "sha256:0",
+    "architecture": "LlamaForCausalLM",
+    "parameters": 134_515_008,
+    "layers": 30,
+    "kvHeads": 3,
+    "headDim": 64,
+    "vocabulary": 49152,
+    "maxContext": 8192,
+    "weightsBytes": 269_030_016,
+    "dtype": "bfloat16",
+    "config": CONFIG,
+}
+
+
+def pool(**spec: Any) -> dict[str, Any]:
+    return {"metadata": METADATA, "spec": {"modelRef": {"name": "m"}, "accelerator": {"class": "cpu"}, **spec}}
+
+
+SERVED: dict[str, dict[str, Any]] = {
+    "LLMModel": {
+        "metadata": METADATA,
+        "spec": {
+            "source": {"uri": "hf://org/name@main", "secretRef": {"name": "hf-token"}},
+            "storage": {"mode": "claim", "size": "20Gi", "accessMode": "ReadWriteMany", "keep": True},
+            "trustRemoteCode": {"revision": "0" * 40},
+        },
+        "status": {
+            "observedGeneration": 3,
+            "resolved": RESOLVED,
+            "fetch": {"bytesDone": 1, "bytesTotal": 2, "bytesPerSecond": 1, "etaSeconds": 1},
+            "conditions": [CONDITION],
+        },
+    },
+    "InferencePool": {
+        **pool(engine={"name": "simulator", "args": {"max-num-seqs": 8}, "env": [{"name": "A", "value": "b"}]}),
+        "status": {"replicas": 1, "plan": {"maxModelLen": 2048}, "conditions": [CONDITION]},
+    },
+    "AcceleratorClass": {
+        "metadata": METADATA,
+        "spec": {"memory": "80Gi", "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]},
+        "status": {"nodes": 2, "capacity": 16, "conditions": [CONDITION]},
+    },
+}
+# Engine arguments are a map, and the architecture stands for exactly what one version's parser knows.
+NOT_OBJECTS = {"args", "config"}
+BY_KIND: dict[str, type[ApiModel]] = {kind.info.kind: kind for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_what_a_server_returns_is_read_and_written_back_unchanged(kind: str) -> None:
+    served = {"apiVersion": API_VERSION, "kind": kind, **SERVED[kind]}
+    written = BY_KIND[kind].model_validate(served).to_manifest()
+    assert _contains(written, served)
+    assert BY_KIND[kind].model_validate(written).to_manifest() == written
+    json.dumps(written)
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_fields_of_a_newer_version_are_ignored_in(kind: str) -> None:
+    model = BY_KIND[kind]
+    assert model.model_validate(_with_unknown_fields(SERVED[kind])) == model.model_validate(SERVED[kind])
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_an_object_without_status_can_be_read_as(kind: str) -> None:
+    new = {key: value for key, value in SERVED[kind].items() if key != "status"}
+    assert BY_KIND[kind].model_validate(new).model_dump()["status"]["conditions"] == ()
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_objects_are_values_that_nobody_changes(kind: str) -> None:
+    value = BY_KIND[kind].model_validate(SERVED[kind])
+    with pytest.raises(ValidationError, match="frozen"):
+        value.metadata = None  # type: ignore[attr-defined]
+
+
+def test_the_defaults_are_those_of_the_documentation() -> None:
+    spec = InferencePool.model_validate(pool()).spec
+    assert (spec.replicas, spec.engine.name, spec.accelerator.count) == (1, "vllm", 1)
+    assert (spec.rollout.max_surge, spec.rollout.max_unavailable, spec.drain.timeout_seconds) == (1, 0, 120)
+    assert spec.context_length is None
+    storage = LLMModel.model_validate({"metadata": METADATA, "spec": {"source": {"uri": "hf://o/n"}}}).spec.storage
+    assert (storage.mode, storage.size, storage.keep) == ("ephemeral", "20Gi", False)
+
+
+def test_the_api_version_is_made_of_group_and_version() -> None:
+    assert f"{GROUP}/{VERSION}" == API_VERSION
+
+
+def test_fields_can_be_set_by_their_python_names_too() -> None:
+    spec = {"resource_name": "amd.com/gpu", "memory": "192Gi"}
+    assert AcceleratorClass.model_validate({"metadata": {"name": "mi300x"}, "spec": spec}).spec.memory == "192Gi"
+
+
+class TestEngineArguments:
+    @pytest.mark.parametrize("value", [True, False, 8, 0.5, "auto"], ids=repr)
+    def test_keep_the_type_that_was_written(self, value: object) -> None:
+        args = InferencePool.model_validate(pool(engine={"args": {"flag": value}})).to_manifest()["spec"]["engine"][
+            "args"
+        ]
+        assert args == {"flag": value}
+        assert type(args["flag"]) is type(value)
+
+    @pytest.mark.parametrize("value", [None, [1], {"a": 1}], ids=["null", "a list", "an object"])
+    def test_refuse(self, value: object) -> None:
+        with pytest.raises(ValidationError):
+            InferencePool.model_validate(pool(engine={"args": {"flag": value}}))
+
+    @pytest.mark.parametrize("name", RESERVED_ENGINE_ARGS)
+    def test_refuse_what_llmos_sets_itself(self, name: str) -> None:
+        with pytest.raises(ValidationError, match=f"{name} is set by LLMOS: remove it"):
+            InferencePool.model_validate(pool(engine={"args": {name: 1}}))
+
+    @pytest.mark.parametrize(
+        "name",
+        ["--max-num-seqs", "max_model_len", "Host", "a b", "", "a" * 65, "port\n"],
+        ids=[
+            "with dashes",
+            "with underscores",
+            "in capitals",
+            "with a space",
+            "empty",
+            "too long",
+            "with a line break",
+        ],
+    )
+    def test_refuse_a_name_that_could_hide_another_argument(self, name: str) -> None:
+        with pytest.raises(ValidationError, match="without the leading dashes, for example max-num-seqs"):
+            InferencePool.model_validate(pool(engine={"args": {name: 1}}))
+
+
+def _with_unknown_fields(value: Any) -> Any:
+    if isinstance(value, dict):
+        known = {key: item if key in NOT_OBJECTS else _with_unknown_fields(item) for key, item in value.items()}
+        return {**known, "fieldOfTomorrow": {"a": [1]}}
+    return [_with_unknown_fields(item) for item in value] if isinstance(value, list) else value
+
+
+def _contains(whole: Any, part: Any) -> bool:
+    if isinstance(part, dict):
+        return all(key in whole and _contains(whole[key], value) for key, value in part.items())
+    if isinstance(part, list):
+        return len(whole) == len(part) and all(map(_contains, whole, part))
+    return bool(whole == part)
+
+
+SCALARS = st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+ARGUMENTS = st.dictionaries(st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True), SCALARS, max_size=4)
+
+
+@given(
+    arguments=ARGUMENTS.filter(lambda args: not set(args) & set(RESERVED_ENGINE_ARGS)),
+    replicas=st.integers(0, 1000),
+    context=st.none() | st.integers(16, 16_777_216),
+    surge=st.integers(0, 100),
+    labels=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+)
+def test_any_pool_survives_the_way_through_json(
+    arguments: dict[str, Any], replicas: int, context: int | None, surge: int, labels: dict[str, str]
+) -> None:
+    spec = pool(engine={"args": arguments}, replicas=replicas, contextLength=context, rollout={"maxSurge": surge})
+    read = InferencePool.model_validate({**spec, "metadata": {**METADATA, "labels": labels}})
+    assert InferencePool.model_validate_json(json.dumps(read.to_manifest())) == read
