@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from e2e.cluster.node import CNI_NETWORK
 from e2e.cluster.paths import StateDir
@@ -18,6 +20,7 @@ from e2e.cluster.shell import run, wait_for
 
 _CNI_RESULTS = Path("/var/lib/cni/results")
 _CONTAINER_LOGS = Path("/var/log/containers")
+SHIM_FOLDER = Path("/run/containerd")
 _DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
 
 
@@ -52,11 +55,20 @@ def mounts_below(folder: Path, mountinfo: str) -> list[str]:
 
 def remove_pod_networks() -> None:
     """Remove the network namespaces of pods, and with them their interfaces, by what CNI remembers of our network."""
-    for result in _CNI_RESULTS.glob(f"{CNI_NETWORK}-*"):
-        namespace = Path(json.loads(result.read_text()).get("netns", ""))
-        if namespace.name.startswith("cni-"):
-            run("ip", "netns", "delete", namespace.name, check=False)
-        result.unlink(missing_ok=True)
+    for remembered in _CNI_RESULTS.glob(f"{CNI_NETWORK}-*"):
+        result = json.loads(remembered.read_text())
+        for namespace in pod_namespaces(result):
+            run("ip", "netns", "delete", namespace, check=False)
+        remembered.unlink(missing_ok=True)
+        for loopback in _CNI_RESULTS.glob(f"cni-loopback-{result['containerId']}-*"):
+            loopback.unlink(missing_ok=True)
+
+
+def pod_namespaces(cni_result: Mapping[str, Any]) -> set[str]:
+    """The names of the network namespaces in which a remembered CNI result has interfaces."""
+    interfaces = cni_result.get("result", {}).get("interfaces", [])
+    names = {Path(interface.get("sandbox", "")).name for interface in interfaces}
+    return {name for name in names if name.startswith("cni-")}
 
 
 def remove_log_links(state: StateDir) -> None:
@@ -81,8 +93,11 @@ def remove_folders(state: StateDir, *, keep_images: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_kubelet_leftovers() -> None:
-    """Remove the folders whose place the kubelet does not let anyone choose, where nothing else is in them."""
+def remove_fixed_folders(*, with_shim_folder: bool) -> None:
+    """Remove the folders whose place nobody can choose, where nothing else is in them. The sockets of containerd's
+    shims can not be told from another containerd's: their folder goes only if it came with this cluster."""
+    if with_shim_folder:
+        shutil.rmtree(SHIM_FOLDER, ignore_errors=True)
     for leftover in ("kubelet.sock", "kubelet_internal_checkpoint"):
         (_DEVICE_PLUGINS / leftover).unlink(missing_ok=True)
     for folder in (_DEVICE_PLUGINS, _DEVICE_PLUGINS.parent, _CONTAINER_LOGS, _CNI_RESULTS, _CNI_RESULTS.parent):

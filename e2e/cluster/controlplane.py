@@ -95,7 +95,7 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End everything and forget what was stored; logs and kubeconfigs stay for a look afterwards."""
-        self.processes.stop_all(STOP_ORDER, grace_s=3.0)
+        self.processes.stop_all(STOP_ORDER)
         shutil.rmtree(self.spec.etcd_data, ignore_errors=True)
 
     def __enter__(self) -> ControlPlane:

@@ -43,7 +43,7 @@ _NODE_USERS = {
     "kwok": ("llmos-kwok", "system:masters"),
 }
 # Whoever makes pods ends first, so that nothing comes back while the pods are ended.
-_NODE_STOP_ORDER = ("kwok", "local-volumes", "kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy")
+_POD_MAKERS = ("kwok", "local-volumes", "kube-scheduler", "kube-controller-manager", "kubelet")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Record:
     etcd_peer_port: int
     kwok_port: int
     kwok_nodes: int
+    owns_shim_folder: bool
     network_before: dict[str, str]
 
     @classmethod
@@ -111,11 +112,10 @@ class Host:
         record = Record.read(self._state)
         has_node = record is not None and not record.control_plane_only
         if has_node:
-            self._processes.stop_all(_NODE_STOP_ORDER[:-2])
-            self._processes.stop("kubelet")
-            self._processes.stop("kube-proxy")
+            for name in _POD_MAKERS:
+                self._processes.stop(name)
             self._end_pods()
-        self._processes.stop_all((*_NODE_STOP_ORDER, "coredns", "containerd", *STOP_ORDER))
+        self._processes.stop_all(("kube-proxy", "coredns", "containerd", *STOP_ORDER))
         if has_node and record is not None:
             cleanup.kill_shims(self._state)
             cgroups.kill_pods()
@@ -123,7 +123,7 @@ class Host:
             cleanup.remove_pod_networks()
             network.remove_network(network.NetworkBefore(**record.network_before))
             cleanup.remove_log_links(self._state)
-            cleanup.remove_kubelet_leftovers()
+            cleanup.remove_fixed_folders(with_shim_folder=record.owns_shim_folder)
         cleanup.remove_folders(self._state, keep_images=not purge)
 
     def status(self) -> dict[str, Any]:
@@ -131,11 +131,12 @@ class Host:
         record = Record.read(self._state)
         if record is None:
             return {"state": str(self._state.root), "up": False, "provider": None}
-        running = {name: self._processes.pid(name) for name in self._processes.names()}
+        running = {name: self._processes.pid(name) for name in sorted(expected_components(record))}
         nodes = self._observe_nodes()
+        are_nodes_ready = record.control_plane_only or (bool(nodes) and all(each["ready"] for each in nodes))
         return {
             "state": str(self._state.root),
-            "up": bool(running) and all(running.values()) and all(each["ready"] for each in nodes),
+            "up": all(running.values()) and are_nodes_ready,
             "provider": record.provider,
             "controlPlaneOnly": record.control_plane_only,
             "kubeconfig": str(self._state.kubeconfig),
@@ -197,6 +198,7 @@ class Host:
             etcd_peer_port=peer_port,
             kwok_port=kwok_port,
             kwok_nodes=0,
+            owns_shim_folder=not cleanup.SHIM_FOLDER.exists(),
             network_before=asdict(network.observe_network()),
         )
         record.write(self._state)
@@ -253,7 +255,9 @@ class Host:
         binary = shutil.which("containerd")
         assert binary is not None
         pause_image = f"localhost/llmos-pause:{paths['pause'].name.rpartition('-')[2]}"
-        self._processes.start(node.build_containerd(Path(binary), state, pause_image))
+        if self._processes.start(node.build_containerd(Path(binary), state, pause_image)):
+            # A kubelet that lost its runtime backs off for minutes before it looks again.
+            self._processes.stop("kubelet")
 
         def is_ready() -> bool:
             self._processes.ensure_alive("containerd")
@@ -265,14 +269,17 @@ class Host:
         images.load_pause_image(containerd, paths["pause"], pause_image)
 
     def _wait_for_node(self, kubectl: Kubectl) -> None:
-        def is_ready() -> bool:
+        def is_node_ready() -> bool:
             for name in ("kubelet", "containerd", "coredns", "kube-proxy"):
                 self._processes.ensure_alive(name)
             found = kubectl.get("nodes", "--field-selector", f"metadata.name={node.NODE_NAME}")["items"]
-            return bool(found) and objects.is_node_ready(found[0])
+            # Without its default service account a namespace refuses pods.
+            account = kubectl("get", "serviceaccount", "default", "--ignore-not-found", "-o=name")
+            is_ready = bool(found) and objects.is_node_ready(found[0]) and bool(account)
+            return is_ready and answers_ok(node.KUBELET_HEALTHZ_URL)
 
         log = self._processes.log_file("kubelet")
-        wait_for("The node", is_ready, timeout_s=120, poll_s=0.5, hint=f"See {log}.")
+        wait_for("The node", is_node_ready, timeout_s=120, poll_s=0.5, hint=f"See {log}.")
         dns = f"http://{node.NODE_ADDRESS}:{node.COREDNS_READY_PORT}/ready"
         wait_for("CoreDNS", lambda: answers_ok(dns), timeout_s=30, hint=f"See {self._processes.log_file('coredns')}.")
 
@@ -310,6 +317,13 @@ class Host:
             }
             for item in items
         ]
+
+
+def expected_components(record: Record) -> set[str]:
+    """The programs that run when the cluster is up."""
+    if not record.control_plane_only:
+        return {*STOP_ORDER, *_POD_MAKERS, "kube-proxy", "coredns", "containerd"}
+    return set(STOP_ORDER) if record.with_controllers else {"etcd", "kube-apiserver"}
 
 
 def _check_machine(state: StateDir) -> None:

@@ -28,6 +28,7 @@ _RECORD_THEN_EXEC = (
 )
 _START_TIME_FIELD = 19  # counted after the process name, which may itself hold blanks (man 5 proc, field 22)
 _POLL_S = 0.05
+STOP_GRACE_S = 3.0  # kube-apiserver would wait a minute for its watchers; nothing here needs a longer good-bye.
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Processes:
             record = json.loads(definition.read_text())
             self._spawn(name, tuple(record["argv"]), record["env"])
 
-    def stop(self, name: str, *, grace_s: float = 10.0) -> None:
+    def stop(self, name: str, *, grace_s: float = STOP_GRACE_S) -> None:
         """End a program: SIGTERM, and SIGKILL after `grace_s`. Does nothing when it does not run."""
         if pid := self.pid(name):
             os.kill(pid, signal.SIGTERM)
@@ -124,7 +125,7 @@ class Processes:
                     raise ClusterError(f"{name} (pid {pid}) does not end, even on SIGKILL. Look at /proc/{pid}/stack.")
         (self._run_dir / f"{name}.pid").unlink(missing_ok=True)
 
-    def stop_all(self, order: tuple[str, ...], *, grace_s: float = 10.0) -> None:
+    def stop_all(self, order: tuple[str, ...], *, grace_s: float = STOP_GRACE_S) -> None:
         """Stop the programs named in `order` first, then whatever else was started."""
         for name in (*order, *self.names()):
             self.stop(name, grace_s=grace_s)
