@@ -1,0 +1,247 @@
+"""The command line: names, options and help. What a command does stands in the module that it imports when it runs.
+
+`llmos --help` and shell completion must answer at once, so nothing here imports the client, the planner or the resource
+models before a command needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+from llmos.cli.exits import Command, ExitCode
+from llmos.cli.session import Session, Target
+
+app = typer.Typer(
+    name="llmos",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich alone would double the time of --help
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Serve language models on a Kubernetes cluster: see what runs, what is wrong, what would fit, and talk to it.
+
+To create and change things use kubectl: llmos shows only what kubectl cannot.
+
+Exit codes: 0 all is well, 1 something is not as it should be, 2 wrong usage, 3 not found, 4 not ready or timed out,
+5 the cluster cannot be reached, 130 ended by Ctrl-C.""",
+)
+
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Namespace; by default the context's."),
+]
+Context = Annotated[
+    str | None,
+    typer.Option("--context", help="Context of the kubeconfig; by default the current."),
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        "--kubeconfig",
+        help="Path; by default KUBECONFIG, ~/.kube/config or the pod's service account.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, errors too.")]
+TimeoutS = Annotated[float, typer.Option("--timeout", min=0, help="Longest wait in seconds.")]
+
+
+def _session(ctx: typer.Context) -> Session:
+    return ctx.obj if isinstance(ctx.obj, Session) else Session()
+
+
+@app.command(cls=Command)
+def status(
+    ctx: typer.Context,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Look at all namespaces.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep the screen up to date until Ctrl-C.")] = False,
+    interval_s: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 2.0,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show models, pools, replicas and accelerators, what is wrong with them and what to do.
+
+    Ends with 1 if something is wrong. What LLMOS still works on (a download, a start) is not wrong.
+
+    Examples:
+
+        llmos status -A
+
+        llmos status --json | jq '.health[] | select(.state == "problem")'
+    """
+    if watch and as_json:
+        raise typer.BadParameter("--watch draws a screen; use --json without it", param_hint="--json")
+    from llmos.cli.status import run_status  # noqa: PLC0415  (start-up time, here and below)
+
+    session = _session(ctx)
+    with session.connect(Target(namespace, context, kubeconfig)) as client:
+        code = run_status(
+            session, client, all_namespaces=all_namespaces, watch=watch, interval_s=interval_s, as_json=as_json
+        )
+    raise typer.Exit(code)
+
+
+@app.command(cls=Command)
+def plan(
+    ctx: typer.Context,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An LLMModel of the cluster, a model's folder, or its config.json.")
+    ],
+    accelerator: Annotated[
+        str | None,
+        typer.Option("--accelerator", "-a", help="AcceleratorClass, a well-known name such as nvidia-h100, or cpu."),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Memory of one accelerator instead of a class, for example 80Gi.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, max=16, help="Accelerators of one replica.")] = 1,
+    context_length: Annotated[
+        int | None,
+        typer.Option("--context-length", min=16, help="Tokens of prompt and answer; by default the longest that fits."),
+    ] = None,
+    tensor: Annotated[int | None, typer.Option(min=1, max=64, help="Tensor parallel size; by default planned.")] = None,
+    pipeline: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Pipeline parallel size; by default planned.")
+    ] = None,
+    engine_args: Annotated[
+        list[str] | None,
+        typer.Option("--engine-arg", metavar="NAME=VALUE", help="As in spec.engine.args: max-num-seqs=64. Repeatable."),
+    ] = None,
+    weights_gib: Annotated[
+        float | None, typer.Option("--weights-gib", min=0, help="Size of the weights, if it is not the checkpoint's.")
+    ] = None,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Say whether a model fits an accelerator, with the numbers, before anything exists.
+
+    Plans exactly as the operator does. Needs no cluster for a config.json and a well-known accelerator or --memory.
+    Ends with 1 if the model does not fit.
+
+    Examples:
+
+        llmos plan smollm2 --accelerator nvidia-l4
+
+        llmos plan ./Llama-3.3-70B/config.json --accelerator nvidia-h100 --count 2
+
+        llmos plan ./model --memory 24Gi --context-length 8192 --engine-arg kv-cache-dtype=fp8
+    """
+    if accelerator is None and memory is None:
+        raise typer.BadParameter("name one, or give --memory", param_hint="--accelerator")
+    from llmos.cli.plan_text import draw_verdict  # noqa: PLC0415
+    from llmos.cli.planning import Wish, answer  # noqa: PLC0415
+
+    arguments = tuple(_parse_engine_arg(text) for text in engine_args or ())
+    wish = Wish(model, accelerator, memory, count, context_length, tensor, pipeline, arguments, weights_gib)
+    session = _session(ctx)
+    verdict = answer(wish, lambda: session.connect(Target(namespace, context, kubeconfig)))
+    print(json.dumps(verdict.as_json(), indent=2) if as_json else draw_verdict(verdict))
+    raise typer.Exit(ExitCode.OK if verdict.fits else ExitCode.PROBLEM)
+
+
+def _parse_engine_arg(text: str) -> tuple[str, bool | str]:
+    name, _, value = text.removeprefix("--").partition("=")
+    return name, True if value in ("", "true") else value
+
+
+@app.command(cls=Command)
+def chat(
+    ctx: typer.Context,
+    pool: Annotated[str | None, typer.Argument(metavar="POOL", help="InferencePool; not needed with --url.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The question; without one a conversation begins.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Address of an OpenAI-compatible server instead of a pool.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Served name; by default the first of the pool.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="Instructions that precede the conversation.")] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest answer in tokens.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0, max=2, help="0 always picks the likeliest token.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the pool is ready, and show progress.")] = False,
+    timeout_s: TimeoutS = 900.0,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Talk to a pool through the Kubernetes API server; the answer streams.
+
+    Nothing needs to be forwarded or exposed. Ctrl-C stops the answer. Without a prompt a conversation begins; a prompt
+    may also come through a pipe.
+
+    Examples:
+
+        llmos chat smollm2 "What is the capital of France?"
+
+        git diff | llmos chat coder --system "Review this change." --max-tokens 400
+
+        llmos chat --url http://localhost:8000
+    """
+    if url and pool and prompt is None:
+        pool, prompt = None, pool
+    if bool(url) == bool(pool):
+        raise typer.BadParameter("name a pool or give --url, one of them", param_hint="POOL")
+    from llmos.cli import chat as chatting  # noqa: PLC0415
+
+    session = _session(ctx)
+    if prompt is None and not sys.stdin.isatty() and session.read_line is input:
+        prompt = sys.stdin.read()
+    if prompt is not None and not prompt.strip():
+        raise typer.BadParameter("it is empty", param_hint="PROMPT")
+    if prompt is None and as_json:
+        raise typer.BadParameter("a conversation cannot be JSON; give a prompt", param_hint="--json")
+    options: Any = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
+    with session.open_endpoint(url) if url else session.connect(Target(namespace, context, kubeconfig)) as connected:
+        talk = chatting.find_talk(connected, pool, wait_s=timeout_s if wait else None)
+        if prompt is None:
+            chatting.converse(talk, session, system=system, options=options)
+        else:
+            chatting.answer_once(talk, prompt, system=system, options=options, as_json=as_json)
+
+
+@app.command(cls=Command)
+def wait(
+    ctx: typer.Context,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="model, pool or accelerator.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the object.")],
+    timeout_s: TimeoutS = 900.0,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Wait until an object is ready, and show what holds it up.
+
+    Unlike kubectl wait it ends at once with 4 when nothing will change until somebody acts, and says what to do.
+
+    Examples:
+
+        llmos wait pool smollm2 --timeout 600 && llmos chat smollm2 "Hello"
+    """
+    from llmos.cli.waiting import parse_kind, run_wait  # noqa: PLC0415
+
+    found = parse_kind(kind)
+    if found is None:
+        raise typer.BadParameter(f"{kind!r} is none of model, pool, accelerator", param_hint="KIND")
+    with _session(ctx).connect(Target(namespace, context, kubeconfig)) as client:
+        run_wait(client, found, name, timeout_s=timeout_s, as_json=as_json)
+
+
+@app.command(cls=Command)
+def version(as_json: AsJson = False) -> None:
+    """Print the version of this program and of the API that it speaks."""
+    from llmos.api.names import API_VERSION  # noqa: PLC0415
+
+    facts = {"llmos": metadata.version("llmos"), "api": API_VERSION, "python": platform.python_version()}
+    print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{name:<8}{value}" for name, value in facts.items()))

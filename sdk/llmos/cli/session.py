@@ -1,0 +1,55 @@
+"""What the commands need from outside, as one value: tests and other programs give their own.
+
+CliRunner().invoke(app, ["status"], obj=Session(connect=lambda target: Client(connection=..., transport=...)))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmos.client import Client, Endpoint
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which cluster and namespace a command is about; None leaves it to the kubeconfig."""
+
+    namespace: str | None = None
+    context: str | None = None
+    kubeconfig: str | None = None
+
+
+def connect_cluster(target: Target) -> Client:
+    """Connect as kubectl would."""
+    from llmos.client import Client  # noqa: PLC0415  (half a second that --help and offline use do not need)
+
+    return Client(kubeconfig=target.kubeconfig, context=target.context, namespace=target.namespace)
+
+
+def open_endpoint(url: str) -> Endpoint:
+    """Connect to one server, without any cluster."""
+    from llmos.client import Endpoint  # noqa: PLC0415  (as above)
+
+    return Endpoint(url)
+
+
+def read_now() -> datetime:
+    """The present time."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Session:
+    """The outside world of a command."""
+
+    connect: Callable[[Target], Client] = connect_cluster
+    open_endpoint: Callable[[str], Endpoint] = open_endpoint
+    read_line: Callable[[str], str] = input
+    """Asks for one line; raises EOFError at the end."""
+    sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], datetime] = read_now

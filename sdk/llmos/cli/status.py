@@ -1,0 +1,70 @@
+"""`llmos status`: reads everything, lets report.py judge and screen.py draw."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from llmos.api import LLMModel
+from llmos.cli.exits import ExitCode
+from llmos.cli.report import Health, Snapshot, build_status_json, compute_all_health, find_problems
+from llmos.cli.screen import draw_status
+from llmos.cli.session import Session
+from llmos.client import Client, ForbiddenError, OverloadedError, UnreachableError
+
+_LONGEST_PAUSE_S: Final = 30.0
+
+
+def run_status(
+    session: Session, client: Client, *, all_namespaces: bool, watch: bool, interval_s: float, as_json: bool
+) -> ExitCode:
+    """Print the screen once and say whether something is wrong, or keep it up to date until Ctrl-C."""
+    scope = "all namespaces" if all_namespaces else f"namespace {client.namespace}"
+    if watch:
+        return _keep_drawing(session, client, scope, all_namespaces=all_namespaces, interval_s=interval_s)
+    snapshot = observe_snapshot(client, all_namespaces=all_namespaces)
+    healths = compute_all_health(snapshot, session.now())
+    if as_json:
+        print(json.dumps(build_status_json(snapshot, healths), indent=2))
+    else:
+        Console(soft_wrap=True).print(draw_status(snapshot, healths, scope=scope))
+    return _exit_code(healths)
+
+
+def observe_snapshot(client: Client, *, all_namespaces: bool) -> Snapshot:
+    """Read all objects that the user may see."""
+    models: tuple[LLMModel, ...] = client.models.list(all_namespaces=all_namespaces)
+    pools = client.pools.list(all_namespaces=all_namespaces)
+    try:
+        return Snapshot(models, pools, client.accelerators.list())
+    except ForbiddenError:
+        return Snapshot(models, pools, None)
+
+
+def _exit_code(healths: tuple[Health, ...]) -> ExitCode:
+    return ExitCode.PROBLEM if find_problems(healths) else ExitCode.OK
+
+
+def _keep_drawing(session: Session, client: Client, scope: str, *, all_namespaces: bool, interval_s: float) -> ExitCode:
+    """Redraw until Ctrl-C; while the cluster cannot be reached, say so and ask less and less often."""
+    pause_s = interval_s
+    drawn: RenderableType = Text("Reading...")
+    code = ExitCode.OK
+    with Live(drawn, console=Console(), auto_refresh=False, screen=False) as live:
+        try:
+            while True:
+                try:
+                    snapshot = observe_snapshot(client, all_namespaces=all_namespaces)
+                    healths = compute_all_health(snapshot, session.now())
+                    drawn, code, pause_s = draw_status(snapshot, healths, scope=scope), _exit_code(healths), interval_s
+                except (UnreachableError, OverloadedError) as error:
+                    code, pause_s = ExitCode.UNREACHABLE, min(2 * pause_s, _LONGEST_PAUSE_S)
+                    drawn = Text(f"{error}\nAsking again in {pause_s:g} s.", style="bold red")
+                live.update(drawn, refresh=True)
+                session.sleep(pause_s)
+        except KeyboardInterrupt:
+            return code

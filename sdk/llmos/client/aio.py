@@ -1,0 +1,173 @@
+"""The asynchronous client: each method runs one flow of resources.py or chat.py, as in its twin sync.py."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Generic, Literal, Self, Unpack, overload
+
+import httpx
+
+from llmos.api import AcceleratorClass, InferencePool, LLMModel
+from llmos.client.chat import (
+    ChatChunk,
+    ChatCompletion,
+    ChatFlows,
+    ChatMessage,
+    ChatOptions,
+    build_pool_chat,
+    guard_pool,
+)
+from llmos.client.connection import Connection, build_url_connection, load_connection
+from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
+from llmos.client.transport import AsyncDriver, discard
+
+
+class AsyncResources(Generic[M]):
+    """The objects of one kind. `namespace` defaults to the client's."""
+
+    def __init__(self, driver: AsyncDriver, flows: ResourceFlows[M], namespace: str) -> None:
+        self._driver = driver
+        self._flows = flows
+        self._namespace = namespace
+
+    async def get(self, name: str, *, namespace: str | None = None) -> M:
+        """Read one object."""
+        return await self._driver.run(self._flows.get(namespace or self._namespace, name))
+
+    async def list(
+        self, *, namespace: str | None = None, all_namespaces: bool = False, label_selector: str = ""
+    ) -> tuple[M, ...]:
+        """Read the objects of the namespace, or of all."""
+        where = None if all_namespaces else namespace or self._namespace
+        return await self._driver.run(self._flows.list(where, label_selector))
+
+    async def apply(self, thing: M, *, field_manager: str = DEFAULT_FIELD_MANAGER, force: bool = False) -> M:
+        """As `Resources.apply`."""
+        return await self._driver.run(self._flows.apply(self._namespace, thing, field_manager, force))
+
+    async def delete(self, name: str, *, namespace: str | None = None) -> None:
+        """Ask for the object to go; finalizers may hold it for a while."""
+        await self._driver.run(self._flows.delete(namespace or self._namespace, name))
+
+    def watch(self, *, namespace: str | None = None, all_namespaces: bool = False) -> AsyncIterator[Event[M]]:
+        """As `Resources.watch`."""
+        where = None if all_namespaces else namespace or self._namespace
+        return self._driver.iterate(self._flows.watch(where))
+
+    async def wait_ready(
+        self,
+        name: str,
+        timeout_s: float,
+        *,
+        namespace: str | None = None,
+        on_change: Callable[[M], None] = discard,
+    ) -> M:
+        """As `Resources.wait_ready`."""
+        flow = self._flows.wait_ready(namespace or self._namespace, name, timeout_s)
+        return await self._driver.run(flow, on_change)
+
+
+class AsyncPools(AsyncResources[InferencePool]):
+    """InferencePools, which can also be scaled and talked to."""
+
+    async def scale(self, name: str, replicas: int, *, namespace: str | None = None) -> None:
+        """Set the number of replicas; wait_ready tells when they answer."""
+        await self._driver.run(self._flows.scale(namespace or self._namespace, name, replicas, DEFAULT_FIELD_MANAGER))
+
+    @overload
+    async def chat(
+        self,
+        name: str,
+        messages: Sequence[ChatMessage],
+        *,
+        stream: Literal[True] = True,
+        namespace: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> AsyncIterator[ChatChunk]: ...
+
+    @overload
+    async def chat(
+        self,
+        name: str,
+        messages: Sequence[ChatMessage],
+        *,
+        stream: Literal[False],
+        namespace: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> ChatCompletion: ...
+
+    async def chat(
+        self,
+        name: str,
+        messages: Sequence[ChatMessage],
+        *,
+        stream: bool = True,
+        namespace: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> AsyncIterator[ChatChunk] | ChatCompletion:
+        """As `Pools.chat`: `async for chunk in await pools.chat(...)`."""
+        where = namespace or self._namespace
+        talk = build_pool_chat(where, name)
+        if stream:
+            return self._driver.iterate(guard_pool(self._flows, where, name, talk.stream(messages, options)))
+        return await self._driver.run(guard_pool(self._flows, where, name, talk.complete(messages, options)))
+
+
+class _Closing:
+    _driver: AsyncDriver
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._driver.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class AsyncClient(_Closing):
+    """As `Client`, awaiting. The constructor reads the configuration from disk at once."""
+
+    def __init__(
+        self,
+        *,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        namespace: str | None = None,
+        connection: Connection | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        connection = connection or load_connection(kubeconfig, context)
+        self.namespace = namespace or connection.namespace
+        self._driver = AsyncDriver(connection, transport)
+        self.models = AsyncResources(self._driver, ResourceFlows(LLMModel), self.namespace)
+        self.pools = AsyncPools(self._driver, ResourceFlows(InferencePool), self.namespace)
+        self.accelerators = AsyncResources(self._driver, ResourceFlows(AcceleratorClass), self.namespace)
+
+
+class AsyncEndpoint(_Closing):
+    """As `Endpoint`, awaiting."""
+
+    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._driver = AsyncDriver(build_url_connection(url), transport)
+        self._flows = ChatFlows(title=url)
+
+    @overload
+    async def chat(
+        self, messages: Sequence[ChatMessage], *, stream: Literal[True] = True, **options: Unpack[ChatOptions]
+    ) -> AsyncIterator[ChatChunk]: ...
+
+    @overload
+    async def chat(
+        self, messages: Sequence[ChatMessage], *, stream: Literal[False], **options: Unpack[ChatOptions]
+    ) -> ChatCompletion: ...
+
+    async def chat(
+        self, messages: Sequence[ChatMessage], *, stream: bool = True, **options: Unpack[ChatOptions]
+    ) -> AsyncIterator[ChatChunk] | ChatCompletion:
+        """As `Endpoint.chat`."""
+        if stream:
+            return self._driver.iterate(self._flows.stream(messages, options))
+        return await self._driver.run(self._flows.complete(messages, options))

@@ -1,0 +1,189 @@
+"""The blocking client: each method runs one flow of resources.py or chat.py, as in its twin aio.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, Literal, Self, Unpack, overload
+
+import httpx
+
+from llmos.api import AcceleratorClass, InferencePool, LLMModel
+from llmos.client.chat import (
+    ChatChunk,
+    ChatCompletion,
+    ChatFlows,
+    ChatMessage,
+    ChatOptions,
+    build_pool_chat,
+    guard_pool,
+)
+from llmos.client.connection import Connection, build_url_connection, load_connection
+from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
+from llmos.client.transport import Driver, discard
+
+
+class Resources(Generic[M]):
+    """The objects of one kind. `namespace` defaults to the client's."""
+
+    def __init__(self, driver: Driver, flows: ResourceFlows[M], namespace: str) -> None:
+        self._driver = driver
+        self._flows = flows
+        self._namespace = namespace
+
+    def get(self, name: str, *, namespace: str | None = None) -> M:
+        """Read one object."""
+        return self._driver.run(self._flows.get(namespace or self._namespace, name))
+
+    def list(
+        self, *, namespace: str | None = None, all_namespaces: bool = False, label_selector: str = ""
+    ) -> tuple[M, ...]:
+        """Read the objects of the namespace, or of all."""
+        where = None if all_namespaces else namespace or self._namespace
+        return self._driver.run(self._flows.list(where, label_selector))
+
+    def apply(self, thing: M, *, field_manager: str = DEFAULT_FIELD_MANAGER, force: bool = False) -> M:
+        """Create the object or bring the fields that are set on it in line (server-side apply).
+
+        Raises:
+            ConflictError: another field manager owns a field with another value, and `force` is false.
+        """
+        return self._driver.run(self._flows.apply(self._namespace, thing, field_manager, force))
+
+    def delete(self, name: str, *, namespace: str | None = None) -> None:
+        """Ask for the object to go; finalizers may hold it for a while."""
+        self._driver.run(self._flows.delete(namespace or self._namespace, name))
+
+    def watch(self, *, namespace: str | None = None, all_namespaces: bool = False) -> Iterator[Event[M]]:
+        """Yield all objects as ADDED and then every change, without end; close the iterator to stop."""
+        where = None if all_namespaces else namespace or self._namespace
+        return self._driver.iterate(self._flows.watch(where))
+
+    def wait_ready(
+        self,
+        name: str,
+        timeout_s: float,
+        *,
+        namespace: str | None = None,
+        on_change: Callable[[M], None] = discard,
+    ) -> M:
+        """Wait until the object is ready and return it; `on_change` sees every state on the way.
+
+        Raises:
+            NotReadyError: the deadline passed, or nothing will change until somebody acts.
+            NotFoundError: there is no such object, or it was deleted meanwhile.
+        """
+        return self._driver.run(self._flows.wait_ready(namespace or self._namespace, name, timeout_s), on_change)
+
+
+class Pools(Resources[InferencePool]):
+    """InferencePools, which can also be scaled and talked to."""
+
+    def scale(self, name: str, replicas: int, *, namespace: str | None = None) -> None:
+        """Set the number of replicas; wait_ready tells when they answer."""
+        self._driver.run(self._flows.scale(namespace or self._namespace, name, replicas, DEFAULT_FIELD_MANAGER))
+
+    @overload
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[ChatMessage],
+        *,
+        stream: Literal[True] = True,
+        namespace: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Iterator[ChatChunk]: ...
+
+    @overload
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[ChatMessage],
+        *,
+        stream: Literal[False],
+        namespace: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> ChatCompletion: ...
+
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[ChatMessage],
+        *,
+        stream: bool = True,
+        namespace: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Iterator[ChatChunk] | ChatCompletion:
+        """Talk to a pool through the API server. Close the iterator to stop the answer.
+
+        Raises:
+            NotReadyError: none of its replicas answers; reason and message are those of the pool.
+        """
+        where = namespace or self._namespace
+        talk = build_pool_chat(where, name)
+        if stream:
+            return self._driver.iterate(guard_pool(self._flows, where, name, talk.stream(messages, options)))
+        return self._driver.run(guard_pool(self._flows, where, name, talk.complete(messages, options)))
+
+
+class _Closing:
+    _driver: Driver
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Client(_Closing):
+    """LLMOS in one cluster, found as kubectl finds it unless a `connection` is given.
+
+    Raises:
+        ConfigurationError: there is no usable configuration.
+    """
+
+    def __init__(
+        self,
+        *,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        namespace: str | None = None,
+        connection: Connection | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        connection = connection or load_connection(kubeconfig, context)
+        self.namespace = namespace or connection.namespace
+        self._driver = Driver(connection, transport)
+        self.models = Resources(self._driver, ResourceFlows(LLMModel), self.namespace)
+        self.pools = Pools(self._driver, ResourceFlows(InferencePool), self.namespace)
+        self.accelerators = Resources(self._driver, ResourceFlows(AcceleratorClass), self.namespace)
+
+
+class Endpoint(_Closing):
+    """One OpenAI-compatible server at an address, without any cluster: a port-forward, an ingress, a simulator."""
+
+    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._driver = Driver(build_url_connection(url), transport)
+        self._flows = ChatFlows(title=url)
+
+    @overload
+    def chat(
+        self, messages: Sequence[ChatMessage], *, stream: Literal[True] = True, **options: Unpack[ChatOptions]
+    ) -> Iterator[ChatChunk]: ...
+
+    @overload
+    def chat(
+        self, messages: Sequence[ChatMessage], *, stream: Literal[False], **options: Unpack[ChatOptions]
+    ) -> ChatCompletion: ...
+
+    def chat(
+        self, messages: Sequence[ChatMessage], *, stream: bool = True, **options: Unpack[ChatOptions]
+    ) -> Iterator[ChatChunk] | ChatCompletion:
+        """Talk to the server. Close the iterator to stop the answer."""
+        if stream:
+            return self._driver.iterate(self._flows.stream(messages, options))
+        return self._driver.run(self._flows.complete(messages, options))
