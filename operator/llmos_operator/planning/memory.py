@@ -5,8 +5,8 @@ cannot start on it. Choices, in this order, where the user left them open:
 
 * tensor parallel size: the largest power of two that divides the attention heads, within the count. A user who asks for
   four accelerators gets four, not the fewest that would do. What the heads do not allow becomes pipeline stages.
-* gpu-memory-utilization: all but 1.5 GiB (other contexts, fragmentation, and for engines before 0.21 also their CUDA
-  graphs), never above 0.95.
+* gpu-memory-utilization: all but 1.5 GiB of what the driver leaves (for other contexts, fragmentation, and with engines
+  before 0.21 also for their CUDA graphs), never above 0.95.
 * max-model-len: the model's maximum, halved until four such sequences fit at once (not below 2048 tokens), else the
   longest of which one fits.
 
@@ -62,7 +62,7 @@ class _Request:
     def estimate(self, max_model_len: int) -> MemoryEstimate:
         return estimate_memory(
             self.architecture,
-            memory_gib=self.accelerators.memory_gib,
+            memory_gib=self.accelerators.visible_gib,
             max_model_len=max_model_len,
             weights_bytes=self.weights_bytes,
             tensor_parallel_size=self.tensor_parallel_size,
@@ -78,7 +78,7 @@ class _Request:
             longest=limit,
             tensor_parallel_size=self.tensor_parallel_size,
             pipeline_parallel_size=self.pipeline_parallel_size,
-            batch=compute_batch(self.settings, self.accelerators.memory_gib, limit),
+            batch=compute_batch(self.settings, self.accelerators.visible_gib, limit),
             settings=self.settings,
         )
 
@@ -115,7 +115,7 @@ def plan_memory(
         return layout
     tensor, pipeline = layout
     utilization = settings.gpu_memory_utilization or plan_utilization(
-        architecture, accelerators.memory_gib, pipeline, settings
+        architecture, accelerators.visible_gib, pipeline, settings
     )
     settings = replace(settings, gpu_memory_utilization=utilization)
     request = _Request(architecture, accelerators, weights_bytes, settings, tensor, pipeline)
@@ -222,7 +222,7 @@ def _refuse_size(
         weights = gpus * estimate.weights_gib
         remedy = f"{more} or a quantized model" if not request.architecture.quantization else more
         usable = f", of which {has_gib:.1f} GiB are usable"
-        beside = f" and {gpus * overhead:.1f} GiB for the engine" if weights < has_gib else ""
+        beside = f" and {gpus * overhead:.1f} GiB for the engine" if weights < gpus * memory_gib else ""
         return DoesNotFit(
             Misfit.DOES_NOT_FIT,
             f"needs {weights:.1f} GiB for weights{beside} {on}{usable if beside else ''}: {remedy}",

@@ -33,6 +33,7 @@ from llmos_operator.planning.weights import compute_weights_gib
 
 MARGIN_GIB: Final = 0.5
 MARGIN_SHARE: Final = 0.005
+_DRIVER_GIB: Final = 0.5
 
 
 class Misfit(StrEnum):
@@ -96,7 +97,12 @@ class Accelerators:
     """What one replica gets."""
 
     count: int
-    memory_gib: float  # physical memory of one
+    memory_gib: float  # physical memory of one, as its driver or the label nvidia.com/gpu.memory says
+
+    @property
+    def visible_gib(self) -> float:
+        """What a program sees: the driver keeps half a GiB (H100 79.65 -> 79.19, RTX 4090 23.99 -> 23.55)."""
+        return max(0.1, self.memory_gib - _DRIVER_GIB)
 
 
 def estimate_memory(

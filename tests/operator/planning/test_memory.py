@@ -120,6 +120,15 @@ def test_a_70b_model_on_one_gpu_is_refused_with_its_size_and_the_count_that_woul
     assert refusal.needs_gib > refusal.has_gib
 
 
+def test_weights_that_only_nearly_fit_are_refused_with_what_else_is_needed() -> None:
+    message = refused(plan(LLAMA_8B, 1, 16)).message
+    assert re.fullmatch(
+        r"needs 15\.0 GiB for weights and \d\.\d GiB for the engine on 1 x 16 GiB, "
+        r"of which \d+\.\d GiB are usable: use count 2 or a quantized model",
+        message,
+    ), message
+
+
 def test_the_count_that_the_refusal_names_fits() -> None:
     result = fitting(plan(LLAMA_70B, 2, 80))
     assert result.tensor_parallel_size == 2
