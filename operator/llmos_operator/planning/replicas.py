@@ -100,7 +100,8 @@ class RolloutLimits:
 
 def compute_backoff_s(attempt: int) -> float:
     """Return the pause before attempt number `attempt` (1 is the first retry) in seconds."""
-    return min(BACKOFF_FIRST_S * 2.0 ** max(attempt - 1, 0), BACKOFF_LIMIT_S)
+    doublings = min(max(attempt - 1, 0), 16)  # far beyond the limit already, and no overflow
+    return min(BACKOFF_FIRST_S * 2.0**doublings, BACKOFF_LIMIT_S)
 
 
 def plan_replicas(
@@ -168,7 +169,8 @@ def _plan_creation(
     waiting = len(failed) - len(due)
     alive = sum(1 for r in newest if _is_alive(r))
     holding = sum(1 for r in replicas if r.state in HOLDING)
-    room = desired + limits.max_surge - holding
+    # A failed replica keeps its place in the surge, so that a bad revision fails once and not `desired` times.
+    room = desired + limits.max_surge - holding - waiting
     count = max(0, min(desired - alive - waiting, room))
     retried = due[:count]
     attempts = [r.attempt + 1 for r in retried] + [0] * (count - len(retried))
