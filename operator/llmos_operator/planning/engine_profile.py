@@ -15,7 +15,8 @@ run, T = max_num_batched_tokens, S = max_num_seqs, h = hidden size, all activati
 Only the numbers in `EngineProfile`, the 4.25 and the two small constants are fitted; everything else is counted. They
 were fitted on the start-up logs of bench/memory/data (vLLM 0.19 on H100, 52 runs of 33 models): the largest error of
 the peak there is 0.10 GiB without pipeline stages; with them the first stage has no sampler and the log shows that one.
-`copies` is what the sampler's dummy run holds of the logits: 9.5 up to 0.16, 3.65 since 0.17. Non-torch memory is the CUDA context growth plus, between GPUs, the communicators' buffers.
+`copies` is what the sampler's dummy run holds of the logits: 9.5 up to 0.16, 3.65 since 0.17. Non-torch memory is what
+the CUDA context grows by plus, between GPUs, the communicators' buffers.
 """
 
 from __future__ import annotations
