@@ -10,23 +10,27 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any, Final
 
 from llmos_workers.fetch.errors import ConversionFailedError
 
 log = logging.getLogger(__name__)
 
 
-def convert_gguf(gguf: Path, target: Path) -> None:
+_TOLERANCE: Final = 0.01  # converters fold a few small tensors, such as rotary factors, into the configuration
+
+
+def convert_gguf(gguf: Path, target: Path, expected_parameters: int) -> None:
     """Write the model of the GGUF file into the folder `target`, which is emptied first.
 
     Raises:
         ConversionFailedError: this image cannot convert, or transformers cannot read the file.
     """
-    # A GGUF file holds everything; nothing may be looked up on a hub meanwhile.
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    # A GGUF file holds everything, so nothing is looked up on a hub; bars would drown the progress lines in the log.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     try:
-        import torch  # noqa: PLC0415  # only this image has it
-        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  # takes seconds
+        import torch  # noqa: PLC0415  # only one image has it
+        import transformers  # noqa: PLC0415  # takes seconds
     except ImportError as error:
         raise ConversionFailedError(
             f"This image cannot convert GGUF ({error.name} is missing)",
@@ -35,9 +39,14 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     log.info("converting %s to bfloat16 safetensors", gguf.name)
+    options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
+    if hasattr(transformers, "GgufConfig"):
+        # Newer versions otherwise leave the weights of some architectures in their packed blocks.
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+        _check_dense(model, expected_parameters)
         # transformers refuses to save a model that it believes to be quantized still.
         for holder, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
             if hasattr(holder, name):
@@ -45,5 +54,15 @@ def convert_gguf(gguf: Path, target: Path) -> None:
         model.is_quantized = False
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, NotImplementedError, ImportError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
         raise ConversionFailedError(f"transformers could not convert {gguf.name}: {error}") from error
+
+
+def _check_dense(model: Any, expected_parameters: int) -> None:
+    """Refuse a conversion that lost weights or left them packed, before anybody serves nonsense."""
+    parameters = list(model.parameters())
+    found = sum(parameter.numel() for parameter in parameters)
+    if abs(found - expected_parameters) > _TOLERANCE * expected_parameters:
+        raise ValueError(f"it yields {found} parameters, but the file has {expected_parameters}")
+    if not all(parameter.is_floating_point() for parameter in parameters):
+        raise ValueError("it leaves weights packed")

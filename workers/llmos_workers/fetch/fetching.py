@@ -93,26 +93,28 @@ class _Fetch:
         if self.listing.local_folder is not None and self.selection.format == "safetensors":
             return self._use_in_place(self.listing.local_folder)
         incoming = self.volume.prepare_incoming(digest)
-        self.volume.check_space(incoming, self._compute_peak_bytes())
+        parameters = self._observe_parameters() if self.selection.format == "gguf" else 0
+        self.volume.check_space(incoming, self._compute_peak_bytes(parameters))
         model = incoming / "model"
         self._download(incoming, model if self.selection.format == "safetensors" else incoming / "gguf")
         if self.selection.format == "gguf":
-            self._convert(incoming / "gguf", model)
+            self._convert(incoming / "gguf", model, parameters)
         manifest = self._build_manifest(digest, model)
         folder = self.volume.publish(model, manifest)
         log.info("%d files are in place, digest %s", len(manifest.files), digest)
         return folder
 
-    def _compute_peak_bytes(self) -> int:
-        """Bytes that lie below the incoming folder at the worst moment."""
+    def _compute_peak_bytes(self, parameters: int) -> int:
+        """Bytes below the incoming folder at the worst moment; `parameters` are those to convert."""
         plain_bytes = 0 if self.listing.local_folder else self.selection.total_bytes
         archive_bytes = self.listing.archive.size_bytes if self.listing.archive else 0
-        converted_bytes = 0
-        if self.selection.format == "gguf":
-            header = self.request.retry.call(lambda: read_gguf_header(self.source, self.selection.weights[0]))
-            build_config(header)  # refuses, before the download, what could not be converted after it
-            converted_bytes = header.parameters * CONVERTED_BYTES
-        return plain_bytes + max(archive_bytes, converted_bytes)
+        return plain_bytes + max(archive_bytes, parameters * CONVERTED_BYTES)
+
+    def _observe_parameters(self) -> int:
+        """Parameters of a GGUF file; refuses, before the download, what could not be converted after it."""
+        header = self.request.retry.call(lambda: read_gguf_header(self.source, self.selection.weights[0]))
+        build_config(header)
+        return header.parameters
 
     def _download(self, incoming: Path, target: Path) -> None:
         archive = self.listing.archive
@@ -127,11 +129,11 @@ class _Fetch:
             _unpack(folder / archive.path, dict(self.listing.members), files, target)
             shutil.rmtree(folder)
 
-    def _convert(self, fetched: Path, model: Path) -> None:
+    def _convert(self, fetched: Path, model: Path, parameters: int) -> None:
         gguf = (self.listing.local_folder or fetched) / self.selection.weights[0].path
         if self.listing.local_folder is not None:
             _check_in_place(gguf, self.selection.weights[0])
-        convert_gguf(gguf, model)
+        convert_gguf(gguf, model, parameters)
 
     def _use_in_place(self, folder: Path) -> Path:
         """The files lie on a claim that the serving pod mounts at the same place: only a link is needed."""

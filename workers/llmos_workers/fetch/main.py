@@ -26,7 +26,7 @@ from llmos_workers.fetch.fetching import FetchRequest, fetch_model
 from llmos_workers.fetch.inspection import inspect_model
 from llmos_workers.fetch.redaction import redact
 from llmos_workers.fetch.retry import RetryPolicy
-from llmos_workers.fetch.sources import build_source
+from llmos_workers.fetch.sources import open_source
 from llmos_workers.fetch.volume import Volume
 
 log = logging.getLogger("llmos_workers.fetch")
@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> ResolvedModel:
-    source = build_source(options.source, revision=options.revision, pvc_mount=options.pvc_mount)
-    return inspect_model(
-        source, options.format, trusted_revision=options.trust_remote_code_revision, retry=_build_retry(options)
-    )
+    with open_source(options.source, revision=options.revision, pvc_mount=options.pvc_mount) as source:
+        return inspect_model(
+            source, options.format, trusted_revision=options.trust_remote_code_revision, retry=_build_retry(options)
+        )
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -76,8 +76,8 @@ def _fetch(options: argparse.Namespace) -> None:
         lock_timeout_s=options.lock_timeout_s,
         retry=_build_retry(options),
     )
-    source = build_source(options.source, revision=options.revision, pvc_mount=options.pvc_mount)
-    fetch_model(request, source, Volume(options.dest, options.capacity_bytes), sys.stdout)
+    with open_source(options.source, revision=options.revision, pvc_mount=options.pvc_mount) as source:
+        fetch_model(request, source, Volume(options.dest, options.capacity_bytes), sys.stdout)
 
 
 def _build_retry(options: argparse.Namespace) -> RetryPolicy:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +17,14 @@ from llmos_workers.fetch.sources.oci import RegistrySource
 from llmos_workers.fetch.sources.pvc import VolumeSource
 from llmos_workers.fetch.sources.pypi import WheelSource
 
-__all__ = ["Listing", "RemoteFile", "Source", "build_source", "compute_digest", "read_range"]
+__all__ = ["Listing", "RemoteFile", "Source", "build_source", "compute_digest", "open_source", "read_range"]
+
+
+@contextmanager
+def open_source(uri: str, *, revision: str = "", pvc_mount: Path = Path("/source")) -> Iterator[Source]:
+    """Choose the source by the URI's scheme and close it at the end; arguments and errors as in `build_source`."""
+    with closing(build_source(uri, revision=revision, pvc_mount=pvc_mount)) as source:
+        yield source
 
 
 def build_source(uri: str, *, revision: str = "", pvc_mount: Path = Path("/source")) -> Source:

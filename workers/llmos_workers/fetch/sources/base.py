@@ -110,6 +110,10 @@ class Source(Protocol):
         """Open the bytes `offset` up to `offset + length` (or the end) of a listed file as chunks."""
         ...
 
+    def close(self) -> None:
+        """Give back connections."""
+        ...
+
 
 def read_range(source: Source, file: RemoteFile, offset: int, length: int) -> bytes:
     """Read exactly `length` bytes, fewer only where the file ends.

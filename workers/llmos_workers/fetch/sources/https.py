@@ -81,6 +81,10 @@ class WebSource:
         """Open part of a file by a range request."""
         return open_http_stream(self._client, self._url(file.path), file, offset, length)
 
+    def close(self) -> None:
+        """Give back connections."""
+        self._client.close()
+
     def _url(self, path: str) -> str:
         parts = self._parts
         return urlunsplit((parts.scheme, parts.netloc, f"{self._folder}/{quote(path)}", parts.query, ""))

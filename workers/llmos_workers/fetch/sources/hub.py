@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import unquote
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, close_session, hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -61,8 +61,8 @@ class HubSource:
         self._commit = ""
         endpoint = os.environ.get("HF_ENDPOINT", _DEFAULT_ENDPOINT).rstrip("/")
         token = os.environ.get("HF_TOKEN") or False
-        self._api = HfApi(endpoint=endpoint, token=token, library_name="llmos")
-        self._headers = build_hf_headers(token=token, library_name="llmos")
+        self._api = HfApi(endpoint=endpoint, token=token)
+        self._headers = build_hf_headers(token=token)
         self._client = build_client()
 
     def observe_listing(self) -> Listing:
@@ -92,6 +92,11 @@ class HubSource:
         """Open part of a file at the resolved commit; the token goes to the hub only, never where it redirects to."""
         url = hf_hub_url(self._repo, self._prefix + file.path, revision=self._commit, endpoint=self._api.endpoint)
         return open_http_stream(self._client, url, file, offset, length, headers=self._headers)
+
+    def close(self) -> None:
+        """Give back connections."""
+        self._client.close()
+        close_session()
 
     def _translate(self, error: HfHubHTTPError) -> FetchError:
         # Gated is a kind of "not found" for huggingface_hub, so it comes first.

@@ -3,8 +3,8 @@
 obstore (the Rust crate object_store) and not s3fs or gcsfs: s3fs pins aiobotocore, which pins urllib3 and botocore to
 versions that cannot be installed beside kubernetes>=37, so one environment could not hold operator and workers. obstore
 has no Python dependencies, reads AWS_* and GOOGLE_* variables (also AWS_ENDPOINT_URL, AWS_SKIP_SIGNATURE and web
-identity tokens), and needs one code path for both stores. Its errors carry no status code, only its text, so 429 is
-recognized by the text.
+identity tokens), and needs one code path for both stores. Some of its errors carry the status code
+only in their text.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from llmos_workers.fetch.errors import (
     AccessDeniedError,
     FetchError,
     InvalidSourceError,
-    RateLimitedError,
     SourceNotFoundError,
     SourceUnavailableError,
 )
 from llmos_workers.fetch.redaction import redact
 from llmos_workers.fetch.sources.base import CHUNK_BYTES, MAX_FILES, Listing, RemoteFile, narrow
 from llmos_workers.fetch.sources.checksums import add_checksums
-from llmos_workers.fetch.sources.web import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from llmos_workers.fetch.sources.web import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, build_status_error
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -84,6 +83,9 @@ class ObjectSource:
             result = obstore.get(self._store, self._prefix + file.path, options=options)
             yield (bytes(chunk) for chunk in result.stream(min_chunk_size=CHUNK_BYTES))
 
+    def close(self) -> None:
+        """Nothing to do: obstore keeps its connections to itself."""
+
     def _observe_object(self) -> list[RemoteFile]:
         """Look for one object: the store lists folders only."""
         if not self._path:
@@ -102,12 +104,13 @@ class ObjectSource:
             raise self._build_error(error) from error
 
     def _build_error(self, error: Exception) -> FetchError:
-        text = redact(str(error)).partition("\n\nDebug source")[0]
+        text = redact(str(error)).partition("\n")[0]
         said = f"{self._place}: {text[:600]}"
         for kinds, pattern, build in _ERRORS:
             if isinstance(error, kinds) and (pattern is None or pattern.search(text)):
                 return build(said)
-        return SourceUnavailableError(said)
+        status = _STATUS.search(text)
+        return build_status_error(int(status[1]), self._place, {}) if status else SourceUnavailableError(said)
 
 
 def _build_changed(said: str) -> FetchError:
@@ -126,12 +129,12 @@ def _build_no_credentials(said: str) -> FetchError:
     )
 
 
+_STATUS: Final = re.compile(r"status code: (\d{3})")
 # The first row that fits decides.
 _ERRORS: Final[tuple[tuple[tuple[type[Exception], ...], re.Pattern[str] | None, Callable[[str], FetchError]], ...]] = (
     ((exceptions.NotFoundError, FileNotFoundError), None, SourceNotFoundError),
     ((exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError), None, AccessDeniedError),
     ((exceptions.PreconditionError,), None, _build_changed),
-    ((Exception,), re.compile(r"\b429\b|Too Many Requests|SlowDown", re.IGNORECASE), RateLimitedError),
     ((ValueError,), None, _build_misconfigured),
     ((Exception,), re.compile(r"Missing (bucket|region)|invalid ur[li]", re.IGNORECASE), _build_misconfigured),
     ((Exception,), re.compile(r"169\.254\.169\.254|metadata\.google|credential", re.IGNORECASE), _build_no_credentials),

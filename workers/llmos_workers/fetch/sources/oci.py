@@ -47,7 +47,7 @@ class RegistrySource:
         self._name = f"{match['host']}/{match['repository']}{reference}"
         self._registry: Any = oras.provider.Registry(match["host"], insecure=_is_plain_http(match["host"]))
         for prefix in ("https://", "http://"):
-            self._registry.session.mount(prefix, _Deadlines())
+            self._registry.session.mount(prefix, _Careful())
         self._registry.session.headers["Accept-Encoding"] = "identity"
         self._container = self._registry.get_container(self._name)
         self._layers: dict[str, str] = {}
@@ -87,6 +87,10 @@ class RegistrySource:
             skip = offset if response.status_code == 200 else 0
             yield _read(response, skip)
 
+    def close(self) -> None:
+        """Give back connections."""
+        self._registry.session.close()
+
     @contextmanager
     def _request(self, place: str, headers: Mapping[str, str]) -> Iterator[requests.Response]:
         url = f"{self._registry.prefix}://{place}"
@@ -102,12 +106,15 @@ class RegistrySource:
             raise AccessDeniedError(f"{redact(url)}: {redact(str(error))}") from error
 
 
-class _Deadlines(HTTPAdapter):
-    """requests waits for ever unless each call says otherwise, and oras's calls do not."""
+class _Careful(HTTPAdapter):
+    """Adds what oras's calls leave out: a deadline, and the end of a refused answer before the next attempt."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         kwargs["timeout"] = kwargs.get("timeout") or (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
-        return super().send(request, *args, **kwargs)
+        response = super().send(request, *args, **kwargs)
+        if response.status_code in {401, 403}:
+            response.close()
+        return response
 
 
 def _read(response: requests.Response, skip: int) -> Iterator[bytes]:

