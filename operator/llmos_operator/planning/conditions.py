@@ -9,6 +9,7 @@ from typing import Literal
 
 from llmos.api.meta import Condition
 from llmos.api.reasons import REASONS, Reason
+from llmos_operator.planning.failures import Failure
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,16 @@ def plan_announcement(kind: str, previous: Sequence[Condition], current: Sequenc
         return None
     reason = Reason(after.reason)
     return Announcement(reason, after.message, warning=REASONS[reason].problem)
+
+
+def last_failure(kind: str, previous: Sequence[Condition]) -> Failure | None:
+    """Return the problem that condition `kind` told last.
+
+    While another attempt runs the last failure stays visible: it is still what a person must know, and conditions and
+    Events do not flap with every attempt.
+    """
+    condition = next((c for c in previous if c.type == kind), None)
+    if condition is None or condition.reason not in Reason.__members__:
+        return None
+    reason = Reason(condition.reason)
+    return Failure(reason, condition.message) if REASONS[reason].problem else None

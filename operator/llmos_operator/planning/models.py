@@ -27,7 +27,7 @@ from llmos.api.names import (
     CONDITION_STORED,
     LABEL_COMPONENT,
 )
-from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true, is_unknown
+from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true, is_unknown, last_failure
 from llmos_operator.planning.failures import (
     Failure,
     build_failure,
@@ -182,7 +182,7 @@ class ModelFacts:
 
 def build_model_status(model: LLMModel, facts: ModelFacts, now: datetime) -> LLMModelStatus:
     """Return the status of `model` from what was found out."""
-    resolved, stored = _resolved_fact(facts), _stored_fact(model, facts)
+    resolved, stored = _resolved_fact(model, facts), _stored_fact(model, facts)
     conditions = (resolved, stored, _ready_fact(model, facts, resolved, stored))
     step = facts.fetch or facts.inspect
     failed = step is not None and step.state == "failed"
@@ -198,16 +198,17 @@ def build_model_status(model: LLMModel, facts: ModelFacts, now: datetime) -> LLM
     )
 
 
-def _step_failure(step: Step | None, refused: Failure | None) -> Failure | None:
-    if refused is not None:
+def _step_failure(model: LLMModel, kind: str, step: Step | None, refused: Failure | None) -> Failure | None:
+    if refused is not None or step is None:
         return refused
-    return None if step is None else step.failure or step.stuck
+    earlier = last_failure(kind, model.status.conditions) if step.state == "running" and step.attempt > 0 else None
+    return step.failure or step.stuck or earlier
 
 
-def _resolved_fact(facts: ModelFacts) -> Fact:
+def _resolved_fact(model: LLMModel, facts: ModelFacts) -> Fact:
     if facts.resolved is not None:
         return is_true(CONDITION_RESOLVED, Reason.Resolved, summarize(facts.resolved))
-    failure = _step_failure(facts.inspect, facts.refused)
+    failure = _step_failure(model, CONDITION_RESOLVED, facts.inspect, facts.refused)
     if failure is not None:
         return is_false(CONDITION_RESOLVED, failure.reason, failure.message)
     return is_unknown(CONDITION_RESOLVED, Reason.Inspecting)
@@ -220,7 +221,7 @@ def _stored_fact(model: LLMModel, facts: ModelFacts) -> Fact:
         return is_true(
             CONDITION_STORED, Reason.Stored, f"The files lie complete and verified in claim {facts.claim_name}."
         )
-    failure = facts.claim_failure or _step_failure(facts.fetch, facts.refused)
+    failure = facts.claim_failure or _step_failure(model, CONDITION_STORED, facts.fetch, facts.refused)
     if failure is not None:
         return is_false(CONDITION_STORED, failure.reason, failure.message)
     if facts.resolved is None:

@@ -14,7 +14,7 @@ from llmos.api.names import (
     CONDITION_READY,
     CPU_CLASS,
 )
-from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true
+from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true, last_failure
 from llmos_operator.planning.failures import Failure, describe
 from llmos_operator.planning.replicas import HOLDING, Replica, ReplicaState
 
@@ -51,7 +51,7 @@ def build_pool_status(
         now: the current time.
     """
     count = _count(pool, replicas, revision)
-    failure = layout.refusal or refused or _first_failure(replicas, revision)
+    failure = layout.refusal or refused or _first_failure(pool, replicas, revision)
     facts = (
         _planned(layout),
         _available(count, failure),
@@ -103,12 +103,17 @@ def _count(pool: InferencePool, replicas: Sequence[Replica], revision: str) -> _
     )
 
 
-def _first_failure(replicas: Sequence[Replica], revision: str) -> Failure | None:
-    """Return what is wrong with the newest revision: a failed replica first, then one that cannot start."""
+def _first_failure(pool: InferencePool, replicas: Sequence[Replica], revision: str) -> Failure | None:
+    """Return what is wrong with the newest revision: a failed replica, one that cannot start, one that is tried
+    again."""
     newest = [r for r in replicas if r.revision == revision]
     failed = [r.failure for r in newest if r.failure is not None]
     stuck = [r.stuck for r in newest if r.stuck is not None]
-    return next(iter([*failed, *stuck]), None)
+    if any(r.attempt > 0 and r.state is ReplicaState.STARTING for r in newest):
+        earlier = last_failure(CONDITION_PROGRESSING, pool.status.conditions)
+    else:
+        earlier = None
+    return next(iter([*failed, *stuck]), earlier)
 
 
 def _planned(layout: Layout) -> Fact:
