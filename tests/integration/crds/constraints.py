@@ -1,0 +1,358 @@
+"""Every constraint that a spec has, with a value at its edge that is accepted and one beyond that is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmos.api.names import API_VERSION
+
+Object = dict[str, Any]
+
+# The smallest object of each kind; a case changes it at one place.
+SMALLEST: Final[dict[str, Object]] = {
+    "LLMModel": {"source": {"uri": "hf://org/name"}},
+    "InferencePool": {"modelRef": {"name": "m"}, "accelerator": {"class": "nvidia-h100", "count": 16}},
+    "AcceleratorClass": {"memory": "80Gi"},
+}
+# What else an item of a list must have to be valid.
+ITEMS: Final[dict[str, Object]] = {"env": {"name": "A"}, "tolerations": {"key": "k"}}
+
+# What the API server says of each keyword.
+WORDS: Final = {
+    "enum": "Unsupported value",
+    "maximum": "should be less than or equal to",
+    "minimum": "should be greater than or equal to",
+    "exclusiveMinimum": "should be greater than",
+    "pattern": "should match",
+    "maxLength": "Too long",
+    "maxItems": "must have at most",
+    "maxProperties": "must have at most",
+    "listMapKeys": "Duplicate value",
+    "required": "Required value",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One constraint: `accepted` and `refused` are values of the field, or changes to the object, at `path`."""
+
+    kind: str
+    path: str
+    keyword: str
+    accepted: Any
+    refused: Any
+    says: str = ""
+    blamed: str = ""
+
+    @property
+    def words(self) -> str:
+        """Part of the message that the server must give."""
+        return self.says or WORDS[self.keyword.partition(":")[0]]
+
+    @property
+    def blamed_field(self) -> str:
+        """The field that the message must name, as the server writes it."""
+        missing = self.keyword.partition(":")[2]
+        field = self.blamed or ".".join(filter(None, (self.path, missing)))
+        return field.replace("[]", "[0]").replace("{}", ".a")
+
+    def accepted_manifest(self) -> Object:
+        return _manifest(self.kind, self.path, self.accepted)
+
+    def refused_manifest(self) -> Object:
+        return _manifest(self.kind, self.path, self.refused)
+
+    def __str__(self) -> str:
+        where = f"{self.kind} {self.path or 'as a whole'}"
+        return f"{where} takes {_short(self.accepted)} and refuses {_short(self.refused)} ({self.keyword})"
+
+
+def merge(base: Any, change: Any) -> Any:
+    """Return `base` changed by a JSON merge patch (RFC 7386): None removes a field."""
+    if not isinstance(change, dict):
+        return change
+    merged = dict(base) if isinstance(base, dict) else {}
+    for key, value in change.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def _manifest(kind: str, path: str, value: Any) -> Object:
+    base = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "case"}, "spec": SMALLEST[kind]}
+    merged: Object = merge(base, _change(path.split("."), value) if path else value)
+    return merged
+
+
+def _change(steps: list[str], value: Any) -> Any:
+    if not steps:
+        return value
+    first, rest = steps[0], _change(steps[1:], value)
+    if first.endswith("[]"):
+        name = first.removesuffix("[]")
+        return {name: [merge(ITEMS[name], rest)]}
+    if first.endswith("{}"):
+        return {first.removesuffix("{}"): {"a": rest}}
+    return {first: rest}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    if len(text) <= 48:
+        return text
+    return f"{len(value)} characters" if isinstance(value, str) else f"{len(value)} entries"
+
+
+def _enum(kind: str, path: str, *values: str) -> list[Case]:
+    return [Case(kind, path, "enum", value, "other") for value in values]
+
+
+def _range(kind: str, path: str, lowest: int, highest: int) -> list[Case]:
+    return [
+        Case(kind, path, "minimum", lowest, lowest - 1),
+        Case(kind, path, "maximum", highest, highest + 1),
+    ]
+
+
+def _length(kind: str, path: str, longest: int, *, accepted: str = "") -> Case:
+    return Case(kind, path, "maxLength", accepted or "a" * longest, (accepted or "a" * longest) + "a")
+
+
+def _name(kind: str, path: str) -> list[Case]:
+    return [
+        _length(kind, path, 253),
+        Case(kind, path, "pattern", "a-1.b", "-a"),
+        Case(kind, path, "pattern", "a", ""),
+        Case(kind, path, "pattern", "0", "a..b"),
+        Case(kind, path, "pattern", "a", "Upper"),
+    ]
+
+
+def _quantity(kind: str, path: str) -> list[Case]:
+    return [
+        Case(kind, path, "maxLength", f"{'1' * 30}Gi", f"{'1' * 31}Gi"),
+        Case(kind, path, "pattern", "80Gi", "80 GB"),
+        Case(kind, path, "pattern", "1.5T", "-1Gi"),
+        Case(kind, path, "rule", "1m", "0", says="must be greater than 0"),
+        Case(kind, path, "rule", "0.1Ki", "0.0Ki", says="must be greater than 0"),
+    ]
+
+
+def _pod_name_part(kind: str) -> list[Case]:
+    return [
+        Case(
+            kind,
+            "",
+            "rule",
+            {"metadata": {"name": accepted}},
+            {"metadata": {"name": refused}},
+            says="the name must be a DNS label of at most 40 characters",
+            blamed="metadata.name",
+        )
+        for accepted, refused in (("a" * 40, "a" * 41), ("a-1", "1-a"), ("a", "a.b"))
+    ]
+
+
+_MODEL: Final = "LLMModel"
+_POOL: Final = "InferencePool"
+_CLASS: Final = "AcceleratorClass"
+_URI_SAYS: Final = "the URI must start with one of"
+_TOO_PARALLEL: Final = "tensor x pipeline parallel size must not exceed accelerator.count"
+
+MODEL_CASES: Final = [
+    Case(_MODEL, "", "required:spec", {}, {"spec": None}),
+    *_pod_name_part(_MODEL),
+    Case(_MODEL, "spec", "required:source", {}, {"source": None}),
+    Case(_MODEL, "spec.source", "required:uri", {}, {"uri": None}),
+    Case(_MODEL, "spec.source.uri", "maxLength", "hf://" + "a" * 1019, "hf://" + "a" * 1020),
+    *(
+        Case(_MODEL, "spec.source.uri", "rule", accepted, refused, says=_URI_SAYS)
+        for accepted, refused in (
+            ("hf://org/name@main", "ftp://host/path"),
+            ("s3://bucket/path", "s3:/bucket"),
+            ("gs://bucket/path", "gs://bucket/a path"),
+            ("oci://registry.example/repository:tag", "oci://a\nb"),
+            ("https://host/path/", "https://"),
+            ("http://host/path/", " http://host/"),
+            ("pvc://claim/path", "file:///etc/passwd"),
+            ("pypi://name==1.0/file.gguf", "HF://org/name"),
+        )
+    ),
+    Case(_MODEL, "spec.source.secretRef", "required:name", {"name": "hf-token"}, {}),
+    *_name(_MODEL, "spec.source.secretRef.name"),
+    *_enum(_MODEL, "spec.format", "auto", "safetensors", "gguf"),
+    *_enum(_MODEL, "spec.storage.mode", "ephemeral", "claim"),
+    *_quantity(_MODEL, "spec.storage.size"),
+    *_name(_MODEL, "spec.storage.storageClassName"),
+    *_enum(_MODEL, "spec.storage.accessMode", "ReadWriteOnce", "ReadWriteMany"),
+    Case(_MODEL, "spec.trustRemoteCode", "required:revision", {"revision": "0" * 40}, {}),
+    Case(_MODEL, "spec.trustRemoteCode.revision", "maxLength", "a" * 40, "a" * 41),
+    Case(_MODEL, "spec.trustRemoteCode.revision", "pattern", "0123456789abcdef" * 2 + "0" * 8, "main"),
+    Case(_MODEL, "spec.trustRemoteCode.revision", "pattern", "0" * 40, "0" * 39),
+]
+
+POOL_CASES: Final = [
+    Case(_POOL, "", "required:spec", {}, {"spec": None}),
+    *_pod_name_part(_POOL),
+    Case(_POOL, "spec", "required:modelRef", {}, {"modelRef": None}),
+    Case(_POOL, "spec", "required:accelerator", {}, {"accelerator": None}),
+    Case(
+        _POOL,
+        "spec",
+        "rule",
+        {"accelerator": {"class": "cpu", "count": 1}},
+        {"accelerator": {"class": "cpu", "count": 2}},
+        says="accelerator class cpu has count 1",
+        blamed="spec.accelerator.count",
+    ),
+    *(
+        Case(
+            _POOL,
+            "spec",
+            "rule",
+            {"accelerator": {"count": 4}, "parallelism": accepted},
+            {"accelerator": {"count": 4}, "parallelism": refused},
+            says=_TOO_PARALLEL,
+            blamed="spec.parallelism.tensor",
+        )
+        for accepted, refused in (
+            ({"tensor": 4}, {"tensor": 5}),
+            ({"tensor": 2, "pipeline": 2}, {"tensor": 4, "pipeline": 2}),
+        )
+    ),
+    Case(
+        _POOL,
+        "spec",
+        "rule",
+        {"accelerator": {"count": 4}, "parallelism": {"pipeline": 4}},
+        {"accelerator": {"count": 4}, "parallelism": {"pipeline": 5}},
+        says="pipeline parallel size must not exceed accelerator.count",
+        blamed="spec.parallelism.pipeline",
+    ),
+    Case(_POOL, "spec.modelRef", "required:name", {}, {"name": None}),
+    *_name(_POOL, "spec.modelRef.name"),
+    *_enum(_POOL, "spec.engine.name", "vllm", "simulator"),
+    _length(_POOL, "spec.engine.image", 512),
+    Case(
+        _POOL,
+        "spec.engine.args",
+        "maxProperties",
+        {f"a{number}": True for number in range(64)},
+        {f"a{number}": True for number in range(65)},
+    ),
+    Case(
+        _POOL,
+        "spec.engine.env",
+        "maxItems",
+        [{"name": f"A{number}"} for number in range(64)],
+        [{"name": f"A{number}"} for number in range(65)],
+    ),
+    Case(
+        _POOL,
+        "spec.engine.env",
+        "listMapKeys",
+        [{"name": "A"}, {"name": "B"}],
+        [{"name": "A"}, {"name": "A"}],
+        blamed="spec.engine.env[1]",
+    ),
+    Case(_POOL, "spec.engine.env[]", "required:name", {"value": "x"}, {"name": None, "value": "x"}),
+    _length(_POOL, "spec.engine.env[].name", 128),
+    Case(_POOL, "spec.engine.env[].name", "pattern", "_A1", "1A"),
+    Case(_POOL, "spec.engine.env[].name", "pattern", "a", "A-B"),
+    _length(_POOL, "spec.engine.env[].value", 4096),
+    Case(_POOL, "spec.accelerator", "required:class", {}, {"class": None}),
+    *_name(_POOL, "spec.accelerator.class"),
+    *_range(_POOL, "spec.accelerator.count", 1, 16),
+    # More than accelerator.count (at most 16) is refused anyway, by the rule.
+    Case(_POOL, "spec.parallelism.tensor", "minimum", 1, 0),
+    Case(_POOL, "spec.parallelism.tensor", "maximum", 16, 65),
+    Case(_POOL, "spec.parallelism.pipeline", "minimum", 1, 0),
+    Case(_POOL, "spec.parallelism.pipeline", "maximum", 16, 65),
+    *_range(_POOL, "spec.contextLength", 16, 16_777_216),
+    *_range(_POOL, "spec.replicas", 0, 1000),
+    *(
+        Case(
+            _POOL,
+            "spec.rollout",
+            "rule",
+            accepted,
+            {"maxSurge": 0, "maxUnavailable": 0},
+            says="maxSurge and maxUnavailable must not both be 0",
+        )
+        for accepted in ({"maxSurge": 0, "maxUnavailable": 1}, {"maxSurge": 1, "maxUnavailable": 0})
+    ),
+    *_range(_POOL, "spec.rollout.maxUnavailable", 0, 100),
+    Case(_POOL, "spec.rollout", "rule", {"maxSurge": 1}, {"maxSurge": 0}, says="maxSurge and maxUnavailable must not"),
+    Case(_POOL, "spec.rollout.maxSurge", "minimum", 1, -1),
+    Case(_POOL, "spec.rollout.maxSurge", "maximum", 100, 101),
+    *_range(_POOL, "spec.drain.timeoutSeconds", 1, 86_400),
+    *_name(_POOL, "spec.priorityClassName"),
+]
+
+CLASS_CASES: Final = [
+    Case(_CLASS, "", "required:spec", {}, {"spec": None}),
+    Case(
+        _CLASS,
+        "",
+        "rule",
+        {"metadata": {"name": "nvidia-h100"}},
+        {"metadata": {"name": "cpu"}},
+        says="the class cpu is built in",
+        blamed="metadata.name",
+    ),
+    Case(_CLASS, "spec", "required:memory", {}, {"memory": None}),
+    Case(_CLASS, "spec.resourceName", "maxLength", "a/" + "a" * 251, "a/" + "a" * 252),
+    Case(_CLASS, "spec.resourceName", "pattern", "nvidia.com/gpu", "gpu"),
+    Case(_CLASS, "spec.resourceName", "pattern", "nvidia.com/mig-1g.10gb", "nvidia.com/"),
+    Case(
+        _CLASS,
+        "spec.nodeSelector",
+        "maxProperties",
+        {f"a{number}": "b" for number in range(16)},
+        {f"a{number}": "b" for number in range(17)},
+    ),
+    *(
+        Case(_CLASS, "spec.nodeSelector", "rule", {accepted: "a"}, {refused: "a"}, says="keys must be label names")
+        for accepted, refused in (
+            ("nvidia.com/gpu.product", "nvidia.com/gpu product"),
+            ("a", "-a"),
+            ("a" * 317, "a" * 318),
+        )
+    ),
+    _length(_CLASS, "spec.nodeSelector{}", 63),
+    Case(_CLASS, "spec.nodeSelector{}", "pattern", "NVIDIA-H100-80GB-HBM3", "NVIDIA H100"),
+    Case(
+        _CLASS,
+        "spec.tolerations",
+        "maxItems",
+        [{"key": f"a{number}"} for number in range(16)],
+        [{"key": f"a{number}"} for number in range(17)],
+    ),
+    *(
+        Case(_CLASS, "spec.tolerations[]", "rule", accepted, refused, says="a toleration without key needs operator")
+        for accepted, refused in (
+            ({"key": None, "operator": "Exists"}, {"key": None}),
+            ({"key": "", "operator": "Exists"}, {"key": "", "operator": "Equal"}),
+        )
+    ),
+    *(
+        Case(_CLASS, "spec.tolerations[]", "rule", accepted, refused, says="operator Exists compares no value")
+        for accepted, refused in (
+            ({"operator": "Equal", "value": "x"}, {"operator": "Exists", "value": "x"}),
+            ({"operator": "Exists", "value": ""}, {"key": None, "operator": "Exists", "value": "x"}),
+        )
+    ),
+    _length(_CLASS, "spec.tolerations[].key", 316),
+    *_enum(_CLASS, "spec.tolerations[].operator", "Exists", "Equal"),
+    _length(_CLASS, "spec.tolerations[].value", 63),
+    *_enum(_CLASS, "spec.tolerations[].effect", "", "NoSchedule", "PreferNoSchedule", "NoExecute"),
+    *_quantity(_CLASS, "spec.memory"),
+    *_range(_CLASS, "spec.countPerNode", 1, 64),
+    Case(_CLASS, "spec.costWeight", "exclusiveMinimum", 0.001, 0),
+    Case(_CLASS, "spec.costWeight", "maximum", 1000, 1000.5),
+]
+
+CASES: Final = [*MODEL_CASES, *POOL_CASES, *CLASS_CASES]
