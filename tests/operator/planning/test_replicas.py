@@ -106,7 +106,7 @@ def test_a_rollout_adds_one_then_drains_one_until_all_are_new() -> None:
     cluster = Cluster(2)
     cluster.settle()
     cluster.revision = "r2"
-    story = []
+    story: list[str] = []
     for _ in range(20):
         plan = cluster.step()
         story += plan.why
