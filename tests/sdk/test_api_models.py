@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -183,6 +183,7 @@ SCALARS = st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=Fal
 ARGUMENTS = st.dictionaries(st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True), SCALARS, max_size=4)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     arguments=ARGUMENTS.filter(lambda args: not set(args) & set(RESERVED_ENGINE_ARGS)),
     replicas=st.integers(0, 1000),
