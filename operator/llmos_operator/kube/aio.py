@@ -7,11 +7,12 @@ decided here.
 
 from __future__ import annotations
 
+import builtins
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -30,9 +31,13 @@ LOG_TIMEOUT_S: Final = 3.0
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML, and far quicker to write.
 _MERGE: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
+_ACCEPT: Final = "application/json, */*"
+_METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _GONE: Final = 410
 
 _logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def _always() -> bool:
@@ -89,23 +94,19 @@ class AioKube(Kube):
             raise
 
     async def list(self, resource: Resource, *, namespace: str = "", label_selector: str = "") -> Objects:
-        what, path = f"list of {resource.plural} in {namespace or 'all namespaces'}", _path(resource, namespace)
-        query = {"limit": str(PAGE_OBJECTS)} | ({"labelSelector": label_selector} if label_selector else {})
-        items: Objects = []
-        while True:
-            try:
-                page = await self._read(what, path, query)
-            except KubeError as error:
-                if error.code != _GONE or "limit" not in query:
-                    raise
-                # The continue token outlived etcd's compaction: read everything at once, as client-go does.
-                items, query = [], {key: query[key] for key in ("labelSelector",) if key in query}
-                continue
-            items.extend(_without_managed_fields(item, resource) for item in page.get("items") or ())
-            token = page["metadata"].get("continue")
-            if not token:
-                return items
-            query["continue"] = token
+        def convert(item: Object) -> Object:
+            return _without_managed_fields(item, resource)
+
+        return await self._list(resource, convert, namespace=namespace, label_selector=label_selector)
+
+    async def list_versions(self, resource: Resource) -> dict[tuple[str, str], str]:
+        """Return the resource version of every object of a kind by (namespace, name); no bodies are sent."""
+
+        def convert(item: Object) -> tuple[tuple[str, str], str]:
+            metadata = item["metadata"]
+            return (metadata.get("namespace", ""), metadata["name"]), metadata["resourceVersion"]
+
+        return dict(await self._list(resource, convert, accept=_METADATA_ONLY))
 
     async def create(self, manifest: Mapping[str, Any]) -> Object:
         resource, namespace, _ = _identity(manifest)
@@ -181,8 +182,38 @@ class AioKube(Kube):
         query = {"fieldManager": field_manager, "force": "true"}
         return await self._write(verb, manifest, "PATCH", path, manifest, query=query, content_type=_APPLY)
 
-    async def _read(self, what: str, path: str, query: Mapping[str, str] | None = None) -> Object:
-        answer: Object = json.loads(await self._request(what, "GET", path, query))
+    async def _list(
+        self,
+        resource: Resource,
+        convert: Callable[[Object], T],
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        accept: str = _ACCEPT,
+    ) -> builtins.list[T]:
+        what, path = f"list of {resource.plural} in {namespace or 'all namespaces'}", _path(resource, namespace)
+        selection = {"labelSelector": label_selector} if label_selector else {}
+        query = selection | {"limit": str(PAGE_OBJECTS)}
+        items: list[T] = []
+        while True:
+            try:
+                page = await self._read(what, path, query, accept)
+            except KubeError as error:
+                if error.code != _GONE or "limit" not in query:
+                    raise
+                # The continue token outlived etcd's compaction: read everything at once, as client-go does.
+                items, query = [], selection
+                continue
+            items.extend(map(convert, page.get("items") or ()))
+            token = page["metadata"].get("continue")
+            if not token:
+                return items
+            query["continue"] = token
+
+    async def _read(
+        self, what: str, path: str, query: Mapping[str, str] | None = None, accept: str = _ACCEPT
+    ) -> Object:
+        answer: Object = json.loads(await self._request(what, "GET", path, query, accept=accept))
         return answer
 
     async def _write(
@@ -213,10 +244,11 @@ class AioKube(Kube):
         *,
         body: Mapping[str, Any] | None = None,
         content_type: str = _JSON,
+        accept: str = _ACCEPT,
         limit: aiohttp.ClientTimeout | None = None,
     ) -> bytes:
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json, */*", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         try:
             await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
             response = await self._client.call_api(method, url, headers, body, _request_timeout=limit or self._timeout)

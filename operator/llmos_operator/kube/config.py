@@ -15,6 +15,8 @@ from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
 from kubernetes.aio.config.kube_config import load_kube_config
 
+__all__ = ["Configuration", "Connection", "NoClusterError", "load_configuration", "read_connection"]
+
 
 class NoClusterError(Exception):
     """There is no usable description of a cluster."""

@@ -1,0 +1,146 @@
+"""`llmos-operator`: the command line of the operator. Every option can be given by an environment variable too."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+import uvloop
+
+from llmos_operator.kube.config import NoClusterError
+from llmos_operator.planning.settings import Settings
+from llmos_operator.reconcilers.registry import RECONCILERS
+from llmos_operator.runtime.app import Operator, Options
+from llmos_operator.runtime.logs import configure_logs
+
+_SETTINGS, _OPTIONS = Settings(), Options()
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+class LogLevel(StrEnum):
+    """How much the operator tells."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@app.callback()
+def _describe() -> None:
+    """The control plane of LLMOS: serves language models on a Kubernetes cluster."""
+
+
+@app.command()
+def run(
+    *,
+    namespace: Annotated[
+        str, typer.Option(envvar="LLMOS_NAMESPACE", help="Where the operator runs and keeps its Lease.")
+    ] = _SETTINGS.namespace,
+    worker_image: Annotated[
+        str, typer.Option(envvar="LLMOS_WORKER_IMAGE", help="Image with the engine.")
+    ] = _SETTINGS.worker_image,
+    worker_lite_image: Annotated[
+        str, typer.Option(envvar="LLMOS_WORKER_LITE_IMAGE", help="Image of inspect, fetch and the simulator.")
+    ] = _SETTINGS.worker_lite_image,
+    image_pull_policy: Annotated[
+        str, typer.Option(envvar="LLMOS_IMAGE_PULL_POLICY", help="Of all pods that the operator makes.")
+    ] = _SETTINGS.image_pull_policy,
+    image_pull_secret: Annotated[
+        list[str] | None, typer.Option(envvar="LLMOS_IMAGE_PULL_SECRETS", help="Name of a Secret; may be repeated.")
+    ] = None,
+    fetch_env: Annotated[
+        list[str] | None,
+        typer.Option(envvar="LLMOS_FETCH_ENV", help="NAME=VALUE for inspect and fetch steps; may be repeated."),
+    ] = None,
+    ca_bundle_config_map: Annotated[
+        str,
+        typer.Option(
+            envvar="LLMOS_CA_BUNDLE_CONFIG_MAP",
+            help="ConfigMap (key ca.crt) in a model's namespace with further certificate authorities.",
+        ),
+    ] = _SETTINGS.ca_bundle_config_map,
+    drain_settle_s: Annotated[
+        int,
+        typer.Option(envvar="LLMOS_DRAIN_SETTLE_S", min=0, help="Time for a Service to forget a replica, in seconds."),
+    ] = _SETTINGS.drain_settle_s,
+    start_timeout_s: Annotated[
+        int,
+        typer.Option(envvar="LLMOS_START_TIMEOUT_S", min=1, help="Longest time from a pod's start to readiness."),
+    ] = _SETTINGS.start_timeout_s,
+    unschedulable_after_s: Annotated[
+        int,
+        typer.Option(envvar="LLMOS_UNSCHEDULABLE_AFTER_S", min=0, help="When a pool says that its pods find no node."),
+    ] = _SETTINGS.unschedulable_after_s,
+    image_pull_timeout_s: Annotated[
+        int,
+        typer.Option(
+            envvar="LLMOS_IMAGE_PULL_TIMEOUT_S", min=1, help="When a pod whose image cannot be pulled is ended."
+        ),
+    ] = _SETTINGS.image_pull_timeout_s,
+    workers: Annotated[
+        int, typer.Option(envvar="LLMOS_WORKERS", min=1, max=256, help="How many objects are reconciled at a time.")
+    ] = _OPTIONS.workers,
+    resync_s: Annotated[
+        float, typer.Option(envvar="LLMOS_RESYNC_S", min=1, help="Every object is looked at so often, in seconds.")
+    ] = _OPTIONS.resync_s,
+    metrics_port: Annotated[
+        int,
+        typer.Option(
+            envvar="LLMOS_METRICS_PORT", min=0, max=65535, help="Port of /healthz, /readyz and /metrics; 0 picks one."
+        ),
+    ] = _OPTIONS.port,
+    leader_election: Annotated[
+        bool, typer.Option(envvar="LLMOS_LEADER_ELECTION", help="Only one of several replicas writes.")
+    ] = _OPTIONS.leader_election,
+    kubeconfig: Annotated[
+        str, typer.Option(envvar="KUBECONFIG", help="Empty: the service account of the pod, or ~/.kube/config.")
+    ] = _OPTIONS.kubeconfig,
+    log_level: Annotated[LogLevel, typer.Option(envvar="LLMOS_LOG_LEVEL")] = LogLevel.INFO,
+) -> None:
+    """Run the operator until SIGTERM."""
+    configure_logs(log_level.value, sys.stderr)
+    settings = Settings(
+        namespace=namespace,
+        worker_image=worker_image,
+        worker_lite_image=worker_lite_image,
+        image_pull_policy=image_pull_policy,
+        image_pull_secrets=tuple(image_pull_secret or ()),
+        fetch_env=tuple(map(_parse_variable, fetch_env or ())),
+        ca_bundle_config_map=ca_bundle_config_map,
+        drain_settle_s=drain_settle_s,
+        start_timeout_s=start_timeout_s,
+        unschedulable_after_s=unschedulable_after_s,
+        image_pull_timeout_s=image_pull_timeout_s,
+    )
+    options = Options(
+        kubeconfig=kubeconfig,
+        workers=workers,
+        resync_s=resync_s,
+        port=metrics_port,
+        leader_election=leader_election,
+    )
+    try:
+        uvloop.run(Operator(settings, options, RECONCILERS).run())
+    except NoClusterError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
+
+
+def _parse_variable(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE.", param_hint="--fetch-env")
+    return name, value
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

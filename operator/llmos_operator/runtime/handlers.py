@@ -1,0 +1,181 @@
+"""From a watch event to a key in the queue. kopf carries the watches; nothing else of it is used.
+
+Which objects are watched is said to the API server (label selectors), not sorted out here: children by the label that
+every object of ours bears. A child's event enqueues its owner, found by the owner's name in a label. An object of our
+own kinds enqueues itself if more than its status changed (the status is our own writing), always the pools that refer
+to it, and a model that it no longer uses, for that may now be deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+import kopf
+
+from llmos.api.names import LABEL_MANAGED_BY, LABEL_MODEL, LABEL_POOL, MANAGED_BY
+from llmos_operator.kube.config import Connection
+from llmos_operator.kube.resources import (
+    ACCELERATOR_CLASSES,
+    INFERENCE_POOLS,
+    JOBS,
+    LLM_MODELS,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    SERVICES,
+    Resource,
+)
+from llmos_operator.reconcilers.base import Key
+from llmos_operator.runtime.references import DISCOVERY, References, build_work_key
+
+OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, ACCELERATOR_CLASSES)
+CHILD_KINDS: Final = (PODS, JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES)
+
+DISCOVERY_DELAY_S: Final = 1.0
+"""Nodes come and go in groups; one look at all of them is enough."""
+CREDENTIALS_LIFETIME: Final = timedelta(minutes=10)
+_DELETED: Final = "DELETED"
+
+
+class Sink(Protocol):
+    """Where keys go; a `WorkQueue[Key]`."""
+
+    def add(self, key: Key) -> None: ...
+
+    def add_after(self, key: Key, delay_s: float) -> None: ...
+
+
+class Router:
+    """Turns events into keys.
+
+    Args:
+        on_event: told the kind of every event, for metrics.
+    """
+
+    def __init__(
+        self, references: References, sink: Sink, on_event: Callable[[str], None] = lambda _kind: None
+    ) -> None:
+        self._references = references
+        self._sink = sink
+        self._on_event = on_event
+
+    def see_own(self, resource: Resource, event_type: str | None, body: Mapping[str, Any]) -> None:
+        """An object of one of our kinds came, changed or went."""
+        self._on_event(resource.kind)
+        metadata = body["metadata"]
+        key = Key(resource.kind, metadata.get("namespace", ""), metadata["name"])
+        targets_before = self._references.targets(key)
+        if event_type == _DELETED:
+            self._references.forget(key)
+            is_news = True
+        else:
+            # Type None: the object was there before this watch, which may have missed something.
+            is_news = self._references.see(key, body) or event_type is None
+        if is_news:
+            self._sink.add(build_work_key(key))
+        for referrer in self._references.referrers(key):
+            self._sink.add(referrer)
+        for target in set(targets_before).difference(self._references.targets(key)):
+            self._sink.add(build_work_key(target))
+
+    def see_child(self, resource: Resource, body: Mapping[str, Any]) -> None:
+        """A child came, changed or went: its owner is due."""
+        self._on_event(resource.kind)
+        metadata = body["metadata"]
+        namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
+        for label, kind in ((LABEL_POOL, INFERENCE_POOLS.kind), (LABEL_MODEL, LLM_MODELS.kind)):
+            if owner := labels.get(label):
+                self._sink.add(Key(kind, namespace, owner))
+                return
+
+    def see_node(self, event_type: str | None, body: Mapping[str, Any]) -> None:
+        """A node came, changed or went."""
+        self._on_event(NODES.kind)
+        name = body["metadata"]["name"]
+        if event_type == _DELETED:
+            self._references.forget_node(name)
+        elif not self._references.see_node(name, body):
+            return
+        self._sink.add_after(DISCOVERY, DISCOVERY_DELAY_S)
+
+
+def build_registry(router: Router, login: Callable[[], Awaitable[Connection]]) -> kopf.OperatorRegistry:
+    """Return the handlers of all kinds that are watched. None returns a value: kopf would write it into the object."""
+    registry = kopf.OperatorRegistry()
+
+    async def connect(**_: Any) -> kopf.ConnectionInfo:
+        return build_connection_info(await login(), datetime.now(UTC) + CREDENTIALS_LIFETIME)
+
+    kopf.on.login(registry=registry)(connect)
+    for resource in OWN_KINDS:
+        _watch(registry, resource, _own_handler(router, resource))
+    for resource in CHILD_KINDS:
+        _watch(registry, resource, _child_handler(router, resource))
+
+    async def on_node(event: kopf.RawEvent, **_: Any) -> None:
+        router.see_node(event["type"], event["object"])
+
+    _watch(registry, NODES, on_node)
+    return registry
+
+
+def _own_handler(router: Router, resource: Resource) -> Callable[..., Awaitable[None]]:
+    async def on_own(event: kopf.RawEvent, **_: Any) -> None:
+        router.see_own(resource, event["type"], event["object"])
+
+    return on_own
+
+
+def _child_handler(router: Router, resource: Resource) -> Callable[..., Awaitable[None]]:
+    async def on_child(event: kopf.RawEvent, **_: Any) -> None:
+        router.see_child(resource, event["object"])
+
+    return on_child
+
+
+def _watch(registry: kopf.OperatorRegistry, resource: Resource, handler: Callable[..., Awaitable[None]]) -> None:
+    # The full name: a short one is silently not served where another group has the same plural.
+    decorator = kopf.on.event(
+        group=resource.group, version=resource.version, plural=resource.plural, id=resource.plural, registry=registry
+    )
+    decorator(handler)
+
+
+def build_kopf_settings() -> kopf.OperatorSettings:
+    """Return the settings under which kopf does nothing but watch, and notices when a watch is dead."""
+    settings = kopf.OperatorSettings()
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 310
+    settings.watching.connect_timeout = 10
+    settings.watching.chunk_size = 250
+    for resource in CHILD_KINDS:
+        key = (resource.group, resource.version, resource.plural)
+        settings.watching.label_selectors[key] = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+    settings.networking.request_timeout = 30
+    # A watch that gives up ends the process; an API server that is upgraded may be away for minutes.
+    settings.networking.error_backoffs = (0.5, 1, 2, 3, 5, *[8] * 60)
+    # The handlers only enqueue: few workers suffice, and what they hold is freed at once.
+    settings.queueing.worker_limit = 32
+    settings.queueing.idle_timeout = 0.1
+    settings.queueing.exit_timeout = 0.1
+    return settings
+
+
+def build_connection_info(connection: Connection, expiration: datetime) -> kopf.ConnectionInfo:
+    """Return the connection in kopf's words; it asks again when the credentials expire or are refused."""
+    return kopf.ConnectionInfo(
+        server=connection.server,
+        ca_path=connection.ca_path,
+        insecure=connection.insecure,
+        certificate_path=connection.certificate_path,
+        private_key_path=connection.private_key_path,
+        scheme=connection.scheme,
+        token=connection.token,
+        proxy_url=connection.proxy_url,
+        expiration=expiration,
+    )

@@ -1,0 +1,95 @@
+"""The operator's own Prometheus metrics: every name and label in one place, in a registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_RECONCILE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """What the operator counts. One instance a process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._reconcile_s = Histogram(
+            "llmos_operator_reconcile_seconds",
+            "Duration of one reconcile, whether or not it succeeded.",
+            ("kind",),
+            buckets=_RECONCILE_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._errors = Counter(
+            "llmos_operator_reconcile_errors",
+            "Reconciles that failed and are tried again.",
+            ("kind", "reason"),
+            registry=self._registry,
+        )
+        self._writes = Counter(
+            "llmos_operator_writes",
+            "Writes sent to the API server, except those of the leader election.",
+            ("verb", "kind"),
+            registry=self._registry,
+        )
+        self._events = Counter(
+            "llmos_operator_watch_events", "Watch events received.", ("kind",), registry=self._registry
+        )
+        self._missed = Counter(
+            "llmos_operator_watch_missed",
+            "Changes that a list showed and no watch event had told.",
+            ("kind",),
+            registry=self._registry,
+        )
+        self._is_leader = Gauge(
+            "llmos_operator_is_leader", "1 while this replica may write, else 0.", registry=self._registry
+        )
+
+    def watch_queue(self, depth: Callable[[], int], oldest_s: Callable[[], float], running: Callable[[], int]) -> None:
+        """Read the state of the queue at each scrape."""
+        for name, text, value in (
+            ("llmos_operator_queue_depth", "Keys that are due and have no worker yet.", depth),
+            ("llmos_operator_queue_oldest_seconds", "How long the key that waits longest has been due.", oldest_s),
+            ("llmos_operator_workers_busy", "Keys that a worker has.", running),
+        ):
+            Gauge(name, text, registry=self._registry).set_function(value)
+
+    def observe_reconcile(self, kind: str, duration_s: float) -> None:
+        """One reconcile ended."""
+        self._reconcile_s.labels(kind).observe(duration_s)
+
+    def count_error(self, kind: str, reason: str) -> None:
+        """One reconcile failed; `reason` is the name of an exception class, of which there are few."""
+        self._errors.labels(kind, reason).inc()
+
+    def count_write(self, verb: str, kind: str) -> None:
+        """One write was sent."""
+        self._writes.labels(verb, kind).inc()
+
+    def count_event(self, kind: str) -> None:
+        """One watch event arrived."""
+        self._events.labels(kind).inc()
+
+    def count_missed(self, kind: str) -> None:
+        """One change was seen that no watch event had told."""
+        self._missed.labels(kind).inc()
+
+    def set_leader(self, is_leader: bool) -> None:
+        """Say whether this replica may write."""
+        self._is_leader.set(float(is_leader))
+
+    def render(self) -> bytes:
+        """Return the text format that Prometheus scrapes."""
+        return generate_latest(self._registry)

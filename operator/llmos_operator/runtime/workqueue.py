@@ -1,0 +1,211 @@
+"""Which key is reconciled next: the queue between watch events and workers.
+
+Three sets decide everything. `ready` holds keys in the order in which they became due, `running` those that a worker
+has, `dirty` those that changed while a worker had them. An event for a key that is ready already collapses; an event
+for a key that is running marks it dirty, and it becomes ready again when its worker returns. So no change is ever lost,
+no key is ever with two workers, and the memory is bounded by the number of distinct keys.
+
+A failed key is tried again after base x 2^(n-1), at most `cap`, less a random share of up to `jitter`, so that many
+keys that failed together do not return together. The first success forgets the failures.
+
+The queue knows nothing of Kubernetes. It must be used from one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long a failed key waits."""
+
+    base_s: float = 0.1
+    cap_s: float = 60.0
+    jitter: float = 0.2
+    """Largest random share that is taken off a delay."""
+
+    def compute_delay_s(self, failures: int, chance: float) -> float:
+        """Return the delay after so many failures in a row; `chance` is a random number in [0, 1)."""
+        # 2^64 x base is beyond any cap; a larger exponent would only overflow.
+        delay_s: float = min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 64))
+        return delay_s * (1.0 - self.jitter * chance)
+
+
+@dataclass
+class _Run:
+    task: asyncio.Task[None]
+    started_s: float
+    is_aborted: bool = False
+
+
+class WorkQueue(Generic[K]):
+    """A de-duplicating queue with its workers.
+
+    Args:
+        process: handles one key. It returns after how many seconds the key is due again even if nothing changes, or
+            None. Whatever it raises is a failure; an attribute `retry_after_s` of the error is the least delay.
+        workers: how many keys may be processed at a time.
+        on_failure: told the key, the error and the delay until the next try.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[K], Awaitable[float | None]],
+        *,
+        workers: int,
+        backoff: Backoff = Backoff(),
+        on_failure: Callable[[K, Exception, float], None] = lambda _key, _error, _delay_s: None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._process = process
+        self._workers = workers
+        self._backoff = backoff
+        self._on_failure = on_failure
+        self._chance = chance
+        self._ready: deque[K] = deque()
+        self._ready_since_s: dict[K, float] = {}
+        self._running: dict[K, _Run] = {}
+        self._dirty: dict[K, float] = {}
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._failures: dict[K, int] = {}
+        self._is_paused = False
+        self._resumed_s = 0.0
+        self._is_stopping = False
+
+    def add(self, key: K) -> None:
+        """Make a key due now. It keeps its place if it is due already."""
+        if key in self._running:
+            self._dirty.setdefault(key, self._now_s())
+        elif key not in self._ready_since_s:
+            self._ready_since_s[key] = self._now_s()
+            self._ready.append(key)
+            self._start_due()
+
+    def add_after(self, key: K, delay_s: float) -> None:
+        """Make a key due after a while. Of several delays for one key the one that ends first counts."""
+        timer = self._timers.get(key)
+        due_s = self._now_s() + delay_s
+        if timer is not None and timer.when() <= due_s:
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[key] = asyncio.get_running_loop().call_at(due_s, self._ring, key)
+
+    def pause(self) -> None:
+        """Start nothing more until `resume`; what is added waits."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Start what has become due meanwhile."""
+        self._is_paused = False
+        self._resumed_s = self._now_s()
+        self._start_due()
+
+    def abort(self) -> None:
+        """Cancel what is running. Those keys are due again, and it does not count as a failure."""
+        for run in self._running.values():
+            run.is_aborted = True
+            run.task.cancel()
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Start nothing more and wait for what is running; abort it after the deadline.
+
+        Returns:
+            Whether everything finished by itself.
+        """
+        self._is_stopping = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        tasks = [run.task for run in self._running.values()]
+        if not tasks:
+            return True
+        _, late = await asyncio.wait(tasks, timeout=deadline_s)
+        self.abort()
+        if late:
+            await asyncio.wait(late)
+        return not late
+
+    @property
+    def depth(self) -> int:
+        """How many keys are due and have no worker."""
+        return len(self._ready) + len(self._dirty)
+
+    @property
+    def running(self) -> int:
+        """How many keys have a worker."""
+        return len(self._running)
+
+    def oldest_waiting_s(self) -> float:
+        """Return for how long the key that is due longest has waited for a free worker; 0 while paused."""
+        # A dirty key waits for its own worker, not for a free one: `longest_run_s` speaks about it.
+        if self._is_paused or not self._ready:
+            return 0.0
+        return self._now_s() - max(self._ready_since_s[self._ready[0]], self._resumed_s)
+
+    def longest_run_s(self) -> float:
+        """Return how long the worker that is busy longest has had its key."""
+        now_s = self._now_s()
+        return max((now_s - run.started_s for run in self._running.values()), default=0.0)
+
+    def _ring(self, key: K) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    def _start_due(self) -> None:
+        while self._ready and len(self._running) < self._workers and not (self._is_paused or self._is_stopping):
+            key = self._ready.popleft()
+            del self._ready_since_s[key]
+            # This run sees everything that the timer was set for.
+            if timer := self._timers.pop(key, None):
+                timer.cancel()
+            task = asyncio.get_running_loop().create_task(self._work(key), name=f"reconcile {key}")
+            self._running[key] = _Run(task, self._now_s())
+
+    async def _work(self, key: K) -> None:
+        try:
+            again_after_s = await self._process(key)
+        except asyncio.CancelledError:
+            if not self._running[key].is_aborted:
+                self._is_stopping = True  # The whole program is being cancelled.
+                raise
+            self._dirty.setdefault(key, self._now_s())
+        except Exception as error:  # noqa: BLE001 - whatever a reconcile raises is tried again, and reported
+            self._retry(key, error)
+        else:
+            self._failures.pop(key, None)
+            if again_after_s is not None:
+                self._add_later(key, again_after_s)
+        finally:
+            self._finish(key)
+
+    def _retry(self, key: K, error: Exception) -> None:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        delay_s = self._backoff.compute_delay_s(failures, self._chance())
+        delay_s = max(delay_s, getattr(error, "retry_after_s", None) or 0.0)
+        self._on_failure(key, error, delay_s)
+        self._add_later(key, delay_s)
+
+    def _add_later(self, key: K, delay_s: float) -> None:
+        if not self._is_stopping:
+            self.add_after(key, delay_s)
+
+    def _finish(self, key: K) -> None:
+        del self._running[key]
+        dirty_since_s = self._dirty.pop(key, None)
+        if dirty_since_s is not None:
+            self._ready_since_s[key] = dirty_since_s
+            self._ready.append(key)
+        self._start_due()
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
