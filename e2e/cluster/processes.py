@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from pathlib import Path
 from e2e.cluster.errors import ClusterError
 
 _RECORD_THEN_EXEC = (
-    "read -r stat </proc/self/stat && read -r boot </proc/sys/kernel/random/boot_id && "
+    "cd / && read -r stat </proc/self/stat && read -r boot </proc/sys/kernel/random/boot_id && "
     'printf "%s\\n%s\\n" "$boot" "$stat" >"$0" && exec "$@"'
 )
 _START_TIME_FIELD = 19  # counted after the process name, which may itself hold blanks (man 5 proc, field 22)
@@ -69,7 +68,7 @@ class Processes:
         self._run_dir = run_dir
         self._log_dir = log_dir
         self._setpriv = shutil.which("setpriv") if die_with_parent else None
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: set[int] = set()
 
     def names(self) -> list[str]:
         """Every program that was started and not stopped on purpose, running or not."""
@@ -83,8 +82,8 @@ class Processes:
         try:
             boot, _, stat = (self._run_dir / f"{name}.pid").read_text().strip().partition("\n")
             pid, _, started = parse_stat(stat)
-            if child := self._children.get(pid):
-                child.poll()
+            if pid in self._children:
+                self._reap(pid)
             now_pid, state, now_started = parse_stat(Path(f"/proc/{pid}/stat").read_text())
         except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
             return None
@@ -147,22 +146,34 @@ class Processes:
         pid_file = self._run_dir / f"{name}.pid"
         pid_file.unlink(missing_ok=True)
         leash = (self._setpriv, "--pdeathsig", "KILL", "--") if self._setpriv else ()
-        with self.log_file(name).open("ab") as log:
-            child = subprocess.Popen(
-                ["/bin/sh", "-c", _RECORD_THEN_EXEC, str(pid_file), *leash, *argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **env},
-                cwd="/",
-                start_new_session=True,
-            )
-        self._children[child.pid] = child
+        # Not a Popen object: that would insist on being waited for, and these are meant to outlive us.
+        pid = os.posix_spawn(
+            "/bin/sh",
+            ["/bin/sh", "-c", _RECORD_THEN_EXEC, str(pid_file), *leash, *argv],
+            {**os.environ, **env},
+            setsid=True,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(self.log_file(name)), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+        )
+        self._children.add(pid)
         deadline = time.monotonic() + 10.0
         while not pid_file.exists() or not pid_file.read_text().endswith("\n"):
-            if child.poll() is not None or time.monotonic() > deadline:
+            if self._reap(pid) or time.monotonic() > deadline:
                 raise ClusterError(f"{name} could not be started:\n{self.log_tail(name)}")
             time.sleep(0.002)
+
+    def _reap(self, pid: int) -> bool:
+        """Take note of a child's end, so that it does not stay as a zombie. True when it has ended."""
+        try:
+            ended = os.waitpid(pid, os.WNOHANG)[0] == pid
+        except ChildProcessError:
+            ended = True
+        if ended:
+            self._children.discard(pid)
+        return ended
 
     def _wait_until_gone(self, name: str, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
