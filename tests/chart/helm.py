@@ -1,0 +1,55 @@
+"""Runs helm as the tests of the chart need it: one call, parsed documents out, errors as a value."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from e2e.cluster.binaries import ensure_binaries
+
+REPOSITORY = Path(__file__).parents[2]
+CHART = REPOSITORY / "charts" / "llmos"
+EVERYTHING = Path(__file__).parent / "everything.yaml"
+# A helm that was built without version flags takes itself for a client of an ancient cluster.
+KUBE_VERSION = "1.34.0"
+TIMEOUT_S = 60
+
+Manifest = dict[str, Any]
+
+
+class HelmError(Exception):
+    """helm refused; the message is what it printed."""
+
+
+def run_helm(*arguments: str, stdin: str = "") -> str:
+    helm = ensure_binaries("helm")["helm"]
+    done = subprocess.run(
+        [helm, *arguments], input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    if done.returncode != 0:
+        raise HelmError(done.stderr + done.stdout)
+    return done.stdout
+
+
+def render_text(values: Mapping[str, Any] | None = None, *arguments: str) -> str:
+    """What `helm install llmos` in the namespace llmos-system would send."""
+    command = ("template", "llmos", str(CHART), "--namespace=llmos-system", f"--kube-version={KUBE_VERSION}")
+    return run_helm(*command, "--values=-", *arguments, stdin=yaml.safe_dump(dict(values or {})))
+
+
+def render(values: Mapping[str, Any] | None = None) -> list[Manifest]:
+    return [document for document in yaml.safe_load_all(render_text(values)) if document]
+
+
+def find(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
+    (found,) = [m for m in manifests if m["kind"] == kind and name in {"", m["metadata"]["name"]}]
+    return found
+
+
+def load_everything() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(EVERYTHING.read_text())
+    return values

@@ -1,0 +1,83 @@
+"""The chart asks for as little as possible: Pod Security level `restricted`, and RBAC without a wildcard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmos_operator.kube.resources import ALL
+from llmos_operator.runtime.app import LEASE_NAME
+from tests.chart.helm import find, load_everything, render
+
+CASES: dict[str, dict[str, Any]] = {"defaults": {}, "everything": load_everything()}
+
+
+def rules_of(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rule for m in manifests if m["kind"] in {"Role", "ClusterRole"} for rule in m["rules"]]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_operator_s_pod_passes_the_restricted_level(case: str) -> None:
+    """Field by field, after the Pod Security Standards."""
+    pod = find(render(CASES[case]), "Deployment")["spec"]["template"]["spec"]
+    assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
+    assert all(set(volume) - {"name"} <= {"emptyDir", "configMap", "secret", "projected"} for volume in pod["volumes"])
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["readOnlyRootFilesystem"] is True
+        assert not security.get("privileged")
+        assert not any(port.get("hostPort") for port in container.get("ports", []))
+
+
+def test_no_rule_has_a_wildcard() -> None:
+    for rule in rules_of(render()):
+        assert all("*" not in entry for key in ("apiGroups", "resources", "verbs") for entry in rule[key])
+
+
+def test_the_operator_may_touch_just_the_kinds_it_knows() -> None:
+    granted = {
+        (group, resource.partition("/")[0])
+        for name in ("llmos-operator", "llmos-leader-election")
+        for rule in find(render(), "ClusterRole" if name == "llmos-operator" else "Role", name)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert granted == {(resource.group, resource.plural) for resource in ALL}
+
+
+def test_the_operator_may_neither_read_secrets_nor_grant_rights_nor_run_commands_in_pods() -> None:
+    resources = {resource for rule in rules_of(render()) for resource in rule["resources"]}
+    assert resources.isdisjoint(
+        {"secrets", "roles", "clusterroles", "serviceaccounts/token", "pods/exec", "pods/attach"}
+    )
+
+
+def test_leases_are_touched_in_one_namespace_and_by_one_name() -> None:
+    manifests = render()
+    role = find(manifests, "Role")
+    named = [rule for rule in role["rules"] if rule["verbs"] != ["create"]]
+    assert role["metadata"]["namespace"] == "llmos-system"
+    assert [rule["resourceNames"] for rule in named] == [[LEASE_NAME]]
+
+
+def test_only_the_operator_s_pods_mount_the_token() -> None:
+    manifests = render()
+    assert find(manifests, "ServiceAccount")["automountServiceAccountToken"] is False
+    assert find(manifests, "Deployment")["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_binding_binds_an_existing_role_to_the_operator_s_account(case: str) -> None:
+    manifests = render(CASES[case])
+    account = find(manifests, "ServiceAccount")["metadata"]
+    for binding in (m for m in manifests if m["kind"].endswith("RoleBinding") or m["kind"] == "RoleBinding"):
+        find(manifests, binding["roleRef"]["kind"], binding["roleRef"]["name"])
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
+        ]
