@@ -22,7 +22,7 @@ from e2e.cluster.paths import StateDir, repository_dir
 from e2e.cluster.progress import console, say
 
 app = typer.Typer(
-    help=__doc__ and "A Kubernetes cluster for development and tests: kind, or the real programs on this machine.",
+    help="A Kubernetes cluster for development and tests: kind, or the real programs on this machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from e2e.cluster.errors import ClusterError
 
+# On a leash (see Processes) the shell runs under it already, so a parent that died before is noticed here.
 _RECORD_THEN_EXEC = (
+    '[ -z "$LLMOS_LEASH_HOLDER" ] || [ "$PPID" = "$LLMOS_LEASH_HOLDER" ] || exit 1; '
     "cd / && read -r stat </proc/self/stat && read -r boot </proc/sys/kernel/random/boot_id && "
     'printf "%s\\n%s\\n" "$boot" "$stat" >"$0" && exec "$@"'
 )
@@ -145,11 +147,15 @@ class Processes:
         self._log_dir.mkdir(parents=True, exist_ok=True)
         pid_file = self._run_dir / f"{name}.pid"
         pid_file.unlink(missing_ok=True)
-        leash = (self._setpriv, "--pdeathsig", "KILL", "--") if self._setpriv else ()
+        command = ["/bin/sh", "-c", _RECORD_THEN_EXEC, str(pid_file), *argv]
+        env = {**env, "LLMOS_LEASH_HOLDER": ""}
+        if self._setpriv:
+            command = [self._setpriv, "--pdeathsig", "KILL", "--", *command]
+            env = {**env, "LLMOS_LEASH_HOLDER": str(os.getpid())}
         # Not a Popen object: that would insist on being waited for, and these are meant to outlive us.
         pid = os.posix_spawn(
-            "/bin/sh",
-            ["/bin/sh", "-c", _RECORD_THEN_EXEC, str(pid_file), *leash, *argv],
+            command[0],
+            command,
             {**os.environ, **env},
             setsid=True,
             file_actions=[

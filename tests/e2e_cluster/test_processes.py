@@ -60,6 +60,7 @@ def test_another_starter_recognises_the_program(processes: Processes, tmp_path: 
 def test_a_pid_that_now_belongs_to_a_foreign_process_is_never_killed(processes: Processes, tmp_path: Path) -> None:
     processes.start(SLEEP)
     ours = processes.pid("sleeper")
+    time.sleep(0.05)  # The kernel counts start times in hundredths of a second.
     with subprocess.Popen(["/bin/sleep", "300"]) as foreign:
         record = tmp_path / "run" / "sleeper.pid"
         original = record.read_text()
