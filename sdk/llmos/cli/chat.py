@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol
 
 from llmos.cli.session import Session
 from llmos.cli.waiting import ProgressLines
@@ -24,7 +24,7 @@ _PROMPT = "> "
 class Talk(Protocol):
     """Something that answers messages piece by piece: a pool or an address."""
 
-    def __call__(self, messages: list[ChatMessage], options: ChatOptions) -> Iterator[ChatChunk]: ...
+    def __call__(self, messages: list[ChatMessage], options: ChatOptions) -> Generator[ChatChunk, None, None]: ...
 
 
 def find_talk(connected: Client | Endpoint, pool: str | None, *, wait_s: float | None) -> Talk:
@@ -112,19 +112,10 @@ def _opening(system: str | None) -> list[ChatMessage]:
 
 
 def _stream(talk: Talk, messages: list[ChatMessage], options: ChatOptions, answer: Answer) -> None:
-    # The iterators are generators: closing one ends its HTTP request at once, also on Ctrl-C.
-    with closing(cast("Closable", talk(messages, options))) as chunks:
+    # Closing the generator ends its HTTP request at once, also on Ctrl-C.
+    with closing(talk(messages, options)) as chunks:
         for chunk in chunks:
             answer.add(chunk)
-
-
-class Closable(Protocol):
-    """An iterator that can be ended early."""
-
-    def __iter__(self) -> Iterator[ChatChunk]: ...
-
-    def close(self) -> None:
-        """End it."""
 
 
 def _write(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Generic, Literal, Self, Unpack, overload
 
 import httpx
@@ -49,7 +49,7 @@ class AsyncResources(Generic[M]):
         """Ask for the object to go; finalizers may hold it for a while."""
         await self._driver.run(self._flows.delete(namespace or self._namespace, name))
 
-    def watch(self, *, namespace: str | None = None, all_namespaces: bool = False) -> AsyncIterator[Event[M]]:
+    def watch(self, *, namespace: str | None = None, all_namespaces: bool = False) -> AsyncGenerator[Event[M], None]:
         """As `Resources.watch`."""
         where = None if all_namespaces else namespace or self._namespace
         return self._driver.iterate(self._flows.watch(where))
@@ -83,7 +83,7 @@ class AsyncPools(AsyncResources[InferencePool]):
         stream: Literal[True] = True,
         namespace: str | None = None,
         **options: Unpack[ChatOptions],
-    ) -> AsyncIterator[ChatChunk]: ...
+    ) -> AsyncGenerator[ChatChunk, None]: ...
 
     @overload
     async def chat(
@@ -104,7 +104,7 @@ class AsyncPools(AsyncResources[InferencePool]):
         stream: bool = True,
         namespace: str | None = None,
         **options: Unpack[ChatOptions],
-    ) -> AsyncIterator[ChatChunk] | ChatCompletion:
+    ) -> AsyncGenerator[ChatChunk, None] | ChatCompletion:
         """As `Pools.chat`: `async for chunk in await pools.chat(...)`."""
         where = namespace or self._namespace
         talk = build_pool_chat(where, name)
@@ -157,7 +157,7 @@ class AsyncEndpoint(_Closing):
     @overload
     async def chat(
         self, messages: Sequence[ChatMessage], *, stream: Literal[True] = True, **options: Unpack[ChatOptions]
-    ) -> AsyncIterator[ChatChunk]: ...
+    ) -> AsyncGenerator[ChatChunk, None]: ...
 
     @overload
     async def chat(
@@ -166,7 +166,7 @@ class AsyncEndpoint(_Closing):
 
     async def chat(
         self, messages: Sequence[ChatMessage], *, stream: bool = True, **options: Unpack[ChatOptions]
-    ) -> AsyncIterator[ChatChunk] | ChatCompletion:
+    ) -> AsyncGenerator[ChatChunk, None] | ChatCompletion:
         """As `Endpoint.chat`."""
         if stream:
             return self._driver.iterate(self._flows.stream(messages, options))

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 from llmos.api import AcceleratorClass, InferencePool, LLMModel
 from llmos.api.names import GROUP, VERSION
-from llmos.client.answers import build_error, check
+from llmos.client.answers import check
 from llmos.client.errors import NotFoundError, OverloadedError, UnreachableError
 from llmos.client.flow import Emit, Flow, Open, Read, Request, Send, Sleep, parse_object
 from llmos.client.readiness import Verdict, build_not_ready, judge
@@ -135,7 +135,8 @@ class ResourceFlows(Generic[M]):
     def _follow_all(self, namespace: str | None, version: str, known: dict[tuple[str | None, str], M]) -> Flow[None]:
         """Emit changes from the version on, until the server does not know it any more."""
         while True:
-            yield from self._open_watch(namespace, version, _WATCH_S)
+            if not (yield from self._open_watch(namespace, version, _WATCH_S)):
+                return
             before = version
             while (line := (yield Read())) is not None:
                 event = parse_object(line)
@@ -152,7 +153,8 @@ class ResourceFlows(Generic[M]):
 
     def _open_watch(
         self, namespace: str | None, version: str, timeout_s: int, selectors: dict[str, str] | None = None
-    ) -> Flow[None]:
+    ) -> Flow[bool]:
+        """Open the stream; False if the server does not know the version any more."""
         params = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -162,9 +164,10 @@ class ResourceFlows(Generic[M]):
         }
         silence_s = timeout_s + _WATCH_SILENCE_S
         reply = yield Open(Request("GET", self.collection(namespace), params, read_timeout_s=silence_s))
-        # 410: the version is too old; the stream is empty and the caller reads the objects again.
-        if reply.is_error and reply.status != 410:
-            raise build_error(reply, self.model.info.kind)
+        if reply.status == 410:
+            return False
+        check(reply, self.model.info.kind)
+        return True
 
     def wait_ready(self, namespace: str, name: str, timeout_s: float) -> Flow[M]:
         """Emit the object's states until it is ready, and return it.
@@ -200,7 +203,8 @@ class ResourceFlows(Generic[M]):
             return verdict, thing
         selector = {"fieldSelector": f"metadata.name={thing.metadata.name}"}
         seconds = min(_WATCH_S, math.ceil(left_s))
-        yield from self._open_watch(namespace, thing.metadata.resource_version, seconds, selector)
+        if not (yield from self._open_watch(namespace, thing.metadata.resource_version, seconds, selector)):
+            return Verdict.WAIT, thing
         while (line := (yield Read())) is not None:
             event = parse_object(line)
             if event.get("type") == "DELETED":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Generic, Literal, Self, Unpack, overload
 
 import httpx
@@ -53,7 +53,7 @@ class Resources(Generic[M]):
         """Ask for the object to go; finalizers may hold it for a while."""
         self._driver.run(self._flows.delete(namespace or self._namespace, name))
 
-    def watch(self, *, namespace: str | None = None, all_namespaces: bool = False) -> Iterator[Event[M]]:
+    def watch(self, *, namespace: str | None = None, all_namespaces: bool = False) -> Generator[Event[M], None, None]:
         """Yield all objects as ADDED and then every change, without end; close the iterator to stop."""
         where = None if all_namespaces else namespace or self._namespace
         return self._driver.iterate(self._flows.watch(where))
@@ -91,7 +91,7 @@ class Pools(Resources[InferencePool]):
         stream: Literal[True] = True,
         namespace: str | None = None,
         **options: Unpack[ChatOptions],
-    ) -> Iterator[ChatChunk]: ...
+    ) -> Generator[ChatChunk, None, None]: ...
 
     @overload
     def chat(
@@ -112,7 +112,7 @@ class Pools(Resources[InferencePool]):
         stream: bool = True,
         namespace: str | None = None,
         **options: Unpack[ChatOptions],
-    ) -> Iterator[ChatChunk] | ChatCompletion:
+    ) -> Generator[ChatChunk, None, None] | ChatCompletion:
         """Talk to a pool through the API server. Close the iterator to stop the answer.
 
         Raises:
@@ -173,7 +173,7 @@ class Endpoint(_Closing):
     @overload
     def chat(
         self, messages: Sequence[ChatMessage], *, stream: Literal[True] = True, **options: Unpack[ChatOptions]
-    ) -> Iterator[ChatChunk]: ...
+    ) -> Generator[ChatChunk, None, None]: ...
 
     @overload
     def chat(
@@ -182,7 +182,7 @@ class Endpoint(_Closing):
 
     def chat(
         self, messages: Sequence[ChatMessage], *, stream: bool = True, **options: Unpack[ChatOptions]
-    ) -> Iterator[ChatChunk] | ChatCompletion:
+    ) -> Generator[ChatChunk, None, None] | ChatCompletion:
         """Talk to the server. Close the iterator to stop the answer."""
         if stream:
             return self._driver.iterate(self._flows.stream(messages, options))

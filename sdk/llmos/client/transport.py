@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -61,7 +61,7 @@ class Driver:
                     return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
                 outcome = performer.perform(effect)
 
-    def iterate(self, flow: Flow[Any]) -> Iterator[Any]:
+    def iterate(self, flow: Flow[Any]) -> Generator[Any, None, None]:
         """Yield what the flow emits; to leave the iterator early closes its stream."""
         outcome = _Outcome()
         with _Performer(self._http, self._connection) as performer:
@@ -121,6 +121,7 @@ class _Performer:
         self.stream = ExitStack()
         response = self.stream.enter_context(self.http.stream(**build_arguments(request, self.connection)))
         if response.is_error:
+            self.lines = iter(())
             return Reply(response.status_code, response.read().decode(errors="replace"))
         self.lines = response.iter_lines()
         return Reply(response.status_code)
@@ -150,7 +151,7 @@ class AsyncDriver:
                     return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
                 outcome = await performer.perform(effect)
 
-    async def iterate(self, flow: Flow[Any]) -> AsyncIterator[Any]:
+    async def iterate(self, flow: Flow[Any]) -> AsyncGenerator[Any, None]:
         """Yield what the flow emits; to leave the iterator early closes its stream."""
         outcome = _Outcome()
         async with _AsyncPerformer(self._http, self._connection) as performer:
@@ -215,6 +216,7 @@ class _AsyncPerformer:
         self.stream = AsyncExitStack()
         response = await self.stream.enter_async_context(self.http.stream(**build_arguments(request, self.connection)))
         if response.is_error:
+            self.lines = _no_lines()
             return Reply(response.status_code, (await response.aread()).decode(errors="replace"))
         self.lines = response.aiter_lines()
         return Reply(response.status_code)
