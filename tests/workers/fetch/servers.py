@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+import ssl
 import threading
 import zipfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,7 +24,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def serve(handler: Handler) -> Iterator[str]:
+def serve(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Run a handler for all paths on a free loopback port in a thread of its own; yields the base URL."""
     loop = asyncio.new_event_loop()
     started = threading.Event()
@@ -34,7 +35,7 @@ def serve(handler: Handler) -> Iterator[str]:
         app.router.add_route("*", "/{path:.*}", handler)
         runner = web.AppRunner(app, shutdown_timeout=0.2)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         ports.append(runner.addresses[0][1])
         started.set()
@@ -45,7 +46,7 @@ def serve(handler: Handler) -> Iterator[str]:
     thread.start()
     assert started.wait(10)
     try:
-        yield f"http://127.0.0.1:{ports[0]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{ports[0]}"
     finally:
         asyncio.run_coroutine_threadsafe(runner.result().cleanup(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)

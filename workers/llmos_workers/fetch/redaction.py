@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Final
 
 _URL_SECRETS: Final = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/@'\"]*@)?(?P<rest>[^\s?#'\"<>]*)(?:[?#][^\s'\"<>]*)?", re.IGNORECASE
+    r"(?<![a-z0-9+.-])(?P<scheme>[a-z][a-z0-9+.-]{0,31}://)(?:[^\s/@'\"]*@)?(?P<rest>[^\s?#'\"<>]*)(?:[?#][^\s'\"<>]*)?",
+    re.IGNORECASE,
 )
 _TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{8,}\b|(?i:\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}")
 _SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)

@@ -1,5 +1,7 @@
 """Sources of models: one file per scheme, all behind the protocol in base.py."""
 
+# ruff: noqa: PLC0415  # all clients together take seconds to import, and a pod reads from one place
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -10,12 +12,6 @@ from urllib.parse import urlsplit
 from llmos_workers.fetch.errors import InvalidSourceError
 from llmos_workers.fetch.redaction import redact
 from llmos_workers.fetch.sources.base import Listing, RemoteFile, Source, compute_digest, read_range
-from llmos_workers.fetch.sources.https import WebSource
-from llmos_workers.fetch.sources.hub import HubSource
-from llmos_workers.fetch.sources.objects import ObjectSource
-from llmos_workers.fetch.sources.oci import RegistrySource
-from llmos_workers.fetch.sources.pvc import VolumeSource
-from llmos_workers.fetch.sources.pypi import WheelSource
 
 __all__ = ["Listing", "RemoteFile", "Source", "build_source", "compute_digest", "open_source", "read_range"]
 
@@ -35,16 +31,28 @@ def build_source(uri: str, *, revision: str = "", pvc_mount: Path = Path("/sourc
     """
     match urlsplit(uri).scheme:
         case "hf":
+            from llmos_workers.fetch.sources.hub import HubSource
+
             return HubSource(uri, revision)
         case "s3" | "gs":
+            from llmos_workers.fetch.sources.objects import ObjectSource
+
             return ObjectSource(uri)
         case "https" | "http":
+            from llmos_workers.fetch.sources.https import WebSource
+
             return WebSource(uri)
         case "oci":
+            from llmos_workers.fetch.sources.oci import RegistrySource
+
             return RegistrySource(uri, revision)
         case "pvc":
+            from llmos_workers.fetch.sources.pvc import VolumeSource
+
             return VolumeSource(uri, pvc_mount)
         case "pypi":
+            from llmos_workers.fetch.sources.pypi import WheelSource
+
             return WheelSource(uri)
         case scheme:
             raise InvalidSourceError(

@@ -7,7 +7,7 @@ A source lists files and opens streams; it decides neither which files are wante
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -132,6 +132,20 @@ def read_range(source: Source, file: RemoteFile, offset: int, length: int) -> by
     if len(data) < wanted:
         raise SourceUnavailableError(f"{file.path} broke off after {offset + len(data)} bytes")
     return bytes(data[:wanted])
+
+
+def guard_chunks(chunks: Iterator[bytes], guard: Callable[[], AbstractContextManager[None]]) -> Iterator[bytes]:
+    """Read each chunk inside the guard, which translates errors of the source.
+
+    The guard may not simply enclose the `yield` of `open_stream`: it would then also catch what the reader of the
+    stream raises, and call the reader's full disk a failure of the source.
+    """
+    while True:
+        with guard():
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
 
 
 def compute_digest(files: Iterable[RemoteFile]) -> str:

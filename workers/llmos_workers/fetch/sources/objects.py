@@ -30,7 +30,7 @@ from llmos_workers.fetch.errors import (
     SourceUnavailableError,
 )
 from llmos_workers.fetch.redaction import redact
-from llmos_workers.fetch.sources.base import CHUNK_BYTES, MAX_FILES, Listing, RemoteFile, narrow
+from llmos_workers.fetch.sources.base import CHUNK_BYTES, MAX_FILES, Listing, RemoteFile, guard_chunks, narrow
 from llmos_workers.fetch.sources.checksums import add_checksums
 from llmos_workers.fetch.sources.web import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, build_status_error
 
@@ -80,8 +80,8 @@ class ObjectSource:
         if end > offset:
             options["range"] = (offset, end)
         with self._translate():
-            result = obstore.get(self._store, self._prefix + file.path, options=options)
-            yield (bytes(chunk) for chunk in result.stream(min_chunk_size=CHUNK_BYTES))
+            stream = obstore.get(self._store, self._prefix + file.path, options=options).stream(CHUNK_BYTES)
+        yield guard_chunks((bytes(chunk) for chunk in stream), self._translate)
 
     def close(self) -> None:
         """Nothing to do: obstore keeps its connections to itself."""

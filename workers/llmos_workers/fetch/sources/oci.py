@@ -23,7 +23,7 @@ from requests.adapters import HTTPAdapter
 
 from llmos_workers.fetch.errors import AccessDeniedError, InvalidSourceError, SourceUnavailableError
 from llmos_workers.fetch.redaction import redact
-from llmos_workers.fetch.sources.base import CHUNK_BYTES, Listing, RemoteFile
+from llmos_workers.fetch.sources.base import CHUNK_BYTES, Listing, RemoteFile, guard_chunks
 from llmos_workers.fetch.sources.web import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, build_status_error
 
 _URI: Final = re.compile(
@@ -85,7 +85,7 @@ class RegistrySource:
         url = self._container.get_blob_url(self._layers[file.path])
         with self._request(url, headers) as response:
             skip = offset if response.status_code == 200 else 0
-            yield _read(response, skip)
+            yield guard_chunks(_read(response, skip), lambda: self._translate(url))
 
     def close(self) -> None:
         """Give back connections."""
@@ -94,12 +94,18 @@ class RegistrySource:
     @contextmanager
     def _request(self, place: str, headers: Mapping[str, str]) -> Iterator[requests.Response]:
         url = f"{self._registry.prefix}://{place}"
-        send = oras.provider.Registry.do_request.__wrapped__
+        with self._translate(url):
+            send = oras.provider.Registry.do_request.__wrapped__
+            response: requests.Response = send(self._registry, url, "GET", headers=dict(headers), stream=True)
+        with response:
+            if response.status_code not in {200, 206}:
+                raise build_status_error(response.status_code, url, response.headers)
+            yield response
+
+    @contextmanager
+    def _translate(self, url: str) -> Iterator[None]:
         try:
-            with send(self._registry, url, "GET", headers=dict(headers), stream=True) as response:
-                if response.status_code not in {200, 206}:
-                    raise build_status_error(response.status_code, url, response.headers)
-                yield response
+            yield
         except requests.RequestException as error:
             raise SourceUnavailableError(f"{redact(url)}: {redact(str(error))}") from error
         except ValueError as error:  # oras's word for a registry that names no way to log in

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from llmos_workers.fetch.errors import (
     SourceUnavailableError,
 )
 from llmos_workers.fetch.redaction import redact
-from llmos_workers.fetch.sources.base import CHUNK_BYTES, MAX_FILES, Listing, RemoteFile, narrow
+from llmos_workers.fetch.sources.base import CHUNK_BYTES, MAX_FILES, Listing, RemoteFile, guard_chunks, narrow
 from llmos_workers.fetch.sources.checksums import add_checksums
 
 _URI: Final = re.compile(r"^pvc://(?P<claim>[a-z0-9][-a-z0-9.]{0,252})(?:/(?P<path>.*))?$")
@@ -59,21 +59,26 @@ class VolumeSource:
     @contextmanager
     def open_stream(self, file: RemoteFile, offset: int = 0, length: int | None = None) -> Iterator[Iterator[bytes]]:
         """Open part of a file."""
-        path = self.folder / file.path
-        try:
-            with path.open("rb") as stream:
+        size = CHUNK_BYTES if length is None else max(1, min(length, CHUNK_BYTES))
+        with ExitStack() as stack:
+            with self._translate(file):
+                stream = stack.enter_context((self.folder / file.path).open("rb"))
                 stream.seek(offset)
-                size = CHUNK_BYTES if length is None else max(1, min(length, CHUNK_BYTES))
-                yield iter(lambda: stream.read(size), b"")
+            yield guard_chunks(iter(lambda: stream.read(size), b""), lambda: self._translate(file))
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    @contextmanager
+    def _translate(self, file: RemoteFile) -> Iterator[None]:
+        try:
+            yield
         except PermissionError as error:
             raise AccessDeniedError(
                 f"{self._claim}: /{file.path} may not be read", "Make the files readable for all: chmod -R a+rX."
             ) from error
         except OSError as error:
             raise SourceUnavailableError(f"{self._claim}: /{file.path}: {error.strerror}") from error
-
-    def close(self) -> None:
-        """Nothing to do."""
 
     def _walk(self, folder: Path) -> list[Path]:
         found = []
