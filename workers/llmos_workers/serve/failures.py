@@ -23,11 +23,12 @@ _MAX_CAUSE: Final = 600
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong, what to do, and the engine's own words: first the telling line, then the last ones."""
+    """What went wrong, what to do, and the engine's own words: its last lines, and the one that told the cause."""
 
     reason: Reason
     cause: str
     lines: tuple[str, ...] = ()
+    telling_line: str = ""
 
     @property
     def remedy(self) -> str:
@@ -54,7 +55,7 @@ def _rule(reason: Reason, pattern: str, says: str) -> _Rule:
 _RULES: Final = (
     _rule(
         Reason.ContextTooLong,
-        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \([a-z_]+=([\d.]+)",
+        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \([a-z_]+=(\d+)",
         "A context of {0} tokens was asked for, the model has {1}.",
     ),
     _rule(
@@ -110,7 +111,7 @@ _RULES: Final = (
     ),
     _rule(
         Reason.OutOfMemory,
-        r"(?:^|[\s:])(MemoryError|std::bad_alloc|DefaultCPUAllocator: can't allocate memory|Cannot allocate memory)",
+        r"\b(MemoryError|std::bad_alloc|DefaultCPUAllocator: can't allocate memory|Cannot allocate memory)",
         "The engine ran out of host memory ({0}).",
     ),
     _rule(
@@ -160,7 +161,7 @@ def compute_exit_failure(
         if found:
             line, match = found
             cause = rule.says.format(*match.groups())[:_MAX_CAUSE]
-            return Failure(rule.reason, cause, _put_first(line, lines))
+            return Failure(rule.reason, cause, tuple(lines), line)
     return Failure(Reason.EngineCrashed, _describe_exit(exit_status, lines), tuple(lines))
 
 
@@ -176,10 +177,6 @@ def compute_owned_arguments_failure(owned: dict[str, str]) -> Failure:
     """The user set arguments that LLMOS sets."""
     named = "; ".join(f"--{name} is set by {owner}" for name, owner in owned.items())
     return Failure(Reason.BadEngineArgument, f"Arguments that are not the engine's to take: {named}.")
-
-
-def _put_first(line: str, lines: Sequence[str]) -> tuple[str, ...]:
-    return (line, *lines) if line not in lines[-3:] else tuple(lines)
 
 
 def _describe_exit(exit_status: int, lines: Sequence[str]) -> str:

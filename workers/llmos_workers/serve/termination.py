@@ -7,6 +7,7 @@ longer one at any byte. The detail gives way first, from its oldest line; the te
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Final
 
@@ -18,22 +19,11 @@ _MAX_LINES: Final = 40
 
 
 def build_termination_message(failure: Failure, max_bytes: int = MAX_BYTES) -> bytes:
-    """The message as JSON, in at most `max_bytes` bytes."""
-    message = failure.message
-    while True:
-        head = {"reason": str(failure.reason), "message": message, "detail": ""}
-        room = max_bytes - len(_encode(head))
-        if room >= 0 or not message:
-            break
-        message = message[: max(0, len(message) + min(room, -1))]
-    lines = [line[:_MAX_LINE] for line in failure.lines if line.strip()]
-    first, rest = lines[:1], lines[1:][-_MAX_LINES:]
-    while rest and len(_encode(_join(first, rest))) - 2 > room:
-        rest = rest[1:]
-    detail = _join(first, rest)
-    while detail and len(_encode(detail)) - 2 > room:
-        detail = detail[: len(detail) * 3 // 4]
-    return _encode({**head, "detail": detail})
+    """The message as JSON, in at most `max_bytes` bytes (which hold at least an empty message)."""
+    head = {"reason": str(failure.reason), "detail": ""}
+    message = _cut(failure.message, max_bytes - len(_encode({**head, "message": ""})))
+    head = {"reason": str(failure.reason), "message": message, "detail": ""}
+    return _encode({**head, "detail": _build_detail(failure, max_bytes - len(_encode(head)))})
 
 
 def write_termination_message(path: Path, failure: Failure) -> None:
@@ -41,8 +31,29 @@ def write_termination_message(path: Path, failure: Failure) -> None:
     path.write_bytes(build_termination_message(failure))
 
 
-def _join(first: list[str], rest: list[str]) -> str:
-    return "\n".join([*first, *rest])
+def _build_detail(failure: Failure, room_bytes: int) -> str:
+    lines = [line[:_MAX_LINE] for line in failure.lines if line.strip()][-_MAX_LINES:]
+    telling = failure.telling_line[:_MAX_LINE]
+    while lines and _measure(_join(telling, lines)) > room_bytes:
+        lines = lines[1:]
+    return _cut(_join(telling, lines), room_bytes)
+
+
+def _join(telling: str, lines: list[str]) -> str:
+    return "\n".join(lines if not telling or telling in lines else [telling, "...", *lines])
+
+
+def _cut(text: str, room_bytes: int) -> str:
+    """The longest start of `text` that takes `room_bytes` in JSON: each character takes at least one byte."""
+    text = text[: max(0, room_bytes)]
+    while text and (excess := _measure(text) - room_bytes) > 0:
+        # A character takes at most six bytes (\u0000), so this many are never too many.
+        text = text[: -math.ceil(excess / 6)]
+    return text
+
+
+def _measure(text: str) -> int:
+    return len(_encode(text)) - 2
 
 
 def _encode(value: object) -> bytes:
