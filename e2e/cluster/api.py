@@ -21,7 +21,9 @@ from e2e.cluster.shell import run
 class Cluster(Protocol):
     """What every provider can do."""
 
-    def up(self, *, kwok_nodes: int = 0, control_plane_only: bool = False, with_controllers: bool = True) -> None: ...
+    def up(
+        self, *, kwok_nodes: int | None = None, control_plane_only: bool = False, with_controllers: bool = True
+    ) -> None: ...
 
     def down(self, *, purge: bool = False) -> None: ...
 

@@ -37,7 +37,10 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 def up(
     state: State = None,
     provider: Annotated[str, typer.Option(help="auto, kind or host.")] = "auto",
-    kwok_nodes: Annotated[int, typer.Option(help="Simulated nodes with 8 GPUs each.", min=0, max=2000)] = 0,
+    kwok_nodes: Annotated[
+        int | None,
+        typer.Option(help="Simulated nodes with 8 GPUs each. Default: as many as there are.", min=0, max=2000),
+    ] = None,
     control_plane_only: Annotated[
         bool, typer.Option("--control-plane-only", help="Only an API server on loopback: no node, no root.")
     ] = False,

@@ -83,8 +83,10 @@ class Host:
         self._state = state
         self._processes = Processes(state.run, state.logs)
 
-    def up(self, *, kwok_nodes: int = 0, control_plane_only: bool = False, with_controllers: bool = True) -> None:
-        """Make the cluster run. When it fails or is interrupted before a cluster existed, nothing is left behind.
+    def up(
+        self, *, kwok_nodes: int | None = None, control_plane_only: bool = False, with_controllers: bool = True
+    ) -> None:
+        """Make the cluster run; None leaves the number of simulated nodes as it is (0 at first). When it fails or is interrupted before a cluster existed, nothing is left behind.
 
         Raises:
             ClusterError: with the cause and the remedy.
@@ -96,7 +98,8 @@ class Host:
         paths = binaries.ensure_binaries(*wanted, *(() if control_plane_only else binaries.OWN_TOOLS))
         try:
             record = existing or self._begin(control_plane_only, with_controllers)
-            record = replace(record, kwok_nodes=kwok_nodes)
+            if kwok_nodes is not None:
+                record = replace(record, kwok_nodes=kwok_nodes)
             record.write(self._state)
             self._start_control_plane(record, paths)
             if not control_plane_only:

@@ -56,7 +56,9 @@ class Kind:
         self._state = state
         self._processes = Processes(state.run, state.logs)
 
-    def up(self, *, kwok_nodes: int = 0, control_plane_only: bool = False, with_controllers: bool = True) -> None:
+    def up(
+        self, *, kwok_nodes: int | None = None, control_plane_only: bool = False, with_controllers: bool = True
+    ) -> None:
         if control_plane_only:
             raise ClusterError("--control-plane-only needs no Docker: use it with `--provider host`.")
         paths = binaries.ensure_binaries("kind", "kubectl", *(("kwok",) if kwok_nodes else ()))
@@ -73,7 +75,8 @@ class Kind:
             port = find_free_ports(1)[0]
             if self._processes.pid("kwok") is None:
                 self._processes.start(node.build_kwok(paths["kwok"], self._state.kubeconfig, port, address))
-        objects.apply_kwok_nodes(kubectl, kwok_nodes)
+        if kwok_nodes is not None:
+            objects.apply_kwok_nodes(kubectl, kwok_nodes)
 
     def down(self, *, purge: bool = False) -> None:
         self._processes.stop_all(())
