@@ -86,7 +86,8 @@ class Host:
     def up(
         self, *, kwok_nodes: int | None = None, control_plane_only: bool = False, with_controllers: bool = True
     ) -> None:
-        """Make the cluster run; None leaves the number of simulated nodes as it is (0 at first). When it fails or is interrupted before a cluster existed, nothing is left behind.
+        """Make the cluster run; without `kwok_nodes` the number of simulated nodes stays (0 at first). When this fails
+        or is interrupted before a cluster existed, nothing is left behind.
 
         Raises:
             ClusterError: with the cause and the remedy.
