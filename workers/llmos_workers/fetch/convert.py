@@ -29,8 +29,8 @@ def convert_gguf(gguf: Path, target: Path, expected_parameters: int) -> None:
     try:
         import torch  # noqa: PLC0415  # only one image has it
 
-        # A GGUF file holds everything, so no hub is asked; bars would drown the progress lines in the log.
-        os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        # A GGUF file holds everything, so no hub is asked.
+        os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         import transformers  # noqa: PLC0415  # takes seconds
     except ImportError as error:
         raise ConversionFailedError(

@@ -16,7 +16,8 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -41,22 +42,26 @@ _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step and return its exit code."""
     options = _build_parser().parse_args(arguments)
-    last_lines = _start_logging()
     os.environ.update(build_ca_environment(os.environ))
     termination = Path(os.environ.get("LLMOS_TERMINATION_LOG", TERMINATION_LOG))
-    try:
-        if options.step == "inspect":
-            facts = build_facts_json(_inspect(options))
-            print(facts, flush=True)
-            _write_termination(termination, facts)
-        else:
-            _fetch(options)
-    except FetchError as error:
-        return _report(error, last_lines, termination)
-    except Exception as error:  # whatever happens, the operator must learn it from the termination log
-        log.exception("unexpected error")
-        return _report(FetchError(f"{type(error).__name__}: {error}"), last_lines, termination)
+    with _logging() as last_lines:
+        try:
+            _run(options, termination)
+        except FetchError as error:
+            return _report(error, last_lines, termination)
+        except Exception as error:  # whatever happens, the operator must learn it from the termination log
+            log.exception("unexpected error")
+            return _report(FetchError(f"{type(error).__name__}: {error}"), last_lines, termination)
     return 0
+
+
+def _run(options: argparse.Namespace, termination: Path) -> None:
+    if options.step == "fetch":
+        _fetch(options)
+        return
+    facts = build_facts_json(_inspect(options))
+    print(facts, flush=True)
+    _write_termination(termination, facts)
 
 
 def _inspect(options: argparse.Namespace) -> ResolvedModel:
@@ -163,12 +168,19 @@ class _Remembering(logging.Handler):
         self._lines.append(self.format(record))
 
 
-def _start_logging() -> deque[str]:
+@contextmanager
+def _logging() -> Iterator[deque[str]]:
+    """Log to standard error, without credentials, and keep the last lines for the termination log."""
     lines: deque[str] = deque(maxlen=_LAST_LINES)
     handlers: tuple[logging.Handler, ...] = (logging.StreamHandler(sys.stderr), _Remembering(lines))
+    root = logging.getLogger()
     for handler in handlers:
         handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+        root.addHandler(handler)
     # Only our own log: those of HTTP libraries name every URL.
     log.setLevel(logging.INFO)
-    return lines
+    try:
+        yield lines
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
