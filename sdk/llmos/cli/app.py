@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -195,8 +194,7 @@ def chat(
     from llmos.cli import chat as chatting  # noqa: PLC0415
 
     session = _session(ctx)
-    if prompt is None and not sys.stdin.isatty() and session.read_line is input:
-        prompt = sys.stdin.read()
+    prompt = session.read_pipe() if prompt is None else prompt
     if prompt is not None and not prompt.strip():
         raise typer.BadParameter("it is empty", param_hint="PROMPT")
     if prompt is None and as_json:

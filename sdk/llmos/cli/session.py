@@ -5,8 +5,10 @@ CliRunner().invoke(app, ["status"], obj=Session(connect=lambda target: Client(co
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -38,6 +40,22 @@ def open_endpoint(url: str) -> Endpoint:
     return Endpoint(url)
 
 
+def ask_line(prompt: str) -> str:
+    """Ask at the terminal, with line editing and history where there is readline.
+
+    Raises:
+        EOFError: the user ended the input.
+    """
+    with suppress(ImportError):
+        import readline  # noqa: F401, PLC0415  (changes how input() works)
+    return input(prompt)
+
+
+def read_pipe() -> str | None:
+    """What comes through a pipe, None at a terminal."""
+    return None if sys.stdin.isatty() else sys.stdin.read()
+
+
 def read_now() -> datetime:
     """The present time."""
     return datetime.now(UTC)
@@ -49,7 +67,7 @@ class Session:
 
     connect: Callable[[Target], Client] = connect_cluster
     open_endpoint: Callable[[str], Endpoint] = open_endpoint
-    read_line: Callable[[str], str] = input
-    """Asks for one line; raises EOFError at the end."""
+    read_line: Callable[[str], str] = ask_line
+    read_pipe: Callable[[], str | None] = read_pipe
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], datetime] = read_now

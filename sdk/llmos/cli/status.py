@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Final
 
 from rich.console import Console, RenderableType
@@ -17,6 +18,7 @@ from llmos.cli.session import Session
 from llmos.client import Client, ForbiddenError, OverloadedError, UnreachableError
 
 _LONGEST_PAUSE_S: Final = 30.0
+_WIDTH_OF_FILES: Final = 240
 
 
 def run_status(
@@ -31,8 +33,13 @@ def run_status(
     if as_json:
         print(json.dumps(build_status_json(snapshot, healths), indent=2))
     else:
-        Console(soft_wrap=True).print(draw_status(snapshot, healths, scope=scope))
+        build_console().print(draw_status(snapshot, healths, scope=scope), soft_wrap=True)
     return _exit_code(healths)
+
+
+def build_console() -> Console:
+    """As wide as the terminal; what goes to a file or a pipe is not folded."""
+    return Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_FILES)
 
 
 def observe_snapshot(client: Client, *, all_namespaces: bool) -> Snapshot:
@@ -54,7 +61,7 @@ def _keep_drawing(session: Session, client: Client, scope: str, *, all_namespace
     pause_s = interval_s
     drawn: RenderableType = Text("Reading...")
     code = ExitCode.OK
-    with Live(drawn, console=Console(), auto_refresh=False, screen=False) as live:
+    with Live(drawn, console=build_console(), auto_refresh=False, screen=False) as live:
         try:
             while True:
                 try:

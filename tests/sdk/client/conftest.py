@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
 
+from tests.sdk.client.event_loop import no_stray_event_loop  # noqa: F401  (a fixture)
 from tests.sdk.client.support import Handler, Twin
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_stray_event_loop() -> None:
-    """Say that no loop is current: else looptime makes one for the first blocking test and never closes it."""
-    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(params=["blocking", "asynchronous"])
