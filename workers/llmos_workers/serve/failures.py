@@ -80,8 +80,8 @@ _RULES: Final = (
     ),
     _rule(
         Reason.DoesNotFit,
-        r"To serve at least one request with the models?'?s? max seq len \((\d+)\), \(?(.*? KV cache is needed|"
-        r".*? of KV cache is needed), which is larger than the available\s+KV cache memory \((.*?)\)",
+        r"To serve at least one request with the models?'?s? max seq len \((\d+)\), \(?(.*? KV cache is needed), "
+        r"which is larger than the available KV cache memory \((.*?)\)",
         "For a context of {0} tokens {1}, but only {2} is free for it.",
     ),
     _rule(

@@ -143,7 +143,7 @@ class Supervisor:
 
     async def _end_by_signal(self, engine: EngineProcess) -> Ending:
         await self._stop_asked.wait()
-        if self._state.is_warm:
+        if self._state.is_warm and not self._state.hung:
             await self._drain()
         if self._state.hung:
             # Nothing in flight will ever finish.
