@@ -3,11 +3,12 @@
 vLLM on a CPU takes its KV cache from VLLM_CPU_KVCACHE_SPACE, a whole number of GiB, whatever the machine has; there is
 no share of a device to plan. The container's memory is then
 
-    1.1 x (weights + activation) + KV cache + 1.5 GiB
+    1.1 x (weights + activation) + KV cache + 2.25 GiB
 
-where 1.5 GiB holds the interpreter, torch and the tokenizer: a model of 135 million parameters (0.25 GiB) with 1 GiB of
-KV cache was measured at 2.5 GiB resident with vLLM 0.32, 1.26 GiB more than weights and cache. A container that asks
-for too little is killed while it starts, so the estimate is rounded up to the next quarter of a GiB.
+where 2.25 GiB holds the interpreter, torch, the tokenizer and the pages of files that the kernel counts to the
+container: before vLLM 0.32 takes its KV cache it looks at what is left below the container's limit, and with a model of
+135 million parameters (0.25 GiB) 2.05 GiB were gone by then, though the process itself held less. A container that
+asks for too little ends while it starts, so the estimate is rounded up to the next quarter of a GiB.
 
 Without a wanted context the length is the model's maximum, halved until four sequences fit into 4 GiB of cache: on a
 CPU a long context costs memory long before anyone waits for its answer.
@@ -37,7 +38,7 @@ _MAX_NUM_BATCHED_TOKENS: Final = 2048
 _WANTED_SEQUENCES: Final = 4
 _WANTED_CACHE_GIB: Final = 4
 _SHORTEST_PLANNED_TOKENS: Final = 2048
-_RUNTIME_GIB: Final = 1.5
+_RUNTIME_GIB: Final = 2.25
 _TENSOR_OVERHEAD: Final = 1.1
 _STEP_GIB: Final = 0.25
 

@@ -98,6 +98,13 @@ LOGGED = [
         "Tried to allocate 1.96 GiB",
     ),
     ("RuntimeError: CUDA error: out of memory", Reason.OutOfMemory, "accelerator ran out of memory"),
+    (
+        "(Worker pid=41) ERROR 11-22 18:07:43 [multiproc_executor.py:1063] ValueError: Available memory on node 0 "
+        "(0.95/3.0 GiB) on kv cache allocation is less than requested memory for kv (1.0 GiB). Decrease "
+        "--kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce CPU memory used by other processes.",
+        Reason.OutOfMemory,
+        "0.95 of the container's 3.0 GiB",
+    ),
     ("terminate called after throwing an instance of 'std::bad_alloc'", Reason.OutOfMemory, "host memory"),
 ]
 

@@ -111,6 +111,11 @@ _RULES: Final = (
     ),
     _rule(
         Reason.OutOfMemory,
+        r"Available memory on node \d+ \(([\d.]+)/([\d.]+) GiB\).* less than requested memory for kv \(([\d.]+) GiB\)",
+        "Only {0} of the container's {1} GiB of memory were left when the engine wanted {2} GiB for its KV cache.",
+    ),
+    _rule(
+        Reason.OutOfMemory,
         r"\b(MemoryError|std::bad_alloc|DefaultCPUAllocator: can't allocate memory|Cannot allocate memory)",
         "The engine ran out of host memory ({0}).",
     ),
