@@ -11,6 +11,7 @@ from typing import Literal
 from llmos.api import LLMModel, ResolvedModel
 from llmos.api.names import (
     ANNOTATION_ATTEMPT,
+    ANNOTATION_INPUTS,
     ANNOTATION_SOURCE_HASH,
     COMPONENT_FETCH,
     COMPONENT_INSPECT,
@@ -29,6 +30,8 @@ from llmos_operator.manifests.common import (
     build_owner,
     build_pod_security,
 )
+from llmos_operator.planning.models import compute_inputs_hash
+from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.settings import Settings
 
 SOURCE_DIR = "/source"
@@ -114,7 +117,14 @@ def _step_container(name: str, image: str, command: list[str], model: LLMModel, 
 
 def build_fetch_container(model: LLMModel, resolved: ResolvedModel, image: str, settings: Settings) -> Manifest:
     """Return the container that fetches the model into the volume named `model`."""
-    command = [*_step_args("fetch", model), "--revision", resolved.revision, "--dest", MODEL_DIR]
+    # An emptyDir's limit, and that of many local volumes, does not show in the file system's free space.
+    capacity = str(parse_quantity_bytes(model.spec.storage.size))
+    command = [
+        *_step_args("fetch", model),
+        *("--revision", resolved.revision),
+        *("--dest", MODEL_DIR),
+        *("--capacity-bytes", capacity),
+    ]
     container = _step_container(CONTAINER_FETCH, image, command, model, settings)
     container["volumeMounts"].append({"name": "model", "mountPath": MODEL_DIR})
     return container
@@ -161,7 +171,11 @@ def _step_job(
             f"{metadata.name}-{step}-{source_hash}-{attempt}"[:63],
             metadata.namespace or "",
             labels=labels,
-            annotations={ANNOTATION_SOURCE_HASH: source_hash, ANNOTATION_ATTEMPT: str(attempt)},
+            annotations={
+                ANNOTATION_SOURCE_HASH: source_hash,
+                ANNOTATION_INPUTS: compute_inputs_hash(model.spec),
+                ANNOTATION_ATTEMPT: str(attempt),
+            },
             owner=build_owner(model.kind, metadata),
         ),
         "spec": {

@@ -8,7 +8,6 @@ accelerator, the memory.
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import Decimal
 
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan, Reason
 from llmos.api.names import CONDITION_READY, CPU_CLASS
@@ -18,20 +17,9 @@ from llmos_operator.planning.memory import plan_memory
 from llmos_operator.planning.memory_cpu import plan_cpu_memory
 from llmos_operator.planning.memory_estimate import Accelerators, DoesNotFit, MemoryPlan
 from llmos_operator.planning.pools import Layout
+from llmos_operator.planning.quantities import parse_quantity_bytes
 
 SIMULATED_CONTEXT_TOKENS = 4096
-_SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
-    f"{prefix}i": 2 ** (10 * power) for power, prefix in enumerate("KMGTP", start=1)
-}
-
-
-def parse_quantity_bytes(quantity: str) -> int:
-    """Return the bytes of a Kubernetes quantity such as `80Gi`."""
-    number = quantity.rstrip("kKMGTPim")
-    suffix = quantity[len(number) :]
-    if suffix == "m":
-        return int(Decimal(number) / 1000)
-    return int(Decimal(number) * _SUFFIXES[suffix])
 
 
 def plan_layout(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from llmos.api import FetchProgress, LLMModel, LLMModelSpec, LLMModelStatus, Reason, ResolvedModel
 from llmos.api.names import (
     ANNOTATION_ATTEMPT,
+    ANNOTATION_INPUTS,
     ANNOTATION_SOURCE_HASH,
     CONDITION_READY,
     CONDITION_RESOLVED,
@@ -53,6 +54,13 @@ def compute_source_hash(spec: LLMModelSpec) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
+def compute_inputs_hash(spec: LLMModelSpec) -> str:
+    """Return a short hash of what else a step depends on: a failure that needed a change is tried again when it
+    differs."""
+    facts = {"storage": spec.storage.to_manifest(), "secret": spec.source.secret_ref and spec.source.secret_ref.name}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a model's life, as its newest Job shows it.
@@ -74,11 +82,12 @@ def observe_step(
     name: StepName,
     jobs: Sequence[JsonObject],
     pods: Sequence[JsonObject],
-    source_hash: str,
+    spec: LLMModelSpec,
     now: datetime,
     patience_s: float,
 ) -> Step:
     """Read the state of a step from its Jobs and their pods (of the model, of any step)."""
+    source_hash = compute_source_hash(spec)
     mine = [job for job in jobs if _is_of(job, name, source_hash)]
     if not mine:
         return Step(state="absent", start_attempt=0)
@@ -90,7 +99,9 @@ def observe_step(
     if "Complete" in finished:
         return Step("succeeded", attempt, message=_termination_message(pod), pod_name=pod_name)
     if "Failed" in finished:
-        return _failed_step(pod, finished["Failed"], attempt, pod_name, now)
+        step = _failed_step(pod, finished["Failed"], attempt, pod_name, now)
+        changed = job["metadata"]["annotations"].get(ANNOTATION_INPUTS) != compute_inputs_hash(spec)
+        return replace(step, start_attempt=attempt + 1) if changed else step
     stuck = pod and (failure_of_waiting_pod(pod) or failure_of_unscheduled_pod(pod, now, patience_s))
     return Step("running", attempt, stuck=stuck or None, pod_name=pod_name)
 
@@ -146,12 +157,14 @@ def read_resolved(step: Step) -> ResolvedModel | Failure:
         return build_failure(Reason.FetchFailed, f"The inspect step of pod {step.pod_name} left no readable facts.")
 
 
-def read_progress(line: str) -> FetchProgress | None:
-    """Read the last line that a fetch step printed; None if it is no progress line."""
-    try:
-        return FetchProgress.model_validate_json(line)
-    except ValidationError:
-        return None
+def read_progress(log: str) -> FetchProgress | None:
+    """Return the newest progress line among the last lines of a fetch step's log, None if there is none."""
+    for line in reversed(log.splitlines()):
+        try:
+            return FetchProgress.model_validate_json(line)
+        except ValidationError:
+            continue  # a message for people between two progress lines
+    return None
 
 
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"))

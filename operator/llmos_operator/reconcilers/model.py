@@ -140,15 +140,15 @@ def _look_again(step: Step | None) -> Result:
     return Result(requeue_after_s=PROGRESS_INTERVAL_S if step.stuck is None else STUCK_INTERVAL_S)
 
 
-def _observe(name: StepName, context: Context, children: _Children, facts: ModelFacts) -> Step:
+def _observe(name: StepName, context: Context, model: LLMModel, children: _Children) -> Step:
     patience_s = context.settings.unschedulable_after_s
-    return observe_step(name, children.jobs, children.pods, facts.source_hash, context.now(), patience_s)
+    return observe_step(name, children.jobs, children.pods, model.spec, context.now(), patience_s)
 
 
 async def _reconcile_inspect(context: Context, model: LLMModel, children: _Children, facts: ModelFacts) -> ModelFacts:
     if model.status.resolved is not None and model.status.source_hash == facts.source_hash:
         return replace(facts, resolved=model.status.resolved)
-    step = _observe("inspect", context, children, facts)
+    step = _observe("inspect", context, model, children)
     if step.state == "succeeded":
         resolved = read_resolved(step)
         if isinstance(resolved, Failure):
@@ -175,7 +175,7 @@ async def _reconcile_fetch(
     facts = replace(facts, claim_name=name)
     existing = next((c for c in children.claims if c["metadata"]["name"] == name), None)
     await apply_if_needed(context.kube, claim, existing)
-    step = _observe("fetch", context, children, facts)
+    step = _observe("fetch", context, model, children)
     if step.start_attempt is not None:
         job = build_fetch_job(model, resolved, facts.source_hash, step.start_attempt, context.settings)
         await context.kube.apply(job)
@@ -186,8 +186,8 @@ async def _reconcile_fetch(
 async def _observe_progress(context: Context, model: LLMModel, step: Step) -> FetchProgress | None:
     if step.state != "running" or not step.pod_name:
         return None
-    line = await context.kube.tail_log(step.pod_name, model.metadata.namespace or "", CONTAINER_FETCH)
-    return read_progress(line.strip()) or model.status.fetch
+    log = await context.kube.tail_log(step.pod_name, model.metadata.namespace or "", CONTAINER_FETCH, lines=20)
+    return read_progress(log) or model.status.fetch
 
 
 async def _prune(context: Context, model: LLMModel, facts: ModelFacts, children: _Children) -> None:

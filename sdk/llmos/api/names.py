@@ -39,6 +39,7 @@ COMPONENT_SERVICE: Final = "service"
 # Annotations.
 ANNOTATION_DRAIN_STARTED: Final = f"{GROUP}/drain-started"
 ANNOTATION_SOURCE_HASH: Final = f"{GROUP}/source-hash"
+ANNOTATION_INPUTS: Final = f"{GROUP}/inputs"
 ANNOTATION_FAILURE: Final = f"{GROUP}/failure"
 ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"
 

@@ -219,3 +219,21 @@ async def test_a_model_that_lies_in_a_claim_already_is_neither_fetched_nor_copie
     (pod,) = [p for p in world.kube.all(PODS) if p["metadata"]["labels"].get("llmos.dev/pool")]
     assert "initContainers" not in pod["spec"]
     assert "/source/smollm2" in pod["spec"]["containers"][0]["command"]
+
+
+async def test_a_full_disk_is_tried_again_when_the_storage_grows() -> None:
+    world = World(build_model(**CLAIM))
+    await resolve(world)
+    (fetch,) = world.jobs()
+    assert "5368709120" in fetch["spec"]["template"]["spec"]["containers"][0]["command"]
+    world.finish_job(fetch["metadata"]["name"], failure(Reason.DiskFull), succeeded=False)
+    world.pass_time(3600)
+    model = await world.model()
+    assert condition(model)["reason"] == "DiskFull"
+    assert len(world.jobs()) == 1
+    world.kube.put({**model, "spec": {**model["spec"], "storage": {"mode": "claim", "size": "9Gi"}}})
+    await world.model()
+    await world.model()
+    (retry,) = world.jobs()
+    assert retry["metadata"]["annotations"]["llmos.dev/attempt"] == "1"
+    assert world.kube.all(PERSISTENT_VOLUME_CLAIMS)[0]["spec"]["resources"]["requests"]["storage"] == "9Gi"
