@@ -14,6 +14,7 @@ The queue knows nothing of Kubernetes. It must be used from one event loop.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
@@ -169,23 +170,18 @@ class WorkQueue(Generic[K]):
                 timer.cancel()
             task = asyncio.get_running_loop().create_task(self._work(key), name=f"reconcile {key}")
             self._running[key] = _Run(task, self._now_s())
+            # Not a `finally` in the task: one that is cancelled before its first step never gets there.
+            task.add_done_callback(functools.partial(self._finish, key))
 
     async def _work(self, key: K) -> None:
         try:
             again_after_s = await self._process(key)
-        except asyncio.CancelledError:
-            if not self._running[key].is_aborted:
-                self._is_stopping = True  # The whole program is being cancelled.
-                raise
-            self._dirty.setdefault(key, self._now_s())
         except Exception as error:  # noqa: BLE001 - whatever a reconcile raises is tried again, and reported
             self._retry(key, error)
         else:
             self._failures.pop(key, None)
             if again_after_s is not None:
                 self._add_later(key, again_after_s)
-        finally:
-            self._finish(key)
 
     def _retry(self, key: K, error: Exception) -> None:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
@@ -198,8 +194,12 @@ class WorkQueue(Generic[K]):
         if not self._is_stopping:
             self.add_after(key, delay_s)
 
-    def _finish(self, key: K) -> None:
-        del self._running[key]
+    def _finish(self, key: K, task: asyncio.Task[None]) -> None:
+        run = self._running.pop(key)
+        if run.is_aborted and task.cancelled():
+            self._dirty.setdefault(key, self._now_s())
+        elif task.cancelled():
+            self._is_stopping = True  # The whole program is being cancelled.
         dirty_since_s = self._dirty.pop(key, None)
         if dirty_since_s is not None:
             self._ready_since_s[key] = dirty_since_s
