@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import json
-import socket
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from typer.testing import CliRunner
 
 from llmos.cli.app import app
-
-START_TIMEOUT_S = 60.0
+from tests.sdk.cli.simulator import is_idle_soon, run_simulator
 
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llmos_workers.simulate", "--port", str(port), "--served-model-name", "sim"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_until_it_answers(f"http://127.0.0.1:{port}", process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health", timeout=2, trust_env=False).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    pytest.fail(f"the simulator did not start; exit status {process.poll()}")
+    with run_simulator() as url:
+        yield url
 
 
 def test_a_real_server_streams_an_answer(simulator: str) -> None:
@@ -69,14 +47,6 @@ def test_ctrl_c_on_the_real_program_ends_the_answer_and_the_program(simulator: s
     ) as process:
         assert process.stdout is not None
         process.stdout.read(20)
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
-    deadline = time.monotonic() + 10
-    while running_requests(simulator) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert running_requests(simulator) == 0
-
-
-def running_requests(url: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=5, trust_env=False).text.splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running{"))
+    assert is_idle_soon(simulator)
