@@ -43,7 +43,8 @@ from llmos.api.names import CONDITION_READY, CPU_CLASS
 from llmos.cli.accelerators import MEMORY_MIB
 from llmos.client import Client, ConnectionFailedError, InvalidError, NotFoundError
 from llmos.client.readiness import build_not_ready
-from llmos_operator.planning.layout import parse_quantity_bytes, plan_layout
+from llmos_operator.planning.layout import plan_layout
+from llmos_operator.planning.quantities import parse_quantity_bytes
 
 GIB: Final = 2**30
 _LARGEST_CONFIG_BYTES: Final = 16 * 2**20
