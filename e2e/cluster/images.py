@@ -8,7 +8,6 @@ image takes minutes and 20 GB.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import subprocess
 import tempfile
@@ -80,7 +79,8 @@ def build_plan(repository: Path, target: str, *, builder: str, engine: str, base
         return BuildPlan(image_name(target), ("docker", "build", *common, str(repository)), inputs)
     # chroot needs no namespaces that a container or CI machine may deny; the host's certificates let package
     # registries behind a TLS-inspecting proxy be reached during the build only.
-    isolation = ("--isolation=chroot", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro")
+    # Layers are cached, so that a changed source does not install gigabytes of dependencies again.
+    isolation = ("--isolation=chroot", "--layers", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro")
     return BuildPlan(image_name(target), ("buildah", "bud", *isolation, *common, str(repository)), inputs)
 
 
@@ -193,13 +193,14 @@ def _run_build(plan: BuildPlan) -> None:
             raise ClusterError(f"Building {plan.name} failed. The end of the output:\n" + "\n".join(tail))
 
 
-def _label_of(builder: str, name: str) -> str | None:
+def _label_of(builder: str, name: str) -> str:
+    """The hash of the inputs that an image was built from, empty if there is no such image or label."""
+    template = f'--format={{{{index .%s "{_INPUTS_LABEL}"}}}}'
     if builder == "docker":
-        done = run("docker", "image", "inspect", "--format={{json .Config.Labels}}", name, check=False)
+        done = run("docker", "image", "inspect", template % "Config.Labels", name, check=False)
     else:
-        done = run("buildah", "inspect", "--type=image", "--format={{json .OCIv1.Config.Labels}}", name, check=False)
-    labels = json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else {}
-    return (labels or {}).get(_INPUTS_LABEL)
+        done = run("buildah", "inspect", "--type=image", template % "OCIv1.Config.Labels", name, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _remove_replaced_images() -> None:
