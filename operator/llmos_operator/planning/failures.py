@@ -10,18 +10,30 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from llmos.api.names import ANNOTATION_FAILURE
+from llmos.api.names import ANNOTATION_ATTEMPT, ANNOTATION_FAILURE
 from llmos.api.reasons import REASONS, Reason
 
 JsonObject = Mapping[str, Any]
 
-_IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+_STORAGE_WORDS = ("persistentvolumeclaim", "persistent volume", "storageclass")
 _EXIT_KILLED = 137
 _OUT_OF_MEMORY_KILL = "OOMKilled"
 _MESSAGE_LIMIT = 1200
+_ATTEMPT_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,9 @@ def failure_from_json(text: str) -> Failure | None:
         reason = Reason(data["reason"])
         message = str(data["message"])
         detail = str(data.get("detail") or "")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if not REASONS[reason].problem:
         return None
     if detail:
         message = f"{message} Last lines: {detail}"
@@ -82,18 +96,24 @@ def failure_of_finished_pod(pod: JsonObject) -> Failure:
     noted = pod["metadata"].get("annotations", {}).get(ANNOTATION_FAILURE, "")
     if noted and (failure := failure_from_json(noted)):
         return failure
-    for status in container_statuses(pod):
-        terminated = status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated")
-        if terminated and terminated.get("exitCode", 0) != 0:
-            return _failure_of_termination(pod, status.get("name", ""), terminated)
+    ends = [(status.get("name", ""), _termination(status)) for status in container_statuses(pod)]
+    bad_ends = [(name, end) for name, end in ends if end.get("exitCode", 0) != 0]
+    for _, end in bad_ends:
+        if failure := failure_from_json(end.get("message", "")):
+            return failure
     status = pod.get("status", {})
+    # A kubelet that ends a pod itself (eviction, deadline, shutdown) says why; the exit codes are only its signal.
+    if bad_ends and not status.get("reason"):
+        return _failure_of_termination(pod, *bad_ends[0])
     words = ": ".join(word for word in (status.get("reason", ""), status.get("message", "")) if word)
     return build_failure(Reason.ReplicaFailed, f"Pod {pod['metadata']['name']} failed ({words or 'no reason given'}).")
 
 
+def _termination(status: JsonObject) -> JsonObject:
+    return status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated") or {}
+
+
 def _failure_of_termination(pod: JsonObject, container: str, terminated: JsonObject) -> Failure:
-    if failure := failure_from_json(terminated.get("message", "")):
-        return failure
     name = pod["metadata"]["name"]
     code = terminated.get("exitCode", 0)
     if terminated.get("reason") == _OUT_OF_MEMORY_KILL:
@@ -130,7 +150,7 @@ def failure_of_waiting_pod(pod: JsonObject) -> Failure | None:
 def failure_of_unscheduled_pod(pod: JsonObject, now: datetime, after_s: float) -> Failure | None:
     """Say why the scheduler finds no node, once that has lasted `after_s` seconds."""
     for condition in pod.get("status", {}).get("conditions", ()):
-        if condition["type"] != "PodScheduled" or condition["status"] != "False":
+        if condition.get("type") != "PodScheduled" or condition.get("status") != "False":
             continue
         if condition.get("reason") != "Unschedulable":
             return None
@@ -138,12 +158,44 @@ def failure_of_unscheduled_pod(pod: JsonObject, now: datetime, after_s: float) -
         if since is not None and (now - since).total_seconds() < after_s:
             return None
         message = condition.get("message", "")
-        if any(word in message.lower() for word in ("persistentvolumeclaim", "storageclass")):
+        if any(word in message.lower() for word in _STORAGE_WORDS):
             return build_failure(Reason.ClaimNotBound, f"The scheduler says: {message}")
         return build_failure(Reason.Unschedulable, f"The scheduler says: {message}")
     return None
 
 
+def failure_of_slow_creation(pod: JsonObject, now: datetime, after_s: float, reason: Reason) -> Failure | None:
+    """Say that a pod has lain on its node for `after_s` seconds while none of its containers gets on.
+
+    What holds it up (a volume that cannot be mounted, a network that cannot be had) Kubernetes tells in Events only.
+    """
+    status = pod.get("status", {})
+    if status.get("phase") != "Pending" or not pod.get("spec", {}).get("nodeName"):
+        return None
+    if any(container.get("state", {}).get("running") for container in container_statuses(pod)):
+        return None
+    moments = [status.get("startTime"), *(_termination(s).get("finishedAt") for s in container_statuses(pod))]
+    since = max((moment for text in moments if (moment := read_time(text))), default=None)
+    if since is None or (now - since).total_seconds() < after_s:
+        return None
+    name = pod["metadata"]["name"]
+    return build_failure(
+        reason,
+        f"Pod {name} is on its node, but no container has started since {since:%H:%M:%S} UTC: a volume, the network or "
+        f"a large image. kubectl describe pod {name} tells which.",
+    )
+
+
 def read_time(text: str | None) -> datetime | None:
-    """Read a Kubernetes time stamp."""
-    return datetime.fromisoformat(text) if text else None
+    """Read a Kubernetes time stamp; None if there is none, or if a person wrote something else in its place."""
+    try:
+        moment = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+def read_attempt(metadata: JsonObject) -> int:
+    """Read the number of the attempt that a pod or Job is; 0 if the annotation holds no number."""
+    text = metadata.get("annotations", {}).get(ANNOTATION_ATTEMPT, "")
+    return int(text) if text.isdecimal() and len(text) <= _ATTEMPT_DIGITS else 0

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmos.api.names import (
-    ANNOTATION_ATTEMPT,
     ANNOTATION_DRAIN_STARTED,
     CONTAINER_ENGINE,
     LABEL_RANK,
@@ -21,16 +20,19 @@ from llmos_operator.planning.failures import (
     Failure,
     build_failure,
     failure_of_finished_pod,
+    failure_of_slow_creation,
     failure_of_unscheduled_pod,
     failure_of_waiting_pod,
+    read_attempt,
     read_time,
 )
 from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, compute_backoff_s
 
 Pod = Mapping[str, Any]
 
-_GONE_AFTER = timedelta(seconds=5)
-"""A deletionTimestamp lies at the end of the grace period; so much later the node must have lost the pod."""
+_LOST_AFTER = timedelta(seconds=60)
+"""A deletionTimestamp lies at the end of the grace period. A kubelet then kills, unmounts and reports; one that has not
+done so after this time is gone. To force the deletion earlier would give away accelerators that are still in use."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ def build_replicas(
     """
     gangs: dict[str, list[Pod]] = {}
     for pod in pods:
-        gangs.setdefault(pod["metadata"]["labels"][LABEL_REPLICA], []).append(pod)
+        name = pod["metadata"]["labels"].get(LABEL_REPLICA, "")
+        # A pod to which a person gave our labels is no replica.
+        if name.rpartition("-")[2].isdecimal():
+            gangs.setdefault(name, []).append(pod)
     replicas = (_build_replica(name, gang, gang_size, times, now, in_flight) for name, gang in gangs.items())
     return tuple(sorted(replicas, key=lambda replica: (replica.created, replica.name)))
 
@@ -64,26 +69,27 @@ def build_replicas(
 def _build_replica(
     name: str, gang: Sequence[Pod], gang_size: int, times: PodTimes, now: datetime, in_flight: Mapping[str, int]
 ) -> Replica:
-    leader = min(gang, key=lambda pod: int(pod["metadata"]["labels"].get(LABEL_RANK, "0")))
+    leader = min(gang, key=_rank)
     labels = leader["metadata"]["labels"]
     state = _state_of_gang(gang, gang_size, now)
-    failure, failed_at = _failure_of_gang(gang) if state is ReplicaState.FAILED else (None, None)
-    attempt = int(leader["metadata"].get("annotations", {}).get(ANNOTATION_ATTEMPT, "0"))
+    failure, failed_at = _failure_of_gang(gang, now) if state is ReplicaState.FAILED else (None, now)
+    attempt = read_attempt(leader["metadata"])
     if failure is not None and _ran_stable(gang):
         attempt = -1
     return Replica(
         name=name,
-        ordinal=int(name.rsplit("-", 1)[-1]),
+        ordinal=int(name.rpartition("-")[2]),
         revision=labels.get(LABEL_REVISION, ""),
         state=state,
         created=_created(leader, now),
         was_ready=any(_was_ready(pod) for pod in gang),
         in_flight=in_flight.get(leader["metadata"]["name"]),
         attempt=attempt,
-        drain_started=read_time(leader["metadata"].get("annotations", {}).get(ANNOTATION_DRAIN_STARTED)),
+        drain_started=_drain_started(gang),
         failure=failure,
         stuck=_first_stuck(gang, times, now) if state is ReplicaState.STARTING else None,
-        retry_at=_retry_at(failure, failed_at or now, attempt),
+        retry_at=_retry_at(failure, failed_at, attempt),
+        lost_at=max(_lost_times(gang), default=None),
         incomplete=len(gang) < gang_size and state is ReplicaState.STARTING,
     )
 
@@ -92,13 +98,30 @@ def _created(pod: Pod, now: datetime) -> datetime:
     return read_time(pod["metadata"].get("creationTimestamp")) or now
 
 
+def _rank(pod: Pod) -> int:
+    text = pod["metadata"]["labels"].get(LABEL_RANK, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _drain_started(gang: Sequence[Pod]) -> datetime | None:
+    texts = (pod["metadata"].get("annotations", {}).get(ANNOTATION_DRAIN_STARTED) for pod in gang)
+    return max((moment for text in texts if (moment := read_time(text))), default=None)
+
+
+def _lost_times(gang: Iterable[Pod]) -> list[datetime]:
+    deadlines = (read_time(pod["metadata"].get("deletionTimestamp")) for pod in gang)
+    return [deadline + _LOST_AFTER for deadline in deadlines if deadline is not None]
+
+
+def is_lost(pod: Pod, now: datetime) -> bool:
+    """Whether a pod should long have ended: its node is gone, and nobody else will remove it."""
+    return any(moment <= now for moment in _lost_times((pod,)))
+
+
 def _state_of_gang(gang: Sequence[Pod], gang_size: int, now: datetime) -> ReplicaState:
-    deadlines = [
-        read_time(pod["metadata"]["deletionTimestamp"]) for pod in gang if "deletionTimestamp" in pod["metadata"]
-    ]
-    if any(deadline is not None and now - deadline > _GONE_AFTER for deadline in deadlines):
+    if any(is_lost(pod, now) for pod in gang):
         return ReplicaState.LOST
-    if deadlines:
+    if any("deletionTimestamp" in pod["metadata"] for pod in gang):
         return ReplicaState.TERMINATING
     if any(pod.get("status", {}).get("phase") in {"Failed", "Succeeded"} for pod in gang):
         return ReplicaState.FAILED
@@ -111,7 +134,7 @@ def _state_of_gang(gang: Sequence[Pod], gang_size: int, now: datetime) -> Replic
 
 def _ready_condition(pod: Pod) -> Mapping[str, Any]:
     for condition in pod.get("status", {}).get("conditions", ()):
-        if condition["type"] == "Ready":
+        if condition.get("type") == "Ready":
             return dict(condition)
     return {}
 
@@ -150,27 +173,31 @@ def _ran_stable(gang: Sequence[Pod]) -> bool:
     return False
 
 
-def _failure_of_gang(gang: Sequence[Pod]) -> tuple[Failure, datetime | None]:
+def _failure_of_gang(gang: Sequence[Pod], now: datetime) -> tuple[Failure | None, datetime]:
     for pod in gang:
         phase = pod.get("status", {}).get("phase")
         if phase == "Failed":
-            return failure_of_finished_pod(pod), _failed_at(pod)
+            return failure_of_finished_pod(pod), _failed_at(pod, now)
         if phase == "Succeeded":
             name = pod["metadata"]["name"]
             return build_failure(
                 Reason.EngineCrashed, f"The engine of pod {name} ended without being asked."
-            ), _failed_at(pod)
-    raise ValueError("no pod of this gang has finished")
+            ), _failed_at(pod, now)
+    return None, now
 
 
-def _failed_at(pod: Pod) -> datetime | None:
+def _failed_at(pod: Pod, now: datetime) -> datetime:
     finished = [
         read_time(status.get("state", {}).get("terminated", {}).get("finishedAt"))
         for key in ("initContainerStatuses", "containerStatuses")
         for status in pod.get("status", {}).get(key, ())
     ]
     known = [moment for moment in finished if moment is not None]
-    return max(known) if known else read_time(_ready_condition(pod).get("lastTransitionTime"))
+    if known:
+        return max(known)
+    # A pod that its kubelet refused (no free device, for example) has neither containers nor conditions.
+    ready = read_time(_ready_condition(pod).get("lastTransitionTime"))
+    return ready or read_time(pod.get("status", {}).get("startTime")) or _created(pod, now)
 
 
 def _retry_at(failure: Failure | None, failed_at: datetime, attempt: int) -> datetime | None:
@@ -194,9 +221,11 @@ def _first_stuck(gang: Sequence[Pod], times: PodTimes, now: datetime) -> Failure
 
 
 def _failure_of_slow_start(pod: Pod, times: PodTimes, now: datetime) -> Failure | None:
-    """The engine runs but never answered: the worker's own deadline comes first, this one is the net below it."""
+    """The engine runs but never answered, or does not even begin to run: the net below the worker's own deadline."""
     started, _ = _engine_times(pod)
-    if started is None or _was_ready(pod) or (now - started).total_seconds() < times.start_timeout_s:
+    if started is None:
+        return failure_of_slow_creation(pod, now, times.start_timeout_s, Reason.ReplicaFailed)
+    if _was_ready(pod) or (now - started).total_seconds() < times.start_timeout_s:
         return None
     name = pod["metadata"]["name"]
     return build_failure(
@@ -204,23 +233,28 @@ def _failure_of_slow_start(pod: Pod, times: PodTimes, now: datetime) -> Failure 
     )
 
 
-def pods_to_retire(gang: Iterable[Pod], times: PodTimes, now: datetime) -> list[tuple[str, Failure]]:
-    """Return pods that hold accelerators although they cannot start, with the reason.
+def pods_to_retire(pods: Sequence[Pod], times: PodTimes, now: datetime) -> list[tuple[str, Failure]]:
+    """Return pods that hold accelerators although they cannot start or their gang has failed, with the reason.
 
     An image that cannot be pulled and an engine that never answers would hold accelerators for ever: such a pod is
     ended (by a
     deadline of one second) and stays as the record of its failure, without accelerators, until its next attempt.
     """
+    failed = {
+        pod["metadata"]["labels"].get(LABEL_REPLICA): failure
+        for pod in pods
+        if (failure := _failure_of_gang((pod,), now)[0]) is not None
+    }
     retired: list[tuple[str, Failure]] = []
-    for pod in gang:
+    for pod in pods:
         if pod.get("status", {}).get("phase") not in {"Pending", "Running"} or "deletionTimestamp" in pod["metadata"]:
             continue
         if not pod.get("spec", {}).get("nodeName"):
             continue
         waiting = failure_of_waiting_pod(pod)
         age_s = (now - (read_time(pod.get("status", {}).get("startTime")) or now)).total_seconds()
-        if waiting is not None and age_s >= times.image_pull_timeout_s:
-            retired.append((pod["metadata"]["name"], waiting))
-        elif (slow := _failure_of_slow_start(pod, times, now)) is not None:
-            retired.append((pod["metadata"]["name"], slow))
+        if waiting is None or age_s < times.image_pull_timeout_s:
+            waiting = _failure_of_slow_start(pod, times, now)
+        if failure := waiting or failed.get(pod["metadata"]["labels"].get(LABEL_REPLICA)):
+            retired.append((pod["metadata"]["name"], failure))
     return retired

@@ -52,7 +52,8 @@ class Replica:
 
     `in_flight` is the number of requests running and waiting, None if unknown. `stuck` says why a starting replica
     cannot go on.
-    `retry_at` is when a failed replica may be tried again, None for never.
+    `retry_at` is when a failed replica may be tried again, None for never. `lost_at` is when a terminating one counts
+    as lost.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Replica:
     failure: Failure | None = None
     stuck: Failure | None = None
     retry_at: datetime | None = None
+    lost_at: datetime | None = None
     incomplete: bool = False
 
 
@@ -239,6 +241,7 @@ def _next_look_s(replicas: Sequence[Replica], drain: Iterable[Replica], now: dat
     waits = [_drain_left_s(r, now, settle_s) for r in replicas if r.state is ReplicaState.DRAINING]
     waits += [settle_s for _ in drain]
     waits += [(r.retry_at - now).total_seconds() for r in replicas if r.retry_at is not None]
+    waits += [(r.lost_at - now).total_seconds() for r in replicas if r.lost_at is not None]
     later = [wait for wait in waits if wait > 0]
     return min(later) if later else None
 

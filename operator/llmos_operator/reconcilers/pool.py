@@ -29,7 +29,7 @@ from llmos_operator.manifests.replica import (
     compute_url,
 )
 from llmos_operator.planning.failures import Failure, build_failure
-from llmos_operator.planning.gangs import PodTimes, build_replicas, pods_to_retire
+from llmos_operator.planning.gangs import PodTimes, build_replicas, is_lost, pods_to_retire
 from llmos_operator.planning.layout import plan_layout
 from llmos_operator.planning.pools import Layout, build_pool_status
 from llmos_operator.planning.replicas import Replica, ReplicaPlan, ReplicaState, RolloutLimits, plan_replicas
@@ -200,10 +200,10 @@ async def _drain(context: Context, observed: _Observed, plan: ReplicaPlan) -> No
 
 async def _delete(context: Context, observed: _Observed, plan: ReplicaPlan) -> None:
     for replica in plan.delete:
-        # A pod whose node is gone would keep its name for ever.
-        grace_period_s = 0 if replica.state is ReplicaState.LOST else None
         for pod in _pods_of(observed, replica):
             metadata = pod["metadata"]
+            # A pod whose node is gone would keep its name for ever.
+            grace_period_s = 0 if is_lost(pod, context.now()) else None
             await context.kube.delete(
                 PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"], grace_period_s=grace_period_s
             )

@@ -216,6 +216,15 @@ def test_a_replica_on_a_lost_node_is_replaced_and_deleted() -> None:
     assert [new.ordinal for new in plan.create] == [2]
 
 
+def test_a_terminating_replica_is_looked_at_again_when_it_counts_as_lost() -> None:
+    cluster = Cluster(1)
+    cluster.settle()
+    cluster.desired = 0
+    cluster.change("r1-0", state=ReplicaState.TERMINATING, lost_at=START + timedelta(seconds=90))
+    cluster.now = START
+    assert cluster.step().requeue_after_s == 90
+
+
 def test_without_surge_a_rollout_takes_one_away_first() -> None:
     cluster = Cluster(2, surge=0, unavailable=1)
     cluster.settle()
