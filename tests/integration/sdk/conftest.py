@@ -12,7 +12,6 @@ import pytest
 
 from e2e.cluster.controlplane import ControlPlane
 from llmos.client import Client
-from tests.sdk.client.event_loop import no_stray_event_loop  # noqa: F401  (a fixture)
 
 CRDS = Path(__file__).parents[3] / "crds"
 Kubectl = Callable[..., str]

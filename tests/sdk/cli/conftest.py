@@ -12,7 +12,6 @@ from typer.testing import CliRunner, Result
 from llmos.cli.app import app
 from llmos.cli.session import Session, Target
 from llmos.client import Client, Connection, Endpoint
-from tests.sdk.client.event_loop import no_stray_event_loop  # noqa: F401  (a fixture)
 from tests.sdk.client.support import BORN, CONNECTION, Handler
 
 Run = Callable[..., Result]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.sdk.client.event_loop import no_stray_event_loop  # noqa: F401  (a fixture)
 from tests.sdk.client.support import Handler, Twin
 
 

@@ -20,12 +20,6 @@ from aiohttp import ClientError, ClientSession
 START_S = 20.0
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_implicit_event_loop() -> None:
-    # looptime asks for the current loop also in tests without one, and Python 3.11 then makes one that nobody closes.
-    asyncio.set_event_loop(None)
-
-
 @dataclass
 class Serve:
     """A running serve, as kubelet and a client see it."""

@@ -23,12 +23,6 @@ def crash() -> NoReturn:
     raise RuntimeError("the crash fault struck")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_implicit_event_loop() -> None:
-    # looptime asks for the current loop also in tests without one, and Python 3.11 then makes one that nobody closes.
-    asyncio.set_event_loop(None)
-
-
 @asynccontextmanager
 async def serve_on_loopback(*args: str) -> AsyncIterator[ClientSession]:
     app = Server(parse_settings([*FAST, *args]), crash).build_app()

@@ -1,4 +1,4 @@
-"""A fixture for folders that mix blocking and asynchronous tests; import it into their conftest."""
+"""What all tests share."""
 
 from __future__ import annotations
 

