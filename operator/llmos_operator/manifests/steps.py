@@ -6,7 +6,8 @@ progress to the log, and the operator reads both.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from llmos.api import LLMModel, ResolvedModel
 from llmos.api.names import (
@@ -39,6 +40,8 @@ CA_DIR = "/etc/llmos/ca"
 SECRET_DIR = "/etc/llmos/credentials"  # noqa: S105 - a mount path
 INSPECT_DEADLINE_S = 900
 FETCH_DEADLINE_S = 24 * 3600
+ATTEMPTS_IN_NAMES = 1000
+"""Three digits fit into the 63 characters of a Job's name, and of a thousand attempts only two Jobs are left."""
 
 
 def compute_source_claim(model: LLMModel) -> tuple[str, str] | None:
@@ -86,7 +89,9 @@ def build_step_volumes(model: LLMModel, settings: Settings) -> list[Manifest]:
     if settings.ca_bundle_config_map:
         volumes.append({"name": "ca", "configMap": {"name": settings.ca_bundle_config_map, "optional": True}})
     if model.spec.source.secret_ref is not None:
-        volumes.append({"name": "credentials", "secret": {"secretName": model.spec.source.secret_ref.name}})
+        # Optional here, required as environment: a kubelet tells a missing Secret of a volume in Events only.
+        secret = {"secretName": model.spec.source.secret_ref.name, "optional": True}
+        volumes.append({"name": "credentials", "secret": secret})
     return volumes
 
 
@@ -168,7 +173,7 @@ def _step_job(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": build_metadata(
-            f"{metadata.name}-{step}-{source_hash}-{attempt}"[:63],
+            f"{metadata.name}-{step}-{source_hash}-{attempt % ATTEMPTS_IN_NAMES}",
             metadata.namespace or "",
             labels=labels,
             annotations={
@@ -220,3 +225,15 @@ def build_claim(model: LLMModel, source_hash: str) -> Manifest | None:
         ),
         "spec": spec,
     }
+
+
+def build_claim_change(claim: Manifest, existing: Mapping[str, Any], *, is_filled: bool) -> Manifest:
+    """Return `claim` as it may be applied to the existing one.
+
+    The API server lets a claim's spec do nothing but grow, and some classes not even that: so only a claim that still
+    lacks files asks for it, and one that is filled stays as it is.
+    """
+    has, wants = (item["spec"]["resources"]["requests"]["storage"] for item in (existing, claim))
+    grows = not is_filled and parse_quantity_bytes(wants) > parse_quantity_bytes(has)
+    fixed = {key: existing["spec"][key] for key in ("accessModes", "storageClassName") if key in existing["spec"]}
+    return {**claim, "spec": {**fixed, "resources": {"requests": {"storage": wants if grows else has}}}}

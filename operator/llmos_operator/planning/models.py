@@ -20,7 +20,6 @@ from pydantic import ValidationError
 
 from llmos.api import FetchProgress, LLMModel, LLMModelSpec, LLMModelStatus, Reason, ResolvedModel
 from llmos.api.names import (
-    ANNOTATION_ATTEMPT,
     ANNOTATION_INPUTS,
     ANNOTATION_SOURCE_HASH,
     CONDITION_READY,
@@ -34,14 +33,23 @@ from llmos_operator.planning.failures import (
     build_failure,
     container_statuses,
     failure_of_finished_pod,
+    failure_of_slow_creation,
     failure_of_unscheduled_pod,
     failure_of_waiting_pod,
+    read_attempt,
     read_time,
 )
 from llmos_operator.planning.replicas import compute_backoff_s
 
 JsonObject = Mapping[str, Any]
 StepName = Literal["inspect", "fetch"]
+
+POD_PATIENCE_S = 30.0
+"""A Job whose controller has made no pod for so long was refused one: Kubernetes tells that in Events only."""
+CREATION_PATIENCE_S = 300.0
+"""A pod that has its node, but no running container for so long, waits for more than an image."""
+_CONDITIONS = {"inspect": CONDITION_RESOLVED, "fetch": CONDITION_STORED}
+_WORDS_OF_REPLICAS = frozenset({Reason.EngineCrashed, Reason.OutOfMemory, Reason.ReplicaFailed})
 
 
 def compute_source_hash(spec: LLMModelSpec) -> str:
@@ -74,36 +82,35 @@ class Step:
     retry_after_s: float | None = None
     failure: Failure | None = None
     stuck: Failure | None = None
-    message: str = ""
+    resolved: ResolvedModel | None = None
     pod_name: str = ""
 
 
 def observe_step(
     name: StepName,
+    model: LLMModel,
     jobs: Sequence[JsonObject],
     pods: Sequence[JsonObject],
-    spec: LLMModelSpec,
     now: datetime,
     patience_s: float,
 ) -> Step:
     """Read the state of a step from its Jobs and their pods (of the model, of any step)."""
-    source_hash = compute_source_hash(spec)
+    source_hash = compute_source_hash(model.spec)
     mine = [job for job in jobs if _is_of(job, name, source_hash)]
     if not mine:
         return Step(state="absent", start_attempt=0)
-    job = max(mine, key=_attempt)
+    job = max(mine, key=lambda job: read_attempt(job["metadata"]))
     pod = next((p for p in pods if p["metadata"]["labels"].get("job-name") == job["metadata"]["name"]), None)
-    attempt = _attempt(job)
-    pod_name = pod["metadata"]["name"] if pod else ""
-    finished = {c["type"]: c for c in job.get("status", {}).get("conditions", ()) if c["status"] == "True"}
-    if "Complete" in finished:
-        return Step("succeeded", attempt, message=_termination_message(pod), pod_name=pod_name)
-    if "Failed" in finished:
-        step = _failed_step(pod, finished["Failed"], attempt, pod_name, now)
-        changed = job["metadata"]["annotations"].get(ANNOTATION_INPUTS) != compute_inputs_hash(spec)
-        return replace(step, start_attempt=attempt + 1) if changed else step
-    stuck = pod and (failure_of_waiting_pod(pod) or failure_of_unscheduled_pod(pod, now, patience_s))
-    return Step("running", attempt, stuck=stuck or None, pod_name=pod_name)
+    step = Step("running", read_attempt(job["metadata"]), pod_name=pod["metadata"]["name"] if pod else "")
+    facts = {c["type"]: c for c in job.get("status", {}).get("conditions", ()) if c["status"] == "True"}
+    if "Complete" in facts:
+        return _completed_step(name, step, pod, facts["Complete"], now)
+    if "Failed" in facts:
+        earlier = last_failure(_CONDITIONS[name], model.status.conditions)
+        step = _failed_step(step, _failure_of_job(pod, facts["Failed"], earlier), facts["Failed"], now)
+        changed = job["metadata"]["annotations"].get(ANNOTATION_INPUTS) != compute_inputs_hash(model.spec)
+        return replace(step, start_attempt=step.attempt + 1) if changed else step
+    return step if "Suspended" in facts else replace(step, stuck=_stuck(job, pod, now, patience_s))
 
 
 def _is_of(job: JsonObject, name: StepName, source_hash: str) -> bool:
@@ -115,46 +122,71 @@ def _is_of(job: JsonObject, name: StepName, source_hash: str) -> bool:
     )
 
 
-def _attempt(job: JsonObject) -> int:
-    return int(job["metadata"].get("annotations", {}).get(ANNOTATION_ATTEMPT, "0"))
+def _stuck(job: JsonObject, pod: JsonObject | None, now: datetime, patience_s: float) -> Failure | None:
+    if pod is None:
+        created = read_time(job["metadata"].get("creationTimestamp")) or now
+        if (now - created).total_seconds() < POD_PATIENCE_S:
+            return None
+        name = job["metadata"]["name"]
+        return build_failure(
+            Reason.ForbiddenByPolicy, f"Job {name} gets no pod: kubectl describe job {name} tells why."
+        )
+    stuck = (
+        failure_of_waiting_pod(pod)
+        or failure_of_unscheduled_pod(pod, now, patience_s)
+        or failure_of_slow_creation(pod, now, CREATION_PATIENCE_S, Reason.FetchFailed)
+    )
+    return stuck and _in_words_of_steps(stuck)
 
 
-def _termination_message(pod: JsonObject | None) -> str:
+def _in_words_of_steps(failure: Failure) -> Failure:
+    if failure.reason in _WORDS_OF_REPLICAS:
+        return build_failure(Reason.FetchFailed, failure.message)
+    return failure
+
+
+def _completed_step(name: StepName, step: Step, pod: JsonObject | None, condition: JsonObject, now: datetime) -> Step:
+    """The facts of an inspect step may be lost with its pod, if its node went before they were read."""
+    if name == "fetch":
+        return replace(step, state="succeeded")
+    resolved = read_resolved(_termination_message(pod, name))
+    if resolved is not None:
+        return replace(step, state="succeeded", resolved=resolved)
+    failure = build_failure(Reason.FetchFailed, f"The inspect step left no readable facts (pod {step.pod_name}).")
+    return _failed_step(step, failure, condition, now)
+
+
+def _termination_message(pod: JsonObject | None, container: str) -> str:
     for status in container_statuses(pod or {}):
-        terminated = status.get("state", {}).get("terminated")
-        if terminated:
+        if status.get("name") == container and (terminated := status.get("state", {}).get("terminated")):
             return str(terminated.get("message", ""))
     return ""
 
 
-def _failed_step(pod: JsonObject | None, condition: JsonObject, attempt: int, pod_name: str, now: datetime) -> Step:
+def _failure_of_job(pod: JsonObject | None, condition: JsonObject, earlier: Failure | None) -> Failure:
     if pod is not None and pod.get("status", {}).get("phase") == "Failed":
-        failure = failure_of_finished_pod(pod)
-        if failure.reason is Reason.EngineCrashed:  # the generic word of a container without a message of its own
-            failure = build_failure(Reason.FetchFailed, failure.message)
-    else:
-        failure = build_failure(Reason.FetchFailed, f"The Job ended: {condition.get('message', 'no reason given')}.")
-    step = Step("failed", attempt, failure=failure, pod_name=pod_name)
-    if not failure.may_retry:
-        return step
-    failed_at = read_time(condition.get("lastTransitionTime")) or now
-    left = (failed_at + timedelta(seconds=compute_backoff_s(attempt + 1)) - now).total_seconds()
-    return Step(
-        "failed",
-        attempt,
-        start_attempt=attempt + 1 if left <= 0 else None,
-        retry_after_s=left if left > 0 else None,
-        failure=failure,
-        pod_name=pod_name,
+        return _in_words_of_steps(failure_of_finished_pod(pod))
+    # The pod went with its node, or the Job's deadline ended it: what was said of it before is all that is known.
+    return earlier or build_failure(
+        Reason.FetchFailed, f"The Job ended: {condition.get('message', 'no reason given')}."
     )
 
 
-def read_resolved(step: Step) -> ResolvedModel | Failure:
-    """Read the facts that a finished inspect step left in its termination message."""
+def _failed_step(step: Step, failure: Failure, condition: JsonObject, now: datetime) -> Step:
+    step = replace(step, state="failed", failure=failure)
+    if not failure.may_retry:
+        return step
+    failed_at = read_time(condition.get("lastTransitionTime")) or now
+    left = (failed_at + timedelta(seconds=compute_backoff_s(step.attempt + 1)) - now).total_seconds()
+    return replace(step, retry_after_s=left) if left > 0 else replace(step, start_attempt=step.attempt + 1)
+
+
+def read_resolved(message: str) -> ResolvedModel | None:
+    """Read the facts that an inspect step leaves in its termination message; None if they are none."""
     try:
-        return ResolvedModel.model_validate_json(step.message)
+        return ResolvedModel.model_validate_json(message)
     except ValidationError:
-        return build_failure(Reason.FetchFailed, f"The inspect step of pod {step.pod_name} left no readable facts.")
+        return None
 
 
 def read_progress(log: str) -> FetchProgress | None:

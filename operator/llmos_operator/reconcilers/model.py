@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from llmos.api import FetchProgress, LLMModel, Reason, ResolvedModel
 from llmos.api.names import (
-    ANNOTATION_ATTEMPT,
     ANNOTATION_SOURCE_HASH,
+    CONDITION_STORED,
     CONTAINER_FETCH,
     FINALIZER_IN_USE,
     LABEL_COMPONENT,
@@ -18,8 +18,14 @@ from llmos.api.names import (
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid
 from llmos_operator.kube.resources import INFERENCE_POOLS, JOBS, LLM_MODELS, PERSISTENT_VOLUME_CLAIMS, PODS
-from llmos_operator.manifests.steps import build_claim, build_fetch_job, build_inspect_job, needs_fetch
-from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.manifests.steps import (
+    build_claim,
+    build_claim_change,
+    build_fetch_job,
+    build_inspect_job,
+    needs_fetch,
+)
+from llmos_operator.planning.failures import build_failure, read_attempt
 from llmos_operator.planning.models import (
     ModelFacts,
     Step,
@@ -28,7 +34,6 @@ from llmos_operator.planning.models import (
     compute_source_hash,
     observe_step,
     read_progress,
-    read_resolved,
 )
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
@@ -78,10 +83,12 @@ async def _reconcile_deletion(context: Context, current: Object, model: LLMModel
     pools = await context.kube.list(INFERENCE_POOLS, namespace=namespace)
     users = tuple(sorted(p["metadata"]["name"] for p in pools if p["spec"]["modelRef"]["name"] == name))
     if users:
+        stored = any(c.type == CONDITION_STORED and c.status == "True" for c in model.status.conditions)
         facts = ModelFacts(
             source_hash=model.status.source_hash,
             resolved=model.status.resolved,
             claim_name=model.status.claim_name,
+            fetch=Step("succeeded") if stored else None,
             used_by=users,
         )
         await apply_status_if_changed(
@@ -142,18 +149,15 @@ def _look_again(step: Step | None) -> Result:
 
 def _observe(name: StepName, context: Context, model: LLMModel, children: _Children) -> Step:
     patience_s = context.settings.unschedulable_after_s
-    return observe_step(name, children.jobs, children.pods, model.spec, context.now(), patience_s)
+    return observe_step(name, model, children.jobs, children.pods, context.now(), patience_s)
 
 
 async def _reconcile_inspect(context: Context, model: LLMModel, children: _Children, facts: ModelFacts) -> ModelFacts:
     if model.status.resolved is not None and model.status.source_hash == facts.source_hash:
         return replace(facts, resolved=model.status.resolved)
     step = _observe("inspect", context, model, children)
-    if step.state == "succeeded":
-        resolved = read_resolved(step)
-        if isinstance(resolved, Failure):
-            return replace(facts, inspect=replace(step, state="failed", failure=resolved))
-        return replace(facts, inspect=step, resolved=resolved)
+    if step.resolved is not None:
+        return replace(facts, inspect=step, resolved=step.resolved)
     if step.start_attempt is not None:
         await context.kube.apply(build_inspect_job(model, facts.source_hash, step.start_attempt, context.settings))
         step = _started(step)
@@ -173,14 +177,32 @@ async def _reconcile_fetch(
         return facts
     name = claim["metadata"]["name"]
     facts = replace(facts, claim_name=name)
-    existing = next((c for c in children.claims if c["metadata"]["name"] == name), None)
-    await apply_if_needed(context.kube, claim, existing)
     step = _observe("fetch", context, model, children)
+    existing = next((c for c in children.claims if c["metadata"]["name"] == name), None)
+    await _apply_claim(context, claim, existing, is_filled=step.state == "succeeded")
+    if existing is None and step.state in {"succeeded", "failed"}:
+        step = Step("absent", start_attempt=step.attempt + 1)  # Its files are gone with the claim.
     if step.start_attempt is not None:
         job = build_fetch_job(model, resolved, facts.source_hash, step.start_attempt, context.settings)
         await context.kube.apply(job)
         step = _started(step)
     return replace(facts, fetch=step, progress=await _observe_progress(context, model, step))
+
+
+async def _apply_claim(context: Context, claim: Object, existing: Object | None, *, is_filled: bool) -> None:
+    if existing is None:
+        await context.kube.apply(claim)
+        return
+    change = build_claim_change(claim, existing, is_filled=is_filled)
+    if _has_model_as_owner(existing) and not _has_model_as_owner(claim):
+        await context.kube.apply(change)  # It is to be kept from now on.
+    else:
+        await apply_if_needed(context.kube, change, existing)
+
+
+def _has_model_as_owner(claim: Object) -> bool:
+    owners = claim["metadata"].get("ownerReferences", ())
+    return any(owner["kind"] == LLM_MODELS.kind for owner in owners)
 
 
 async def _observe_progress(context: Context, model: LLMModel, step: Step) -> FetchProgress | None:
@@ -191,9 +213,10 @@ async def _observe_progress(context: Context, model: LLMModel, step: Step) -> Fe
 
 
 async def _prune(context: Context, model: LLMModel, facts: ModelFacts, children: _Children) -> None:
-    """Delete Jobs that said all they had to say, and claims of earlier sources once the new one is stored."""
+    """Delete Jobs that said all they had to say, and claims that the model needs no more and that are not kept."""
     namespace = model.metadata.namespace or ""
-    stored = facts.fetch is not None and facts.fetch.state == "succeeded"
+    fetched = facts.fetch is not None and facts.fetch.state == "succeeded"
+    stored = fetched or (facts.resolved is not None and model.spec.storage.mode == "ephemeral")
     newest = {
         "inspect": facts.inspect.attempt if facts.inspect else None,
         "fetch": facts.fetch.attempt if facts.fetch else None,
@@ -205,7 +228,8 @@ async def _prune(context: Context, model: LLMModel, facts: ModelFacts, children:
         await context.kube.delete(JOBS, metadata["name"], namespace, uid=metadata["uid"])
     for claim in children.claims:
         metadata = claim["metadata"]
-        if metadata["name"] != facts.claim_name and stored and "deletionTimestamp" not in metadata:
+        is_obsolete = metadata["name"] != facts.claim_name and stored and _has_model_as_owner(claim)
+        if is_obsolete and "deletionTimestamp" not in metadata:
             await context.kube.delete(PERSISTENT_VOLUME_CLAIMS, metadata["name"], namespace, uid=metadata["uid"])
 
 
@@ -218,4 +242,4 @@ def _is_needed(metadata: Object, facts: ModelFacts, newest: dict[str, int | None
         # Its facts stand in the status that this or an earlier pass wrote.
         return False
     attempt = newest.get(component)
-    return attempt is None or int(annotations.get(ANNOTATION_ATTEMPT, "0")) >= attempt
+    return attempt is None or read_attempt(metadata) >= attempt
