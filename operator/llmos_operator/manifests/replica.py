@@ -217,9 +217,12 @@ def _build_engine(
         },
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "control"},
+            "initialDelaySeconds": 30,
             "periodSeconds": 10,
             "timeoutSeconds": 5,
             "failureThreshold": 3,
+            # A worker that hangs cannot drain: the long grace period of the pod would only hold its accelerators.
+            "terminationGracePeriodSeconds": ENGINE_STOP_S,
         },
         "resources": _build_resources(template),
         "securityContext": build_container_security(),

@@ -12,6 +12,7 @@ from llmos.api import AcceleratorClass, AcceleratorClassStatus, Reason
 from llmos.api.names import CONDITION_READY
 from llmos_operator.planning.conditions import build_conditions, is_false, is_true
 from llmos_operator.planning.failures import describe
+from llmos_operator.planning.quantities import parse_quantity_bytes
 
 Node = Mapping[str, Any]
 
@@ -51,7 +52,7 @@ def plan_discovery(nodes: Iterable[Node], known: Iterable[AcceleratorClass]) -> 
     for node in nodes:
         labels = node["metadata"].get("labels", {})
         product = labels.get(LABEL_PRODUCT)
-        if product and product not in selected and labels.get(LABEL_MEMORY_MIB, "").isdigit():
+        if product and product not in selected and labels.get(LABEL_MEMORY_MIB, "").isdecimal():
             found.setdefault(product, []).append(node)
     classes = (_discover(product, members) for product, members in sorted(found.items()))
     return tuple(discovered for discovered in classes if discovered.name not in names)
@@ -59,7 +60,7 @@ def plan_discovery(nodes: Iterable[Node], known: Iterable[AcceleratorClass]) -> 
 
 def _discover(product: str, nodes: list[Node]) -> DiscoveredClass:
     labels = [node["metadata"]["labels"] for node in nodes]
-    counts = [int(label.get(LABEL_COUNT, "0") or "0") for label in labels]
+    counts = [int(text) for label in labels if (text := label.get(LABEL_COUNT, "")).isdecimal()]
     taints = [_taints(node) for node in nodes]
     return DiscoveredClass(
         name=compute_class_name(product),
@@ -104,4 +105,4 @@ def _allocatable(node: Node, accelerator: AcceleratorClass, resource: str) -> in
     labels = node["metadata"].get("labels", {})
     if any(labels.get(key) != value for key, value in accelerator.spec.node_selector.items()):
         return 0
-    return int(node.get("status", {}).get("allocatable", {}).get(resource, "0"))
+    return parse_quantity_bytes(str(node.get("status", {}).get("allocatable", {}).get(resource, "0")))

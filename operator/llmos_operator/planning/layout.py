@@ -7,6 +7,7 @@ accelerator, the memory.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan, Reason
@@ -122,9 +123,10 @@ def _integer(value: object) -> int:
 def _number(value: object) -> float:
     """Read a number that the user wrote; what is no number is left to the engine, which says so better."""
     try:
-        return max(0.0, float(str(value))) if value is not None else 0.0
+        number = float(str(value)) if value is not None else 0.0
     except ValueError:
         return 0.0
+    return max(0.0, number) if math.isfinite(number) else 0.0
 
 
 def _build_pool_plan(plan: MemoryPlan) -> PoolPlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from llmos.api import Condition, Reason
 from llmos.api.meta import ApiModel, Conditions
@@ -15,16 +15,22 @@ from llmos_operator.reconcilers.writing import apply_status_if_changed
 
 
 class _InvalidStatus(ApiModel):
+    """The status as it was, but for the two fields that are known: what runs goes on, and its numbers still hold."""
+
+    model_config = ConfigDict(extra="allow")
+
     observed_generation: int
     conditions: Conditions
 
 
 async def apply_invalid_status(context: Context, current: Object, error: ValidationError) -> None:
-    """Write a Ready condition that names the fields; nothing else of the status can be known."""
+    """Write a Ready condition that names the fields; the rest of the status stays."""
     fields = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:5])
     fact = is_false(CONDITION_READY, Reason.InvalidSpec, describe(Reason.InvalidSpec, fields))
-    previous = [Condition.model_validate(c) for c in (current.get("status") or {}).get("conditions", ())]
+    before = current.get("status") or {}
+    previous = [Condition.model_validate(c) for c in before.get("conditions", ())]
     generation = current["metadata"].get("generation", 0)
-    conditions = build_conditions((fact,), previous, generation, context.now())
-    status = _InvalidStatus(observed_generation=generation, conditions=conditions)
+    others = [condition for condition in previous if condition.type != CONDITION_READY]
+    conditions = (*others, *build_conditions((fact,), previous, generation, context.now()))
+    status = _InvalidStatus.model_validate({**before, "observedGeneration": generation, "conditions": conditions})
     await apply_status_if_changed(context.kube, current, status, context.now())

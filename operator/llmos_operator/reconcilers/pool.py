@@ -13,6 +13,7 @@ from llmos.api.names import (
     CPU_CLASS,
     LABEL_POOL,
     LABEL_REPLICA,
+    LABEL_REVISION,
     LABEL_SERVING,
     RETIRE_FIELD_MANAGER,
 )
@@ -93,9 +94,15 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
     layout = plan_layout(pool, parsed_model, parsed_class)
     if layout.plan is None:
         # Without a plan nothing new is made, but what runs goes on, and may still shrink.
-        return _Observed(current, pool, None, layout, pool.status.revision, pods)
+        return _Observed(current, pool, None, layout, pool.status.revision or _newest_revision(pods), pods)
     template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings)
     return _Observed(current, pool, template, layout, compute_revision(template), pods)
+
+
+def _newest_revision(pods: list[Object]) -> str:
+    metadata = [pod["metadata"] for pod in pods]
+    dated = [(str(m["creationTimestamp"]), str(m["labels"].get(LABEL_REVISION, ""))) for m in metadata]
+    return max(dated, default=("", ""))[1]
 
 
 def _times(context: Context) -> PodTimes:

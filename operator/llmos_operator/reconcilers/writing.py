@@ -15,6 +15,9 @@ from llmos_operator.planning.conditions import Announcement, plan_announcement
 
 Manifest = dict[str, Any]
 
+NOTE_LIMIT_BYTES = 1024
+"""The API server refuses an Event with a longer note."""
+
 
 def is_applied(desired: object, existing: object) -> bool:
     """Whether everything that `desired` says is already so; what the server or others added does not matter."""
@@ -72,7 +75,7 @@ def build_event(about: Object, announcement: Announcement, now: datetime) -> Man
         "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "type": "Warning" if announcement.warning else "Normal",
         "reason": announcement.reason.value,
-        "note": announcement.message[:1024],
+        "note": announcement.message.encode()[:NOTE_LIMIT_BYTES].decode(errors="ignore"),
         "action": "Reconcile",
         "reportingController": "llmos.dev/operator",
         "reportingInstance": "llmos-operator",
