@@ -72,7 +72,7 @@ def bring_up(question: str) -> int:
         "\nGo on:\n"
         "  eval $(.venv/bin/python -m e2e.cluster env)\n"
         f"  kubectl -n {NAMESPACE} get llmmodels,inferencepools,pods\n"
-        f"  .venv/bin/llmos -n {NAMESPACE} chat chat\n"
+        f"  .venv/bin/llmos chat -n {NAMESPACE} chat\n"
         "  make quickstart-down"
     )
     return status
@@ -120,7 +120,7 @@ def _wait(kind: str, name: str, timeout_s: int, kubeconfig: Path) -> None:
 
 
 def _llmos(kubeconfig: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("llmos")), "--namespace", NAMESPACE, *words]
+    command = [str(Path(sys.executable).with_name("llmos")), *words, "--namespace", NAMESPACE]
     return subprocess.run(command, env=_environment(kubeconfig), text=True, check=False)
 
 

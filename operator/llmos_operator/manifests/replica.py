@@ -241,7 +241,8 @@ def _build_resources(template: ReplicaTemplate) -> Manifest:
         resources = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
     elif template.accelerator is None:
         memory = f"{max(1, round(template.plan.container_memory_gib * 1024))}Mi"
-        resources = {"requests": {"cpu": "1", "memory": memory}, "limits": {"memory": memory}}
+        # A small request lets a rollout surge on a small machine; without a limit the engine uses what is idle.
+        resources = {"requests": {"cpu": "500m", "memory": memory}, "limits": {"memory": memory}}
     else:
         resources = {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {}}
     if template.accelerator is not None:
