@@ -7,14 +7,24 @@ programs of the node stand in `node.py`.
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from e2e.cluster.processes import Component
 
 SERVICE_CIDR = "10.96.0.0/16"
 _ISSUER = "https://kubernetes.default.svc.cluster.local"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Whose requests the API server writes down: who asked for what and how it ended, never the content."""
+
+    policy: Path
+    log: Path
+    users: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,7 @@ class ControlPlaneSpec:
     api_port: int
     etcd_client_port: int
     etcd_peer_port: int
+    audit: Audit | None = None
 
     @property
     def url(self) -> str:
@@ -61,7 +72,7 @@ def build_apiserver(binary: Path, spec: ControlPlaneSpec) -> Component:
     """kube-apiserver as a real cluster runs it: default admission plugins (Pod Security among them), NodeRestriction,
     and RBAC."""
     pki = spec.pki
-    return _component(
+    component = _component(
         "kube-apiserver",
         binary,
         bind_address=spec.address,
@@ -85,6 +96,18 @@ def build_apiserver(binary: Path, spec: ControlPlaneSpec) -> Component:
         kubelet_client_key=pki / "apiserver-kubelet-client.key",
         kubelet_preferred_address_types="InternalIP",
     )
+    return _with_audit(component, spec.audit) if spec.audit else component
+
+
+def _with_audit(apiserver: Component, audit: Audit) -> Component:
+    policy = {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [{"level": "Metadata", "users": audit.users}, {"level": "None"}],
+    }
+    flags = build_flags({"audit_policy_file": audit.policy, "audit_log_path": audit.log})
+    return replace(apiserver, argv=(*apiserver.argv, *flags), files={audit.policy: json.dumps(policy)})
 
 
 def build_controller_manager(binary: Path, spec: ControlPlaneSpec, kubeconfig: Path) -> Component:

@@ -10,6 +10,7 @@ long as the control plane (pytest's fixtures run in the main thread): the kernel
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import ssl
@@ -19,9 +20,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from e2e.cluster import binaries
 from e2e.cluster.components import (
+    Audit,
     ControlPlaneSpec,
     build_apiserver,
     build_controller_manager,
@@ -51,9 +54,13 @@ class ControlPlane:
     processes: Processes
 
     @classmethod
-    def start(cls, folder: Path, *, with_controllers: bool = False) -> ControlPlane:
+    def start(
+        cls, folder: Path, *, with_controllers: bool = False, audited_users: tuple[str, ...] = ()
+    ) -> ControlPlane:
         """Start etcd and kube-apiserver, and with `with_controllers` also kube-controller-manager and kube-scheduler
         (no pod ever runs: there is no node). All state lies in `folder`, which must be empty or absent.
+
+        `read_audit_log` tells what the `audited_users` asked of the API server.
 
         Raises:
             ClusterError: a binary could not be found or built, or a program did not become ready.
@@ -62,7 +69,8 @@ class ControlPlane:
         paths = binaries.ensure_binaries(*wanted)
         folder.mkdir(parents=True, exist_ok=True)
         api_port, client_port, peer_port = find_free_ports(3)
-        spec = ControlPlaneSpec(folder / "pki", folder / "etcd", "127.0.0.1", api_port, client_port, peer_port)
+        audit = Audit(folder / "audit-policy.json", folder / "audit.log", audited_users) if audited_users else None
+        spec = ControlPlaneSpec(folder / "pki", folder / "etcd", "127.0.0.1", api_port, client_port, peer_port, audit)
         authority = write_pki(spec.pki, api_hosts=[], node_address="127.0.0.1")
         issue_kubeconfigs(folder, authority, spec.url, USERS, "llmos-test")
         plane = cls(folder, spec, Processes(folder / "run", folder / "logs", die_with_parent=True))
@@ -83,6 +91,14 @@ class ControlPlane:
     @property
     def ca_file(self) -> Path:
         return self.spec.pki / "ca.crt"
+
+    def read_audit_log(self) -> list[dict[str, Any]]:
+        """Return the audit events (audit.k8s.io/v1) of the audited users so far: of every request one when its response
+        began to stream, if it did, and one when it was complete."""
+        if self.spec.audit is None or not self.spec.audit.log.exists():
+            return []
+        lines = self.spec.audit.log.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def stop_apiserver(self) -> None:
         """Take the API server away; what is stored stays."""

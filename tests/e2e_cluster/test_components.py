@@ -11,6 +11,7 @@ import pytest
 
 from e2e.cluster import node
 from e2e.cluster.components import (
+    Audit,
     ControlPlaneSpec,
     build_apiserver,
     build_controller_manager,
@@ -35,6 +36,17 @@ def test_the_api_server_decides_like_a_real_cluster() -> None:
     assert "--authorization-mode=Node,RBAC" in argv
     assert "--enable-admission-plugins=NodeRestriction" in argv
     assert not [argument for argument in argv if argument.startswith("--disable-admission-plugins")]
+
+
+def test_the_api_server_writes_down_who_asks_for_what_only_if_told_to_and_only_of_the_users_named() -> None:
+    assert not [argument for argument in build_apiserver(BINARY, SPEC).argv if argument.startswith("--audit")]
+    audit = Audit(Path("/s/policy.json"), Path("/s/audit.log"), ("me",))
+    component = build_apiserver(BINARY, replace(SPEC, audit=audit))
+    assert {"--audit-policy-file=/s/policy.json", "--audit-log-path=/s/audit.log"} <= set(component.argv)
+    assert json.loads(component.files[audit.policy])["rules"] == [
+        {"level": "Metadata", "users": ["me"]},
+        {"level": "None"},
+    ]
 
 
 @pytest.mark.parametrize(("address", "reconciler"), [("127.0.0.1", "none"), ("10.88.0.1", "lease")])

@@ -16,13 +16,18 @@ from e2e.cluster.pki import Authority, build_kubeconfig
 
 @pytest.mark.apiserver
 def test_a_control_plane_serves_survives_an_outage_and_leaves_nothing_running(tmp_path: Path) -> None:
-    with ControlPlane.start(tmp_path / "cp") as plane:
+    with ControlPlane.start(tmp_path / "cp", audited_users=("system:anonymous",)) as plane:
         assert answers_ok(f"{plane.url}/readyz", plane.ca_file)
         plane.stop_apiserver()
         assert not answers_ok(f"{plane.url}/readyz", plane.ca_file)
         plane.start_apiserver()
         assert answers_ok(f"{plane.url}/readyz", plane.ca_file)
         assert refuses_strangers(plane)
+        written = plane.read_audit_log()
+        assert {event["user"]["username"] for event in written} == {"system:anonymous"}
+        [refused] = [event for event in written if "objectRef" in event]
+        assert (refused["verb"], refused["objectRef"]["resource"]) == ("list", "namespaces")
+        assert refused["responseStatus"]["code"] == 403
     assert not answers_ok(f"{plane.url}/readyz", plane.ca_file)
     assert plane.processes.names() == []
 
