@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+import aiohttp
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
-from kubernetes.aio.config.kube_config import load_kube_config
+from kubernetes.aio.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, load_kube_config
 
 __all__ = ["Configuration", "Connection", "NoClusterError", "load_configuration", "read_connection"]
 
@@ -47,11 +49,14 @@ async def load_configuration(kubeconfig: str = "", *, connections: int = 32) -> 
     Raises:
         NoClusterError: nothing usable was found.
     """
-    configuration = Configuration(connection_pool_maxsize=connections)
+    # Proxies from the environment are for fetching models, and looking them up costs more than the rest of a request.
+    session = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
+    configuration = Configuration(connection_pool_maxsize=connections, client_session_kwargs=session)
     path = kubeconfig or os.environ.get("KUBECONFIG", "")
     try:
         if path or SERVICE_HOST_ENV_NAME not in os.environ:
-            await _load_kubeconfig(configuration, path)
+            _check_kubeconfig(path or KUBE_CONFIG_DEFAULT_LOCATION)
+            await _load_kubeconfig(configuration, path or KUBE_CONFIG_DEFAULT_LOCATION)
         else:
             load_incluster_config(client_configuration=configuration)
     except (ConfigException, OSError) as error:
@@ -61,8 +66,13 @@ async def load_configuration(kubeconfig: str = "", *, connections: int = 32) -> 
     return configuration
 
 
+def _check_kubeconfig(path: str) -> None:
+    if not any(Path(part).expanduser().is_file() for part in path.split(os.pathsep)):
+        raise FileNotFoundError(f"there is no kubeconfig at {path}")
+
+
 async def _load_kubeconfig(configuration: Configuration, path: str) -> None:
-    loader = await load_kube_config(config_file=path or None, client_configuration=configuration, persist_config=False)
+    loader = await load_kube_config(config_file=path, client_configuration=configuration, persist_config=False)
 
     async def refresh(current: Configuration) -> None:
         # Plugins keep their token until it expires and files are cheap to read, so this may run before every request.
