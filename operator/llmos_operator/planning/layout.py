@@ -38,6 +38,11 @@ def plan_layout(
             refusal=build_failure(Reason.UnknownArchitecture, "The inspect step found no architecture facts.")
         )
     settings = _engine_settings(pool, engine_version)
+    if settings.gpu_memory_utilization > 1:
+        detail = (
+            f"engine.args gpu-memory-utilization is {settings.gpu_memory_utilization:g}: it is a share of at most 1."
+        )
+        return Layout(refusal=build_failure(Reason.InvalidSpec, detail))
     # An image of the user's own may know more architectures than this release.
     allow_unknown = bool(pool.spec.engine.image) or pool.spec.engine.name == "simulator"
     if accelerator is None:
