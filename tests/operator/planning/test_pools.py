@@ -1,0 +1,241 @@
+"""The status of a pool: numbers and four conditions from its plan and its replicas."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
+from llmos.api.reasons import REASONS
+from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.pools import Layout, build_pool_status
+from llmos_operator.planning.replicas import Replica, ReplicaState
+from tests.operator.reconcilers.world import build_pool
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PLAN = Layout(plan=PoolPlan(max_model_len=4096, message="fits"))
+STARTING, READY, FAILED = ReplicaState.STARTING, ReplicaState.READY, ReplicaState.FAILED
+OUT_OF_MEMORY = build_failure(Reason.OutOfMemory, "CUDA said so.")
+
+
+def replica(state: ReplicaState, ordinal: int = 0, revision: str = "new", **more: Any) -> Replica:
+    return Replica(f"chat-{revision}-{ordinal}", ordinal, revision, state, NOW, **more)
+
+
+def status_of(
+    *replicas: Replica,
+    desired: int = 1,
+    layout: Layout = PLAN,
+    refused: Failure | None = None,
+    previous: InferencePoolStatus | None = None,
+    **spec: Any,
+) -> InferencePoolStatus:
+    body = build_pool(replicas=desired, **spec)
+    body["metadata"]["generation"] = 7
+    pool = InferencePool.model_validate(body).model_copy(update={"status": previous or InferencePoolStatus()})
+    return build_pool_status(
+        pool,
+        layout=layout,
+        revision="new",
+        selector="a=b",
+        url="http://chat",
+        replicas=replicas,
+        refused=refused,
+        now=NOW,
+    )
+
+
+def read(status: InferencePoolStatus) -> dict[str, tuple[str, str]]:
+    return {c.type: (c.status, c.reason) for c in status.conditions}
+
+
+STORIES: dict[str, tuple[InferencePoolStatus, dict[str, tuple[str, str]]]] = {
+    "nothing exists yet": (
+        status_of(),
+        {
+            "Planned": ("True", "Fits"),
+            "Available": ("False", "Starting"),
+            "Progressing": ("True", "Scaling"),
+            "Ready": ("False", "Starting"),
+        },
+    ),
+    "one of two answers": (
+        status_of(replica(READY), replica(STARTING, 1), desired=2),
+        {
+            "Planned": ("True", "Fits"),
+            "Available": ("True", "Available"),
+            "Progressing": ("True", "Scaling"),
+            "Ready": ("False", "Starting"),
+        },
+    ),
+    "all answer": (
+        status_of(replica(READY), replica(READY, 1), desired=2),
+        {
+            "Planned": ("True", "Fits"),
+            "Available": ("True", "Available"),
+            "Progressing": ("False", "Complete"),
+            "Ready": ("True", "Ready"),
+        },
+    ),
+    "a change rolls out": (
+        status_of(replica(READY, revision="old"), replica(STARTING)),
+        {
+            "Planned": ("True", "Fits"),
+            "Available": ("True", "Available"),
+            "Progressing": ("True", "RollingOut"),
+            "Ready": ("False", "RollingOut"),
+        },
+    ),
+    "the last old replica drains while the new one answers": (
+        status_of(replica(ReplicaState.DRAINING, revision="old"), replica(READY)),
+        {
+            "Planned": ("True", "Fits"),
+            "Available": ("True", "Available"),
+            "Progressing": ("True", "Draining"),
+            "Ready": ("True", "Ready"),
+        },
+    ),
+    "a change fails while the old replica answers": (
+        status_of(replica(READY, revision="old"), replica(FAILED, failure=OUT_OF_MEMORY)),
+        {
+            "Planned": ("True", "Fits"),
+            "Available": ("True", "Available"),
+            "Progressing": ("False", "OutOfMemory"),
+            "Ready": ("False", "OutOfMemory"),
+        },
+    ),
+    "the only replica failed": (
+        status_of(replica(FAILED, failure=OUT_OF_MEMORY)),
+        {
+            "Planned": ("True", "Fits"),
+            "Available": ("False", "OutOfMemory"),
+            "Progressing": ("False", "OutOfMemory"),
+            "Ready": ("False", "OutOfMemory"),
+        },
+    ),
+    "an old replica that failed is no news": (
+        status_of(replica(READY), replica(FAILED, 1, "old", failure=OUT_OF_MEMORY)),
+        {
+            "Planned": ("True", "Fits"),
+            "Available": ("True", "Available"),
+            "Progressing": ("False", "Complete"),
+            "Ready": ("True", "Ready"),
+        },
+    ),
+    "nothing is wanted": (
+        status_of(desired=0),
+        {
+            "Planned": ("True", "Fits"),
+            "Available": ("True", "ScaledToZero"),
+            "Progressing": ("False", "Complete"),
+            "Ready": ("True", "ScaledToZero"),
+        },
+    ),
+    "there is no plan, but the old replicas answer": (
+        status_of(replica(READY), layout=Layout(refusal=build_failure(Reason.DoesNotFit))),
+        {
+            "Planned": ("False", "DoesNotFit"),
+            "Available": ("True", "Available"),
+            "Progressing": ("False", "Complete"),
+            "Ready": ("False", "DoesNotFit"),
+        },
+    ),
+    "nothing is wanted, but what is asked for could not be": (
+        status_of(desired=0, layout=Layout(refusal=build_failure(Reason.ModelNotFound))),
+        {
+            "Planned": ("False", "ModelNotFound"),
+            "Available": ("True", "ScaledToZero"),
+            "Progressing": ("False", "Complete"),
+            "Ready": ("True", "ScaledToZero"),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("status", "conditions"), STORIES.values(), ids=STORIES.keys())
+def test_the_conditions_tell_the_story(status: InferencePoolStatus, conditions: dict[str, tuple[str, str]]) -> None:
+    assert read(status) == conditions
+    assert {c.observed_generation for c in status.conditions} == {7}
+
+
+PROBLEMS = [reason for reason, info in REASONS.items() if info.problem and "InferencePool" in info.kinds]
+
+
+@pytest.mark.parametrize("reason", PROBLEMS)
+@pytest.mark.parametrize("how", ["failed", "stuck", "refused", "no plan"])
+def test_every_failure_reaches_ready_with_its_cause_and_its_remedy(reason: Reason, how: str) -> None:
+    failure = build_failure(reason, "These numbers: 42.")
+    status = {
+        "failed": lambda: status_of(replica(FAILED, failure=failure)),
+        "stuck": lambda: status_of(replica(STARTING, stuck=failure)),
+        "refused": lambda: status_of(refused=failure),
+        "no plan": lambda: status_of(layout=Layout(refusal=failure)),
+    }[how]()
+    (ready,) = [c for c in status.conditions if c.type == "Ready"]
+    assert (ready.status, ready.reason) == ("False", reason.value)
+    for words in (REASONS[reason].cause, "These numbers: 42.", REASONS[reason].remedy):
+        assert words in ready.message
+
+
+def test_a_failure_says_how_many_replicas_answer_meanwhile() -> None:
+    status = status_of(replica(READY, revision="old"), replica(FAILED, failure=OUT_OF_MEMORY))
+    assert "Meanwhile 1 replicas answer." in status.conditions[-1].message
+
+
+def test_while_another_attempt_runs_the_last_failure_stays_and_goes_when_it_answers() -> None:
+    failed = status_of(replica(FAILED, failure=OUT_OF_MEMORY))
+    again = status_of(replica(STARTING, 1, attempt=1), previous=failed)
+    assert again == failed.model_copy(update={"replicas": 1, "updated_replicas": 1})
+    assert read(status_of(replica(READY, 1, attempt=1), previous=again))["Ready"] == ("True", "Ready")
+
+
+def test_the_numbers_count_what_their_names_say() -> None:
+    status = status_of(
+        replica(READY),
+        replica(STARTING, 1),
+        replica(READY, 0, "old"),
+        replica(ReplicaState.DRAINING, 1, "old"),
+        replica(ReplicaState.TERMINATING, 2, "old"),
+        replica(ReplicaState.LOST, 3, "old"),
+        replica(FAILED, 4, failure=OUT_OF_MEMORY),
+        desired=3,
+        accelerator={"class": "h100", "count": 2},
+    )
+    assert (status.replicas, status.ready_replicas, status.updated_replicas, status.desired_replicas) == (3, 2, 2, 3)
+    assert (status.draining_replicas, status.accelerators) == (2, 10)
+    assert (status.selector, status.url, status.revision, status.observed_generation) == (
+        "a=b",
+        "http://chat",
+        "new",
+        7,
+    )
+
+
+replicas = st.lists(
+    st.builds(
+        replica,
+        st.sampled_from([s for s in ReplicaState if s is not FAILED]),
+        st.integers(0, 9),
+        st.sampled_from(["old", "new"]),
+        attempt=st.integers(0, 3),
+        stuck=st.sampled_from([None, OUT_OF_MEMORY]),
+    ),
+    max_size=6,
+)
+
+
+@given(observed=replicas, desired=st.integers(0, 4))
+def test_ready_is_true_only_if_all_desired_replicas_of_the_newest_revision_answer(
+    observed: list[Replica], desired: int
+) -> None:
+    status = status_of(*observed, desired=desired)
+    if read(status)["Ready"][0] == "True":
+        newest = [r for r in observed if r.revision == "new" and r.state is READY]
+        assert len(newest) >= desired
+    assert all(c.message for c in status.conditions)
+    again = status_of(*observed, desired=desired, previous=status)
+    assert all(c.last_transition_time <= NOW + timedelta(0) for c in again.conditions)
