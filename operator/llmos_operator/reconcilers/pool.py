@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
@@ -50,6 +51,7 @@ class _Observed:
     layout: Layout
     revision: str
     pods: list[Object]
+    service: Object | None
 
 
 async def reconcile_pool(context: Context, key: Key) -> Result:
@@ -85,18 +87,26 @@ def _selector(pool: InferencePool) -> str:
 
 async def _observe(context: Context, current: Object, pool: InferencePool) -> _Observed:
     namespace = pool.metadata.namespace or ""
-    model = await context.kube.get(LLM_MODELS, pool.spec.model_ref.name, namespace)
-    class_name = pool.spec.accelerator.class_name
-    accelerator = await context.kube.get(ACCELERATOR_CLASSES, class_name) if class_name != CPU_CLASS else None
-    pods = await context.kube.list(PODS, namespace=namespace, label_selector=_selector(pool))
+    # All at once: nobody should wait for their sum.
+    model, accelerator, pods, service = await asyncio.gather(
+        context.kube.get(LLM_MODELS, pool.spec.model_ref.name, namespace),
+        _observe_class(context, pool.spec.accelerator.class_name),
+        context.kube.list(PODS, namespace=namespace, label_selector=_selector(pool)),
+        context.kube.get(SERVICES, pool.metadata.name, namespace),
+    )
     parsed_model = LLMModel.model_validate(model) if model else None
     parsed_class = AcceleratorClass.model_validate(accelerator) if accelerator else None
     layout = plan_layout(pool, parsed_model, parsed_class)
     if layout.plan is None:
         # Without a plan nothing new is made, but what runs goes on, and may still shrink.
-        return _Observed(current, pool, None, layout, pool.status.revision or _newest_revision(pods), pods)
+        revision = pool.status.revision or _newest_revision(pods)
+        return _Observed(current, pool, None, layout, revision, pods, service)
     template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings)
-    return _Observed(current, pool, template, layout, compute_revision(template), pods)
+    return _Observed(current, pool, template, layout, compute_revision(template), pods, service)
+
+
+async def _observe_class(context: Context, name: str) -> Object | None:
+    return None if name == CPU_CLASS else await context.kube.get(ACCELERATOR_CLASSES, name)
 
 
 def _newest_revision(pods: list[Object]) -> str:
@@ -150,7 +160,7 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
     """Write what the plan says; return what the API server refused."""
     refused: Failure | None = None
     try:
-        await _apply_service(context, observed.pool)
+        await _apply_service(context, observed.pool, observed.service)
         for new in plan.create:
             await _apply_replica(context, observed, new.ordinal, new.attempt)
         for replica in plan.complete:
@@ -163,9 +173,7 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
     return refused
 
 
-async def _apply_service(context: Context, pool: InferencePool) -> None:
-    namespace = pool.metadata.namespace or ""
-    existing = await context.kube.get(SERVICES, pool.metadata.name, namespace)
+async def _apply_service(context: Context, pool: InferencePool, existing: Object | None) -> None:
     owned = existing is None or existing["metadata"].get("labels", {}).get(LABEL_POOL) == pool.metadata.name
     if not owned:
         raise Invalid(

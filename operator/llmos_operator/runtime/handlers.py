@@ -37,6 +37,8 @@ DISCOVERY_DELAY_S: Final = 1.0
 """Nodes come and go in groups; one look at all of them is enough."""
 CREDENTIALS_LIFETIME: Final = timedelta(minutes=10)
 _DELETED: Final = "DELETED"
+_CAME: Final = (None, "ADDED")
+"""Types of events about an object that was not there before, or not known to this process."""
 
 
 class Sink(Protocol):
@@ -80,9 +82,11 @@ class Router:
         for target in set(targets_before).difference(self._references.targets(key)):
             self._sink.add(build_work_key(target))
 
-    def see_child(self, resource: Resource, body: Mapping[str, Any]) -> None:
-        """A child came, changed or went: its owner is due."""
+    def see_child(self, resource: Resource, event_type: str | None, body: Mapping[str, Any]) -> None:
+        """A child came, changed or went: its owner is due. A Service that came tells nothing: its owner made it."""
         self._on_event(resource.kind)
+        if resource is SERVICES and event_type in _CAME:
+            return
         metadata = body["metadata"]
         namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
         for label, kind in ((LABEL_POOL, INFERENCE_POOLS.kind), (LABEL_MODEL, LLM_MODELS.kind)):
@@ -130,7 +134,7 @@ def _own_handler(router: Router, resource: Resource) -> Callable[..., Awaitable[
 
 def _child_handler(router: Router, resource: Resource) -> Callable[..., Awaitable[None]]:
     async def on_child(event: kopf.RawEvent, **_: Any) -> None:
-        router.see_child(resource, event["object"])
+        router.see_child(resource, event["type"], event["object"])
 
     return on_child
 

@@ -129,18 +129,27 @@ class TestChildren:
             (JOBS, "llmos.dev/model", MODEL),
         ):
             labels = {label: owner.name}
-            router.see_child(resource, {"metadata": {"name": "c", "namespace": "ns", "labels": labels}})
+            router.see_child(resource, "MODIFIED", {"metadata": {"name": "c", "namespace": "ns", "labels": labels}})
             assert sink.take() == {owner}
 
     def test_a_replica_belongs_to_its_pool_not_to_its_model(self) -> None:
         router, sink = build()
         labels = {"llmos.dev/pool": "p", "llmos.dev/model": "m"}
-        router.see_child(PODS, {"metadata": {"name": "c", "namespace": "ns", "labels": labels}})
+        router.see_child(PODS, "ADDED", {"metadata": {"name": "c", "namespace": "ns", "labels": labels}})
+        assert sink.take() == {POOL}
+
+    def test_a_service_that_came_is_no_news_and_one_that_went_is(self) -> None:
+        router, sink = build()
+        body = {"metadata": {"name": "p", "namespace": "ns", "labels": {"llmos.dev/pool": "p"}}}
+        for event_type in (None, "ADDED"):
+            router.see_child(SERVICES, event_type, body)
+        assert sink.take() == set()
+        router.see_child(SERVICES, "DELETED", body)
         assert sink.take() == {POOL}
 
     def test_a_child_of_nobody_is_ignored(self) -> None:
         router, sink = build()
-        router.see_child(PODS, {"metadata": {"name": "c", "namespace": "ns"}})
+        router.see_child(PODS, "ADDED", {"metadata": {"name": "c", "namespace": "ns"}})
         assert sink.take() == set()
 
 
