@@ -1,0 +1,47 @@
+"""The command line of each engine: what is planned first, what the user says last."""
+
+from __future__ import annotations
+
+from llmos_operator.manifests.engines import build_engine_command
+from llmos_operator.manifests.engines.base import build_user_args
+from tests.operator.manifests.samples import PLAN, model, pool
+
+
+def words(*, on_cpu: bool = False, trusted: bool = False, **engine: object) -> list[str]:
+    item = model(trustRemoteCode={"revision": "a" * 40}) if trusted else model()
+    chosen = pool(engine={"name": "vllm", **engine}).spec.engine
+    return list(build_engine_command(chosen, item, PLAN, on_cpu=on_cpu).args)
+
+
+def test_vllm_on_accelerators_gets_what_was_planned() -> None:
+    assert words() == [
+        *("--max-model-len", "8192"),
+        *("--tensor-parallel-size", "2"),
+        *("--gpu-memory-utilization", "0.9"),
+    ]
+
+
+def test_vllm_on_the_processor_gets_its_memory_by_environment() -> None:
+    command = build_engine_command(pool().spec.engine, model(), PLAN, on_cpu=True)
+    assert dict(command.env)["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert "--tensor-parallel-size" not in command.args
+
+
+def test_what_the_user_says_comes_last_and_wins() -> None:
+    assert words(args={"gpu-memory-utilization": 0.5})[-2:] == ["--gpu-memory-utilization", "0.5"]
+
+
+def test_code_of_the_model_runs_only_if_it_was_trusted() -> None:
+    assert "--trust-remote-code" in words(trusted=True)
+    assert "--trust-remote-code" not in words()
+
+
+def test_arguments_become_words_of_the_command_line() -> None:
+    args = {"z-last": "a b", "flag": True, "off": False, "number": 3, "share": 0.25, "empty": ""}
+    engine = pool(engine={"name": "vllm", "args": args}).spec.engine
+    assert build_user_args(engine) == ("--empty", "", "--flag", "--number", "3", "--share", "0.25", "--z-last", "a b")
+
+
+def test_the_simulator_needs_no_files() -> None:
+    command = build_engine_command(pool(engine={"name": "simulator"}).spec.engine, None, PLAN, on_cpu=True)
+    assert (command.args, command.needs_files) == (("--max-model-len", "8192"), False)
