@@ -67,6 +67,11 @@ def build_container_security() -> Manifest:
     }
 
 
+def build_command(*words: str) -> list[str]:
+    """Return a container's command that reaches its program as it stands: Kubernetes expands $(NAME) and $$ in it."""
+    return [word.replace("$", "$$") for word in words]
+
+
 def build_env(pairs: tuple[tuple[str, str], ...]) -> list[Manifest]:
     """Return environment variables; a later one wins over an earlier one of the same name."""
     return [{"name": name, "value": value} for name, value in dict(pairs).items()]

@@ -25,6 +25,7 @@ from llmos.api.names import (
 )
 from llmos_operator.manifests.common import (
     Manifest,
+    build_command,
     build_container_security,
     build_env,
     build_metadata,
@@ -191,7 +192,7 @@ def _build_engine(
         "name": CONTAINER_ENGINE,
         "image": template.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": [
+        "command": build_command(
             *("python", "-m", "llmos_workers.serve"),
             *("--engine", pool.spec.engine.name),
             *("--model-dir", model_dir),
@@ -203,7 +204,7 @@ def _build_engine(
             *("--start-timeout-s", str(settings.start_timeout_s)),
             "--",
             *command.args,
-        ],
+        ),
         "env": build_env(env),
         "ports": [
             {"name": "http", "containerPort": ENGINE_PORT},

@@ -25,6 +25,7 @@ from llmos.api.names import (
 )
 from llmos_operator.manifests.common import (
     Manifest,
+    build_command,
     build_container_security,
     build_env,
     build_metadata,
@@ -107,7 +108,7 @@ def _step_container(name: str, image: str, command: list[str], model: LLMModel, 
         "name": name,
         "image": image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": command,
+        "command": build_command(*command),
         "env": build_env(env),
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
         "securityContext": build_container_security(),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from llmos_operator.manifests.engines import build_engine_command
 from llmos_operator.manifests.engines.base import build_user_args
-from tests.operator.manifests.samples import PLAN, model, pool
+from llmos_operator.manifests.replica import build_replica_pods
+from tests.operator.manifests.samples import PLAN, model, pool, template
 
 
 def words(*, on_cpu: bool = False, trusted: bool = False, **engine: object) -> list[str]:
@@ -40,6 +41,19 @@ def test_arguments_become_words_of_the_command_line() -> None:
     args = {"z-last": "a b", "flag": True, "off": False, "number": 3, "share": 0.25, "empty": ""}
     engine = pool(engine={"name": "vllm", "args": args}).spec.engine
     assert build_user_args(engine) == ("--empty", "", "--flag", "--number", "3", "--share", "0.25", "--z-last", "a b")
+
+
+def test_kubernetes_expands_nothing_in_what_a_user_wrote() -> None:
+    """Or a source `https://host/$(HF_TOKEN)` would carry the token of its Secret away."""
+    args = {"stop": "$(HOME) costs $$"}
+    (pod,) = build_replica_pods(
+        template(engine={"name": "vllm", "args": args}, of=model(source={"uri": "https://host/$(HF_TOKEN)"})),
+        revision="r",
+        ordinal=0,
+        attempt=0,
+    )
+    assert "$$(HOME) costs $$$$" in pod["spec"]["containers"][0]["command"]
+    assert "https://host/$$(HF_TOKEN)" in pod["spec"]["initContainers"][0]["command"]
 
 
 def test_the_simulator_needs_no_files() -> None:
