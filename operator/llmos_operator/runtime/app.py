@@ -209,7 +209,7 @@ class Operator:
         self._metrics.set_leader(is_leader)
         if is_leader:
             for key in {DISCOVERY, *map(build_work_key, self._references.keys())}:
-                self._queue.add(key)
+                self._queue.add_after(key, 0.0)
             self._queue.resume()
         else:
             self._queue.pause()

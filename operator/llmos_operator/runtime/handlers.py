@@ -71,11 +71,12 @@ class Router:
         targets_before = self._references.targets(key)
         if event_type == _DELETED:
             self._references.forget(key)
-            is_news = True
-        else:
-            # Type None: the object was there before this watch, which may have missed something.
-            is_news = self._references.see(key, body) or event_type is None
-        if is_news:
+            self._sink.add(build_work_key(key))
+        elif event_type is None:
+            # It was there before this watch, which may have missed something; but there may be thousands of them.
+            self._references.see(key, body)
+            self._sink.add_after(build_work_key(key), 0.0)
+        elif self._references.see(key, body):
             self._sink.add(build_work_key(key))
         for referrer in self._references.referrers(key):
             self._sink.add(referrer)

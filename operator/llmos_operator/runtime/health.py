@@ -40,9 +40,14 @@ def find_problems(
 
 @asynccontextmanager
 async def serve_health(
-    port: int, *, problems: Callable[[], list[str]], is_ready: Callable[[], bool], metrics: Metrics
+    port: int,
+    *,
+    problems: Callable[[], list[str]],
+    is_ready: Callable[[], bool],
+    metrics: Metrics,
+    host: str | None = None,
 ) -> AsyncIterator[int]:
-    """Serve until the block ends; yield the port, which is chosen by the system if 0 was asked for."""
+    """Serve until the block ends, on all addresses if `host` is None; yield the port (0 lets the system choose)."""
 
     async def healthz(_request: web.Request) -> web.Response:
         found = problems()
@@ -59,7 +64,7 @@ async def serve_health(
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host=None, port=port).start()
+        await web.TCPSite(runner, host=host, port=port).start()
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()

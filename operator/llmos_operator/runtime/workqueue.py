@@ -5,6 +5,10 @@ has, `dirty` those that changed while a worker had them. An event for a key that
 for a key that is running marks it dirty, and it becomes ready again when its worker returns. So no change is ever lost,
 no key is ever with two workers, and the memory is bounded by the number of distinct keys.
 
+`ready` has two lanes. News (`add`) goes before routine (`add_after`: looking again, retries, resync), so that a change
+is answered quickly while thousands of objects are merely looked at again; every eighth turn is routine's, so that it
+goes on under a flood of news.
+
 A failed key is tried again after base x 2^(n-1), at most `cap`, less a random share of up to `jitter`, so that many
 keys that failed together do not return together. The first success forgets the failures.
 
@@ -16,12 +20,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+ROUTINE_TURN: Final = 8
+"""One in so many turns is routine's while there is news."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,10 @@ class WorkQueue(Generic[K]):
         self._backoff = backoff
         self._on_failure = on_failure
         self._chance = chance
-        self._ready: deque[K] = deque()
-        self._ready_since_s: dict[K, float] = {}
+        # Keys by lane, in order, with the time since when they are due.
+        self._news: OrderedDict[K, float] = OrderedDict()
+        self._routine: OrderedDict[K, float] = OrderedDict()
+        self._turn = 0
         self._running: dict[K, _Run] = {}
         self._dirty: dict[K, float] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
@@ -82,12 +91,12 @@ class WorkQueue(Generic[K]):
         self._is_stopping = False
 
     def add(self, key: K) -> None:
-        """Make a key due now. It keeps its place if it is due already."""
+        """Make a key due now, before all that is due by the clock. It keeps its place if it is news already."""
+        since_s = self._routine.pop(key, self._now_s())
         if key in self._running:
-            self._dirty.setdefault(key, self._now_s())
-        elif key not in self._ready_since_s:
-            self._ready_since_s[key] = self._now_s()
-            self._ready.append(key)
+            self._dirty.setdefault(key, since_s)
+        elif key not in self._news:
+            self._news[key] = since_s
             self._start_due()
 
     def add_after(self, key: K, delay_s: float) -> None:
@@ -138,7 +147,7 @@ class WorkQueue(Generic[K]):
     @property
     def depth(self) -> int:
         """How many keys are due and have no worker."""
-        return len(self._ready) + len(self._dirty)
+        return len(self._news) + len(self._routine) + len(self._dirty)
 
     @property
     def running(self) -> int:
@@ -148,9 +157,11 @@ class WorkQueue(Generic[K]):
     def oldest_waiting_s(self) -> float:
         """Return for how long the key that is due longest has waited for a free worker; 0 while paused."""
         # A dirty key waits for its own worker, not for a free one: `longest_run_s` speaks about it.
-        if self._is_paused or not self._ready:
+        if self._is_paused:
             return 0.0
-        return self._now_s() - max(self._ready_since_s[self._ready[0]], self._resumed_s)
+        now_s = self._now_s()
+        oldest_s = min((lane[next(iter(lane))] for lane in (self._news, self._routine) if lane), default=now_s)
+        return now_s - max(oldest_s, self._resumed_s)
 
     def longest_run_s(self) -> float:
         """Return how long the worker that is busy longest has had its key."""
@@ -159,12 +170,18 @@ class WorkQueue(Generic[K]):
 
     def _ring(self, key: K) -> None:
         self._timers.pop(key, None)
-        self.add(key)
+        if key in self._running:
+            self._dirty.setdefault(key, self._now_s())
+        elif key not in self._news and key not in self._routine:
+            self._routine[key] = self._now_s()
+            self._start_due()
 
     def _start_due(self) -> None:
-        while self._ready and len(self._running) < self._workers and not (self._is_paused or self._is_stopping):
-            key = self._ready.popleft()
-            del self._ready_since_s[key]
+        while len(self._running) < self._workers and not (self._is_paused or self._is_stopping):
+            lane = self._choose_lane()
+            if not lane:
+                return
+            key, _ = lane.popitem(last=False)
             # This run sees everything that the timer was set for.
             if timer := self._timers.pop(key, None):
                 timer.cancel()
@@ -172,6 +189,12 @@ class WorkQueue(Generic[K]):
             self._running[key] = _Run(task, self._now_s())
             # Not a `finally` in the task: one that is cancelled before its first step never gets there.
             task.add_done_callback(functools.partial(self._finish, key))
+
+    def _choose_lane(self) -> OrderedDict[K, float]:
+        if not (self._news and self._routine):
+            return self._news or self._routine
+        self._turn = (self._turn + 1) % ROUTINE_TURN
+        return self._news if self._turn else self._routine
 
     async def _work(self, key: K) -> None:
         try:
@@ -202,8 +225,7 @@ class WorkQueue(Generic[K]):
             self._is_stopping = True  # The whole program is being cancelled.
         dirty_since_s = self._dirty.pop(key, None)
         if dirty_since_s is not None:
-            self._ready_since_s[key] = dirty_since_s
-            self._ready.append(key)
+            self._news[key] = dirty_since_s
         self._start_due()
 
     @staticmethod

@@ -128,11 +128,13 @@ class TestHealth:
         metrics.set_leader(True)
 
         async def ask(path: str) -> tuple[int, str]:
-            async with session.get(f"http://localhost:{port}{path}") as response:
+            async with session.get(f"http://127.0.0.1:{port}{path}") as response:
                 return response.status, await response.text()
 
         async with (
-            serve_health(0, problems=lambda: problems, is_ready=ready.is_set, metrics=metrics) as port,
+            serve_health(
+                0, problems=lambda: problems, is_ready=ready.is_set, metrics=metrics, host="127.0.0.1"
+            ) as port,
             aiohttp.ClientSession() as session,
         ):
             assert await ask("/healthz") == (200, "ok")

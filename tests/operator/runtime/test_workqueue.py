@@ -86,6 +86,29 @@ async def test_a_result_makes_the_key_due_again() -> None:
     await queue.drain(5)
 
 
+async def test_news_goes_before_what_is_merely_looked_at_again() -> None:
+    record = Recorder()
+    queue = WorkQueue(record, workers=1)
+    queue.add("busy")
+    for key in "abc":
+        queue.add_after(key, 0.1)
+    await asyncio.sleep(0.5)
+    queue.add("new")
+    queue.add("c")
+    await asyncio.sleep(20)
+    assert [key for key, _ in record.began] == ["busy", "new", "c", "a", "b"]
+
+
+async def test_a_flood_of_news_does_not_stop_the_routine() -> None:
+    record = Recorder()
+    queue = WorkQueue(record, workers=1)
+    queue.add_after("routine", 0.1)
+    for number in range(30):
+        queue.add(f"news-{number}")
+    await asyncio.sleep(60)
+    assert [key for key, _ in record.began].index("routine") <= 8
+
+
 async def test_of_two_delays_the_earlier_one_counts() -> None:
     record = Recorder()
     queue = WorkQueue(record, workers=1)
