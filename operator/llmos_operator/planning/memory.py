@@ -212,7 +212,7 @@ def _refuse_size(
 ) -> DoesNotFit:
     gpus = request.tensor_parallel_size * request.pipeline_parallel_size
     memory_gib = request.accelerators.memory_gib
-    on = f"on {gpus} x {memory_gib:g} GiB"
+    on = f"on {gpus} x {memory_gib:.4g} GiB"
     count = _smallest_fitting_count(request, context_length)
     more = f"use count {count}" if count else "use accelerators with more memory"
     overhead = estimate.activation_gib + estimate.non_torch_gib + estimate.cuda_graph_gib
@@ -276,7 +276,7 @@ def _build_plan(request: _Request, estimate: MemoryEstimate, max_model_len: int)
         needs_gib=estimate.requested_gib - estimate.available_kv_gib + cache.sequence_gib,
         message=(
             f"{estimate.weights_gib:.1f} GiB weights and {estimate.available_kv_gib:.1f} GiB KV cache on each of "
-            f"{gpus} x {request.accelerators.memory_gib:g} GiB: {cache.tokens} tokens, "
+            f"{gpus} x {request.accelerators.memory_gib:.4g} GiB: {cache.tokens} tokens, "
             f"{cache.max_concurrency:.1f} sequences of {max_model_len}{rest}"
         ),
     )
