@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from llmos.api import FetchProgress, LLMModel, Reason, ResolvedModel
 from llmos.api.names import (
     ANNOTATION_SOURCE_HASH,
+    COMPONENT_FETCH,
     CONDITION_STORED,
     CONTAINER_FETCH,
     FINALIZER_IN_USE,
@@ -223,7 +224,7 @@ async def _prune(context: Context, model: LLMModel, facts: ModelFacts, children:
     }
     for job in children.jobs:
         metadata = job["metadata"]
-        if "deletionTimestamp" in metadata or _is_needed(metadata, facts, newest):
+        if "deletionTimestamp" in metadata or _is_needed(metadata, model, facts, newest):
             continue
         await context.kube.delete(JOBS, metadata["name"], namespace, uid=metadata["uid"])
     for claim in children.claims:
@@ -233,13 +234,16 @@ async def _prune(context: Context, model: LLMModel, facts: ModelFacts, children:
             await context.kube.delete(PERSISTENT_VOLUME_CLAIMS, metadata["name"], namespace, uid=metadata["uid"])
 
 
-def _is_needed(metadata: Object, facts: ModelFacts, newest: dict[str, int | None]) -> bool:
+def _is_needed(metadata: Object, model: LLMModel, facts: ModelFacts, newest: dict[str, int | None]) -> bool:
     annotations = metadata.get("annotations", {})
     if annotations.get(ANNOTATION_SOURCE_HASH) != facts.source_hash:
         return False
     component = metadata["labels"].get(LABEL_COMPONENT, "")
     if component == "inspect" and facts.resolved is not None:
         # Its facts stand in the status that this or an earlier pass wrote.
+        return False
+    if component == COMPONENT_FETCH and model.spec.storage.mode != "claim":
+        # Kubernetes lets no claim go while a pod names it, though that pod has long ended.
         return False
     attempt = newest.get(component)
     return attempt is None or read_attempt(metadata) >= attempt

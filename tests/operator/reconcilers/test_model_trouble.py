@@ -135,6 +135,7 @@ async def test_a_model_that_needs_no_claim_any_more_gives_it_back() -> None:
     change(world, storage={"mode": "ephemeral"})
     await world.model()
     assert world.kube.all(PERSISTENT_VOLUME_CLAIMS) == []
+    assert world.jobs() == []  # the pod of the fetch step would hold the claim, though it has ended
 
 
 async def test_a_kept_claim_of_an_earlier_source_is_not_thrown_away() -> None:
