@@ -1,0 +1,112 @@
+"""A web server of the test process that pods reach at the node's address: models, and every way to refuse them.
+
+A folder is a model; what is wrong with it is part of the folder. Nothing here is used up by a request, so an attempt
+that is repeated meets the same fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiohttp import web
+
+from tests.workers.fetch.models import build_model
+
+CONTEXT_TOKENS: Final = 4096
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One model. A `status` other than 0 is the answer to every request below the folder."""
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_folders() -> dict[str, Folder]:
+    """All that the source serves, by name of the folder."""
+    tiny = build_model(max_position_embeddings=CONTEXT_TOKENS)
+    pickles = {name: data for name, data in tiny.items() if not name.endswith(".safetensors")}
+    wrong_sums = "".join(f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n" for name in tiny)
+    # A pause longer than a step waits itself: the step ends and says so, and the operator waits.
+    later = {"Retry-After": "600"}
+    return {
+        "tiny": Folder(tiny),
+        "unauthorized": Folder(status=401),
+        "gated": Folder(status=403),
+        "limited": Folder(status=429, headers=later),
+        "broken": Folder(status=503, headers=later),
+        "wrong-checksum": Folder({**tiny, "SHA256SUMS": wrong_sums.encode()}),
+        "pickle": Folder({**pickles, "pytorch_model.bin": b"\x80\x04N."}),
+        "unknown": Folder({**tiny, "config.json": _build_unknown_config(tiny["config.json"])}),
+    }
+
+
+def _build_unknown_config(config: bytes) -> bytes:
+    unknown: dict[str, Any] = json.loads(config)
+    del unknown["num_hidden_layers"]
+    return json.dumps({**unknown, "architectures": ["NobodyKnowsThisModel"], "model_type": "nobody-knows"}).encode()
+
+
+class Source:
+    """The handler of all requests."""
+
+    def __init__(self, folders: Mapping[str, Folder]) -> None:
+        """Serve these folders."""
+        self._folders = folders
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer with a file, a part of it, or the folder's refusal."""
+        name, _, path = request.path.strip("/").partition("/")
+        folder = self._folders.get(name)
+        if folder is not None and folder.status:
+            return web.Response(status=folder.status, headers=folder.headers)
+        data = folder.files.get(path) if folder is not None else None
+        if data is None:
+            return web.Response(status=404)
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()[:32]}"'}
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        if match is None:
+            return web.Response(body=data, headers=headers)
+        first, last = int(match[1]), min(int(match[2] or len(data) - 1), len(data) - 1)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+        return web.Response(status=206, body=data[first : last + 1], headers=headers)
+
+
+@contextmanager
+def serve_source(address: str) -> Iterator[Source]:
+    """Serve on a free port of `address`, in a thread of its own, for the length of a block."""
+    source = Source(build_folders())
+    loop = asyncio.new_event_loop()
+
+    async def start() -> web.AppRunner:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", source.handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        await runner.setup()
+        await web.TCPSite(runner, address, 0).start()
+        source.url = f"http://{address}:{runner.addresses[0][1]}"
+        return runner
+
+    thread = threading.Thread(target=loop.run_forever, name="source of models", daemon=True)
+    thread.start()
+    try:
+        runner = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+        try:
+            yield source
+        finally:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
