@@ -260,7 +260,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "on-change",
     ),
     Reason.Unschedulable: _bad(
-        _POOL,
+        _BOTH,
         "Available",
         "The scheduler finds no node with enough free resources.",
         "Free accelerators, lower replicas, or add nodes; the replica starts by itself when there is room.",
@@ -298,14 +298,14 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         _POOL,
         "Available",
         "The engine ended by itself; its last lines stand in the message.",
-        "Read the lines; kubectl logs POD -c engine --previous shows all of them.",
+        "Read the lines; kubectl logs POD -c engine shows all of them until the next attempt replaces the pod.",
         "back-off",
     ),
     Reason.EngineHung: _bad(
         _POOL,
         "Available",
-        "The engine stopped answering and is restarted.",
-        "If it comes back, look at the engine's log and metrics before the restart.",
+        "The engine stopped answering; its pod is ended and replaced.",
+        "If it happens again, look at the log of the failed pod and at the engine's metrics before that time.",
         "back-off",
     ),
     Reason.EngineStartTimeout: _bad(

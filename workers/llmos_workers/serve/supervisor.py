@@ -5,7 +5,7 @@
 
 This module orders the steps and waits; what a failure means (failures.py), when an engine has hung (watchdog.py) and
 how it is called (command.py) is decided elsewhere, in pure functions. Every wait has a deadline. The engine is never
-restarted here: kubelet does that, with its back-off, and the operator sees it.
+restarted here: the pod fails, and the operator makes another one after a pause.
 """
 
 from __future__ import annotations
