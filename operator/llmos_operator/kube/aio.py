@@ -22,6 +22,7 @@ from kubernetes.aio.client.configuration import Configuration
 from llmos.api.names import FIELD_MANAGER, STATUS_FIELD_MANAGER
 from llmos_operator.kube.client import Kube, Object, Objects
 from llmos_operator.kube.errors import Fenced, Invalid, KubeError, NotFound, Unavailable, build_error
+from llmos_operator.kube.freshness import Freshness
 from llmos_operator.kube.resources import EVENTS, PODS, Resource, resource_of
 
 PAGE_OBJECTS: Final = 500
@@ -34,6 +35,8 @@ _JSON: Final = "application/json"
 _ACCEPT: Final = "application/json, */*"
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _GONE: Final = 410
+_BEHIND: Final = 504
+"""The server's cache did not reach the version that was asked for in time."""
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class AioKube(Kube):
         configuration: address and credentials, from `kube.config.load_configuration`.
         may_write: asked before every write; False raises `Fenced` and nothing is sent.
         on_write: told the verb and kind of every write that was sent.
+        freshness: how old lists by label may be; all others, and all without it, are exact.
         request_timeout_s: limit for one request, from waiting for a connection to the last byte.
     """
 
@@ -64,12 +68,14 @@ class AioKube(Kube):
         *,
         may_write: Callable[[], bool] = _always,
         on_write: Callable[[str, str], None] = _ignore_write,
+        freshness: Freshness | None = None,
         request_timeout_s: float = 30.0,
     ) -> None:
         self._configuration = configuration
         self._client = ApiClient(configuration)
         self._may_write = may_write
         self._on_write = on_write
+        self._freshness = freshness or Freshness()
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s)
         self._log_timeout = aiohttp.ClientTimeout(total=min(request_timeout_s, LOG_TIMEOUT_S))
 
@@ -97,7 +103,15 @@ class AioKube(Kube):
         def convert(item: Object) -> Object:
             return _without_managed_fields(item, resource)
 
-        return await self._list(resource, convert, namespace=namespace, label_selector=label_selector)
+        if label_selector and (floor := self._freshness.floor(resource.kind)):
+            recent = {"labelSelector": label_selector, "resourceVersion": floor, "resourceVersionMatch": "NotOlderThan"}
+            try:
+                return await self._list(resource, convert, namespace, recent)
+            except KubeError as error:
+                if error.code != _BEHIND:
+                    raise
+        selection = {"labelSelector": label_selector} if label_selector else {}
+        return await self._list(resource, convert, namespace, selection)
 
     async def list_versions(self, resource: Resource) -> dict[tuple[str, str], str]:
         """Return the resource version of every object of a kind by (namespace, name); no bodies are sent."""
@@ -106,7 +120,7 @@ class AioKube(Kube):
             metadata = item["metadata"]
             return (metadata.get("namespace", ""), metadata["name"]), metadata["resourceVersion"]
 
-        return dict(await self._list(resource, convert, accept=_METADATA_ONLY))
+        return dict(await self._list(resource, convert, "", {}, _METADATA_ONLY))
 
     async def create(self, manifest: Mapping[str, Any]) -> Object:
         resource, namespace, _ = _identity(manifest)
@@ -186,14 +200,14 @@ class AioKube(Kube):
         self,
         resource: Resource,
         convert: Callable[[Object], T],
-        *,
-        namespace: str = "",
-        label_selector: str = "",
+        namespace: str,
+        selection: Mapping[str, str],
         accept: str = _ACCEPT,
     ) -> builtins.list[T]:
         what, path = f"list of {resource.plural} in {namespace or 'all namespaces'}", _path(resource, namespace)
-        selection = {"labelSelector": label_selector} if label_selector else {}
-        query = selection | {"limit": str(PAGE_OBJECTS)}
+        is_exact = "resourceVersion" not in selection
+        # A server answers a recent list from its cache, and only if it is not to be paged.
+        query = {**selection, "limit": str(PAGE_OBJECTS)} if is_exact else {**selection}
         items: list[T] = []
         while True:
             try:
@@ -202,11 +216,13 @@ class AioKube(Kube):
                 if error.code != _GONE or "limit" not in query:
                     raise
                 # The continue token outlived etcd's compaction: read everything at once, as client-go does.
-                items, query = [], selection
+                items, query = [], {**selection}
                 continue
             items.extend(map(convert, page.get("items") or ()))
             token = page["metadata"].get("continue")
             if not token:
+                if is_exact:
+                    self._freshness.see_list(resource.kind, page["metadata"])
                 return items
             query["continue"] = token
 
@@ -232,7 +248,13 @@ class AioKube(Kube):
         if not self._may_write():
             raise Fenced(f"{what}: this replica of the operator is not the leader.")
         self._on_write(verb, kind)
-        data: Object = json.loads(await self._request(what, method, path, query, body=body, content_type=content_type))
+        try:
+            answer = await self._request(what, method, path, query, body=body, content_type=content_type)
+        except BaseException:
+            self._freshness.doubt(kind)
+            raise
+        data: Object = json.loads(answer)
+        self._freshness.see(kind, data.get("metadata") or {})
         return data
 
     async def _request(

@@ -13,6 +13,7 @@ from aiohttp import web
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.config import Configuration, NoClusterError, load_configuration, read_connection
 from llmos_operator.kube.errors import Conflict, Fenced, Forbidden, Invalid, KubeError, NotFound, Unavailable
+from llmos_operator.kube.freshness import Freshness
 from llmos_operator.kube.resources import ALL, LLM_MODELS, NODES, PODS, resource_of
 
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns"}, "spec": {}}
@@ -232,3 +233,55 @@ class TestConfiguration:
     async def test_without_a_cluster_it_says_what_to_do(self, tmp_path: Path) -> None:
         with pytest.raises(NoClusterError, match="set KUBECONFIG"):
             await load_configuration(str(tmp_path / "missing"))
+
+
+class TestRecentLists:
+    """With `Freshness`, lists by label may come from the server's cache, never older than what this client knows."""
+
+    EXACT = "labelSelector=app%3Dx&limit=500"
+
+    @pytest.fixture
+    async def recent(self, server: Server) -> AsyncIterator[AioKube]:
+        async with AioKube(Configuration(host=server.url), freshness=Freshness(PODS)) as client:
+            yield client
+
+    async def list_pods(self, kube: AioKube, server: Server, version: str) -> str:
+        server.answer(200, {"metadata": {"resourceVersion": version}, "items": []})
+        await kube.list(PODS, namespace="ns", label_selector="app=x")
+        return server.requests[-1][2]
+
+    @staticmethod
+    def not_older_than(version: int) -> str:
+        return f"labelSelector=app%3Dx&resourceVersion={version}&resourceVersionMatch=NotOlderThan"
+
+    async def test_the_first_list_is_exact_and_those_after_it_are_not_older(
+        self, recent: AioKube, server: Server
+    ) -> None:
+        assert await self.list_pods(recent, server, "10") == self.EXACT
+        assert await self.list_pods(recent, server, "99") == self.not_older_than(10)
+        assert await self.list_pods(recent, server, "99") == self.not_older_than(10)
+
+    async def test_a_list_shows_the_writes_of_this_client(self, recent: AioKube, server: Server) -> None:
+        await self.list_pods(recent, server, "10")
+        server.answer(200, {"metadata": {"resourceVersion": "12"}})
+        await recent.apply(POD)
+        assert await self.list_pods(recent, server, "99") == self.not_older_than(12)
+
+    async def test_after_a_write_of_unknown_outcome_a_list_is_exact(self, recent: AioKube, server: Server) -> None:
+        await self.list_pods(recent, server, "10")
+        server.refuse(500, "etcd is away")
+        with pytest.raises(Unavailable):
+            await recent.apply(POD)
+        assert await self.list_pods(recent, server, "11") == self.EXACT
+
+    async def test_a_server_that_is_behind_is_asked_for_an_exact_list(self, recent: AioKube, server: Server) -> None:
+        await self.list_pods(recent, server, "10")
+        server.refuse(504, "Too large resource version: 10, current: 9")
+        assert await self.list_pods(recent, server, "11") == self.EXACT
+
+    async def test_lists_without_labels_and_of_other_kinds_are_exact(self, recent: AioKube, server: Server) -> None:
+        await self.list_pods(recent, server, "10")
+        for kind, selector in ((PODS, ""), (NODES, "app=x")):
+            server.answer(200, {"metadata": {"resourceVersion": "10"}, "items": []})
+            await recent.list(kind, label_selector=selector)
+            assert "resourceVersion" not in server.requests[-1][2]
