@@ -84,7 +84,8 @@ class WorkQueue(Generic[K]):
         self._turn = 0
         self._running: dict[K, _Run] = {}
         self._dirty: dict[K, float] = {}
-        self._timers: dict[K, asyncio.TimerHandle] = {}
+        # With the time when it rings: uvloop's handles of timers that ring at once do not tell it.
+        self._timers: dict[K, tuple[float, asyncio.Handle]] = {}
         self._failures: dict[K, int] = {}
         self._is_paused = False
         self._resumed_s = 0.0
@@ -103,11 +104,11 @@ class WorkQueue(Generic[K]):
         """Make a key due after a while. Of several delays for one key the one that ends first counts."""
         timer = self._timers.get(key)
         due_s = self._now_s() + delay_s
-        if timer is not None and timer.when() <= due_s:
+        if timer is not None and timer[0] <= due_s:
             return
         if timer is not None:
-            timer.cancel()
-        self._timers[key] = asyncio.get_running_loop().call_at(due_s, self._ring, key)
+            timer[1].cancel()
+        self._timers[key] = (due_s, asyncio.get_running_loop().call_at(due_s, self._ring, key))
 
     def pause(self) -> None:
         """Start nothing more until `resume`; what is added waits."""
@@ -132,8 +133,8 @@ class WorkQueue(Generic[K]):
             Whether everything finished by itself.
         """
         self._is_stopping = True
-        for timer in self._timers.values():
-            timer.cancel()
+        for _, handle in self._timers.values():
+            handle.cancel()
         self._timers.clear()
         tasks = [run.task for run in self._running.values()]
         if not tasks:
@@ -184,7 +185,7 @@ class WorkQueue(Generic[K]):
             key, _ = lane.popitem(last=False)
             # This run sees everything that the timer was set for.
             if timer := self._timers.pop(key, None):
-                timer.cancel()
+                timer[1].cancel()
             task = asyncio.get_running_loop().create_task(self._work(key), name=f"reconcile {key}")
             self._running[key] = _Run(task, self._now_s())
             # Not a `finally` in the task: one that is cancelled before its first step never gets there.

@@ -10,6 +10,7 @@ from typing import Any
 
 import looptime
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -298,3 +299,21 @@ def test_no_change_is_lost_and_no_key_has_two_workers(
     finally:
         loop.close()
     assert handled == {key: version for key, version in versions.items() if version}
+
+
+def test_a_delay_of_nothing_may_be_shortened_in_the_loop_that_the_operator_runs_in() -> None:
+    """uvloop's timers that ring at once are no timers to it: it gives a handle that does not tell its time."""
+
+    async def run() -> list[str]:
+        done: list[str] = []
+
+        async def process(key: str) -> None:
+            done.append(key)
+
+        queue = WorkQueue(process, workers=1)
+        for delay_s in (0.0, 0.0001, 0.0):
+            queue.add_after("key", delay_s)
+        await asyncio.sleep(0.05)
+        return done
+
+    assert uvloop.run(run()) == ["key"]
