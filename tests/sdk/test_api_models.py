@@ -76,8 +76,8 @@ SERVED: dict[str, dict[str, Any]] = {
         "status": {"nodes": 2, "capacity": 16, "conditions": [CONDITION]},
     },
 }
-# Engine arguments are a map, and the architecture stands for exactly what one version's parser knows.
-NOT_OBJECTS = {"args", "config"}
+# Engine arguments are a map: every name in it is known.
+NOT_OBJECTS = {"args"}
 BY_KIND: dict[str, type[ApiModel]] = {kind.info.kind: kind for kind in KINDS}
 
 

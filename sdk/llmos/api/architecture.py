@@ -46,7 +46,8 @@ class UnsupportedArchitectureError(ValueError):
 
 
 class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    # Tolerant of fields that a newer release wrote into a status.
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
 
 class CacheGroup(_Facts):
