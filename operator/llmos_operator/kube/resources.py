@@ -28,6 +28,11 @@ class Resource:
         """What manifests say in `apiVersion`."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
+    @property
+    def path(self) -> str:
+        """Where all objects of the kind are served, whatever their namespace."""
+        return f"/{'apis' if self.group else 'api'}/{self.api_version}/{self.plural}"
+
 
 PODS: Final = Resource("", "v1", "pods", "Pod", namespaced=True)
 SERVICES: Final = Resource("", "v1", "services", "Service", namespaced=True)

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import signal
 import socket
 import time
@@ -30,6 +31,8 @@ import kopf
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.config import Configuration, load_configuration, read_connection
 from llmos_operator.kube.errors import KubeError
+from llmos_operator.kube.freshness import Freshness
+from llmos_operator.kube.resources import PODS
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key
 from llmos_operator.runtime.dispatch import Dispatcher, Reconcile
@@ -45,6 +48,9 @@ from llmos_operator.runtime.workqueue import WorkQueue
 LEASE_NAME: Final = "llmos-operator"
 LEASE_REQUEST_TIMEOUT_S: Final = 4.0
 PREFLIGHT_RETRY_S: Final = 5.0
+KOPF_STOP_S: Final = 5.0
+EXIT_S: Final = 10.0
+"""Longest time from the end of everything to the end of the process."""
 
 _logger = logging.getLogger(__name__)
 
@@ -80,6 +86,7 @@ class Operator:
         self._reconcilers = reconcilers
         self._metrics = Metrics()
         self._references = References()
+        self._freshness = Freshness(PODS)
         self._stop = asyncio.Event()
         self._kopf_stop = asyncio.Event()
         self._kopf_ready = asyncio.Event()
@@ -111,6 +118,7 @@ class Operator:
                     configuration,
                     may_write=elector.may_write if options.leader_election else lambda: True,
                     on_write=self._metrics.count_write,
+                    freshness=self._freshness,
                 )
             )
             session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
@@ -147,7 +155,6 @@ class Operator:
             parts["leader election"] = elector.run()
         parts["resync"] = Resync(self._references, self._queue, interval_s=self._options.resync_s).run()
         parts["watch check"] = self._watch_check.run()
-        # kopf ends all tasks that are younger than itself when it ends: it must be the last one.
         parts["watches"] = self._run_kopf(configuration)
         tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
         if not self._options.leader_election:
@@ -156,8 +163,11 @@ class Operator:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._shut_down(tasks, elector)
-        for task in done:
-            if error := task.exception():
+        errors = [task.exception() for task in done]
+        # A task that ignores its cancellation must not keep the process.
+        asyncio.get_running_loop().call_later(EXIT_S, os._exit, int(any(errors)))
+        for task, error in zip(done, errors, strict=True):
+            if error:
                 _logger.error("The part %r failed.", task.get_name(), exc_info=error)
                 raise error
 
@@ -168,28 +178,33 @@ class Operator:
         await _cancel({task for task in tasks if task.get_name() == "leader election"})
         if self._options.leader_election:
             await elector.release()
-        self._kopf_stop.set()
-        watches = {task for task in tasks if task.get_name() == "watches"}
-        await asyncio.wait(watches, timeout=5.0)
         await _cancel(tasks)
         _logger.info("Stopped.")
 
     async def _run_kopf(self, configuration: Configuration) -> None:
-        router = Router(self._references, self._queue, self._metrics.count_event)
+        router = Router(self._references, self._queue, self._metrics.count_event, self._freshness.see)
         login = functools.partial(read_connection, configuration)
         self._queue.add(DISCOVERY)
-        retake = asyncio.create_task(self._retake_signals())
+        # Not `kopf.operator`: when a watch fails it waits for all others, which may wait for a login that never comes.
+        tasks = await kopf.spawn_tasks(
+            registry=build_registry(router, login),
+            settings=build_kopf_settings(),
+            clusterwide=True,
+            standalone=True,
+            stop_flag=self._kopf_stop,
+            ready_flag=self._kopf_ready,
+        )
+        # kopf has taken the signals for itself, and would stop the watches before the reconciles.
+        self._catch_signals()
         try:
-            await kopf.operator(
-                registry=build_registry(router, login),
-                settings=build_kopf_settings(),
-                clusterwide=True,
-                standalone=True,
-                stop_flag=self._kopf_stop,
-                ready_flag=self._kopf_ready,
-            )
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            retake.cancel()
+            self._kopf_stop.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=KOPF_STOP_S)
 
     async def _wait_for_kinds(self, kube: AioKube) -> bool:
         """Wait until the API server serves our kinds to us; False if we were asked to stop before."""
@@ -208,6 +223,7 @@ class Operator:
     def _on_leadership(self, is_leader: bool) -> None:
         self._metrics.set_leader(is_leader)
         if is_leader:
+            self._freshness.forget()
             for key in {DISCOVERY, *map(build_work_key, self._references.keys())}:
                 self._queue.add_after(key, 0.0)
             self._queue.resume()
@@ -227,11 +243,6 @@ class Operator:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-
-    async def _retake_signals(self) -> None:
-        """kopf takes the signals for itself when it starts, and would stop the watches before the reconciles."""
-        await self._kopf_ready.wait()
-        self._catch_signals()
 
 
 async def _wait(event: asyncio.Event) -> None:

@@ -9,7 +9,6 @@ to it, and a model that it no longer uses, for that may now be deleted.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 import kopf
@@ -29,13 +28,13 @@ from llmos_operator.kube.resources import (
 )
 from llmos_operator.reconcilers.base import Key
 from llmos_operator.runtime.references import DISCOVERY, References, build_work_key
+from llmos_operator.runtime.sessions import open_watch_session
 
 OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, ACCELERATOR_CLASSES)
 CHILD_KINDS: Final = (PODS, JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES)
 
 DISCOVERY_DELAY_S: Final = 1.0
 """Nodes come and go in groups; one look at all of them is enough."""
-CREDENTIALS_LIFETIME: Final = timedelta(minutes=10)
 _DELETED: Final = "DELETED"
 _CAME: Final = (None, "ADDED")
 """Types of events about an object that was not there before, or not known to this process."""
@@ -54,14 +53,20 @@ class Router:
 
     Args:
         on_event: told the kind of every event, for metrics.
+        on_child: told the kind and the metadata of every child.
     """
 
     def __init__(
-        self, references: References, sink: Sink, on_event: Callable[[str], None] = lambda _kind: None
+        self,
+        references: References,
+        sink: Sink,
+        on_event: Callable[[str], None] = lambda _kind: None,
+        on_child: Callable[[str, Mapping[str, Any]], None] = lambda _kind, _metadata: None,
     ) -> None:
         self._references = references
         self._sink = sink
         self._on_event = on_event
+        self._on_child = on_child
 
     def see_own(self, resource: Resource, event_type: str | None, body: Mapping[str, Any]) -> None:
         """An object of one of our kinds came, changed or went."""
@@ -86,9 +91,10 @@ class Router:
     def see_child(self, resource: Resource, event_type: str | None, body: Mapping[str, Any]) -> None:
         """A child came, changed or went: its owner is due. A Service that came tells nothing: its owner made it."""
         self._on_event(resource.kind)
+        metadata = body["metadata"]
+        self._on_child(resource.kind, metadata)
         if resource is SERVICES and event_type in _CAME:
             return
-        metadata = body["metadata"]
         namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
         for label, kind in ((LABEL_POOL, INFERENCE_POOLS.kind), (LABEL_MODEL, LLM_MODELS.kind)):
             if owner := labels.get(label):
@@ -110,8 +116,8 @@ def build_registry(router: Router, login: Callable[[], Awaitable[Connection]]) -
     """Return the handlers of all kinds that are watched. None returns a value: kopf would write it into the object."""
     registry = kopf.OperatorRegistry()
 
-    async def connect(**_: Any) -> kopf.ConnectionInfo:
-        return build_connection_info(await login(), datetime.now(UTC) + CREDENTIALS_LIFETIME)
+    async def connect(**_: Any) -> kopf.AiohttpSession:
+        return open_watch_session(await login(), metadata_only=CHILD_KINDS)
 
     kopf.on.login(registry=registry)(connect)
     for resource in OWN_KINDS:
@@ -169,18 +175,3 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 0.1
     settings.queueing.exit_timeout = 0.1
     return settings
-
-
-def build_connection_info(connection: Connection, expiration: datetime) -> kopf.ConnectionInfo:
-    """Return the connection in kopf's words; it asks again when the credentials expire or are refused."""
-    return kopf.ConnectionInfo(
-        server=connection.server,
-        ca_path=connection.ca_path,
-        insecure=connection.insecure,
-        certificate_path=connection.certificate_path,
-        private_key_path=connection.private_key_path,
-        scheme=connection.scheme,
-        token=connection.token,
-        proxy_url=connection.proxy_url,
-        expiration=expiration,
-    )

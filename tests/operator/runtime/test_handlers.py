@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from llmos_operator.kube.config import Connection
@@ -11,7 +10,6 @@ from llmos_operator.reconcilers.base import Key
 from llmos_operator.runtime.handlers import (
     CHILD_KINDS,
     Router,
-    build_connection_info,
     build_kopf_settings,
     build_registry,
 )
@@ -84,7 +82,8 @@ class TestOwnKinds:
         router.see_own(INFERENCE_POOLS, "ADDED", pool())
         sink.take()
         router.see_own(INFERENCE_POOLS, None, pool())
-        assert sink.take() == {POOL}
+        assert sink.added == []
+        assert sink.later == [(POOL, 0.0)]
 
     def test_a_model_makes_its_pools_due_even_if_only_its_status_changed(self) -> None:
         router, sink = build()
@@ -146,6 +145,17 @@ class TestChildren:
         assert sink.take() == set()
         router.see_child(SERVICES, "DELETED", body)
         assert sink.take() == {POOL}
+
+    def test_the_version_of_every_child_is_told_before_its_owner_is_due(self) -> None:
+        versions: list[str] = []
+        _, sink = build()
+        router = Router(
+            References(), sink, on_child=lambda _kind, metadata: versions.append(metadata["resourceVersion"])
+        )
+        for version in ("7", "8"):
+            metadata = {"name": "c", "namespace": "ns", "resourceVersion": version}
+            router.see_child(PODS, "MODIFIED", {"metadata": metadata})
+        assert versions == ["7", "8"]
 
     def test_a_child_of_nobody_is_ignored(self) -> None:
         router, sink = build()
@@ -226,9 +236,3 @@ class TestKopf:
         assert not registry._changing.get_all_handlers()
         assert not registry._spawning.get_all_handlers()
         assert not registry._indexing.get_all_handlers()
-
-    def test_the_connection_is_told_in_kopfs_words(self) -> None:
-        connection = Connection("https://k", "/ca", None, None, "Bearer", "t", insecure=False, proxy_url=None)
-        info = build_connection_info(connection, datetime(2026, 1, 1, tzinfo=UTC))
-        assert info.as_http_headers() == {"Authorization": "Bearer t"}
-        assert info.ca_path == "/ca"
