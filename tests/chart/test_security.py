@@ -73,11 +73,33 @@ def test_only_the_operator_s_pods_mount_the_token() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_binding_binds_an_existing_role_to_the_operator_s_account(case: str) -> None:
+def test_every_binding_binds_an_existing_role_to_the_operator_s_account_or_to_the_groups_that_were_named(
+    case: str,
+) -> None:
     manifests = render(CASES[case])
     account = find(manifests, "ServiceAccount")["metadata"]
-    for binding in (m for m in manifests if m["kind"].endswith("RoleBinding") or m["kind"] == "RoleBinding"):
-        find(manifests, binding["roleRef"]["kind"], binding["roleRef"]["name"])
-        assert binding["subjects"] == [
-            {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
-        ]
+    operator = [{"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}]
+    viewers = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "ml-engineers"}]
+    for binding in (m for m in manifests if m["kind"].endswith("RoleBinding")):
+        role = find(manifests, binding["roleRef"]["kind"], binding["roleRef"]["name"])
+        is_for_users = role["metadata"]["name"].endswith("-acceleratorclass-view")
+        assert binding["subjects"] == (viewers if is_for_users else operator)
+
+
+def test_nobody_but_the_operator_is_bound_to_a_role_unless_a_group_is_named() -> None:
+    kinds = {subject["kind"] for m in render() if m["kind"].endswith("RoleBinding") for subject in m["subjects"]}
+    assert kinds == {"ServiceAccount"}
+
+
+def test_users_get_their_rights_through_the_cluster_s_own_roles_unless_that_is_turned_off() -> None:
+    def labels_of(values: dict[str, Any]) -> dict[str, set[str]]:
+        roles = {m["metadata"]["name"]: m["metadata"]["labels"] for m in render(values) if m["kind"] == "ClusterRole"}
+        key = "rbac.authorization.k8s.io/aggregate-to-"
+        return {
+            name: {label.removeprefix(key) for label in labels if label.startswith(key)}
+            for name, labels in roles.items()
+            if name != "llmos-operator"
+        }
+
+    assert labels_of({}) == {"llmos-view": {"view", "edit", "admin"}, "llmos-edit": {"edit", "admin"}}
+    assert labels_of({"rbac": {"aggregateToDefaultRoles": False}}) == {}

@@ -1,0 +1,153 @@
+"""A story in which the operator does everything that it ever does to a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from e2e.cluster.controlplane import ControlPlane
+from llmos.api.names import API_VERSION, COMPONENT_FETCH, LABEL_COMPONENT
+from llmos_operator.kube.aio import AioKube
+from llmos_operator.kube.client import Object
+from llmos_operator.kube.resources import (
+    ACCELERATOR_CLASSES,
+    EVENTS,
+    INFERENCE_POOLS,
+    JOBS,
+    LEASES,
+    LLM_MODELS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    Resource,
+)
+from llmos_operator.runtime.app import LEASE_NAME
+from tests.integration.rbac.access import read_requests
+from tests.integration.rbac.kubelet import CLASS, MISSING_IMAGE, Kubelet
+from tests.integration.rbac.names import NAMESPACE
+
+TIMEOUT_S = 20.0
+_POLL_S = 0.1
+_USER = "user"
+
+
+class Story:
+    """The steps, in the words of a user, with the namespace in which they happen."""
+
+    def __init__(self, plane: ControlPlane, admin: AioKube, kubelet: Kubelet, namespace: str) -> None:
+        self._plane, self._admin, self._kubelet, self._namespace = plane, admin, kubelet, namespace
+
+    async def tell(self) -> None:
+        await self._wait("an accelerator class for the node's GPUs", self._is_class_counted)
+        await self._store_models()
+        await self._serve_and_change()
+        await self._fail_to_pull_an_image()
+        await self._give_a_claim_back()
+        await self._delete_a_model_in_use()
+        await self._wait("events", lambda: self._has_any(EVENTS, "reportingController", "llmos.dev/operator"))
+
+    async def lease_holder(self) -> str:
+        """Who holds the operator's Lease; empty for nobody."""
+        lease = await self._admin.get(LEASES, LEASE_NAME, NAMESPACE)
+        return str(((lease or {}).get("spec") or {}).get("holderIdentity") or "")
+
+    async def _is_class_counted(self) -> bool:
+        found = await self._admin.get(ACCELERATOR_CLASSES, CLASS)
+        return bool(found and found.get("status", {}).get("capacity") == 8)
+
+    async def _store_models(self) -> None:
+        await self._write_model("stored", {"mode": "claim", "size": "1Gi"})
+        await self._write_model("small", {"mode": "ephemeral", "size": "1Gi"})
+        await self._wait_for_reason(LLM_MODELS, "small", "Available")
+        await self._wait_for_reason(LLM_MODELS, "stored", "Fetching")
+        await self._wait("a look at the progress of the download", self._is_progress_read)
+        self._kubelet.may_fetch.set()
+        await self._wait_for_reason(LLM_MODELS, "stored", "Available")
+        await self._wait("finished steps to be cleared away", self._are_jobs_gone)
+
+    async def _are_jobs_gone(self) -> bool:
+        return not await self._admin.list(
+            JOBS, namespace=self._namespace, label_selector=f"{LABEL_COMPONENT}!={COMPONENT_FETCH}"
+        )
+
+    async def _is_progress_read(self) -> bool:
+        return any(request.resource == "pods/log" for request in read_requests(self._plane.read_audit_log()))
+
+    async def _serve_and_change(self) -> None:
+        for replicas, arguments in ((2, {}), (2, {"max-num-seqs": 8}), (1, {"max-num-seqs": 8})):
+            engine = {"name": "simulator", "args": arguments}
+            await self._write_pool("chat", model="stored", accelerator=CLASS, engine=engine, replicas=replicas)
+            await self._wait(f"{replicas} replicas with {arguments}", self._is_settled("chat", replicas))
+
+    def _is_settled(self, name: str, replicas: int) -> Callable[[], Awaitable[bool]]:
+        async def is_settled() -> bool:
+            pool = await self._read(INFERENCE_POOLS, name)
+            status, generation = pool.get("status") or {}, pool["metadata"]["generation"]
+            counts = [status.get(f"{kind}eplicas") for kind in ("r", "readyR", "updatedR")]
+            settled = counts == [replicas] * 3 and not status.get("drainingReplicas")
+            return bool(settled and status["observedGeneration"] == generation)
+
+        return is_settled
+
+    async def _fail_to_pull_an_image(self) -> None:
+        engine = {"name": "simulator", "image": MISSING_IMAGE}
+        await self._write_pool("broken", model="small", accelerator="cpu", engine=engine, replicas=1)
+        await self._wait("the pod without an image to be ended", lambda: self._has_any(PODS, "phase", "Failed"))
+        await self._wait_for_reason(INFERENCE_POOLS, "broken", "ImagePullFailed")
+
+    async def _give_a_claim_back(self) -> None:
+        await self._write_model("stored", {"mode": "ephemeral", "size": "1Gi"})
+
+        async def is_gone() -> bool:
+            return not await self._admin.list(PERSISTENT_VOLUME_CLAIMS, namespace=self._namespace)
+
+        await self._wait("the claim to go", is_gone)
+
+    async def _delete_a_model_in_use(self) -> None:
+        await self._admin.delete(LLM_MODELS, "stored", self._namespace)
+        await self._wait_for_reason(LLM_MODELS, "stored", "InUse")
+        await self._admin.delete(INFERENCE_POOLS, "chat", self._namespace)
+
+        async def is_gone() -> bool:
+            return await self._admin.get(LLM_MODELS, "stored", self._namespace) is None
+
+        await self._wait("the model to go", is_gone)
+
+    async def _write_model(self, name: str, storage: dict[str, Any]) -> None:
+        await self._write("LLMModel", name, {"source": {"uri": "hf://org/name"}, "storage": storage})
+
+    async def _write_pool(
+        self, name: str, *, model: str, accelerator: str, engine: dict[str, Any], replicas: int
+    ) -> None:
+        spec = {"modelRef": {"name": model}, "engine": engine, "accelerator": {"class": accelerator}}
+        await self._write("InferencePool", name, {**spec, "replicas": replicas})
+
+    async def _write(self, kind: str, name: str, spec: dict[str, Any]) -> None:
+        metadata = {"name": name, "namespace": self._namespace}
+        manifest = {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+        await self._admin.apply(manifest, field_manager=_USER)
+
+    async def _read(self, resource: Resource, name: str) -> Object:
+        found = await self._admin.get(resource, name, self._namespace)
+        assert found is not None, f"{resource.kind} {name} is gone"
+        return found
+
+    async def _wait_for_reason(self, resource: Resource, name: str, reason: str) -> None:
+        async def is_told() -> bool:
+            conditions = (await self._read(resource, name)).get("status", {}).get("conditions", ())
+            return any(c["type"] == "Ready" and c["reason"] == reason for c in conditions)
+
+        await self._wait(f"{resource.kind} {name} to say {reason}", is_told)
+
+    async def _has_any(self, resource: Resource, field: str, value: str) -> bool:
+        found = await self._admin.list(resource, namespace=self._namespace)
+        return any({**item, **(item.get("status") or {})}.get(field) == value for item in found)
+
+    @staticmethod
+    async def _wait(what: str, is_so: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                while not await is_so():  # noqa: ASYNC110 - the cluster tells no event of this process
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise AssertionError(f"waited {TIMEOUT_S:g} s in vain for {what}") from None
