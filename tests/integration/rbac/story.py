@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from e2e.cluster.controlplane import ControlPlane
-from llmos.api.names import API_VERSION, COMPONENT_FETCH, LABEL_COMPONENT
+from llmos.api.names import API_VERSION, COMPONENT_FETCH, LABEL_COMPONENT, LABEL_POOL
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
-    EVENTS,
     INFERENCE_POOLS,
     JOBS,
     LEASES,
@@ -44,7 +43,6 @@ class Story:
         await self._fail_to_pull_an_image()
         await self._give_a_claim_back()
         await self._delete_a_model_in_use()
-        await self._wait("events", lambda: self._has_any(EVENTS, "reportingController", "llmos.dev/operator"))
 
     async def lease_holder(self) -> str:
         """Who holds the operator's Lease; empty for nobody."""
@@ -92,7 +90,12 @@ class Story:
     async def _fail_to_pull_an_image(self) -> None:
         engine = {"name": "simulator", "image": MISSING_IMAGE}
         await self._write_pool("broken", model="small", accelerator="cpu", engine=engine, replicas=1)
-        await self._wait("the pod without an image to be ended", lambda: self._has_any(PODS, "phase", "Failed"))
+
+        async def is_ended() -> bool:
+            pods = await self._admin.list(PODS, namespace=self._namespace, label_selector=f"{LABEL_POOL}=broken")
+            return any(pod.get("status", {}).get("phase") == "Failed" for pod in pods)
+
+        await self._wait("the pod without an image to be ended", is_ended)
         await self._wait_for_reason(INFERENCE_POOLS, "broken", "ImagePullFailed")
 
     async def _give_a_claim_back(self) -> None:
@@ -138,10 +141,6 @@ class Story:
             return any(c["type"] == "Ready" and c["reason"] == reason for c in conditions)
 
         await self._wait(f"{resource.kind} {name} to say {reason}", is_told)
-
-    async def _has_any(self, resource: Resource, field: str, value: str) -> bool:
-        found = await self._admin.list(resource, namespace=self._namespace)
-        return any({**item, **(item.get("status") or {})}.get(field) == value for item in found)
 
     @staticmethod
     async def _wait(what: str, is_so: Callable[[], Awaitable[bool]]) -> None:

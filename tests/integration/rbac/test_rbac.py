@@ -61,7 +61,7 @@ async def make_record(plane: ControlPlane, folder: Path) -> Record:
         playing = tasks.create_task(kubelet.run())
         story = Story(plane, admin, kubelet, MODELS)
         async with run_operator(plane, client, folder) as operator:
-            await story.tell()
+            await tell(story, plane, folder)
             holder_during = await story.lease_holder()
             operator.terminate()
             exit_code = await asyncio.wait_for(operator.wait(), STOP_TIMEOUT_S)
@@ -69,6 +69,23 @@ async def make_record(plane: ControlPlane, folder: Path) -> Record:
         holder_after = await story.lease_holder()
         grants = await observe_grants(client, ACCOUNT, NAMESPACE)
         return Record(grants, plane.read_audit_log(), holder_during, holder_after, exit_code)
+
+
+async def tell(story: Story, plane: ControlPlane, folder: Path) -> None:
+    """Tell the story; if it stands still, say what the operator was refused, for that is the likely cause."""
+    try:
+        await story.tell()
+    except AssertionError as error:
+        error.add_note(f"Refused to the operator: {sorted(find_refused(plane.read_audit_log())) or 'nothing'}.")
+        error.add_note(f"The end of its log: {(folder / 'operator.log').read_text()[-2000:]}")
+        raise
+
+
+def find_refused(events: list[dict[str, Any]]) -> set[str]:
+    """Return the requests that were not allowed."""
+    return {
+        f"{event['verb']} {event['requestURI']}" for event in events if event["responseStatus"]["code"] in {401, 403}
+    }
 
 
 async def prepare(client: ApiClient, admin: AioKube) -> None:
@@ -111,8 +128,7 @@ def test_the_operator_led_and_gave_the_lease_back(record: Record) -> None:
 
 
 def test_no_request_was_refused_for_lack_of_rights(record: Record) -> None:
-    codes = {(event["verb"], event["requestURI"]): event["responseStatus"]["code"] for event in record.events}
-    assert [request for request, code in codes.items() if code in {401, 403}] == []
+    assert find_refused(record.events) == set()
 
 
 def test_every_request_is_covered_by_a_rule_of_the_chart(record: Record) -> None:
