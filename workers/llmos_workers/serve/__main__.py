@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import sys
 
-from llmos_workers.serve.options import ServeOptions, parse_options
-from llmos_workers.serve.supervisor import Supervisor
-
-
-async def serve(options: ServeOptions) -> int:
-    """Run one engine to its end. Returns the exit status."""
-    return await Supervisor(options).run()
-
-
-def main(argv: list[str]) -> int:
-    """Entry point. Returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return asyncio.run(serve(parse_options(argv)))
-
+from llmos_workers.ending import end_on_sigterm
 
 if __name__ == "__main__":
+    end_on_sigterm()
+    from llmos_workers.serve.main import main
+
     sys.exit(main(sys.argv[1:]))
