@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from pydantic import ValidationError
 
@@ -40,7 +41,8 @@ from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed
 
 REFUSED_RETRY_S = 15.0
-STARTING_INTERVAL_S = 10.0
+STARTING_FIRST_LOOK_S = 10.0
+STARTING_LAST_LOOK_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         now=context.now(),
     )
     await apply_status_if_changed(context.kube, current, status, context.now())
-    return Result(requeue_after_s=_next_look_s(replicas, plan, refused))
+    return Result(requeue_after_s=_next_look_s(replicas, plan, refused, context.now()))
 
 
 def _selector(pool: InferencePool) -> str:
@@ -246,10 +248,18 @@ async def _retire(context: Context, observed: _Observed) -> None:
         )
 
 
-def _next_look_s(replicas: tuple[Replica, ...], plan: ReplicaPlan, refused: Failure | None) -> float | None:
+def _next_look_s(
+    replicas: tuple[Replica, ...], plan: ReplicaPlan, refused: Failure | None, now: datetime
+) -> float | None:
     waits = [] if plan.requeue_after_s is None else [plan.requeue_after_s]
     if refused is not None:
         waits.append(REFUSED_RETRY_S)
-    if plan.create or any(r.state is ReplicaState.STARTING for r in replicas):
-        waits.append(STARTING_INTERVAL_S)
+    if plan.create:
+        waits.append(STARTING_FIRST_LOOK_S)
+    waits += [_starting_look_s(replica, now) for replica in replicas if replica.state is ReplicaState.STARTING]
     return min(waits, default=None)
+
+
+def _starting_look_s(replica: Replica, now: datetime) -> float:
+    """Look again after as long as it starts already: its changes come as events, only its time limits do not."""
+    return min(max((now - replica.created).total_seconds(), STARTING_FIRST_LOOK_S), STARTING_LAST_LOOK_S)

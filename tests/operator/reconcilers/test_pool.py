@@ -321,3 +321,12 @@ async def test_an_operator_that_dies_after_any_write_leaves_nothing_doubled() ->
             except Unavailable:
                 continue
         assert world.pod_names() == undisturbed.pod_names()
+
+
+async def test_a_pool_that_starts_for_long_is_looked_at_less_and_less() -> None:
+    world = World(build_model(), build_pool())
+    looks = []
+    for _ in range(7):
+        looks.append((await world.reconcile("InferencePool", "chat")).requeue_after_s)
+        world.pass_time(looks[-1] or 0)
+    assert looks == [10, 10, 20, 40, 80, 160, 300]
