@@ -157,17 +157,6 @@ class TestChildren:
             router.see_child(PODS, "MODIFIED", {"metadata": metadata})
         assert versions == ["7", "8"]
 
-    def test_the_version_of_every_child_is_told_before_its_owner_is_due(self) -> None:
-        versions: list[str] = []
-        _, sink = build()
-        router = Router(
-            References(), sink, on_child=lambda _kind, metadata: versions.append(metadata["resourceVersion"])
-        )
-        for version in ("7", "8"):
-            metadata = {"name": "c", "namespace": "ns", "resourceVersion": version}
-            router.see_child(PODS, "MODIFIED", {"metadata": metadata})
-        assert versions == ["7", "8"]
-
     def test_a_child_of_nobody_is_ignored(self) -> None:
         router, sink = build()
         router.see_child(PODS, "ADDED", {"metadata": {"name": "c", "namespace": "ns"}})
