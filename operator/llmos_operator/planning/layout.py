@@ -7,7 +7,6 @@ accelerator, the memory.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan, Reason
@@ -21,6 +20,7 @@ from llmos_operator.planning.pools import Layout
 from llmos_operator.planning.quantities import parse_quantity_bytes
 
 SIMULATED_CONTEXT_TOKENS = 4096
+_LARGEST_ARGUMENT = 1e9
 
 
 def plan_layout(
@@ -131,7 +131,7 @@ def _number(value: object) -> float:
         number = float(str(value)) if value is not None else 0.0
     except ValueError:
         return 0.0
-    return max(0.0, number) if math.isfinite(number) else 0.0
+    return max(0.0, number) if number <= _LARGEST_ARGUMENT else 0.0
 
 
 def _build_pool_plan(plan: MemoryPlan) -> PoolPlan:

@@ -109,7 +109,11 @@ def test_a_pool_whose_service_has_no_endpoint_cannot_be_reached_now(pool: str, c
         client.pools.chat(pool, HELLO, stream=False)
 
 
-def test_status_shows_what_the_real_server_holds(pool: str, llmos: Callable[..., Result], set_ready: SetReady) -> None:
+def test_status_shows_what_the_real_server_holds(
+    pool: str, llmos: Callable[..., Result], set_ready: SetReady, kubectl: Kubectl
+) -> None:
+    # Classes have no namespace: those of other tests on this server would be told as problems too.
+    kubectl("delete", "acceleratorclasses.llmos.dev", "--all")
     result = llmos("status")
     assert (result.exit_code, "● Ready" in result.stdout) == (0, True), result.output
     set_ready(pool, "False", "DoesNotFit", "Needs 40 GiB on 1 x 24 GiB: use count 2.")

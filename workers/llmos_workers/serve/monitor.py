@@ -19,7 +19,7 @@ _log: Final = logging.getLogger("llmos.serve")
 
 _FIRST_TOKEN_S: Final = 120.0
 """Longest wait for one answer while warming up; a first step may compile kernels."""
-_LOOK_S: Final = 10.0
+_LOOK_S: Final = 5.0
 """Longest wait for /health and /metrics; a busy web server takes seconds."""
 _MAX_PAUSE_S: Final = 10.0
 
@@ -61,7 +61,11 @@ class Monitor:
         pulse = Pulse(self._clock(), self._clock())
         while True:
             pulse = await self._look(pulse)
-            if is_stalled(pulse, self._clock(), self._watchdog_s) and not self._state.hung:
+            now_s = self._clock()
+            # An engine that does not even answer /health would not answer a question either.
+            answers = not is_unresponsive(pulse, now_s, min(self._watchdog_s, 2 * self._look_s))
+            self._state.answers = answers
+            if answers and is_stalled(pulse, now_s, self._watchdog_s) and not self._state.hung:
                 pulse = await self._ask_for_a_token(pulse)
             self._judge(pulse)
             await asyncio.sleep(self._poll_s)

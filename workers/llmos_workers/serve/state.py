@@ -16,6 +16,8 @@ class ServeState:
     """A first token has been generated."""
     hung: str | None = None
     """Why the watchdog believes that the engine hangs."""
+    answers: bool = True
+    """The engine answered one of the last two looks at it."""
     is_draining: bool = False
     load: Load = field(default_factory=lambda: Load(0, 0, ()))
     idle_looks: int = 0
@@ -33,4 +35,6 @@ class ServeState:
             return self.unhealthy_reason
         if not self.is_warm:
             return "the engine is starting"
+        if not self.answers:
+            return "the engine does not answer"
         return "draining" if self.is_draining else None
