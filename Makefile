@@ -53,10 +53,12 @@ requirements: install ## Pin the requirements anew
 	requirements/compile.sh
 
 e2e: install ## Core stories on a real cluster
-	$(BIN)/python -m pytest e2e -m core
+	LLMOS_E2E_API_AWAY_S=$(or $(LLMOS_E2E_API_AWAY_S),15) $(BIN)/python -m pytest e2e -m core --durations=0 --durations-min=5
+	$(BIN)/python -m pytest e2e/test_chart.py
 
 e2e-all: install ## All stories on a real cluster
-	LLMOS_E2E_ALL=1 $(BIN)/python -m pytest e2e
+	LLMOS_E2E_ALL=1 $(BIN)/python -m pytest e2e --ignore=e2e/test_chart.py --durations=0 --durations-min=5
+	$(BIN)/python -m pytest e2e/test_chart.py
 
 quickstart: install ## A real model answers a question, on a cluster of its own
 	$(BIN)/python -m e2e.quickstart up
