@@ -153,8 +153,8 @@ def _ensure_base_image() -> str:
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".base-") as folder:
             root = Path(folder) / "root"
             with step("base image (debootstrap)"):
-                bootstrap = ("debootstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, root, _mirror())
-                run(*bootstrap, timeout_s=900)
+                wanted_packages = ("--variant=minbase", f"--include={_BASE_PACKAGES}")
+                run("debootstrap", *wanted_packages, _SUITE, root, *_mirror(), timeout_s=900)
                 shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
                 shutil.rmtree(root / "var/lib/apt/lists", ignore_errors=True)
             (Path(folder) / "Dockerfile").write_text('FROM scratch\nADD root /\nCMD ["python3"]\n')
@@ -166,14 +166,14 @@ def _ensure_base_image() -> str:
     return base_id
 
 
-def _mirror() -> str:
-    """The mirror that this machine's apt uses for the suite."""
+def _mirror() -> tuple[str, ...]:
+    """The mirror that this machine's apt uses for the suite; nothing leaves the choice to debootstrap."""
     listed = run("apt-get", "indextargets", "--format=$(REPO_URI) $(RELEASE)", "Created-By: Packages", check=False)
     for line in listed.stdout.splitlines():
         uri, _, release = line.partition(" ")
         if uri.startswith("http") and release in {_SUITE, "oldstable", "stable"}:
-            return uri
-    return "http://deb.debian.org/debian"
+            return (uri,)
+    return ()
 
 
 def _run_build(plan: BuildPlan) -> None:

@@ -60,7 +60,7 @@ def run(
         str,
         typer.Option(
             envvar="LLMOS_CA_BUNDLE_CONFIG_MAP",
-            help="ConfigMap (key ca.crt) in a model's namespace with further certificate authorities.",
+            help="ConfigMap (key ca.crt) in a model's namespace with the authorities to trust instead of the image's.",
         ),
     ] = _SETTINGS.ca_bundle_config_map,
     drain_settle_s: Annotated[

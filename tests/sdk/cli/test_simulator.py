@@ -41,7 +41,11 @@ def test_a_real_servers_refusal_is_quoted(simulator: str) -> None:
 
 
 def test_ctrl_c_on_the_real_program_ends_the_answer_and_the_program(simulator: str) -> None:
-    command = [sys.executable, "-c", "from llmos.cli import main; main()", "chat", "--url", simulator, "Tell me all."]
+    # A parent that runs in the background ignores SIGINT, and its children would inherit that.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from llmos.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "chat", "--url", simulator, "Tell me all."]
     with subprocess.Popen(
         [*command, "--max-tokens", "4000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
