@@ -17,7 +17,7 @@ class Settings:
     fetch_env: tuple[tuple[str, str], ...] = ()
     """Environment of inspect and fetch steps, for example HTTPS_PROXY or HF_ENDPOINT."""
     ca_bundle_config_map: str = ""
-    """ConfigMap (key ca.crt) with the authorities to trust instead of the image's; may be absent in a model's namespace."""
+    """ConfigMap (key ca.crt) with the authorities to trust instead of the image's; a namespace may lack it."""
     drain_settle_s: int = 3
     """Time for a Service to forget a replica before the replica is told to stop."""
     start_timeout_s: int = 1800
