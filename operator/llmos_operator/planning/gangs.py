@@ -74,8 +74,9 @@ def _build_replica(
     state = _state_of_gang(gang, gang_size, now)
     failure, failed_at = _failure_of_gang(gang, now) if state is ReplicaState.FAILED else (None, now)
     attempt = read_attempt(leader["metadata"])
-    if failure is not None and _ran_stable(gang):
-        attempt = -1
+    ran_stable = failure is not None and _ran_stable(gang)
+    if ran_stable:
+        attempt = 0
     return Replica(
         name=name,
         ordinal=int(name.rpartition("-")[2]),
@@ -88,7 +89,7 @@ def _build_replica(
         drain_started=_drain_started(gang),
         failure=failure,
         stuck=_first_stuck(gang, times, now) if state is ReplicaState.STARTING else None,
-        retry_at=_retry_at(failure, failed_at, attempt),
+        retry_at=_retry_at(failure, failed_at, attempt, ran_stable=ran_stable),
         lost_at=max(_lost_times(gang), default=None),
         incomplete=len(gang) < gang_size and state is ReplicaState.STARTING,
     )
@@ -200,10 +201,10 @@ def _failed_at(pod: Pod, now: datetime) -> datetime:
     return ready or read_time(pod.get("status", {}).get("startTime")) or _created(pod, now)
 
 
-def _retry_at(failure: Failure | None, failed_at: datetime, attempt: int) -> datetime | None:
+def _retry_at(failure: Failure | None, failed_at: datetime, attempt: int, *, ran_stable: bool) -> datetime | None:
     if failure is None or not failure.may_retry:
         return None
-    if attempt < 0:
+    if ran_stable:
         return failed_at
     return failed_at + timedelta(seconds=compute_backoff_s(attempt + 1))
 

@@ -28,7 +28,7 @@ from llmos_operator.planning.failures import Failure
 BACKOFF_FIRST_S = 10.0
 BACKOFF_LIMIT_S = 300.0
 STABLE_S = 60.0
-"""A replica that answered for so long starts again at attempt 0 when it fails."""
+"""A replica that answered for so long is replaced at once when it fails, and the count of its attempts begins anew."""
 
 
 class ReplicaState(Enum):

@@ -166,7 +166,7 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
         for new in plan.create:
             await _apply_replica(context, observed, new.ordinal, new.attempt)
         for replica in plan.complete:
-            await _apply_replica(context, observed, replica.ordinal, max(replica.attempt, 0))
+            await _apply_replica(context, observed, replica.ordinal, replica.attempt)
     except (Forbidden, Invalid) as error:
         refused = build_failure(Reason.ForbiddenByPolicy, f"The API server says: {error.message}")
     await _drain(context, observed, plan)

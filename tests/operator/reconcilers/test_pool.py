@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -330,3 +331,31 @@ async def test_a_pool_that_starts_for_long_is_looked_at_less_and_less() -> None:
         looks.append((await world.reconcile("InferencePool", "chat")).requeue_after_s)
         world.pass_time(looks[-1] or 0)
     assert looks == [10, 10, 20, 40, 80, 160, 300]
+
+
+async def test_a_replica_that_ran_well_is_replaced_at_once_and_its_failure_stays_visible_until_then() -> None:
+    world = World(build_model(), build_pool())
+    await world.pool()
+    world.start_pods()
+    await world.pool()
+    (pod,) = world.pods()
+    name, started = pod["metadata"]["name"], pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+    world.pass_time(120)
+    message = json.dumps({"reason": "EngineHung", "message": "it hung. Look at the log."})
+    terminated = {"exitCode": 1, "message": message, "startedAt": started, "finishedAt": world.stamp()}
+    world.kube.set_status(
+        PODS,
+        name,
+        NAMESPACE,
+        phase="Failed",
+        conditions=[{"type": "Ready", "status": "False", "lastTransitionTime": world.stamp()}],
+        containerStatuses=[{"name": "engine", "state": {"terminated": terminated}}],
+    )
+    pool = await world.pool()
+    assert condition(pool)["reason"] == "EngineHung"
+    world.finish_deletions()
+    assert len([p for p in world.pods() if p["metadata"]["name"] != name]) == 1, "no pause"
+    assert condition(await world.pool())["reason"] == "EngineHung", "what happened stays visible"
+    world.start_pods()
+    assert condition(await world.pool())["reason"] == "Ready"
+    assert [event["reason"] for event in world.kube.events] == ["Starting", "Ready", "EngineHung", "Ready"]
