@@ -92,7 +92,7 @@ class Cluster:
         return holder.partition("_")[0]
 
     def pods(self) -> dict[str, dict[str, Any]]:
-        listed = self.get("pods", f"--selector=app.kubernetes.io/instance={RELEASE}")["items"]
+        listed = self.get("pods", f"--selector=app.kubernetes.io/instance={RELEASE}").get("items", [])
         return {pod["metadata"]["name"]: pod for pod in listed}
 
     def wait_for_leader(self, is_wanted: Callable[[str], bool], timeout_s: float = FAIL_OVER_TIMEOUT_S) -> str:
@@ -125,7 +125,7 @@ def cluster() -> Iterator[Cluster]:
     machine.build_image(repository_dir(), "operator")
     machine.load_image(image_name("operator"))
     cluster = Cluster(state.kubeconfig)
-    before = cluster.get("customresourcedefinitions")["items"]
+    before = cluster.get("customresourcedefinitions").get("items", [])
     remove_release(cluster)
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
@@ -142,7 +142,7 @@ def remove_release(cluster: Cluster) -> None:
 def restore_definitions(cluster: Cluster, before: list[dict[str, Any]]) -> None:
     """Definitions that were there belong to whom they belonged; others go."""
     known = {definition["metadata"]["name"]: definition["metadata"] for definition in before}
-    ours = cluster.get("customresourcedefinitions", f"--selector=app.kubernetes.io/instance={RELEASE}")["items"]
+    ours = cluster.get("customresourcedefinitions", f"--selector=app.kubernetes.io/instance={RELEASE}").get("items", [])
     for name in (definition["metadata"]["name"] for definition in ours):
         if name not in known:
             cluster.kubectl("delete", "customresourcedefinition", name)
