@@ -132,6 +132,7 @@ class WheelSource:
         try:
             with io.BufferedReader(window, _READ_AHEAD_BYTES) as stream, zipfile.ZipFile(stream) as archive:
                 yield archive
+        # zipfile raises NotImplementedError for a compression or an encryption that it does not know.
         except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             raise InvalidSourceError(
                 f"{redact(self._url)} is not a readable wheel: {error}", "Use another wheel."
