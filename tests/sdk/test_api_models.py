@@ -111,7 +111,7 @@ def test_objects_are_values_that_nobody_changes(kind: str) -> None:
 
 def test_the_defaults_are_those_of_the_documentation() -> None:
     spec = InferencePool.model_validate(pool()).spec
-    assert (spec.replicas, spec.engine.name, spec.accelerator.count) == (1, "vllm", 1)
+    assert (spec.replicas, spec.engine.name, spec.accelerator.count) == (None, "vllm", 1)
     assert (spec.rollout.max_surge, spec.rollout.max_unavailable, spec.drain.timeout_seconds) == (1, 0, 120)
     assert spec.context_length is None
     storage = LLMModel.model_validate({"metadata": METADATA, "spec": {"source": {"uri": "hf://o/n"}}}).spec.storage

@@ -139,7 +139,7 @@ class TestReference:
 
     def test_says_default_bound_and_choices_of_a_field(self) -> None:
         page = reference.render_pages()["inferencepool.md"]
-        assert "| `replicas` | integer | `1` | Number of replicas.<br>*at least 0; at most 1000* |" in page
+        assert "| `replicas` | integer |  | Fixed number of replicas.<br>*at least 0; at most 1000* |" in page
         assert "one of `vllm`, `simulator`" in page
         assert "- maxSurge and maxUnavailable must not both be 0" in page
 

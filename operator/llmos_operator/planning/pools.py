@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
+from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason, Scaling
 from llmos.api.names import (
     CONDITION_AVAILABLE,
     CONDITION_PLANNED,
@@ -76,6 +76,14 @@ def build_pool_status(
     )
 
 
+def compute_desired(pool: InferencePool) -> int:
+    """Return how many replicas there should be: what the user says, else the autoscaler's last decision in limits."""
+    if pool.spec.replicas is not None:
+        return pool.spec.replicas
+    scaling = pool.spec.scaling or Scaling()
+    return min(max(pool.status.desired_replicas, scaling.min_replicas), scaling.max_replicas)
+
+
 @dataclass(frozen=True)
 class _Count:
     desired: int
@@ -94,7 +102,7 @@ def _count(pool: InferencePool, replicas: Sequence[Replica], revision: str) -> _
     alive = [r for r in replicas if r.state in {ReplicaState.STARTING, ReplicaState.READY}]
     updated = [r for r in alive if r.revision == revision]
     return _Count(
-        desired=pool.spec.replicas,
+        desired=compute_desired(pool),
         alive=len(alive),
         ready=sum(1 for r in alive if r.state is ReplicaState.READY),
         updated=len(updated),

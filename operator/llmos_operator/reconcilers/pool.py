@@ -34,7 +34,7 @@ from llmos_operator.manifests.replica import (
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.gangs import PodTimes, build_replicas, is_lost, pods_to_retire
 from llmos_operator.planning.layout import plan_layout
-from llmos_operator.planning.pools import Layout, build_pool_status
+from llmos_operator.planning.pools import Layout, build_pool_status, compute_desired
 from llmos_operator.planning.replicas import Replica, ReplicaPlan, ReplicaState, RolloutLimits, plan_replicas
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
@@ -145,7 +145,7 @@ def _plan_with(
     spec = observed.pool.spec
     replicas = build_replicas(observed.pods, gang_size=GANG_SIZE, times=_times(context), now=now, in_flight=in_flight)
     plan = plan_replicas(
-        desired=spec.replicas,
+        desired=compute_desired(observed.pool),
         revision=observed.revision,
         replicas=replicas,
         limits=RolloutLimits(spec.rollout.max_surge, spec.rollout.max_unavailable),

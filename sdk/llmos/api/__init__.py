@@ -9,12 +9,14 @@ from llmos.api.inferencepool import (
     Accelerator,
     Drain,
     Engine,
+    Hold,
     InferencePool,
     InferencePoolSpec,
     InferencePoolStatus,
     Parallelism,
     PoolPlan,
     Rollout,
+    Routing,
 )
 from llmos.api.llmmodel import (
     FetchProgress,
@@ -28,6 +30,16 @@ from llmos.api.llmmodel import (
 )
 from llmos.api.meta import ApiModel, Condition, EnvVar, LocalReference, Metadata, Toleration
 from llmos.api.reasons import REASONS, Reason, ReasonInfo
+from llmos.api.scaling import (
+    LatencyObjective,
+    ReplicaCapacity,
+    Scaling,
+    ScalingDemand,
+    ScalingInputs,
+    ScalingStatus,
+    ScalingTarget,
+    ScheduleWindow,
+)
 
 KINDS = (LLMModel, InferencePool, AcceleratorClass)
 
@@ -44,12 +56,14 @@ __all__ = [
     "Engine",
     "EnvVar",
     "FetchProgress",
+    "Hold",
     "InferencePool",
     "InferencePoolSpec",
     "InferencePoolStatus",
     "LLMModel",
     "LLMModelSpec",
     "LLMModelStatus",
+    "LatencyObjective",
     "LocalReference",
     "Metadata",
     "ModelArchitecture",
@@ -59,8 +73,16 @@ __all__ = [
     "PoolPlan",
     "Reason",
     "ReasonInfo",
+    "ReplicaCapacity",
     "ResolvedModel",
     "Rollout",
+    "Routing",
+    "Scaling",
+    "ScalingDemand",
+    "ScalingInputs",
+    "ScalingStatus",
+    "ScalingTarget",
+    "ScheduleWindow",
     "Toleration",
     "TrustRemoteCode",
 ]

@@ -23,6 +23,7 @@ from llmos.api.meta import (
     ScaleSubresource,
 )
 from llmos.api.names import API_VERSION
+from llmos.api.scaling import Scaling, ScalingStatus
 
 RESERVED_ENGINE_ARGS = (
     "model",
@@ -112,10 +113,42 @@ class Drain(ApiModel):
     """Longest wait for requests in flight; what still runs then is cut."""
 
 
+class Routing(ApiModel):
+    """How the gateway chooses a replica for a request."""
+
+    policy: Literal["auto", "least-load", "round-robin", "prefix"] = "auto"
+    """auto weighs the prompt tokens that a replica has in its cache against its load; prefix weighs the cache most."""
+
+
+class Hold(ApiModel):
+    """How the gateway holds requests while no replica can take them, for example while the pool wakes from zero.
+
+    The limits count in each gateway.
+    """
+
+    timeout_seconds: Annotated[int, Field(ge=0, le=86400)] = 600
+    """Longest wait of one request; 0 refuses at once."""
+    max_requests: Annotated[int, Field(ge=0, le=100000)] = 1000
+    """Requests that may wait at the same time."""
+    max_requests_per_key: Annotated[int, Field(ge=0, le=100000)] = 200
+    """Of these, requests of one API key."""
+
+
 class InferencePoolSpec(ApiModel):
     """What the user asks for."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.replicas) || has(self.scaling)",
+            "say how many: replicas for a fixed number, or scaling for a number that follows the load",
+            field_path=".replicas",
+        ),
+        Rule(
+            "!has(self.replicas) || !has(self.scaling) || self.scaling.mode == 'advisory'",
+            "replicas and scaling exclude each other, unless scaling.mode is advisory: to set a number by hand, "
+            "remove scaling",
+            field_path=".replicas",
+        ),
         Rule(
             "self.accelerator.class != 'cpu' || self.accelerator.count == 1",
             "accelerator class cpu has count 1: a replica on the processor is one pod",
@@ -145,8 +178,14 @@ class InferencePoolSpec(ApiModel):
     """How a replica spreads the model over its accelerators. Empty = planned."""
     context_length: Annotated[int, Field(ge=16, le=16777216)] | None = None
     """Longest prompt plus answer in tokens. Empty = the longest that the model has and the memory holds."""
-    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Number of replicas."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Fixed number of replicas."""
+    scaling: Scaling | None = None
+    """Number of replicas by load, instead of `replicas`."""
+    routing: Routing = Routing()
+    """How the gateway chooses a replica for a request."""
+    hold: Hold = Hold()
+    """How the gateway holds requests while no replica can take them."""
     rollout: Rollout = Rollout()
     """How far a change may go above and below the desired number of replicas."""
     drain: Drain = Drain()
@@ -205,6 +244,8 @@ class InferencePoolStatus(ApiModel):
     """Newest revision: a hash of everything that makes a replica."""
     plan: PoolPlan | None = None
     """How a replica is laid out."""
+    scaling: ScalingStatus | None = None
+    """The autoscaler's last decision, and why."""
     conditions: Conditions = ()
     """Planned, Available, Progressing and their aggregate Ready."""
 

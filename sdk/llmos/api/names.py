@@ -35,6 +35,8 @@ COMPONENT_INSPECT: Final = "inspect"
 COMPONENT_FETCH: Final = "fetch"
 COMPONENT_STORAGE: Final = "storage"
 COMPONENT_SERVICE: Final = "service"
+COMPONENT_GATEWAY: Final = "gateway"
+COMPONENT_API_KEY: Final = "api-key"
 
 # Annotations.
 ANNOTATION_DRAIN_STARTED: Final = f"{GROUP}/drain-started"
@@ -59,6 +61,9 @@ CONTAINER_FETCH: Final = "fetch"
 CONTAINER_INSPECT: Final = "inspect"
 ENGINE_PORT: Final = 8000
 CONTROL_PORT: Final = 8001
+GATEWAY_PORT: Final = 8080
+GATEWAY_ADMIN_PORT: Final = 8081
+"""Of the gateway's health, metrics and load; never exposed to clients."""
 MODEL_DIR: Final = "/model"
 
 # The accelerator class that needs no AcceleratorClass object: the engine runs on the processor.

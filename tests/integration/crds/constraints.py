@@ -12,7 +12,7 @@ Object = dict[str, Any]
 # The smallest object of each kind; a case changes it at one place.
 SMALLEST: Final[dict[str, Object]] = {
     "LLMModel": {"source": {"uri": "hf://org/name"}},
-    "InferencePool": {"modelRef": {"name": "m"}, "accelerator": {"class": "nvidia-h100", "count": 16}},
+    "InferencePool": {"modelRef": {"name": "m"}, "accelerator": {"class": "nvidia-h100", "count": 16}, "replicas": 1},
     "AcceleratorClass": {"memory": "80Gi"},
 }
 # What else an item of a list must have to be valid.

@@ -1,0 +1,113 @@
+"""What gateways and replicas say of their load: the words that operator and gateways share over HTTP.
+
+A gateway answers `GET /load` on its admin port with a `GatewayLoad`, a replica `GET /load` on its control port with an
+`EngineLoad`. Numbers that end in `total` only grow while the process lives; `boot` changes when it starts anew, so that
+a reader takes differences only within one life. Unknown fields are ignored: programs of two versions may meet.
+
+A gateway holds the answer back for up to `wait_s` seconds while its `sequence` is still the one of the query's `seen`.
+The sequence grows when a pool has requests that no replica can take, so that a pool at zero wakes at once; a reader
+that asks again each second needs no other signal.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+LATENCY_BUCKETS_S = (
+    0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
+    1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0,
+)  # fmt: skip
+"""Upper bounds of the latency histograms in seconds; one more bucket holds what is beyond."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+
+class Latencies(_Wire):
+    """A histogram over `LATENCY_BUCKETS_S`: counts for each bucket (not cumulative), and the sum in seconds."""
+
+    counts: tuple[Count, ...] = (0,) * (len(LATENCY_BUCKETS_S) + 1)
+    sum_s: Annotated[float, Field(ge=0)] = 0.0
+
+
+class PoolLoad(_Wire):
+    """One pool as one gateway sees it, traffic of its adapters included."""
+
+    queued: Count = 0
+    """Requests held because no replica can take them."""
+    queued_prompt_tokens: Count = 0
+    """Their prompt tokens, estimated."""
+    oldest_queued_s: Annotated[float, Field(ge=0)] = 0.0
+    """How long the first of them has waited."""
+    running: Count = 0
+    """Requests that were sent to a replica and are not answered in full."""
+    running_prompt_tokens: Count = 0
+    """Their prompt tokens, estimated."""
+    arrivals_total: Count = 0
+    """Requests that came, also those that were refused for want of room."""
+    arrived_prompt_tokens_total: Count = 0
+    """Their prompt tokens, estimated."""
+    finished_total: Count = 0
+    """Requests that were answered in full."""
+    failed_total: Count = 0
+    """Requests that ended in any other way, cancelled ones included."""
+    rejected_total: Count = 0
+    """Requests that were refused for want of room or time in the queue."""
+    prompt_tokens_total: Count = 0
+    """Prompt tokens of answers, as engines counted them."""
+    cached_tokens_total: Count = 0
+    """Of these, tokens that an engine had in its prefix cache."""
+    completion_tokens_total: Count = 0
+    """Tokens that engines generated."""
+    ttft: Latencies = Latencies()
+    """Time from a request's arrival to its first token, queueing included."""
+    tpot: Latencies = Latencies()
+    """Mean time for each further token, one value a request."""
+    endpoints: dict[str, Count] = Field(default_factory=dict)
+    """Requests in flight by replica address (host:port)."""
+
+
+class GatewayLoad(_Wire):
+    """The whole answer of a gateway."""
+
+    gateway: str
+    """Its name: that of its pod."""
+    boot: str
+    """Changes with each start of the process."""
+    sequence: Count = 0
+    """Grows when a pool begins to have requests that no replica can take."""
+    pools: dict[str, PoolLoad] = Field(default_factory=dict)
+    """By `namespace/name`."""
+
+
+class EngineLoad(_Wire):
+    """The whole answer of a replica."""
+
+    running: Count = 0
+    """Requests that the engine works on."""
+    waiting: Count = 0
+    """Requests in the engine's own queue."""
+    ready: bool = False
+    draining: bool = False
+    boot: str = ""
+    """Changes with each start of the engine."""
+    age_s: Annotated[float, Field(ge=0)] = 0.0
+    """How old these figures are."""
+    prompt_tokens_total: Count = 0
+    """Prompt tokens prefilled, cached ones not counted where the engine tells them apart."""
+    generation_tokens_total: Count = 0
+    """Tokens generated."""
+    cached_tokens_total: Count = 0
+    """Prompt tokens found in the prefix cache."""
+    steps_total: Count = 0
+    """Engine steps."""
+    preemptions_total: Count = 0
+    """Requests that lost their KV cache blocks and were computed again."""
+    kv_usage: Annotated[float, Field(ge=0)] = 0.0
+    """Share of the KV cache that is in use."""
