@@ -268,7 +268,7 @@ def _delay(
     bounded_by: BoundedBy = ""
     if greatest > target:
         target, bounded_by = greatest, "scaleDownDelay"
-    if not is_complete(sample) and before > target:
+    if not is_complete(sample) and before > wanted and before >= target:
         target, bounded_by = before, "staleInputs"
     # Without a gateway nothing would wake a pool that sleeps.
     may_sleep = memory.idle_s >= policy.scale_to_zero_after_s and sample.gateway is not None

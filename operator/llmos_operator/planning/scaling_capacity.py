@@ -141,7 +141,7 @@ def _learn_steps(learned: Learned, replica: ReplicaSample, interval_s: float) ->
 def _learn_room(learned: Learned, replica: ReplicaSample, interval_s: float) -> Learned:
     """Learn how many requests fit: by the KV cache, and by those that wait although prefill does not hold them up."""
     kv = learned.kv_per_sequence
-    if 0 < replica.kv_usage <= 1 and replica.running >= 2:
+    if 1e-4 < replica.kv_usage <= 1 and replica.running >= 2:
         share = replica.kv_usage / replica.running
         kv = share if kv == 0 else kv + (share - kv) * 0.02
     prefill_s = learned.model.per_prompt_token_s * replica.prompt_tokens
