@@ -145,12 +145,11 @@ def _learn_room(learned: Learned, replica: ReplicaSample, interval_s: float) -> 
         share = replica.kv_usage / replica.running
         kv = share if kv == 0 else kv + (share - kv) * 0.02
     prefill_s = learned.model.per_prompt_token_s * replica.prompt_tokens
-    is_full = replica.waiting > 0 and learned.is_known and prefill_s < 0.3 * interval_s
+    # A few always wait for the step that runs; many do only if they cannot get in.
+    is_full = replica.waiting > replica.running / 2 and learned.is_known and prefill_s < 0.3 * interval_s
     limit = learned.limit
-    if is_full:
-        limit = replica.running if limit == 0 else limit + (replica.running - limit) * 0.1
-    elif limit and replica.running > limit:
-        limit = float(replica.running)
+    if is_full or (limit and replica.running > limit):
+        limit = max(limit * (1 - FORGETTING), float(replica.running))
     return replace(learned, kv_per_sequence=kv, limit=limit)
 
 
