@@ -25,10 +25,9 @@ from llmos_operator.planning.scaling_capacity import Learned, build_capacity, le
 from llmos_operator.planning.scaling_demand import (
     Goal,
     Situation,
+    build_promise,
     compute_concurrency,
     compute_demands,
-    compute_patience_s,
-    compute_share,
 )
 from llmos_operator.planning.scaling_forecast import (
     BUCKET_S,
@@ -230,7 +229,7 @@ def _look_back(
 ) -> Hindsight:
     if policy.queue_depth is not None or sample.gateway is None or sample.interval_s <= 0 or not learned.is_known:
         return hindsight
-    goal, model, load = _build_goal(policy), learned.model, build_load(traffic, sample)
+    model, load = learned.model, build_load(traffic, sample)
     per_prompt_s = model.per_prompt_token_s * traffic.prompt_ratio
     decode_load = model.per_sequence_s * load.needed_generated_per_s
     return look_back(
@@ -240,9 +239,13 @@ def _look_back(
         needed=compute_needed(
             [per_prompt_s * second.prompt_tokens for second in traffic.seconds],
             decode_load,
-            compute_patience_s(goal, model.base_s + per_prompt_s * traffic.mean_prompt_tokens),
-            model.compute_work(load.needed_prompt_per_s, load.needed_generated_per_s),
-            compute_share(goal, model.base_s),
+            learned.base_share,
+            build_promise(
+                _build_goal(policy),
+                model,
+                traffic.mean_prompt_tokens * traffic.prompt_ratio,
+                load.mean_generated_tokens,
+            ),
         ),
         arrivals=float(sample.gateway.arrivals),
         lag_s=learned.start_s,
