@@ -3,10 +3,6 @@
 The gateway checks what it needs itself and what protects it: size (by the reader), UTF-8 and JSON (by orjson, which
 refuses NaN, lone surrogates and bytes that are no UTF-8), depth, and the types of the few fields it reads. Everything
 else is the engine's to judge, whose answer passes through: two judges of one API would drift apart.
-
-Prompt tokens are an estimate, for queues and load only: UTF-8 bytes / 4, near the ratio of current tokenizers for
-English text and within a factor of two for others; a part that is no text (an image) counts `MEDIA_TOKENS`. What is
-billed and shown is always the engine's own count.
 """
 
 from __future__ import annotations
@@ -23,8 +19,6 @@ from llmos_gateway.protocol.errors import BadRequestError
 MAX_DEPTH: Final = 64
 """Arrays and objects inside each other."""
 MAX_MODEL_CHARACTERS: Final = 512
-BYTES_PER_TOKEN: Final = 4
-MEDIA_TOKENS: Final = 512
 
 
 class ApiPart(StrEnum):
@@ -44,6 +38,8 @@ _PROMPT_FIELD: Final[Mapping[ApiPart, str]] = {
 }
 _STREAMABLE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS, ApiPart.RESPONSES})
 _WITH_STREAM_OPTIONS: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
+# The others may have another kind of prompt: embeddings of one, or an earlier answer.
+_WITH_PROMPT: Final = frozenset({ApiPart.EMBEDDINGS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +54,11 @@ class ModelRequest:
     is_stream: bool
     hides_usage: bool
     """Whether usage is asked of the engine though the caller did not ask for it."""
-    prompt: bytes
-    """What decides which prefix cache fits: tools and messages, prompt or input, as compact JSON."""
-    prompt_tokens: int
-    """Estimated."""
+
+    @property
+    def prompt(self) -> Any:
+        """Messages, prompt or input as the caller sent it."""
+        return self.fields.get(_PROMPT_FIELD[self.part])
 
 
 def parse_request(part: ApiPart, raw: bytes) -> ModelRequest:
@@ -79,13 +76,17 @@ def parse_request(part: ApiPart, raw: bytes) -> ModelRequest:
     _check_depth(raw, fields)
     model = fields.get("model")
     if not isinstance(model, str) or not model:
-        raise BadRequestError("Name the model: 'model' must be a string that is not empty.", "invalid_type", param="model")
+        raise BadRequestError(
+            "Name the model: 'model' must be a string that is not empty.", "invalid_type", param="model"
+        )
     if len(model) > MAX_MODEL_CHARACTERS:
-        raise BadRequestError(f"'model' is longer than {MAX_MODEL_CHARACTERS} characters.", "invalid_value", param="model")
+        raise BadRequestError(
+            f"'model' is longer than {MAX_MODEL_CHARACTERS} characters.", "invalid_value", param="model"
+        )
     is_stream = _read_bool(fields, "stream") and part in _STREAMABLE
     hides_usage = is_stream and part in _WITH_STREAM_OPTIONS and not _wants_usage(fields)
-    prompt, tokens = _read_prompt(part, fields)
-    return ModelRequest(part, raw, fields, model, is_stream, hides_usage, prompt, tokens)
+    _check_prompt(part, fields)
+    return ModelRequest(part, raw, fields, model, is_stream, hides_usage)
 
 
 def build_upstream_body(request: ModelRequest, served_model: str) -> bytes:
@@ -134,50 +135,15 @@ def _wants_usage(fields: Mapping[str, Any]) -> bool:
     return _read_bool(options, "include_usage")
 
 
-def _read_prompt(part: ApiPart, fields: Mapping[str, Any]) -> tuple[bytes, int]:
+def _check_prompt(part: ApiPart, fields: Mapping[str, Any]) -> None:
     name = _PROMPT_FIELD[part]
     value = fields.get(name)
     if part is ApiPart.CHAT:
         if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
-            raise BadRequestError("'messages' must be a list of messages that is not empty.", "invalid_type", param=name)
-        # Chat templates put tools before the messages.
-        tools = fields.get("tools")
-        prompt = orjson.dumps([tools, value] if tools else value)
-        return prompt, _estimate_messages(prompt, value)
-    if not isinstance(value, str | list):
-        # /v1/responses may go on from an earlier answer, and completions may have another kind of prompt.
-        if value is None and part is not ApiPart.EMBEDDINGS:
-            return b"", 1
+            raise BadRequestError(
+                "'messages' must be a list of messages that is not empty.", "invalid_type", param=name
+            )
+    elif isinstance(value, str | list) or (value is None and part not in _WITH_PROMPT):
+        return
+    else:
         raise BadRequestError(f"'{name}' must be a string or a list.", "invalid_type", param=name)
-    prompt = orjson.dumps(value)
-    if isinstance(value, list):
-        return prompt, _estimate_list(prompt, value)
-    return prompt, _estimate_bytes(len(prompt))
-
-
-def _estimate_bytes(size: int) -> int:
-    return max(1, size // BYTES_PER_TOKEN)
-
-
-def _estimate_list(prompt: bytes, items: list[Any]) -> int:
-    if items and isinstance(items[0], int):
-        return len(items)
-    if items and isinstance(items[0], list):
-        return sum(len(item) for item in items if isinstance(item, list))
-    if items and isinstance(items[0], dict):
-        return _estimate_messages(prompt, items)
-    return _estimate_bytes(len(prompt))
-
-
-def _estimate_messages(prompt: bytes, messages: list[Any]) -> int:
-    media = [
-        part
-        for message in messages
-        if isinstance(message, dict) and isinstance(parts := message.get("content"), list)
-        for part in parts
-        if isinstance(part, dict) and not isinstance(part.get("text"), str)
-    ]
-    if not media:
-        return _estimate_bytes(len(prompt))
-    text_bytes = len(prompt) - sum(len(orjson.dumps(part)) for part in media)
-    return _estimate_bytes(text_bytes) + MEDIA_TOKENS * len(media)
