@@ -1,8 +1,8 @@
 """The gateway's Prometheus metrics: every name and label in one place, in a registry of their own.
 
-Labels have few values: pools and tenants are objects that an administrator makes, a model is the pool's, a status is a
-number. A caller's own words (model names that do not exist, paths) never become labels. Tenants beyond `MAX_TENANTS` share
-the label `other`, and a deleted pool takes its series with it.
+Labels have few values: pools and tenants are what an administrator makes, a model is the pool's, a status is a number.
+A caller's own words (models that do not exist, paths) never become labels. Tenants beyond `MAX_TENANTS` share the label
+`other`, and a deleted pool takes its series with it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+
 from aiohttp import web
 
 from llmos_gateway.catalog import ApiKey, Pool

@@ -48,7 +48,7 @@ from llmos_gateway.proxy.upstream import (
 from llmos_gateway.routing import PromptBlocks
 
 WAITING_FOR_REPLICA: Final = "waiting for a replica (pool wakes up)"
-WAITING_FOR_TOKEN: Final = "waiting for the first token"
+WAITING_FOR_ENGINE: Final = "waiting for the first token"
 _BOOT: Final = os.urandom(4).hex()
 _numbers = itertools.count()
 
@@ -203,7 +203,7 @@ class Delivery:
         call, clock = self._call, self._tools.clock
         events = EventFilter(hides_usage=self._order.hides_usage)
         try:
-            with stream.kept_alive(WAITING_FOR_TOKEN):
+            with stream.kept_alive(WAITING_FOR_ENGINE):
                 data = await read_some(answer)
             if not data:
                 raise LostError("the answer is empty")

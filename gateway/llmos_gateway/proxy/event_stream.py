@@ -1,4 +1,4 @@
-"""The caller's side of a stream: begins as late as it can, is kept alive while nothing comes, ends well or says why not.
+"""The caller's side of a stream: begins as late as it can, is kept alive meanwhile, ends well or says why not.
 
 Until the head is sent a failure can have its own status, and the request can go to another replica. A comment sends the
 head but is no answer, so another replica can still be tried; from the first event on it cannot.

@@ -28,7 +28,7 @@ from llmos_gateway.protocol.errors import (
     UnavailableError,
 )
 from llmos_gateway.protocol.headers import build_caller_headers, find_bearer
-from llmos_gateway.protocol.requests import ApiPart, parse_request
+from llmos_gateway.protocol.requests import build_upstream_body, parse_request
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.delivery import Delivery, Order, Tools
 from llmos_gateway.proxy.intake import Intake
