@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,7 +108,6 @@ async def open_gateway(
     hold: HoldLimits | None = None,
     limits: Limits | None = None,
     connections: ConnectionLimits | None = None,
-    environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> AsyncIterator[Stage]:
     """Run a gateway whose pool `team/chat` has these replicas."""
@@ -126,14 +125,11 @@ async def open_gateway(
         limits=limits or Limits(),
         connections=connections or ConnectionLimits(),
     )
-    gateway = Gateway(chosen, catalog, FixedWatch(), environment=environment or {})
+    gateway = Gateway(chosen, catalog, FixedWatch())
     running = asyncio.create_task(gateway.run())
     scheme = "https" if chosen.certificate else "http"
     try:
-        await asyncio.wait({running, gateway.ports}, return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
-        if running.done():
-            await running
-        port, admin_port = await gateway.ports
+        port, admin_port = await asyncio.wait_for(gateway.ports, DEADLINE_S)
         timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as client:
             stage = Stage(
@@ -143,7 +139,15 @@ async def open_gateway(
             yield stage
     finally:
         gateway.stop()
-        await asyncio.wait_for(running, DEADLINE_S)
+        if not running.cancelled():
+            await asyncio.wait_for(running, DEADLINE_S)
+
+
+async def wait_until(is_true: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until something is true."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not await is_true():  # noqa: ASYNC110 - what is waited for is beyond HTTP
+            await asyncio.sleep(0.02)
 
 
 def split_events(data: bytes) -> list[Any]:

@@ -19,7 +19,7 @@ import resource
 import secrets
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,18 +95,14 @@ class Gateway:
         options: how it runs.
         catalog: what it knows.
         watch: keeps the catalog up to date.
-        environment: where tracing is configured.
     """
 
-    def __init__(
-        self, options: Options, catalog: Catalog, watch: Watch, *, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, options: Options, catalog: Catalog, watch: Watch) -> None:
         self.ports: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         """The public and the admin port, once both are open."""
         self._options = options
         self._catalog = catalog
         self._watch = watch
-        self._environment = environment if environment is not None else os.environ
         self._clock = time.monotonic
         self._metrics = Metrics()
         self._book = LoadBook(clock=self._clock)
@@ -142,7 +138,7 @@ class Gateway:
             await self._run_parts(road, server, reports)
 
     def _build_tracer(self, stack: AsyncExitStack) -> Tracer | None:
-        if not is_tracing_wanted(self._environment):
+        if not is_tracing_wanted(os.environ):
             return None
         tracer = build_exporting_tracer()
         stack.push_async_callback(asyncio.to_thread, tracer.close)
