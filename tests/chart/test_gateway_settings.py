@@ -18,8 +18,8 @@ FIELDS = {"LLMOS_NAMESPACE": "models-namespace"}
 
 
 def container_of(values: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = find(render(values), "Deployment", part="gateway")["spec"]["template"]["spec"]
-    return found["containers"][0] | {"pod": found}
+    pod = find(render(values), "Deployment", part="gateway")["spec"]["template"]["spec"]
+    return {**pod["containers"][0], "pod": pod}
 
 
 def find_run() -> Any:
