@@ -90,7 +90,8 @@ def bring_up(question: str) -> int:
     say(f"\nReady after {time.monotonic() - started:.0f} s. You: {question}")
     with _forward_gateway(kubeconfig) as url:
         status = _ask(kubeconfig, url, key, question)
-    say(GO_ON.format(namespace=NAMESPACE, system=SYSTEM_NAMESPACE, gateway=GATEWAY, key=key))
+    # Not by `say`, which would break lines that are to be pasted.
+    print(GO_ON.format(namespace=NAMESPACE, system=SYSTEM_NAMESPACE, gateway=GATEWAY, key=key), flush=True)
     return status
 
 
