@@ -21,6 +21,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from llmos_gateway.routing.blocks import BLOCK_TOKENS
+
 __all__ = ["IndexLimits", "PrefixIndex"]
 
 _SWEPT_PER_INSERT: Final = 512
@@ -36,6 +38,18 @@ class IndexLimits:
     """Shared evenly where many replicas would take more together."""
     replicas: int = 1024
     """The one that came first leaves for one more."""
+
+    @classmethod
+    def for_kv_cache(cls, tokens: int) -> IndexLimits:
+        """Return limits for replicas whose KV cache holds that many tokens, the default if 0 (unknown).
+
+        Twice the cache: where an engine has just evicted the end of a prompt, its beginning is often still there, and
+        replays lose hits below 1.5 times. Beyond twice the router counts on more than is cached.
+        """
+        default = cls()
+        if not tokens:
+            return default
+        return cls(blocks_per_replica=min(default.blocks_per_replica, max(1, 2 * tokens // BLOCK_TOKENS)))
 
 
 @dataclass(slots=True)
