@@ -131,6 +131,14 @@ class Router:
         self._circuits.retain(kept)
         self._queued = {address: tokens for address, tokens in self._queued.items() if address in kept}
 
+    def resize(self, limits: IndexLimits) -> None:
+        """Change how much may be remembered."""
+        self._index.resize(limits)
+
+    def sweep(self, blocks: int) -> int:
+        """Free the memory of up to that many blocks that are no longer wanted; return how many."""
+        return self._index.sweep(blocks)
+
     def _admit(self, endpoints: Sequence[E], now_s: float, exclude: Collection[str]) -> tuple[Sequence[int], str]:
         if not exclude and not len(self._circuits):
             return range(len(endpoints)), ""

@@ -1,7 +1,8 @@
-"""prefix: the longest cached beginning, among replicas that are not overloaded (overload.py).
+"""prefix: the longest cached beginning, whatever waits there, among replicas that are not overloaded (overload.py).
 
-Prompts that no replica has more of than others go home where several gateways route to the pool (auto.py), else where
-the fewest requests are in flight.
+A beginning counts from a fifth of the prompt on. Less is usually the system prompt that all conversations share, and
+whoever follows that sends every new conversation to the replicas that have it. Prompts of which no replica has more
+than others go home where several gateways route to the pool (auto.py), else where the least waits.
 """
 
 from __future__ import annotations
@@ -13,9 +14,17 @@ __all__ = ["score_prefix"]
 
 
 def score_prefix(candidates: Candidates) -> list[Score]:
-    """Score overloaded replicas last, then by cached tokens, then by load."""
-    most = compute_most_load(candidates.loads)
+    """Score overloaded replicas last, then by cached tokens, then home, then by queue and load as `auto` does."""
+    loads, prompt_tokens = candidates.loads, candidates.prompt_tokens
+    most = compute_most_load(loads)
+    load_tokens = prompt_tokens / (sum(loads) / len(loads) + 1)
+    columns = zip(loads, candidates.cached_tokens, candidates.queued_tokens, strict=True)
     return [
-        (load > most, -cached, place != candidates.home, load)
-        for place, (load, cached) in enumerate(zip(candidates.loads, candidates.cached_tokens, strict=True))
+        (
+            load > most,
+            -cached if 5 * cached >= prompt_tokens else 0,
+            place != candidates.home,
+            queued + load * load_tokens,
+        )
+        for place, (load, cached, queued) in enumerate(columns)
     ]
