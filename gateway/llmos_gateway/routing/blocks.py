@@ -6,11 +6,11 @@ of each block covers all blocks before it:
     h[0] = xxh3(block 0, seed = xxh3(salt)),  h[i] = xxh3(block i, seed = h[i - 1])
 
 and two prompts share their first i + 1 blocks exactly when h[i] is equal (but for a chance of 2^-64). The gateway has
-no tokenizer: a block is 256 bytes of UTF-8, about 64 tokens of English at 4 bytes each; only full blocks count, as in
+no tokenizer: a block is 512 bytes of UTF-8, about 128 tokens of English at 4 bytes each; only full blocks count, as in
 vLLM. Only where a request is sent depends on these hashes, never whose cache it reads: engines keep tenants apart by
 salts of their own. The salt (tenant, and adapter) keeps equal prompts of two tenants from attracting each other here.
 
-The chain is bounded at 4096 blocks (1 MiB of text, about 262,000 tokens): what comes after changes the choice no more.
+The chain is bounded at 2048 blocks (1 MiB of text, about 262,000 tokens): what comes after changes the choice no more.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from xxhash import xxh3_64, xxh3_64_intdigest, xxh3_128_hexdigest
 __all__ = ["BLOCK_BYTES", "BLOCK_TOKENS", "MAX_BLOCKS", "PromptBlocks", "hash_blocks", "hash_chat"]
 
 BYTES_PER_TOKEN: Final = 4
-BLOCK_TOKENS: Final = 64
+BLOCK_TOKENS: Final = 128
 BLOCK_BYTES: Final = BLOCK_TOKENS * BYTES_PER_TOKEN
-MAX_BLOCKS: Final = 4096
+MAX_BLOCKS: Final = 2048
 _MAX_BYTES: Final = MAX_BLOCKS * BLOCK_BYTES
-_ANCHOR_CHARS: Final = 1024
+_ANCHOR_BYTES: Final = 1024
 # A longer string is an inline file rather than a text; its digest tells it from others and costs no blocks.
 _LONGEST_ATTACHMENT_CHARS: Final = 512
 
@@ -71,7 +71,7 @@ def hash_chat(messages: Sequence[Any], salt: bytes, tools: object = None) -> Pro
 
 
 def _hash_anchor(before: Iterable[str], text: bytes | str, salt: bytes) -> int:
-    hasher = xxh3_64(_encode(text[:_ANCHOR_CHARS]), seed=xxh3_64_intdigest(salt))
+    hasher = xxh3_64(_encode(text[:_ANCHOR_BYTES])[:_ANCHOR_BYTES], seed=xxh3_64_intdigest(salt))
     for piece in before:
         hasher.update(_encode(piece))
     return hasher.intdigest()

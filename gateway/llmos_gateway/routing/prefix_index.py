@@ -33,7 +33,7 @@ class IndexLimits:
     """How much the index may remember."""
 
     blocks_per_replica: int = 32_768
-    """At most this many blocks of one replica: 2 million tokens at 64 each, more than most KV caches hold."""
+    """At most this many blocks of one replica: 4 million tokens at 128 each, more than most KV caches hold."""
     blocks_in_all: int = 524_288
     """About 120 MiB; shared evenly where many replicas would take more together."""
     replicas: int = 1024

@@ -2,7 +2,7 @@
 
     cost = 64 * new_tokens + queued_tokens + prompt_tokens * load / (mean load + 1) - (2 * prompt_tokens at home)
 
-in units of prefill tokens; the lowest cost wins, overloaded replicas (overload.py) come last.
+in units of prefill tokens; the lowest cost wins. Starved replicas come first and overloaded ones last (share.py).
 
 * new_tokens: what the replica has to compute. It weighs more than a token in the queue, because computing again what
   another replica has delays every request in the batch and evicts as much from this replica's cache. 64 is a batch of
@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import Final
 
 from llmos_gateway.routing.candidates import Candidates, Score
-from llmos_gateway.routing.policies.overload import compute_most_load
+from llmos_gateway.routing.policies.share import rank_by_share
 
 __all__ = ["score_auto"]
 
@@ -34,15 +34,15 @@ _HOME_WEIGHT: Final = 2
 
 
 def score_auto(candidates: Candidates) -> list[Score]:
-    """Score overloaded replicas last, then by what the request costs there."""
+    """Score each replica by its share of the load, then by what the request costs there."""
     loads, prompt_tokens = candidates.loads, candidates.prompt_tokens
-    most = compute_most_load(loads)
     load_tokens = prompt_tokens / (sum(loads) / len(loads) + 1)
-    scores = [
-        (load > most, _NEW_TOKEN_WEIGHT * (prompt_tokens - cached) + queued + load * load_tokens)
-        for load, cached, queued in zip(loads, candidates.cached_tokens, candidates.queued_tokens, strict=True)
+    columns = zip(rank_by_share(loads), loads, candidates.cached_tokens, candidates.queued_tokens, strict=True)
+    scores: list[Score] = [
+        (rank, _NEW_TOKEN_WEIGHT * (prompt_tokens - cached) + queued + load * load_tokens)
+        for rank, load, cached, queued in columns
     ]
     if candidates.home is not None:
-        is_overloaded, cost = scores[candidates.home]
-        scores[candidates.home] = (is_overloaded, cost - _HOME_WEIGHT * prompt_tokens)
-    return list[Score](scores)
+        rank, cost = scores[candidates.home]
+        scores[candidates.home] = (rank, cost - _HOME_WEIGHT * prompt_tokens)
+    return scores
