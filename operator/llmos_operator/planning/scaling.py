@@ -252,11 +252,14 @@ def _look_back(
     )
 
 
+def has_stopped(memory: ScalingMemory) -> bool:
+    """Whether nothing has come for longer than a forecast looks back; such traffic is not taken to recur."""
+    return memory.idle_s > HOLD_BUCKETS * BUCKET_S
+
+
 def _build_situation(memory: ScalingMemory, load: Load, sample: PoolSample) -> Situation:
     oldest_s = max((replica.age_s for replica in sample.starting if not replica.is_stuck), default=0.0)
-    # Traffic that stopped for good is no traffic that recurs.
-    has_stopped = memory.idle_s > HOLD_BUCKETS * BUCKET_S
-    outlook = NOTHING_AHEAD if has_stopped else look_ahead(memory.hindsight)
+    outlook = NOTHING_AHEAD if has_stopped(memory) else look_ahead(memory.hindsight)
     return Situation(load, memory.learned, outlook, count_serving(sample), oldest_s)
 
 
@@ -266,7 +269,7 @@ def _decide(policy: ScalingPolicy, memory: ScalingMemory, sample: PoolSample, lo
     existing = count_serving(sample) + len(sample.starting)
     before = existing if memory.desired is None else memory.desired
     kept = memory.wanted or (Wanted(memory.clock_s, before),)
-    is_learning = policy.queue_depth is None and memory.hindsight.is_learning and memory.idle_s == 0
+    is_learning = policy.queue_depth is None and memory.hindsight.is_learning and not has_stopped(memory)
     kept = _remember(kept, Wanted(memory.clock_s, wanted), math.inf if is_learning else policy.scale_down_delay_s)
     memory = replace(memory, wanted=kept, room=reopen_room(memory.room, wanted, sample.now_s))
     target, bounded_by = _delay(policy, memory, sample, wanted, before, kept[0].replicas)

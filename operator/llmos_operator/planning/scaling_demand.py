@@ -117,7 +117,7 @@ def build_promise(goal: Goal, model: StepModel, mean_prompt_tokens: float, mean_
     return Promise(
         patience_s=max(patience_s - own_s, patience_s / 10),
         share=share,
-        life_s=mean_generated_tokens * model.base_s / (1 - share),
+        life_s=mean_generated_tokens * model.base_s / max(LEAST_SHARE, 1 - share),
     )
 
 

@@ -66,8 +66,9 @@ class Hindsight:
 
     @property
     def is_learning(self) -> bool:
-        """Whether traffic comes, and nothing can be said of its headroom yet."""
-        return self.headroom is None and bool(self.work or self.bucket_s)
+        """Whether traffic comes, but not yet for as long as a forecast looks back."""
+        has_begun = bool(self.work) or self.bucket_s > 0
+        return has_begun and (self.headroom is None or len(self.work) < HOLD_BUCKETS + WINDOW_BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
