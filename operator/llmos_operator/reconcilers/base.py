@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from llmos_operator.kube.client import Kube
 from llmos_operator.planning.settings import Settings
+from llmos_operator.reconcilers.parsed import Parsed
 
 
 class Key(NamedTuple):
@@ -44,6 +45,8 @@ class Context:
     kube: Kube
     settings: Settings
     now: Callable[[], datetime]
+    shared: Parsed = field(default_factory=Parsed)
+    """Models and accelerator classes, to which many pools refer."""
     observe_in_flight: Callable[[Mapping[str, str]], Awaitable[Mapping[str, int]]] = field(default=_observe_nothing)
     """Ask replicas (pod name -> pod IP) for their requests running and waiting; those that do not answer are left
     out."""
