@@ -67,7 +67,7 @@ class Told(dict[Place, float]):
 
 @dataclass(frozen=True)
 class _Body:
-    version: float
+    version: int
     data: bytes
     learnt_s: float
 
@@ -94,13 +94,16 @@ class Store:
         if not is_kept(kind):
             return
         place, version = Place.of(kind, item["metadata"]), _read_version(item)
+        if version is None:
+            self.doubt(place)
+            return
         self._note(place, version)
         known = self._bodies.get(place)
         is_gone = event_type == "DELETED"
         if known is not None and (known.version > version or (known.version == version and not is_gone)):
             return
         self._drop(place)
-        if kind in OWN_KINDS and not is_gone and place not in self._doubted and version < math.inf:
+        if kind in OWN_KINDS and not is_gone and place not in self._doubted:
             self._put(place, version, item)
 
     def get(self, place: Place) -> Object | None:
@@ -140,8 +143,11 @@ class Store:
         if answer is None or not _is_watched(place.kind, answer["metadata"]):
             return
         version, known = _read_version(answer), self._bodies.get(place)
+        if version is None:
+            self.doubt(place)
+            return
         self._note(place, version)
-        if newest <= version < math.inf and (known is None or known.version < version):
+        if version >= newest and (known is None or known.version < version):
             self._drop(place)
             self._put(place, version, answer)
 
@@ -173,13 +179,13 @@ class Store:
         for told in self._requests:
             told[place] = max(told.get(place, 0.0), version)
 
-    def _put(self, place: Place, version: float, item: Mapping[str, Any]) -> None:
+    def _put(self, place: Place, version: int, item: Mapping[str, Any]) -> None:
         metadata = {key: value for key, value in item["metadata"].items() if key != "managedFields"}
         data = json.dumps({**item, "metadata": metadata}, separators=(",", ":")).encode()
         self._bodies[place] = _Body(version, data, self._clock())
         self._size_bytes += len(data)
         while self._size_bytes > self._limit_bytes:
-            self._drop(next(iter(self._bodies)))
+            self.doubt(next(iter(self._bodies)))  # An event that is still on its way may be older than it was.
 
     def _drop(self, place: Place) -> None:
         if known := self._bodies.pop(place, None):
@@ -196,7 +202,7 @@ def _is_watched(kind: str, metadata: Mapping[str, Any]) -> bool:
     return kind in OWN_KINDS or (metadata.get("labels") or {}).get(LABEL_MANAGED_BY) == MANAGED_BY
 
 
-def _read_version(item: Mapping[str, Any]) -> float:
-    """Return the version of an object; infinity, which no body can have, if it cannot be compared."""
+def _read_version(item: Mapping[str, Any]) -> int | None:
+    """Return the version of an object; None if it cannot be compared."""
     text = str(item["metadata"].get("resourceVersion", ""))
-    return int(text) if text.isdecimal() else math.inf
+    return int(text) if text.isdecimal() else None

@@ -86,6 +86,10 @@ class StoredKube(Kube):
         self._on_answer = on_answer
         self._learning: Final = defaultdict[str, asyncio.Lock](asyncio.Lock)
 
+    def is_learning(self, resource: Resource) -> bool:
+        """Whether reads of a kind wait until all of its objects were listed."""
+        return self._learning[resource.kind].locked()
+
     async def get(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
         place = Place(resource.kind, namespace, name)
         if not is_kept(place.kind):
