@@ -47,7 +47,8 @@ class Setting:
     """One way to set a policy."""
 
     label: str
-    build: Callable[[Context], Policy]
+    build: Callable[..., Policy]
+    """Called with the Context."""
 
 
 def _knative() -> list[Setting]:

@@ -48,9 +48,7 @@ ANSWER = build_answer(
             "object": "chat.completion",
             "created": 1700000000,
             "model": MODEL,
-            "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}
-            ],
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 250, "completion_tokens": 3, "total_tokens": 253},
         },
         separators=(",", ":"),
@@ -59,9 +57,7 @@ ANSWER = build_answer(
 MODELS = build_answer(
     json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "bench"}]}).encode()
 )
-STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
-)
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 TOKEN = build_event(" token")
 USAGE = build_chunk(
     b'data: {"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"bench",'
@@ -117,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._wants_usage = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         data = self._buffer + data

@@ -52,7 +52,7 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def ask(self, request: bytes) -> asyncio.Future[bool]:
         """Send a request; the future says whether the answer was whole."""
@@ -93,6 +93,9 @@ def find_length(head: bytes) -> int:
     return int(head[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
 
 
+LOOPBACK = "127.0.0.1"
+
+
 async def run_rate(url: str, request: bytes, rate: float, seconds: float) -> dict[str, Any]:
     """Send requests at a rate."""
     parts = urlsplit(url)
@@ -102,7 +105,9 @@ async def run_rate(url: str, request: bytes, rate: float, seconds: float) -> dic
     failed = 0
 
     async def connect() -> Client:
-        _, client = await loop.create_connection(lambda: Client(is_stream=False), parts.hostname, parts.port)
+        _, client = await loop.create_connection(
+            lambda: Client(is_stream=False), parts.hostname or LOOPBACK, parts.port or 80
+        )
         return client
 
     async def ask(client: Client) -> None:
@@ -138,7 +143,9 @@ async def run_streams(url: str, request: bytes, streams: int, events: int) -> di
 
     async def read(number: int) -> tuple[bool, int, float, float]:
         await asyncio.sleep(number / streams)
-        _, client = await loop.create_connection(lambda: Client(is_stream=True), parts.hostname, parts.port)
+        _, client = await loop.create_connection(
+            lambda: Client(is_stream=True), parts.hostname or LOOPBACK, parts.port or 80
+        )
         is_whole = await client.ask(request)
         ended_s = time.perf_counter()
         client.transport.close()
