@@ -20,6 +20,7 @@ from kubernetes.aio.client import ApiClient, CoreV1Api
 from bench.operator.figures import Outcome, Row
 from bench.operator.objects import Object, build_namespace
 from bench.operator.waiting import wait_until
+from e2e.cluster.api import apply_ca_bundle
 from llmos.api.names import API_VERSION, CPU_CLASS, LABEL_POOL
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.config import load_configuration
@@ -65,6 +66,8 @@ async def measure(kubeconfig: Path) -> Outcome:
         core = CoreV1Api(client)
         await core.create_namespace(build_namespace(NAMESPACE))
         try:
+            # The model is inspected from a registry that may have a certificate authority of its own.
+            apply_ca_bundle(kubeconfig, NAMESPACE)
             # The facts of the model are part of a replica's revision: they must stand before the pool does.
             model, pool = _build_objects(4)
             await kube.create(model)
