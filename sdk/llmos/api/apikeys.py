@@ -2,7 +2,7 @@
 
 A key is `sk-llmos-ID-SECRET`: 12 characters that name it in lists, logs and metrics, then 256 random bits in base 62.
 Only the SHA-256 of the whole key is stored. There is nothing to stretch with a slow hash: guessing 256 random bits is
-out of reach however fast a guess is, and the gateway hashes each request's key in a microsecond without any cache that
+out of reach however fast a guess is, and the gateway hashes each request's key in microseconds without any cache that
 could outlive a revocation.
 
 The Secret stands in the gateway's namespace, carries the label `llmos.dev/component: api-key` and the type
@@ -26,7 +26,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from llmos.api.names import COMPONENT_API_KEY, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY
 
@@ -37,6 +37,8 @@ SECRET_CHARACTERS: Final = 43
 SECRET_TYPE: Final = "llmos.dev/api-key"  # noqa: S105 - the type of a Secret, not a password
 SECRET_SELECTOR: Final = f"{LABEL_COMPONENT}={COMPONENT_API_KEY}"
 ALL_NAMESPACES: Final = "*"
+Part = Literal["chat", "completions", "embeddings", "responses"]
+"""Parts of the API that a key may be limited to."""
 
 _KEY = re.compile(rf"{KEY_PREFIX}([0-9A-Za-z]{{{ID_CHARACTERS}}})-[0-9A-Za-z]{{{SECRET_CHARACTERS}}}")
 _ID = re.compile(rf"[0-9A-Za-z]{{{ID_CHARACTERS}}}")
