@@ -6,7 +6,7 @@ in units of prefill tokens; the lowest cost wins. Starved replicas come first an
 
 * new_tokens: what the replica has to compute. It weighs more than a token in the queue, because computing again what
   another replica has delays every request in the batch and evicts as much from this replica's cache. 64 is a batch of
-  ordinary size; with 1 (the request's own delay and nothing else) a fifth of the hits is lost.
+  ordinary size; with 1 (the request's own delay and nothing else) up to a third of the hits is lost.
 * queued_tokens: prompts that this gateway sent there and whose first token has not come. Among replicas that have
   equally much of the prompt, so for every new conversation, this decides.
 * load: requests in flight, also those of other gateways, relative to the mean: a replica with twice the mean costs as
