@@ -58,7 +58,7 @@ class Client(asyncio.Protocol):
 
     def ask(self, request: bytes) -> asyncio.Future[bool]:
         """Send a request; the future says whether the answer was whole."""
-        self._data, self.events, self.first_s = b"", 0, 0.0
+        self._data, self.events, self.first_s, self.status = b"", 0, 0.0, b""
         self.answered = asyncio.get_running_loop().create_future()
         self.began_s = time.perf_counter()
         self.transport.write(request)
@@ -66,9 +66,11 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Look for the end of the answer."""
-        if not self.first_s:
-            self.first_s = time.perf_counter()
+        if not self.status:
             self.status = data[9:12]
+        # Some sides send their head at once, which is no token.
+        if not self.first_s and (not self._is_stream or b"data:" in data):
+            self.first_s = time.perf_counter()
         if self._is_stream:
             self.events += data.count(b"data: {")
             self._data = self._data[-64:] + data
