@@ -20,6 +20,8 @@ from bench.autoscale.traces import Arrival, TraceFormat, read_trace, vary_trace
 
 INITIAL_UTILIZATION = 0.75
 """Every policy begins with the number that a clairvoyant of this utilization has at first."""
+FIRST_SEED = 1
+"""Seed 0 is the one that our constants were chosen with; it is held out of every report."""
 NICENESS = 10
 WORKERS = 2
 
@@ -34,6 +36,8 @@ class Scenario:
     rate_scale: float
     ttft_s: float
     tpot_s: float
+    warmup_s: int = 600
+    """Seconds at first of which nothing is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def plan_runs(scenario: Scenario, policies: Sequence[str], cold_starts_s: Sequen
     """Return all runs; those of one trace variation lie together, so that it is made once."""
     return [
         Run(scenario, cold_start_s, seed, policy, setting)
-        for seed in range(seeds)
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds)
         for cold_start_s in cold_starts_s
         for policy in policies
         for setting in range(len(POLICIES[policy]()))
@@ -93,7 +97,13 @@ def simulate(run: Run) -> tuple[Figures, Outcome]:
     if run.policy == "static":
         initial = int(setting.label)
     outcome = Simulation(
-        profile, arrivals, policy, cold_start_s=run.cold_start_s, initial=initial, limits=(1, HIGHEST)
+        profile,
+        arrivals,
+        policy,
+        cold_start_s=run.cold_start_s,
+        initial=initial,
+        limits=(1, HIGHEST),
+        warmup_s=scenario.warmup_s,
     ).run()
     return compute_figures(run, setting.label, outcome), outcome
 
