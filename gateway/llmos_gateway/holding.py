@@ -1,0 +1,218 @@
+"""Holding: a request whose pool has no replica waits here until one comes, within bounds.
+
+Who waits: as many as the pool's and the key's limits allow, each until its deadline. The queue is first in, first out:
+when a replica appears, all that wait for the pool go, in the order in which they came. They are not let out a few at a
+time: the engine admits what its memory bears and queues the rest itself, in the same order, and the router spreads them
+if several replicas came together. The price is that a second replica, seconds later, gets only what arrives after it.
+
+When it ends otherwise: the queue is full (429), the deadline has passed (503), the pool cannot get a replica until
+somebody changes something (503, with the operator's words, at once for all that wait), or the pool is gone (404). A
+caller that goes away frees its slot at once.
+
+`Retry-After` is what is left of the pool's measured start-up time since the first of those that wait came, for their
+coming is what woke the pool; without a measurement, or when something is known to be wrong, `UNKNOWN_RETRY_S`.
+
+Accounting: `wait` tells the book how the request ended whenever it does not return a pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from llmos_gateway.catalog import ANONYMOUS, Catalog, Pool
+from llmos_gateway.load import LoadBook
+
+UNKNOWN_RETRY_S: Final = 10
+MAX_RETRY_S: Final = 3600
+MAX_REQUESTS: Final = 10_000
+"""Requests that one gateway holds, whatever its pools allow: each holds a connection and a body."""
+
+RefusedFor = Literal["queue_full", "timed_out", "unavailable", "not_found"]
+_STATUS: Final[dict[RefusedFor, int]] = {"queue_full": 429, "timed_out": 503, "unavailable": 503, "not_found": 404}
+
+
+class HoldRefused(Exception):  # noqa: N818 - the request was refused; nothing is broken
+    """The request cannot wait, or not any longer.
+
+    `reason` is for programs, `message` for the caller: cause and remedy. `retry_after_s` is None where trying again
+    helps only after somebody has changed something. `status` is the HTTP status to answer with.
+    """
+
+    def __init__(self, reason: RefusedFor, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.status = _STATUS[reason]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    key_id: str
+    since_s: float
+    change: asyncio.Future[None] | None = None
+    """Done when something about the pool has changed."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    waiters: dict[_Waiter, None] = field(default_factory=dict)
+    """In order of arrival."""
+    by_key: dict[str, int] = field(default_factory=dict)
+
+    def add(self, waiter: _Waiter) -> None:
+        self.waiters[waiter] = None
+        self.by_key[waiter.key_id] = self.by_key.get(waiter.key_id, 0) + 1
+
+    def remove(self, waiter: _Waiter) -> None:
+        del self.waiters[waiter]
+        self.by_key[waiter.key_id] -= 1
+        if not self.by_key[waiter.key_id]:
+            del self.by_key[waiter.key_id]
+
+
+class Holding:
+    """The queues of all pools.
+
+    Args:
+        catalog: tells when a replica comes, or none can come.
+        book: where waiting and its end are counted.
+        clock: seconds that only grow.
+        max_requests: requests held over all pools.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        book: LoadBook,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_requests: int = MAX_REQUESTS,
+    ) -> None:
+        self._catalog = catalog
+        self._book = book
+        self._clock = clock
+        self._max_requests = max_requests
+        self._queues: dict[str, _Queue] = {}
+        self._held = 0
+        catalog.subscribe(self._on_change)
+
+    async def wait(self, pool_id: str, key_id: str, prompt_tokens: int, *, arrived_s: float | None = None) -> Pool:
+        """Return the pool as soon as it has a replica: at once if it has one now.
+
+        Args:
+            pool_id: the pool, for which the book has counted the arrival.
+            key_id: the caller.
+            prompt_tokens: an estimate, for the autoscaler.
+            arrived_s: when the request came by `clock`, if it waited before; its deadline counts from there.
+
+        Raises:
+            HoldRefused: it cannot wait, or not any longer; the book knows.
+        """
+        try:
+            return await self._wait(pool_id, key_id, prompt_tokens, self._clock() if arrived_s is None else arrived_s)
+        except HoldRefused as refusal:
+            if refusal.reason in {"queue_full", "timed_out"}:
+                self._book.refused(pool_id)
+            else:
+                self._book.dropped(pool_id)
+            raise
+        except asyncio.CancelledError:
+            self._book.dropped(pool_id)
+            raise
+
+    async def _wait(self, pool_id: str, key_id: str, prompt_tokens: int, arrived_s: float) -> Pool:
+        pool = self._get_pool(pool_id)
+        if pool.endpoints:
+            return pool
+        deadline_s = arrived_s + pool.hold.timeout_s
+        self._check_time(pool, arrived_s, deadline_s)
+        self._check_room(pool, key_id)
+        waiter = self._enter(pool_id, key_id, arrived_s)
+        ticket = self._book.held(pool_id, prompt_tokens)
+        try:
+            while not pool.endpoints:
+                # A replica may come and be gone again before this runs; the place in the queue is kept.
+                waiter.change = asyncio.get_running_loop().create_future()
+                await asyncio.wait((waiter.change,), timeout=deadline_s - self._clock())
+                pool = self._get_pool(pool_id)
+                if not pool.endpoints:
+                    self._check_time(pool, arrived_s, deadline_s)
+            return pool
+        finally:
+            self._leave(pool_id, waiter)
+            self._book.released(pool_id, ticket)
+
+    def _get_pool(self, pool_id: str) -> Pool:
+        """Return a pool that has a replica or may get one."""
+        pool = self._catalog.get_pool(pool_id)
+        if pool is None:
+            raise HoldRefused("not_found", f"The model {pool_id} was deleted. Choose one of GET /v1/models.")
+        if pool.is_hopeless and not pool.endpoints:
+            raise HoldRefused("unavailable", f"{pool_id} has no replica and can get none. {pool.problem}".strip())
+        return pool
+
+    def _check_time(self, pool: Pool, arrived_s: float, deadline_s: float) -> None:
+        now_s = self._clock()
+        if now_s >= deadline_s:
+            raise HoldRefused(
+                "timed_out",
+                f"No replica of {pool.id} could take the request within {now_s - arrived_s:.0f} s. Try again later."
+                f"{_because(pool)}",
+                self._compute_retry(pool, arrived_s),
+            )
+
+    def _check_room(self, pool: Pool, key_id: str) -> None:
+        queue, hold = self._queues.get(pool.id, _Queue()), pool.hold
+        if self._held >= self._max_requests:
+            limit = f"This gateway holds {self._max_requests} requests already"
+        elif len(queue.waiters) >= hold.max_requests:
+            limit = f"{hold.max_requests} requests wait for {pool.id} already (its spec.hold.maxRequests)"
+        elif key_id != ANONYMOUS.id and queue.by_key.get(key_id, 0) >= hold.max_requests_per_key:
+            limit = (
+                f"{hold.max_requests_per_key} requests of this API key wait for {pool.id} already "
+                "(its spec.hold.maxRequestsPerKey)"
+            )
+        else:
+            return
+        raise HoldRefused(
+            "queue_full",
+            f"{limit}, and no replica can take them yet. Try again later.{_because(pool)}",
+            self._compute_retry(pool, self._clock()),
+        )
+
+    def _compute_retry(self, pool: Pool, arrived_s: float) -> int:
+        if not pool.start_s or pool.problem:
+            return UNKNOWN_RETRY_S
+        queue = self._queues.get(pool.id)
+        woken_s = next(iter(queue.waiters)).since_s if queue and queue.waiters else arrived_s
+        left_s = pool.start_s - (self._clock() - min(woken_s, arrived_s))
+        return min(max(1, math.ceil(left_s)), MAX_RETRY_S)
+
+    def _enter(self, pool_id: str, key_id: str, since_s: float) -> _Waiter:
+        waiter = _Waiter(key_id, since_s)
+        self._queues.setdefault(pool_id, _Queue()).add(waiter)
+        self._held += 1
+        return waiter
+
+    def _leave(self, pool_id: str, waiter: _Waiter) -> None:
+        queue = self._queues[pool_id]
+        queue.remove(waiter)
+        self._held -= 1
+        if not queue.waiters:
+            del self._queues[pool_id]
+
+    def _on_change(self, pool_id: str) -> None:
+        queue = self._queues.get(pool_id)
+        for waiter in queue.waiters if queue else ():
+            if waiter.change is not None and not waiter.change.done():
+                waiter.change.set_result(None)
+
+
+def _because(pool: Pool) -> str:
+    return f" The pool says: {pool.problem}" if pool.problem else ""

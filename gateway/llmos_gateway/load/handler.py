@@ -1,0 +1,41 @@
+"""`GET /load` of the admin port: the book as JSON, held back for a while if the reader has seen all that is urgent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from llmos_gateway.load.book import LoadBook
+
+MAX_WAIT_S: Final = 30.0
+
+
+def build_load_handler(book: LoadBook, *, gateway: str, boot: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Return the handler of `GET /load?wait_s=SECONDS&seen=SEQUENCE`.
+
+    Args:
+        book: what is counted.
+        gateway: the name of this gateway's pod.
+        boot: a word that no other process of this name ever had.
+    """
+
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            wait_s = float(request.query.get("wait_s", "0"))
+            seen = int(request.query.get("seen", "-1"))
+        except ValueError:
+            return _refuse()
+        if not math.isfinite(wait_s):
+            return _refuse()
+        await book.wait_beyond(seen, min(wait_s, MAX_WAIT_S))
+        body = book.build(gateway, boot).model_dump_json(by_alias=True, exclude_defaults=True)
+        return web.Response(text=body, content_type="application/json")
+
+    return answer
+
+
+def _refuse() -> web.Response:
+    return web.Response(status=400, text="wait_s is a number of seconds, seen a whole number.\n")

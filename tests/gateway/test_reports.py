@@ -1,0 +1,175 @@
+"""Reports: what runs on a replica beyond our own requests, as others tell it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from llmos.api.load import EngineLoad, GatewayLoad, PoolLoad
+from llmos_gateway.catalog import Catalog
+from llmos_gateway.load import LoadBook, Reports
+from llmos_gateway.load.reports import MAX_BYTES, MAX_TARGETS, STALE_S, HttpFetch, ReportError
+from tests.gateway.values import endpoint, pool
+
+POOL, ENGINE, CONTROL = "team/chat", endpoint().address, f"http://{endpoint().control}/load"
+PEER = "http://peer:8081/load"
+
+
+class World:
+    """A pool with one replica and one other gateway, both as values."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.catalog, self.book = Catalog(), LoadBook(clock=lambda: self.now_s)
+        self.catalog.put_pool(pool(POOL))
+        self.catalog.put_endpoints(POOL, (endpoint(),))
+        self.answers: dict[str, str] = {}
+        self.asked: list[str] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.reports = Reports(
+            self.catalog, self.book, peers=lambda: ["peer:8081"], fetch=self.fetch, gateway="me", clock=self.clock
+        )
+
+    def clock(self) -> float:
+        return self.now_s
+
+    async def fetch(self, url: str) -> bytes:
+        self.asked.append(url)
+        await asyncio.sleep(0)
+        self.meanwhile()
+        if url not in self.answers:
+            raise ReportError(f"{url} did not answer")
+        return self.answers[url].encode()
+
+    def engine(self, *, running: int, waiting: int = 0, age_s: float = 0.0) -> None:
+        load = EngineLoad(running=running, waiting=waiting, age_s=age_s)
+        self.answers[CONTROL] = load.model_dump_json(by_alias=True)
+
+    def peer(self, requests: int, name: str = "other") -> None:
+        pools = {POOL: PoolLoad(endpoints={ENGINE: requests})}
+        self.answers[PEER] = GatewayLoad(gateway=name, boot="b", pools=pools).model_dump_json(by_alias=True)
+
+    def start(self, requests: int = 1) -> None:
+        for _ in range(requests):
+            self.book.arrived(POOL, 1)
+            self.book.started(POOL, ENGINE, 1)
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.start()
+    return world
+
+
+async def test_an_engines_total_less_our_own_is_what_others_have_there(world: World) -> None:
+    world.engine(running=3, waiting=2)
+    await world.reports.ask_all()
+    assert world.reports.extra(ENGINE) == 4
+    assert world.reports.extra("unknown:8000") == 0
+
+
+async def test_the_larger_of_the_two_accounts_counts(world: World) -> None:
+    world.engine(running=3)
+    world.peer(7)
+    await world.reports.ask_all()
+    assert world.reports.extra(ENGINE) == 7
+    world.engine(running=20)
+    await world.reports.ask_all()
+    assert world.reports.extra(ENGINE) == 19
+
+
+async def test_what_we_sent_while_the_engine_counted_is_not_taken_for_anothers(world: World) -> None:
+    world.engine(running=3)
+    world.meanwhile = lambda: world.start(1)
+    await world.reports.ask_all()
+    assert world.reports.extra(ENGINE) <= 1
+
+
+async def test_a_gateway_does_not_count_itself_as_another(world: World) -> None:
+    world.peer(7, name="me")
+    await world.reports.ask_all()
+    assert world.reports.extra(ENGINE) == 0
+
+
+async def test_old_figures_say_nothing(world: World) -> None:
+    world.engine(running=9)
+    world.peer(9)
+    await world.reports.ask_all()
+    world.now_s = STALE_S
+    assert world.reports.extra(ENGINE) == 9
+    world.now_s = STALE_S + 0.1
+    assert world.reports.extra(ENGINE) == 0
+
+
+async def test_figures_that_were_old_when_they_came_say_nothing(world: World) -> None:
+    world.engine(running=9, age_s=STALE_S + 1)
+    await world.reports.ask_all()
+    assert world.reports.extra(ENGINE) == 0
+
+
+async def test_nonsense_and_silence_are_no_load(world: World) -> None:
+    world.answers[PEER] = "[]"
+    await world.reports.ask_all()
+    assert world.reports.extra(ENGINE) == 0
+
+
+async def test_pools_without_traffic_are_not_asked_about(world: World) -> None:
+    world.book.ended(POOL, ENGINE, 1, "finished")
+    world.now_s = 60.0
+    await world.reports.ask_all()
+    assert world.asked == []
+
+
+async def test_a_pool_that_looks_at_no_load_is_not_asked_about(world: World) -> None:
+    world.catalog.put_pool(replace(pool(POOL), policy="round-robin"))
+    await world.reports.ask_all()
+    assert world.asked == []
+
+
+async def test_too_many_replicas_take_turns(world: World) -> None:
+    many = tuple(replace(endpoint(), control=f"e{number}:8001") for number in range(MAX_TARGETS + 10))
+    world.catalog.put_endpoints(POOL, many)
+    await world.reports.ask_all()
+    first = {url for url in world.asked if url != PEER}
+    await world.reports.ask_all()
+    assert len(first) == MAX_TARGETS
+    assert {url for url in world.asked if url != PEER} == {f"http://{e.control}/load" for e in many}
+
+
+@pytest.mark.looptime
+async def test_the_round_goes_on_about_once_a_second_whatever_fails(world: World) -> None:
+    task = asyncio.create_task(world.reports.run())
+    await asyncio.sleep(10.5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert 8 <= world.asked.count(CONTROL) <= 14
+
+
+async def test_a_report_comes_over_http_or_not_at_all() -> None:
+    async def big(_request: web.Request) -> web.Response:
+        return web.Response(body=bytes(MAX_BYTES + 1))
+
+    async def good(_request: web.Request) -> web.Response:
+        return web.Response(text="x" * 300_000)
+
+    app = web.Application()
+    app.router.add_get("/big", big)
+    app.router.add_get("/good", good)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        fetch = HttpFetch(session)
+        assert len(await fetch(str(server.make_url("/good")))) == 300_000
+        with pytest.raises(ReportError, match="404"):
+            await fetch(str(server.make_url("/other")))
+        with pytest.raises(ReportError, match="more than"):
+            await fetch(str(server.make_url("/big")))
+        address = str(server.make_url("/good"))
+        await server.close()
+        with pytest.raises(ReportError, match="did not answer"):
+            await fetch(address)
