@@ -129,12 +129,12 @@ async def restart_gateway_pod(api: Api, pod: Object) -> None:
     )
 
 
-def build_key(name: str, *namespaces: str) -> tuple[str, Object]:
-    """A new API key for these namespaces, and its Secret."""
+def build_key(name: str, *namespaces: str, within: str = SYSTEM_NAMESPACE) -> tuple[str, Object]:
+    """A new API key for these namespaces, and its Secret in the namespace of the gateway."""
     key_id, secret = _draw(ID_CHARACTERS), _draw(SECRET_CHARACTERS)
     key = f"{KEY_PREFIX}{key_id}-{secret}"
     stored = StoredKey(key_id, name, compute_digest(key), frozenset(namespaces))
-    return key, build_key_secret(stored, SYSTEM_NAMESPACE)
+    return key, build_key_secret(stored, within)
 
 
 def _draw(count: int) -> str:
