@@ -11,6 +11,7 @@ from kubernetes.aio.client import ApiClient, CoreV1Api
 
 from bench.operator.objects import Object, build_namespace
 from bench.operator.waiting import wait_until
+from e2e.cluster.api import apply_ca_bundle
 from llmos.api.names import API_VERSION, CPU_CLASS, LABEL_POOL
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.config import load_configuration
@@ -101,6 +102,8 @@ async def open_pool(kubeconfig: Path, namespace: str, name: str) -> AsyncIterato
         pool = RealPool(kube, CoreV1Api(client), namespace, name)
         await pool.core.create_namespace(build_namespace(namespace))
         try:
+            # The model is inspected from a registry that may have a certificate authority of its own.
+            apply_ca_bundle(kubeconfig, namespace)
             yield pool
         finally:
             await pool.stop()
