@@ -43,6 +43,7 @@ stale=0
 compile build requirements/build.in
 compile dev pyproject.toml --extra operator --extra gateway --extra workers --extra dev
 compile operator pyproject.toml --extra operator
+compile gateway pyproject.toml --extra gateway
 compile worker-lite pyproject.toml --extra workers
 compile worker-vllm pyproject.toml --extra workers --extra vllm
 compile worker-vllm-cpu pyproject.toml requirements/worker-vllm-cpu.in --extra workers \

@@ -1,0 +1,157 @@
+"""From Kubernetes objects to what the catalog holds. Pure; only what a request needs is read, the rest may be newer.
+
+Which endpoints count: ready and not terminating (an unknown readiness counts as ready, as Kubernetes defines it), with
+a port named `http` for pools and `admin` for gateways. The operator takes the serving label from a replica that drains,
+so it leaves the Service and its slices before it ends. A pod that stands in slices of both address families counts
+once, with its IPv4 address.
+
+Whether there is hope: a pool without a replica may get one unless its owner fixed the number at 0, it is being deleted,
+or its Ready condition gives a reason that waits for a change (`retry: on-change` in the table of reasons). A model that
+is not ready yet is such a reason and yet will mend by itself as a rule, so requests are held for it. A condition about
+an older generation of the object says nothing: the change may just have been made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, get_args
+
+from llmos.api.apikeys import InvalidKeySecret, read_key_secret
+from llmos.api.inferencepool import Hold, Routing
+from llmos.api.names import (
+    COMPONENT_GATEWAY,
+    CONDITION_READY,
+    CONTROL_PORT,
+    LABEL_COMPONENT,
+    LABEL_POOL,
+)
+from llmos.api.reasons import REASONS, Reason
+from llmos_gateway.catalog import Endpoint, HoldLimits, Pool
+from llmos_gateway.keys import ApiKey, build_api_key
+
+Object = Mapping[str, Any]
+
+POLICIES: Final = frozenset(get_args(Routing.model_fields["policy"].annotation))
+_FAMILIES: Final = ("IPv4", "IPv6")
+_PORT_NAMES: Final = ("http", "admin")
+_MENDS_ITSELF: Final = frozenset({Reason.ModelNotReady})
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Part of the endpoints of a pool, or of the gateways of a namespace."""
+
+    pool_id: str
+    """Empty for gateways."""
+    namespace: str
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """What a pool without replicas can expect."""
+
+    problem: str = ""
+    reason: str = ""
+    is_hopeless: bool = False
+
+
+def parse_pool(item: Object) -> Pool:
+    """Return what an InferencePool says, without endpoints."""
+    metadata, spec, status = item["metadata"], item["spec"], item.get("status") or {}
+    hold = Hold.model_validate(spec.get("hold") or {})
+    policy = (spec.get("routing") or {}).get("policy") or Routing().policy
+    scaling = spec.get("scaling")
+    outlook = _read_outlook(item)
+    return Pool(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        model=spec["modelRef"]["name"],
+        policy=policy if policy in POLICIES else Routing().policy,
+        hold=HoldLimits(float(hold.timeout_seconds), hold.max_requests, hold.max_requests_per_key),
+        desired=int(status.get("desiredReplicas") or 0),
+        is_scaled=scaling is not None and scaling.get("mode", "active") == "active",
+        problem=outlook.problem,
+        is_hopeless=outlook.is_hopeless,
+        start_s=float(((status.get("scaling") or {}).get("capacity") or {}).get("startSeconds") or 0),
+        created_s=int(datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()),
+        context_length=int((status.get("plan") or {}).get("maxModelLen") or 0),
+        problem_reason=outlook.reason,
+    )
+
+
+def _read_outlook(item: Object) -> _Outlook:
+    metadata, spec = item["metadata"], item["spec"]
+    if metadata.get("deletionTimestamp"):
+        return _Outlook("It is being deleted.", "Deleting", is_hopeless=True)
+    if spec.get("replicas") == 0:
+        return _Outlook("Its spec.replicas is 0: raise it, or let it scale by load.", "ScaledToZero", is_hopeless=True)
+    ready = _find_ready(item)
+    reason = ready.get("reason", "")
+    is_judged = int(ready.get("observedGeneration") or 0) >= int(metadata.get("generation") or 0)
+    if ready.get("status") == "True" or not is_judged or reason not in Reason.__members__:
+        return _Outlook()
+    info = REASONS[Reason(reason)]
+    if not info.problem:
+        return _Outlook()
+    is_hopeless = info.retry == "on-change" and Reason(reason) not in _MENDS_ITSELF
+    return _Outlook(ready.get("message") or info.cause, reason, is_hopeless)
+
+
+def _find_ready(item: Object) -> Object:
+    conditions = (item.get("status") or {}).get("conditions") or ()
+    return next((c for c in conditions if c.get("type") == CONDITION_READY), {})
+
+
+def parse_slice(item: Object) -> Slice:
+    """Return which endpoints of an EndpointSlice may get requests."""
+    metadata = item["metadata"]
+    namespace, labels = metadata["namespace"], metadata["labels"]
+    pool = "" if labels.get(LABEL_COMPONENT) == COMPONENT_GATEWAY else labels[LABEL_POOL]
+    port = next((p.get("port") for p in item.get("ports") or () if p.get("name") in _PORT_NAMES), None)
+    is_usable = port is not None and item.get("addressType") in _FAMILIES
+    return Slice(
+        pool_id=f"{namespace}/{pool}" if pool else "",
+        namespace=namespace,
+        endpoints=tuple(
+            _build_endpoint(endpoint, int(port or 0))
+            for endpoint in (item.get("endpoints") or () if is_usable else ())
+            if _is_ready(endpoint.get("conditions") or {})
+        ),
+    )
+
+
+def _is_ready(conditions: Object) -> bool:
+    return conditions.get("ready") is not False and not conditions.get("terminating")
+
+
+def _build_endpoint(endpoint: Object, port: int) -> Endpoint:
+    host = endpoint["addresses"][0]
+    host = f"[{host}]" if ":" in host else host
+    return Endpoint(f"{host}:{port}", f"{host}:{CONTROL_PORT}", (endpoint.get("targetRef") or {}).get("name") or host)
+
+
+def merge_slices(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:
+    """Return all endpoints of some slices in a fixed order, each replica once."""
+    by_replica: dict[str, Endpoint] = {}
+    for endpoint in sorted((e for s in slices for e in s.endpoints), key=_family_and_address):
+        by_replica.setdefault(endpoint.replica, endpoint)
+    return tuple(by_replica.values())
+
+
+def _family_and_address(endpoint: Endpoint) -> tuple[bool, str]:
+    return endpoint.address.startswith("["), endpoint.address
+
+
+def parse_key(item: Object) -> ApiKey:
+    """Return whom a Secret lets in.
+
+    Raises:
+        InvalidKeySecret: it claims to hold a key and does not.
+    """
+    return build_api_key(read_key_secret(item))
+
+
+__all__ = ["InvalidKeySecret", "Slice", "merge_slices", "parse_key", "parse_pool", "parse_slice"]

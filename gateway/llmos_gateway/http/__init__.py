@@ -1,0 +1,1 @@
+"""Two HTTP servers: the public one for callers, the admin one for probes, metrics and load."""

@@ -1,0 +1,118 @@
+"""The public server: which paths there are, and where each goes. Nothing else of an engine can be reached.
+
+A dispatcher of a dictionary and two prefixes does here what a web framework would, at a fraction of its time: it is
+called for every request, and there are six paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from llmos_gateway.http.connections import Connection, ConnectionLimits, ConnectionServer
+from llmos_gateway.protocol.errors import MethodNotAllowedError, NotFoundError
+from llmos_gateway.protocol.headers import find_request_id
+from llmos_gateway.protocol.requests import ApiPart
+from llmos_gateway.proxy.call import Call
+from llmos_gateway.proxy.road import Road
+
+PARTS: Final = {
+    "/v1/chat/completions": ApiPart.CHAT,
+    "/v1/completions": ApiPart.COMPLETIONS,
+    "/v1/embeddings": ApiPart.EMBEDDINGS,
+    "/v1/responses": ApiPart.RESPONSES,
+}
+MODELS: Final = "/v1/models"
+SWEEP_S: Final = 1.0
+HANDSHAKE_S: Final = 10.0
+BACKLOG: Final = 2048
+
+
+class PublicServer:
+    """Listens for callers and sends them on the road.
+
+    Args:
+        road: where requests go.
+        limits: of connections.
+        clock: seconds that only grow.
+        on_begin: called for each request before anything else; tracing begins here.
+        on_refused: called for each connection beyond the limit.
+    """
+
+    def __init__(
+        self,
+        road: Road,
+        limits: ConnectionLimits,
+        *,
+        clock: Callable[[], float],
+        on_begin: Callable[[Call, str], None] | None = None,
+        on_refused: Callable[[], None],
+    ) -> None:
+        self._road = road
+        self._clock = clock
+        self._on_begin = on_begin
+        self._server = ConnectionServer(self._handle, limits, on_refused=on_refused)
+        self._listener: asyncio.AbstractServer | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return len(self._server.connections)
+
+    async def start(self, host: str | None, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Listen; return the port (0 lets the system choose)."""
+        loop = asyncio.get_running_loop()
+        timeout_s = HANDSHAKE_S if tls is not None else None
+        self._listener = await loop.create_server(
+            self._server, host, port, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=timeout_s
+        )
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    def sweep(self) -> None:
+        """Close connections that do not move."""
+        self._server.sweep()
+
+    def stop_listening(self) -> None:
+        """Take no more connections, and close those that are idle."""
+        if self._listener is not None:
+            self._listener.close()
+        self._server.close_idle()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Close everything."""
+        self.stop_listening()
+        await self._server.shutdown(timeout_s)
+
+    async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        path = http.raw_path.partition("?")[0]
+        part = PARTS.get(path)
+        call = Call(http, part, find_request_id(http.headers) or secrets.token_hex(16), self._clock())
+        if self._on_begin is not None:
+            self._on_begin(call, path)
+        connection = http.protocol
+        if isinstance(connection, Connection):
+            connection.is_busy, connection.head_since_s = True, None
+        try:
+            return await self._dispatch(call, path)
+        finally:
+            if isinstance(connection, Connection):
+                connection.is_busy = False
+
+    async def _dispatch(self, call: Call, path: str) -> web.StreamResponse:
+        road, method = self._road, call.http.method
+        if call.part is not None:
+            if method != "POST":
+                return await road.refuse(call, MethodNotAllowedError("POST"))
+            return await road.ask_model(call, path)
+        if path == MODELS or path.startswith(f"{MODELS}/"):
+            if method != "GET":
+                return await road.refuse(call, MethodNotAllowedError("GET"))
+            if path == MODELS:
+                return await road.list_models(call)
+            return await road.show_model(call, path[len(MODELS) + 1 :])
+        return await road.refuse(call, NotFoundError("There is no such URL here. See GET /v1/models.", "unknown_url"))

@@ -1,0 +1,126 @@
+"""Which replica of a pool, and what each attempt means for the load book, the routers and passive health.
+
+The book's rule is that every arrival ends exactly once; `Call.is_counted` says whether it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from llmos_gateway.catalog import Catalog, Endpoint, Pool
+from llmos_gateway.load import LoadBook
+from llmos_gateway.load import Outcome as AttemptOutcome
+from llmos_gateway.proxy.call import Call
+from llmos_gateway.routing import Decision, PromptBlocks, Router
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of one request on one replica."""
+
+    pool_id: str
+    router: Router
+    choice: Decision[Endpoint]
+
+    @property
+    def address(self) -> str:
+        """host:port of the replica's engine."""
+        return self.choice.endpoint.address
+
+
+class Routers:
+    """One router a pool, for as long as the pool exists."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._by_pool: dict[str, Router] = {}
+        catalog.subscribe(self._on_change)
+
+    def get(self, pool_id: str) -> Router:
+        """Return the router of a pool."""
+        router = self._by_pool.get(pool_id)
+        if router is None:
+            router = self._by_pool[pool_id] = Router()
+        return router
+
+    def _on_change(self, pool_id: str) -> None:
+        pool = self._catalog.get_pool(pool_id)
+        if pool is None:
+            self._by_pool.pop(pool_id, None)
+        elif (router := self._by_pool.get(pool_id)) is not None:
+            router.retain([endpoint.address for endpoint in pool.endpoints])
+
+
+class Accounts:
+    """Chooses replicas and keeps count of what runs where.
+
+    Args:
+        catalog: which replicas there are.
+        book: this gateway's own count.
+        extra: requests on a replica beyond our own.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, catalog: Catalog, book: LoadBook, *, extra: Callable[[str], int], clock: Callable[[], float]
+    ) -> None:
+        self._book = book
+        self._extra = extra
+        self._clock = clock
+        self._routers = Routers(catalog)
+
+    def choose(self, pool: Pool, prompt: PromptBlocks, exclude: Collection[str]) -> Attempt | None:
+        """Return an attempt at the best replica, None if none is left."""
+        router = self._routers.get(pool.id)
+        choice = router.choose(
+            policy=pool.policy,
+            endpoints=pool.endpoints,
+            load=self._read_load,
+            prompt=prompt,
+            now_s=self._clock(),
+            exclude=exclude,
+        )
+        return None if choice is None else Attempt(pool.id, router, choice)
+
+    def arrived(self, call: Call, pool: Pool) -> None:
+        """A request came that will be held or sent."""
+        self._book.arrived(pool.id, call.prompt_tokens)
+
+    def left(self, call: Call) -> None:
+        """Nothing more is done for a request; if it ended nowhere else it ends here."""
+        if call.pool is not None and not call.is_counted:
+            call.is_counted = True
+            self._book.dropped(call.pool.id)
+
+    def started(self, call: Call, attempt: Attempt, prompt: PromptBlocks) -> None:
+        """A request is being sent."""
+        call.attempts += 1
+        call.replica = attempt.choice.endpoint.replica
+        self._book.started(attempt.pool_id, attempt.address, prompt.tokens)
+        attempt.router.committed(attempt.choice, prompt)
+
+    def first_token(self, call: Call, attempt: Attempt) -> None:
+        """The first token of a stream came."""
+        call.first_s = self._clock()
+        self._book.first_token(attempt.pool_id, call.first_s - call.arrived_s)
+        attempt.router.first_token(attempt.choice)
+
+    def ended(self, call: Call, attempt: Attempt, outcome: AttemptOutcome) -> None:
+        """A replica is done with a request, in whatever way."""
+        is_last = outcome != "retried"
+        usage = call.compute_usage() if is_last else None
+        tpot_s = call.compute_tpot_s() if outcome == "finished" else None
+        self._book.ended(attempt.pool_id, attempt.address, call.prompt_tokens, outcome, usage, tpot_s)
+        call.is_counted = is_last
+        attempt.router.finished(attempt.choice)
+
+    def judge(self, attempt: Attempt, *, is_healthy: bool) -> None:
+        """Tell what an attempt says about the health of its replica."""
+        if is_healthy:
+            attempt.router.succeeded(attempt.address)
+        else:
+            attempt.router.failed(attempt.address, self._clock())
+
+    def _read_load(self, address: str) -> int:
+        return self._book.in_flight(address) + self._extra(address)

@@ -1,0 +1,284 @@
+"""From a checked request to an answer: hold, route, forward, and again while the caller has seen nothing.
+
+Two kinds of answer share one loop. A stream passes event by event. Any other answer is read to its end before it is
+sent, so that it can be had from another replica if this one dies over it; beyond `max_buffered_bytes` it passes as it
+comes. In both cases the first byte of an answer that the caller sees is the point of no return.
+
+The `model` of an answer stays as the engine says it: the LLMModel that answered, whatever name it was asked by, as
+OpenAI answers with the version behind an alias.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from llmos_gateway.catalog import ApiKey, Catalog, Pool
+from llmos_gateway.holding import Holding, HoldRefused
+from llmos_gateway.load import Outcome as AttemptOutcome
+from llmos_gateway.metrics import Metrics
+from llmos_gateway.protocol.answers import MAX_ERROR_BYTES, build_engine_error
+from llmos_gateway.protocol.errors import ApiError, BadGatewayError, build_refusal
+from llmos_gateway.protocol.events import EventFilter
+from llmos_gateway.protocol.headers import build_caller_headers, build_upstream_headers
+from llmos_gateway.protocol.usage import MAX_USAGE_BYTES, find_usage
+from llmos_gateway.proxy.accounts import Accounts, Attempt
+from llmos_gateway.proxy.call import Call
+from llmos_gateway.proxy.event_stream import EventStream
+from llmos_gateway.proxy.limits import Limits
+from llmos_gateway.proxy.retries import Retries, build_failure
+from llmos_gateway.proxy.tracing import Tracer
+from llmos_gateway.proxy.upstream import (
+    DeclinedError,
+    LostError,
+    ReplicaError,
+    Upstream,
+    is_declined,
+    read_some,
+    read_up_to,
+)
+from llmos_gateway.routing import PromptBlocks
+
+WAITING_FOR_REPLICA: Final = "waiting for a replica (pool wakes up)"
+WAITING_FOR_ENGINE: Final = "waiting for the first token"
+_BOOT: Final = os.urandom(4).hex()
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What deliveries share."""
+
+    catalog: Catalog
+    holding: Holding
+    accounts: Accounts
+    upstream: Upstream
+    limits: Limits
+    metrics: Metrics
+    clock: Callable[[], float]
+    tracer: Tracer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be delivered, to whom."""
+
+    key: ApiKey
+    pool: Pool
+    path: str
+    prompt: PromptBlocks
+    body: bytes
+    """For the engine."""
+    is_stream: bool
+    hides_usage: bool
+    """Whether usage is kept from the caller, who did not ask for it."""
+
+
+class Delivery:
+    """Brings one answer to one caller."""
+
+    def __init__(
+        self, tools: Tools, call: Call, order: Order, *, on_answer: Callable[[Call], None], closes: bool
+    ) -> None:
+        self._tools = tools
+        self._call = call
+        self._order = order
+        self._on_answer = on_answer
+        self._stream = EventStream(call.http, call.request_id, tools.limits, closes=closes) if order.is_stream else None
+
+    async def run(self) -> web.StreamResponse:
+        """Return the answer, begun or to be sent.
+
+        Raises:
+            ApiError: there is none, and the caller has seen nothing yet.
+        """
+        call, stream = self._call, self._stream
+        try:
+            return await self._try_replicas()
+        except ApiError as error:
+            failure = error
+        except asyncio.CancelledError:
+            failure = call.take_interruption()
+        if stream is None or not stream.has_begun:
+            raise failure
+        call.status, call.code = failure.status, failure.code
+        return await stream.fail(failure)
+
+    async def _try_replicas(self) -> web.StreamResponse:
+        retries = Retries(self._tools.limits)
+        while True:
+            pool = await self._hold()
+            attempt = self._tools.accounts.choose(pool, self._order.prompt, retries.tried)
+            if attempt is None:
+                await asyncio.sleep(retries.start_over())
+                continue
+            try:
+                return await self._forward(attempt)
+            except ReplicaError as error:
+                present = [endpoint.address for endpoint in pool.endpoints]
+                pause_s = retries.plan_pause_s(attempt.address, error, present)
+                self._tools.metrics.count_upstream_error(pool.id, error.kind, is_retried=pause_s is not None)
+                if pause_s is None:
+                    return await self._give_up(error)
+            if pause_s:
+                await asyncio.sleep(pause_s)
+
+    async def _hold(self) -> Pool:
+        """Return the pool as it is now, once it has a replica."""
+        pool = self._tools.catalog.get_pool(self._order.pool.id)
+        if pool is not None and pool.endpoints:
+            return pool
+        call, began_s = self._call, self._tools.clock()
+        try:
+            with self._stream.kept_alive(WAITING_FOR_REPLICA) if self._stream else nullcontext():
+                return await self._tools.holding.wait(
+                    self._order.pool.id, self._order.key.id, call.prompt_tokens, arrived_s=call.arrived_s
+                )
+        except HoldRefused as refusal:
+            # The holding has told the book.
+            call.is_counted = True
+            raise build_refusal(refusal.status, refusal.message, refusal.reason, refusal.retry_after_s) from None
+        except asyncio.CancelledError:
+            call.is_counted = True
+            raise
+        finally:
+            call.queue_s += self._tools.clock() - began_s
+
+    async def _forward(self, attempt: Attempt) -> web.StreamResponse:
+        """Try one replica.
+
+        Raises:
+            ReplicaError: it failed, and the caller has seen nothing of it.
+            ApiError: it failed over an answer that the caller has seen a part of.
+        """
+        tools, call = self._tools, self._call
+        headers = build_upstream_headers(call.http.headers, f"{call.request_id}-{_BOOT}{next(_numbers):x}")
+        span = tools.tracer.begin_attempt(call.span, headers) if tools.tracer and call.span else None
+        tools.accounts.started(call, attempt, self._order.prompt)
+        outcome: AttemptOutcome = "failed"
+        answer: aiohttp.ClientResponse | None = None
+        try:
+            answer = await tools.upstream.send(attempt.address, self._order.path, self._order.body, headers)
+            response = await self._pass(answer, attempt)
+            outcome = "finished" if call.status < 500 else "failed"
+            return response
+        except ReplicaError:
+            outcome = "retried"
+            raise
+        except (asyncio.CancelledError, ConnectionError):
+            outcome = "cancelled"
+            raise
+        finally:
+            if answer is not None:
+                answer.close()
+            tools.accounts.ended(call, attempt, outcome)
+            if outcome != "cancelled":
+                tools.accounts.judge(attempt, is_healthy=outcome == "finished")
+            if span is not None:
+                span.end(
+                    {"llmos.replica": call.replica, "llmos.outcome": outcome}, "" if call.status < 500 else outcome
+                )
+
+    async def _pass(self, answer: aiohttp.ClientResponse, attempt: Attempt) -> web.StreamResponse:
+        if answer.status == 200:
+            if self._stream is not None and answer.headers.get("Content-Type", "").startswith("text/event-stream"):
+                return await self._pass_stream(answer, attempt, self._stream)
+            return await self._pass_whole(answer)
+        body, _ = await read_up_to(answer, MAX_ERROR_BYTES)
+        if is_declined(answer.status):
+            raise DeclinedError(answer.status, body, answer.headers.get("Retry-After"))
+        return await self._pass_error(answer.status, body, answer.headers.get("Retry-After"))
+
+    async def _pass_stream(
+        self, answer: aiohttp.ClientResponse, attempt: Attempt, stream: EventStream
+    ) -> web.StreamResponse:
+        call, clock = self._call, self._tools.clock
+        events = EventFilter(hides_usage=self._order.hides_usage)
+        try:
+            with stream.kept_alive(WAITING_FOR_ENGINE):
+                data = await read_some(answer)
+            if not data:
+                raise LostError("the answer is empty")
+            self._tools.accounts.first_token(call, attempt)
+            while data:
+                if passed := events.feed(data):
+                    if not stream.has_events:
+                        self._forget_body()
+                    await stream.send(passed)
+                call.last_s = clock()
+                data = await read_some(answer)
+            if passed := events.finish():
+                await stream.send(passed)
+        except LostError as error:
+            if not stream.has_events:
+                raise
+            raise BadGatewayError(
+                f"The replica of {attempt.pool_id} was lost while it answered. Ask again for a whole answer.",
+                "replica_lost",
+            ) from error
+        finally:
+            call.events, call.usage = events.events, events.usage
+        call.status = 200
+        if events.has_error:
+            call.status, call.code = 500, "engine_error"
+        return await stream.finish()
+
+    async def _pass_whole(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        call = self._call
+        body, is_whole = await read_up_to(answer, self._tools.limits.max_buffered_bytes)
+        headers = build_caller_headers(answer.headers, call.request_id)
+        if not is_whole:
+            return await self._pass_large(answer, web.StreamResponse(headers=headers), body)
+        call.usage = find_usage(body)
+        call.status = 200
+        return web.Response(body=body, headers=headers)
+
+    async def _pass_large(
+        self, answer: aiohttp.ClientResponse, response: web.StreamResponse, data: bytes
+    ) -> web.StreamResponse:
+        call, tail = self._call, b""
+        if answer.content_length is not None:
+            response.content_length = answer.content_length
+        await response.prepare(call.http)
+        try:
+            while data:
+                await call.http.writer.write(data)
+                # The count stands near the end; the vectors before it are not searched again and again.
+                tail = (tail + data)[-2 * MAX_USAGE_BYTES :]
+                data = await read_some(answer)
+        except LostError as error:
+            raise BadGatewayError("The replica was lost while it answered.", "replica_lost") from error
+        finally:
+            call.usage = find_usage(tail)
+        call.status = 200
+        await response.write_eof()
+        return response
+
+    def _forget_body(self) -> None:
+        """The answer has begun, so that the body is not needed any more; an answer may take long."""
+        self._order = replace(self._order, body=b"")
+        self._on_answer(self._call)
+
+    async def _give_up(self, error: ReplicaError) -> web.StreamResponse:
+        if isinstance(error, DeclinedError):
+            return await self._pass_error(error.status, error.body, error.retry_after)
+        raise build_failure(error, self._order.pool.id) from error
+
+    async def _pass_error(self, status: int, body: bytes, retry_after: str | None) -> web.StreamResponse:
+        call = self._call
+        call.status, body = build_engine_error(status, body, self._order.pool.id)
+        call.code = "engine_error"
+        if self._stream is not None and self._stream.has_begun:
+            return await self._stream.fail_with(body)
+        headers = {"Content-Type": "application/json"}
+        if retry_after is not None or call.status == 503:
+            headers["Retry-After"] = retry_after or "1"
+        return web.Response(status=call.status, body=body, headers=build_caller_headers(headers, call.request_id))

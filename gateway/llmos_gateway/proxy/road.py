@@ -1,0 +1,216 @@
+"""The road of every request: authenticate -> parse -> find the pool -> reserve -> deliver -> settle -> record.
+
+Deliver is hold -> route -> forward -> stream, in `delivery`. Each step is one function; a step that refuses raises an
+`ApiError`, and every request, however it ends, is settled and recorded once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, Protocol, TypeAlias
+from urllib.parse import unquote
+
+import orjson
+from aiohttp import web
+
+from llmos_gateway.catalog import ANONYMOUS, ApiKey, Pool
+from llmos_gateway.protocol.answers import build_model_card, build_model_list
+from llmos_gateway.protocol.errors import (
+    ApiError,
+    ForbiddenError,
+    InternalError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from llmos_gateway.protocol.headers import build_caller_headers, find_bearer
+from llmos_gateway.protocol.requests import build_upstream_body, parse_request
+from llmos_gateway.proxy.call import Call
+from llmos_gateway.proxy.delivery import Delivery, Order, Tools
+from llmos_gateway.proxy.intake import Intake
+from llmos_gateway.proxy.ledger import Ledger, OpenLedger
+from llmos_gateway.proxy.prompts import build_prompt
+
+CALLER_GONE_STATUS: Final = 499
+"""nginx's number for a caller that went away; only in logs and metrics."""
+Visit: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
+
+_logger = logging.getLogger(__name__)
+
+
+class Recorder(Protocol):
+    """Takes what became of a request."""
+
+    def record(self, call: Call) -> None:
+        """Note a request that has ended."""
+
+
+class Road:
+    """The steps, and what they need.
+
+    Args:
+        tools: what deliveries need.
+        recorder: takes every request's end.
+        asks_for_key: whether callers must present a key.
+        ledger: limits of tenants.
+        unix_time: for the expiry of keys.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        recorder: Recorder,
+        *,
+        asks_for_key: bool = True,
+        ledger: Ledger | None = None,
+        unix_time: Callable[[], float] = time.time,
+    ) -> None:
+        self.is_closing = False
+        """Whether every answer closes its connection, because this process is about to end."""
+        self.calls: set[Call] = set()
+        """What is on the road."""
+        self._tools = tools
+        self._recorder = recorder
+        self._asks_for_key = asks_for_key
+        self._ledger = ledger or OpenLedger()
+        self._unix_time = unix_time
+        self._intake = Intake(tools.limits)
+
+    async def ask_model(self, call: Call, path: str) -> web.StreamResponse:
+        """Answer a request for a model."""
+        return await self._travel(call, partial(self._ask_model, path=path))
+
+    async def list_models(self, call: Call) -> web.StreamResponse:
+        """Answer `GET /v1/models`."""
+        return await self._travel(call, self._list_models)
+
+    async def show_model(self, call: Call, quoted_id: str) -> web.StreamResponse:
+        """Answer `GET /v1/models/ID`; the id may hold a slash."""
+        return await self._travel(call, partial(self._show_model, quoted_id=quoted_id))
+
+    async def refuse(self, call: Call, error: ApiError) -> web.StreamResponse:
+        """Answer what is no part of the API."""
+        return await self._travel(call, partial(_raise, error=error))
+
+    async def _travel(self, call: Call, visit: Visit) -> web.StreamResponse:
+        """Go one road from arrival to record."""
+        self.calls.add(call)
+        try:
+            self._check_room()
+            response = await visit(call)
+        except ApiError as error:
+            response = self._build_failure(call, error)
+        except (asyncio.CancelledError, ConnectionError):
+            call.status, call.code = CALLER_GONE_STATUS, "caller_gone"
+            response = self._build_failure(call, call.take_interruption())
+        except Exception:
+            _logger.exception("Request %s failed by a fault of the gateway.", call.request_id)
+            response = self._build_failure(call, InternalError("The gateway failed.", "internal_error"))
+        finally:
+            self.calls.discard(call)
+            self._intake.release(call)
+            self._recorder.record(call)
+        if self.is_closing:
+            response.force_close()
+        return response
+
+    def _check_room(self) -> None:
+        limit = self._tools.limits.max_in_flight
+        if len(self.calls) > limit:
+            raise UnavailableError(f"{limit} requests are in flight, the limit.", "overloaded", retry_after_s=1.0)
+
+    async def _ask_model(self, call: Call, path: str) -> web.StreamResponse:
+        key = self._authenticate(call)
+        # The body is no one's but the delivery's, which lets go of it when the answer begins.
+        delivery = self._prepare(call, key, await self._intake.read(call), path)
+        try:
+            return await delivery.run()
+        finally:
+            self._settle(call, key)
+
+    async def _list_models(self, call: Call) -> web.StreamResponse:
+        key = self._authenticate(call)
+        return self._build_answer(call, build_model_list(self._tools.catalog.list_visible(key)))
+
+    async def _show_model(self, call: Call, quoted_id: str) -> web.StreamResponse:
+        key = self._authenticate(call)
+        model_id = unquote(quoted_id)
+        pool = self._find_pool(key, model_id)
+        return self._build_answer(call, orjson.dumps(build_model_card(model_id, pool)))
+
+    def _authenticate(self, call: Call) -> ApiKey:
+        key = self._find_key(call)
+        call.key = key
+        if call.part is not None and not key.may_use(call.part):
+            raise ForbiddenError(f"This API key may not use {call.part}.", "endpoint_not_allowed")
+        return key
+
+    def _find_key(self, call: Call) -> ApiKey:
+        if not self._asks_for_key:
+            return ANONYMOUS
+        presented = find_bearer(call.http.headers)
+        if presented is None:
+            raise UnauthenticatedError("Send your API key: 'Authorization: Bearer KEY'.", "missing_api_key")
+        key = self._tools.catalog.authenticate(presented, self._unix_time())
+        if key is None:
+            raise UnauthenticatedError("This API key is not valid: unknown, revoked or expired.", "invalid_api_key")
+        return key
+
+    def _prepare(self, call: Call, key: ApiKey, body: bytes, path: str) -> Delivery:
+        """Parse, find the pool, reserve, and tell the book that a request came."""
+        if call.part is None:
+            raise RuntimeError("only a part of the API has a body")
+        request = parse_request(call.part, body)
+        call.is_stream = request.is_stream
+        pool = self._find_pool(key, request.model)
+        call.pool, call.prompt = pool, build_prompt(request, key.tenant)
+        self._ledger.reserve(key, pool, call.prompt_tokens)
+        self._tools.accounts.arrived(call, pool)
+        order = Order(
+            key=key,
+            pool=pool,
+            path=path,
+            prompt=call.prompt,
+            body=build_upstream_body(request, pool.model),
+            is_stream=request.is_stream,
+            hides_usage=request.hides_usage,
+        )
+        return Delivery(self._tools, call, order, on_answer=self._intake.release, closes=self.is_closing)
+
+    def _find_pool(self, key: ApiKey, model: str) -> Pool:
+        pool = self._tools.catalog.find_pool(key, model)
+        if pool is None:
+            # What the caller may not see is told in the same words as what does not exist.
+            message = f"The model {model!r} does not exist, or this API key may not use it. See GET /v1/models."
+            raise NotFoundError(message, "model_not_found", param="model")
+        return pool
+
+    def _settle(self, call: Call, key: ApiKey) -> None:
+        if call.pool is not None:
+            self._tools.accounts.left(call)
+            self._ledger.settle(key, call.pool, call.prompt_tokens, call.compute_usage())
+
+    def _build_answer(self, call: Call, body: bytes) -> web.StreamResponse:
+        call.status = 200
+        headers = build_caller_headers({"Content-Type": "application/json"}, call.request_id)
+        return web.Response(body=body, headers=headers)
+
+    def _build_failure(self, call: Call, error: ApiError) -> web.StreamResponse:
+        call.status, call.code = error.status, error.code
+        if call.http.writer.output_size > 0:
+            # A part of an answer is sent that cannot be taken back; a broken connection says that it is not whole.
+            transport = call.http.transport
+            if transport is not None:
+                transport.abort()
+            raise ConnectionResetError(error.message)
+        headers = build_caller_headers({"Content-Type": "application/json"}, call.request_id)
+        headers.update(error.build_headers())
+        return web.Response(status=error.status, body=error.build_body(), headers=headers)
+
+
+async def _raise(_: Call, error: ApiError) -> web.StreamResponse:
+    raise error

@@ -1,0 +1,144 @@
+"""Connections to replicas: one pool of them for the whole process, and what their failures mean.
+
+A failure is one of three, and only these are ever tried again:
+
+    ReplicaError
+    +-- UnreachableError  nothing was sent; another try costs nothing
+    +-- LostError         the connection broke before anything came back that the caller could have seen
+    +-- DeclinedError     502, 503 or 504: the replica did not take the request
+
+Whether an idle connection still works is known only by using it. It is closed before the engine would close it (see
+`Limits.engine_keepalive_s`), and one that breaks nevertheless is a LostError.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Final
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from llmos_gateway.proxy.limits import Limits
+
+_DECLINED: Final = frozenset({502, 503, 504})
+_LARGE_BODY_BYTES: Final = 1024 * 1024
+"""From here on aiohttp wants a file, of which it writes a part at a time."""
+
+
+class ReplicaError(Exception):
+    """A replica did not answer; the caller has seen nothing of it."""
+
+    kind = "failed"
+
+
+class UnreachableError(ReplicaError):
+    """No connection."""
+
+    kind = "unreachable"
+
+
+class LostError(ReplicaError):
+    """The connection broke."""
+
+    kind = "lost"
+
+
+class DeclinedError(ReplicaError):
+    """The replica did not take the request."""
+
+    kind = "declined"
+
+    def __init__(self, status: int, body: bytes, retry_after: str | None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+
+class Upstream:
+    """Sends requests to replicas. Use it as an async context manager."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Upstream:
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=self._limits.max_connections_per_replica,
+            keepalive_timeout=self._limits.engine_keepalive_s,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=self._timeout,
+            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+            auto_decompress=False,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(self, address: str, path: str, body: bytes, headers: CIMultiDict[str]) -> aiohttp.ClientResponse:
+        """Send a request and return the answer as soon as its head is here; the caller closes it.
+
+        Raises:
+            UnreachableError, LostError: see there.
+        """
+        if self._session is None:
+            raise RuntimeError("Upstream is used outside its context")
+        data = io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
+        try:
+            return await self._session.post(
+                _build_url(address, path), data=data, headers=headers, allow_redirects=False
+            )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise UnreachableError(str(error)) from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise LostError(str(error)) from error
+
+
+async def read_some(answer: aiohttp.ClientResponse) -> bytes:
+    """Return what has come, at least one byte; nothing if the answer has ended.
+
+    Raises:
+        LostError: the connection broke.
+    """
+    try:
+        return await answer.content.readany()
+    except (aiohttp.ClientError, OSError) as error:
+        raise LostError(str(error)) from error
+
+
+async def read_up_to(answer: aiohttp.ClientResponse, limit_bytes: int) -> tuple[bytes, bool]:
+    """Return the answer's beginning, about `limit_bytes` or less, and whether that is all of it.
+
+    Raises:
+        LostError: the connection broke.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    while size <= limit_bytes:
+        piece = await read_some(answer)
+        if not piece:
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces), True
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces), False
+
+
+def is_declined(status: int) -> bool:
+    """Return whether a status says that the replica did not take the request."""
+    return status in _DECLINED
+
+
+@lru_cache(maxsize=8192)
+def _build_url(address: str, path: str) -> URL:
+    return URL(f"http://{address}{path}", encoded=True)

@@ -1,0 +1,9 @@
+"""Which replica gets a request: pure and synchronous, time comes in as an argument."""
+
+from __future__ import annotations
+
+from llmos_gateway.routing.blocks import PromptBlocks, hash_blocks, hash_chat
+from llmos_gateway.routing.prefix_index import IndexLimits
+from llmos_gateway.routing.router import Decision, Routable, Router
+
+__all__ = ["Decision", "IndexLimits", "PromptBlocks", "Routable", "Router", "hash_blocks", "hash_chat"]

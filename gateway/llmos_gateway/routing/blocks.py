@@ -1,0 +1,113 @@
+"""Turns a prompt into a chain of block hashes, so that a common beginning of two prompts is found without their text.
+
+An engine caches the KV of a prompt in blocks and may reuse them as long as everything before is equal, too. So the hash
+of each block covers all blocks before it:
+
+    h[0] = xxh3(block 0, seed = xxh3(salt)),  h[i] = xxh3(block i, seed = h[i - 1])
+
+and two prompts share their first i + 1 blocks exactly when h[i] is equal (but for a chance of 2^-64). The gateway has
+no tokenizer: a block is 256 bytes of UTF-8, about 64 tokens of English at 4 bytes each; only full blocks count, as in
+vLLM. Only where a request is sent depends on these hashes, never whose cache it reads: engines keep tenants apart by
+salts of their own. The salt (tenant, and adapter) keeps equal prompts of two tenants from attracting each other here.
+
+The chain is bounded at 4096 blocks (1 MiB of text, about 262,000 tokens): what comes after changes the choice no more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
+
+__all__ = ["BLOCK_BYTES", "BLOCK_TOKENS", "MAX_BLOCKS", "PromptBlocks", "hash_blocks", "hash_chat"]
+
+BYTES_PER_TOKEN: Final = 4
+BLOCK_TOKENS: Final = 64
+BLOCK_BYTES: Final = BLOCK_TOKENS * BYTES_PER_TOKEN
+MAX_BLOCKS: Final = 4096
+_MAX_BYTES: Final = MAX_BLOCKS * BLOCK_BYTES
+# A longer string is an inline file rather than a text; its digest tells it from others and costs no blocks.
+_LONGEST_ATTACHMENT_CHARS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBlocks:
+    """A prompt as the router sees it."""
+
+    hashes: tuple[int, ...]
+    """Chain of hashes of its full blocks, at most MAX_BLOCKS."""
+    tokens: int
+    """Estimated length of the whole prompt."""
+    block_tokens: int = BLOCK_TOKENS
+    """Tokens that one block stands for."""
+
+
+def hash_blocks(text: bytes | str, salt: bytes) -> PromptBlocks:
+    """Return the blocks of a prompt that is one text. `salt` is what must keep prompts apart: tenant and adapter."""
+    return _hash_pieces((text,), salt)
+
+
+def hash_chat(messages: Sequence[Any], salt: bytes, tools: object = None) -> PromptBlocks:
+    """Return the blocks of a chat: tools first, as most chat templates have it, then role and content of each message.
+
+    Takes what a client sent without trusting its shape: what is not text counts by its JSON, so equal conversations
+    give equal blocks, and each further turn only adds to the end.
+    """
+    return _hash_pieces(_list_pieces(messages, tools), salt)
+
+
+def _hash_pieces(pieces: Iterable[bytes | str], salt: bytes) -> PromptBlocks:
+    kept: list[bytes] = []
+    kept_bytes = total = 0
+    for piece in pieces:
+        room = _MAX_BYTES - kept_bytes
+        total += len(piece)
+        if room <= 0:
+            continue
+        # JSON may hold half a surrogate pair, which strict UTF-8 refuses.
+        encoded = piece[:room].encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece[:room]
+        total += len(encoded) - min(len(piece), room)
+        kept.append(encoded)
+        kept_bytes += len(encoded)
+    data = kept[0] if len(kept) == 1 else b"".join(kept)
+    return PromptBlocks(_chain(data, salt), max(1, total // BYTES_PER_TOKEN))
+
+
+def _chain(data: bytes, salt: bytes) -> tuple[int, ...]:
+    digest = xxh3_64_intdigest(salt)
+    hashes = []
+    for start in range(0, min(len(data), _MAX_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
+        digest = xxh3_64_intdigest(data[start : start + BLOCK_BYTES], digest)
+        hashes.append(digest)
+    return tuple(hashes)
+
+
+def _list_pieces(messages: Sequence[Any], tools: object) -> Iterator[str]:
+    if tools:
+        yield _to_json(tools)
+    for message in messages:
+        if not isinstance(message, Mapping):
+            yield _to_json(message)
+            continue
+        yield f"\n{message.get('role')}\n"
+        content = message.get("content")
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, list):
+            yield from map(_describe_part, content)
+        if calls := message.get("tool_calls"):
+            yield _to_json(calls)
+
+
+def _describe_part(part: object) -> str:
+    if isinstance(part, Mapping) and isinstance(text := part.get("text"), str):
+        return text
+    described = _to_json(part)
+    return described if len(described) <= _LONGEST_ATTACHMENT_CHARS else xxh3_128_hexdigest(described.encode())
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), default=str)

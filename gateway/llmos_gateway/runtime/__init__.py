@@ -1,0 +1,1 @@
+"""The process: how it starts, what runs in it, how it ends."""

@@ -1,0 +1,281 @@
+"""The process: what is started in which order, and how it ends.
+
+Everything runs in one event loop; more gateways are more processes. Start: the admin server, the watches of the
+catalog, the public server. Requests are taken at once and answered 503 until the catalog has been read; readiness says
+so to the Service.
+
+End, on SIGTERM or SIGINT: not ready, and every answer closes its connection; go on for `settle_s`, until Services and
+load balancers have forgotten this process; take no more connections; let what runs finish, up to `drain_s`; tell what
+is left that the gateway ends (503, or an error event), and go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import aiohttp
+
+from llmos.api.load import PoolLoad
+from llmos_gateway.catalog import Catalog
+from llmos_gateway.holding import Holding
+from llmos_gateway.http.admin import serve_admin
+from llmos_gateway.http.connections import ConnectionLimits
+from llmos_gateway.http.public import SWEEP_S, PublicServer
+from llmos_gateway.http.tls import TlsFiles
+from llmos_gateway.load import LoadBook, Reports, build_load_handler
+from llmos_gateway.load.reports import HttpFetch
+from llmos_gateway.metrics import Metrics
+from llmos_gateway.protocol.errors import TimeLimitError, UnavailableError
+from llmos_gateway.proxy.accounts import Accounts
+from llmos_gateway.proxy.call import Call
+from llmos_gateway.proxy.delivery import Tools
+from llmos_gateway.proxy.limits import Limits
+from llmos_gateway.proxy.road import Road
+from llmos_gateway.proxy.tracing import Tracer
+from llmos_gateway.proxy.upstream import Upstream
+from llmos_gateway.runtime.access_log import AccessLog
+from llmos_gateway.runtime.recording import CallRecorder
+from llmos_gateway.runtime.tracing import build_exporting_tracer, is_tracing_wanted
+
+CLOSE_S: Final = 2.0
+"""For the last bytes of the last answers."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Watch(Protocol):
+    """Keeps the catalog up to date: `cluster.ClusterWatch` or `cluster.StaticWatch`."""
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+
+    def peers(self) -> list[str]:
+        """Return the admin addresses of the other gateways."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How this process runs."""
+
+    host: str | None = None
+    """None: all addresses."""
+    port: int = 8080
+    admin_port: int = 8081
+    name: str = field(default_factory=lambda: os.environ.get("HOSTNAME", "gateway"))
+    """Of this gateway's pod."""
+    asks_for_key: bool = True
+    certificate: Path | None = None
+    key: Path | None = None
+    writes_access_log: bool = True
+    settle_s: float = 5.0
+    drain_s: float = 120.0
+    sweep_s: float = SWEEP_S
+    limits: Limits = field(default_factory=Limits)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+
+
+class Gateway:
+    """One gateway process. `run` returns when it was asked to stop, and raises if a part of it failed.
+
+    Args:
+        options: how it runs.
+        catalog: what it knows.
+        watch: keeps the catalog up to date.
+        environment: where tracing is configured.
+    """
+
+    def __init__(
+        self, options: Options, catalog: Catalog, watch: Watch, *, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.ports: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        """The public and the admin port, once both are open."""
+        self._options = options
+        self._catalog = catalog
+        self._watch = watch
+        self._environment = environment if environment is not None else os.environ
+        self._clock = time.monotonic
+        self._metrics = Metrics()
+        self._book = LoadBook(clock=self._clock)
+        self._stop = asyncio.Event()
+        self._is_ending = False
+
+    def stop(self) -> None:
+        """Begin to end, as SIGTERM does."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run until stopped."""
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
+            reports = Reports(
+                self._catalog, self._book, peers=self._watch.peers, fetch=HttpFetch(session), gateway=self._options.name
+            )
+            tracer = self._build_tracer(stack)
+            road = Road(
+                await self._build_tools(stack, reports.extra, tracer),
+                self._build_recorder(stack),
+                asks_for_key=self._options.asks_for_key,
+            )
+            server = PublicServer(
+                road,
+                self._options.connections,
+                clock=self._clock,
+                on_begin=_build_trace_begin(tracer) if tracer is not None else None,
+                on_refused=self._metrics.count_refused_connection,
+            )
+            self._watch_gauges(road, server)
+            await self._open(stack, server)
+            await self._run_parts(road, server, reports)
+
+    def _build_tracer(self, stack: AsyncExitStack) -> Tracer | None:
+        if not is_tracing_wanted(self._environment):
+            return None
+        tracer = build_exporting_tracer()
+        stack.push_async_callback(asyncio.to_thread, tracer.close)
+        return tracer
+
+    async def _build_tools(self, stack: AsyncExitStack, extra: Callable[[str], int], tracer: Tracer | None) -> Tools:
+        limits = self._options.limits
+        return Tools(
+            catalog=self._catalog,
+            holding=Holding(self._catalog, self._book, clock=self._clock),
+            accounts=Accounts(self._catalog, self._book, extra=extra, clock=self._clock),
+            upstream=await stack.enter_async_context(Upstream(limits)),
+            limits=limits,
+            metrics=self._metrics,
+            clock=self._clock,
+            tracer=tracer,
+        )
+
+    def _build_recorder(self, stack: AsyncExitStack) -> CallRecorder:
+        add_line = None
+        if self._options.writes_access_log:
+            log = AccessLog(sys.stdout.buffer, on_dropped=self._metrics.count_dropped_lines)
+            add_line = stack.enter_context(log).add
+        return CallRecorder(self._metrics, add_line, clock=self._clock)
+
+    def _watch_gauges(self, road: Road, server: PublicServer) -> None:
+        metrics = self._metrics
+        metrics.watch("requests_in_flight", "Requests on the road, held ones included.", lambda: len(road.calls))
+        metrics.watch("connections", "Open connections of callers.", lambda: server.connections)
+        metrics.watch_pools(
+            "held_requests", "Requests that wait for a replica.", lambda: self._count(lambda load: load.queued)
+        )
+        metrics.watch_pools(
+            "running_requests", "Requests on a replica.", lambda: self._count(lambda load: load.running)
+        )
+        self._catalog.subscribe(self._forget_gone)
+
+    def _count(self, read: Callable[[PoolLoad], int]) -> dict[str, float]:
+        return {pool_id: read(load) for pool_id, load in self._book.build("", "").pools.items()}
+
+    def _forget_gone(self, pool_id: str) -> None:
+        if self._catalog.get_pool(pool_id) is None:
+            self._metrics.forget_pool(pool_id)
+
+    async def _open(self, stack: AsyncExitStack, server: PublicServer) -> None:
+        options = self._options
+        load = build_load_handler(self._book, gateway=options.name, boot=secrets.token_hex(8))
+        admin_port = await stack.enter_async_context(
+            serve_admin(
+                options.host,
+                options.admin_port,
+                find_reason_not_ready=self._find_reason_not_ready,
+                metrics=self._metrics,
+                load=load,
+            )
+        )
+        self._tls = TlsFiles(options.certificate, options.key) if options.certificate and options.key else None
+        port = await server.start(options.host, options.port, self._tls.context if self._tls else None)
+        stack.push_async_callback(server.stop, CLOSE_S)
+        _raise_file_limit()
+        # What lives as long as the process need not be looked at by the collector again and again.
+        gc.collect()
+        gc.freeze()
+        _logger.info("Requests are taken on port %d, probes on port %d.", port, admin_port)
+        self.ports.set_result((port, admin_port))
+
+    async def _run_parts(self, road: Road, server: PublicServer, reports: Reports) -> None:
+        parts: dict[str, Coroutine[Any, Any, None]] = {
+            "catalog": self._watch.run(),
+            "reports": reports.run(),
+            "sweep": self._sweep(road, server),
+            "end": self._end(road, server),
+        }
+        if self._tls is not None:
+            parts["tls"] = self._tls.watch()
+        self._catch_signals()
+        tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            if not task.cancelled() and (error := task.exception()):
+                _logger.error("The part %r failed.", task.get_name(), exc_info=error)
+                raise error
+
+    async def _sweep(self, road: Road, server: PublicServer) -> None:
+        limit_s = self._options.limits.request_timeout_s
+        while True:
+            await asyncio.sleep(self._options.sweep_s)
+            server.sweep()
+            since_s = self._clock() - limit_s
+            for call in [call for call in road.calls if call.arrived_s < since_s]:
+                call.interrupt(TimeLimitError(f"The answer took longer than {limit_s:g} s.", "time_limit"))
+
+    async def _end(self, road: Road, server: PublicServer) -> None:
+        await self._stop.wait()
+        options = self._options
+        self._is_ending = road.is_closing = True
+        _logger.info("Ending: %d requests are in flight.", len(road.calls))
+        await asyncio.sleep(options.settle_s)
+        server.stop_listening()
+        deadline_s = self._clock() + options.drain_s
+        while road.calls and self._clock() < deadline_s:
+            await asyncio.sleep(min(0.05, options.sweep_s))
+        if road.calls:
+            _logger.warning("%d requests are cut off after %g s.", len(road.calls), options.drain_s)
+        for call in tuple(road.calls):
+            call.interrupt(
+                UnavailableError("The gateway ends. Try again: another one answers.", "shutting_down", retry_after_s=1)
+            )
+
+    def _find_reason_not_ready(self) -> str:
+        if self._is_ending:
+            return "the gateway ends"
+        return "" if self._catalog.is_synced else "not everything has been read from the API server yet"
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
+
+def _build_trace_begin(tracer: Tracer) -> Callable[[Call, str], None]:
+    def begin(call: Call, path: str) -> None:
+        # Of other paths there are as many as callers can think of.
+        name = f"{call.http.method} {path}" if call.part is not None else call.http.method
+        call.span = tracer.begin_request(name, call.http.headers)
+
+    return begin
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
