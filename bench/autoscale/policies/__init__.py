@@ -1,0 +1,1 @@
+"""Policies: ours, those of peers with their formulas and defaults, and references."""
