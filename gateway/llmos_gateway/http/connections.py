@@ -80,11 +80,11 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or refuse it."""
-        server = cast(ConnectionServer, self._manager)
+        server = cast("ConnectionServer", self._manager)
         if server.is_full():
             self._is_refused = True
-            cast(asyncio.Transport, transport).write(_FULL)
-            cast(asyncio.Transport, transport).close()
+            cast("asyncio.Transport", transport).write(_FULL)
+            cast("asyncio.Transport", transport).close()
             return
         self.head_since_s = self._loop.time()
         super().connection_made(transport)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from aiohttp import web
+from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
 from llmos_gateway.protocol.errors import ApiError
@@ -26,6 +28,7 @@ class EventStream:
 
     def __init__(self, http: web.BaseRequest, request_id: str, limits: Limits, *, closes: bool) -> None:
         self._http = http
+        self._writer = cast("StreamWriter", http.writer)
         self._request_id = request_id
         self._limits = limits
         self._closes = closes
@@ -56,7 +59,7 @@ class EventStream:
         if self._response is None:
             await self._begin()
         self.has_events = True
-        await self._http.writer.write(data)
+        await self._writer.write(data)
 
     async def finish(self) -> web.StreamResponse:
         """End the answer."""
@@ -73,7 +76,7 @@ class EventStream:
         response = self._response or await self._begin()
         response.force_close()
         # Not waiting for a caller that does not read: it may be the reason.
-        await self._http.writer.write(build_error_event(body), drain=False)
+        await self._writer.write(build_error_event(body), drain=False)
         await response.write_eof()
         return response
 
@@ -100,5 +103,5 @@ class EventStream:
             transport = self._http.transport
             if transport is None or transport.is_closing() or transport.get_write_buffer_size():
                 return
-            await self._http.writer.write(line, drain=False)
+            await self._writer.write(line, drain=False)
             await asyncio.sleep(self._limits.comment_every_s)

@@ -54,7 +54,7 @@ class Retries:
     def start_over(self) -> float:
         """Let all replicas be tried again; return the pause before that."""
         self.tried.clear()
-        pause_s = min(self._limits.retry_pause_s * 2**self._pauses, self._limits.max_retry_pause_s)
+        pause_s = min(self._limits.retry_pause_s * float(2**self._pauses), self._limits.max_retry_pause_s)
         self._pauses += 1
         # Requests that failed together must not come back together.
         return pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 from urllib.parse import unquote
@@ -71,6 +72,7 @@ class Road:
     ) -> None:
         self.is_closing = False
         """Whether every answer closes its connection, because this process is about to end."""
+        self._is_empty = asyncio.Event()
         self.calls: set[Call] = set()
         """What is on the road."""
         self._tools = tools
@@ -96,6 +98,17 @@ class Road:
         """Answer what is no part of the API."""
         return await self._travel(call, partial(_raise, error=error))
 
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until nothing is on the road, at most `timeout_s`; what is left then is told that the gateway ends."""
+        self.is_closing = True
+        if self.calls:
+            self._is_empty.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_empty.wait(), timeout_s)
+        for call in tuple(self.calls):
+            message = "The gateway ends. Try again: another one answers."
+            call.interrupt(UnavailableError(message, "shutting_down", retry_after_s=1.0))
+
     async def _travel(self, call: Call, visit: Visit) -> web.StreamResponse:
         """Go one road from arrival to record."""
         self.calls.add(call)
@@ -114,6 +127,8 @@ class Road:
             self.calls.discard(call)
             self._intake.release(call)
             self._recorder.record(call)
+            if self.is_closing and not self.calls:
+                self._is_empty.set()
         if self.is_closing:
             response.force_close()
         return response

@@ -38,7 +38,7 @@ from llmos_gateway.http.tls import TlsFiles
 from llmos_gateway.load import LoadBook, Reports, build_load_handler
 from llmos_gateway.load.reports import HttpFetch
 from llmos_gateway.metrics import Metrics
-from llmos_gateway.protocol.errors import TimeLimitError, UnavailableError
+from llmos_gateway.protocol.errors import TimeLimitError
 from llmos_gateway.proxy.accounts import Accounts
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.delivery import Tools
@@ -246,15 +246,7 @@ class Gateway:
         _logger.info("Ending: %d requests are in flight.", len(road.calls))
         await asyncio.sleep(options.settle_s)
         server.stop_listening()
-        deadline_s = self._clock() + options.drain_s
-        while road.calls and self._clock() < deadline_s:
-            await asyncio.sleep(min(0.05, options.sweep_s))
-        if road.calls:
-            _logger.warning("%d requests are cut off after %g s.", len(road.calls), options.drain_s)
-        for call in tuple(road.calls):
-            call.interrupt(
-                UnavailableError("The gateway ends. Try again: another one answers.", "shutting_down", retry_after_s=1)
-            )
+        await road.drain(options.drain_s)
 
     def _find_reason_not_ready(self) -> str:
         if self._is_ending:

@@ -1,8 +1,8 @@
 """OpenTelemetry spans, only where `OTEL_EXPORTER_OTLP_ENDPOINT` (or `..._TRACES_ENDPOINT`) says where to send them.
 
 The libraries are imported only then. Everything else (sampling, headers of the exporter, resource attributes) is set by
-OpenTelemetry's own environment variables. Spans are sent by a thread in batches; a collector that is away costs requests
-nothing, spans beyond the queue are dropped by the library.
+OpenTelemetry's own environment variables. Spans are sent by a thread in batches; a collector that is away costs no
+request anything, spans beyond the queue are dropped by the library.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ class OtelRoadTracer:
         from opentelemetry.trace import SpanKind  # noqa: PLC0415
 
         carrier = {key: headers[key] for key in ("traceparent", "tracestate") if key in headers}
-        return _RoadSpan(
-            self._tracer.start_span(name, context=self._propagator.extract(carrier), kind=SpanKind.SERVER)
-        )
+        return _RoadSpan(self._tracer.start_span(name, context=self._propagator.extract(carrier), kind=SpanKind.SERVER))
 
     def begin_attempt(self, request: Span, headers: MutableMapping[str, str]) -> Span:
         """Begin the span of an attempt, and write into the headers that the engine's part belongs to it."""
