@@ -26,7 +26,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from llmos.api.names import COMPONENT_API_KEY, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY
 
@@ -37,6 +37,8 @@ SECRET_CHARACTERS: Final = 43
 SECRET_TYPE: Final = "llmos.dev/api-key"  # noqa: S105 - the type of a Secret, not a password
 SECRET_SELECTOR: Final = f"{LABEL_COMPONENT}={COMPONENT_API_KEY}"
 ALL_NAMESPACES: Final = "*"
+Part = Literal["chat", "completions", "embeddings", "responses"]
+"""Parts of the API that a key may be limited to."""
 
 _KEY = re.compile(rf"{KEY_PREFIX}([0-9A-Za-z]{{{ID_CHARACTERS}}})-[0-9A-Za-z]{{{SECRET_CHARACTERS}}}")
 _ID = re.compile(rf"[0-9A-Za-z]{{{ID_CHARACTERS}}}")

@@ -14,7 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from llmos.cli.exits import Command, ExitCode
-from llmos.cli.session import Session, Target
+from llmos.cli.keys import keys
+from llmos.cli.options import AsJson, Context, Kubeconfig, Namespace, TimeoutS, find_session
+from llmos.cli.session import Target
 
 app = typer.Typer(
     name="llmos",
@@ -29,28 +31,7 @@ To create and change things use kubectl: llmos shows only what kubectl cannot.
 Exit codes: 0 all is well, 1 something is not as it should be, 2 wrong usage, 3 not found, 4 not ready or timed out,
 5 the cluster cannot be reached, 130 ended by Ctrl-C.""",
 )
-
-Namespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", help="Namespace; by default the context's."),
-]
-Context = Annotated[
-    str | None,
-    typer.Option("--context", help="Context of the kubeconfig; by default the current."),
-]
-Kubeconfig = Annotated[
-    str | None,
-    typer.Option(
-        "--kubeconfig",
-        help="Path; by default KUBECONFIG, ~/.kube/config or the pod's service account.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, errors too.")]
-TimeoutS = Annotated[float, typer.Option("--timeout", min=0, help="Longest wait in seconds.")]
-
-
-def _session(ctx: typer.Context) -> Session:
-    return ctx.obj if isinstance(ctx.obj, Session) else Session()
+app.add_typer(keys)
 
 
 @app.command(cls=Command)
@@ -78,7 +59,7 @@ def status(
         raise typer.BadParameter("--watch draws a screen; use --json without it", param_hint="--json")
     from llmos.cli.status import run_status  # noqa: PLC0415  (start-up time, here and below)
 
-    session = _session(ctx)
+    session = find_session(ctx)
     with session.connect(Target(namespace, context, kubeconfig)) as client:
         code = run_status(
             session, client, all_namespaces=all_namespaces, watch=watch, interval_s=interval_s, as_json=as_json
@@ -140,7 +121,7 @@ def plan(
 
     arguments = tuple(_parse_engine_arg(text) for text in engine_args or ())
     wish = Wish(model, accelerator, memory, count, context_length, tensor, pipeline, arguments, weights_gib)
-    session = _session(ctx)
+    session = find_session(ctx)
     verdict = answer(wish, lambda: session.connect(Target(namespace, context, kubeconfig)))
     print(json.dumps(verdict.as_json(), indent=2) if as_json else draw_verdict(verdict))
     raise typer.Exit(ExitCode.OK if verdict.fits else ExitCode.PROBLEM)
@@ -161,6 +142,14 @@ def chat(
     url: Annotated[
         str | None, typer.Option("--url", help="Address of an OpenAI-compatible server instead of a pool.")
     ] = None,
+    gateway: Annotated[
+        str | None,
+        typer.Option("--gateway", help="Address of the gateway; by default LLMOS_GATEWAY_URL or OPENAI_BASE_URL."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="API key for the gateway; by default LLMOS_API_KEY or OPENAI_API_KEY."),
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Served name; by default the first of the pool.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="Instructions that precede the conversation.")] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest answer in tokens.")] = None,
@@ -174,16 +163,20 @@ def chat(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Talk to a pool through the Kubernetes API server; the answer streams.
+    """Talk to a pool; the answer streams.
 
-    Nothing needs to be forwarded or exposed. Ctrl-C stops the answer. Without a prompt a conversation begins; a prompt
-    may also come through a pipe.
+    Through the gateway if one is named, which also wakes a pool that sleeps; else through the Kubernetes API server,
+    and nothing needs to be forwarded or exposed. A gateway that only the environment names gives way to --wait and to
+    options that name a cluster. Ctrl-C stops the answer. Without a prompt a conversation begins; a prompt may also come
+    through a pipe.
 
     Examples:
 
         llmos chat smollm2 "What is the capital of France?"
 
         git diff | llmos chat coder --system "Review this change." --max-tokens 400
+
+        llmos chat --gateway https://llm.example.com --key sk-llmos-... smollm2 "Hello"
 
         llmos chat --url http://localhost:8000
     """
@@ -193,14 +186,20 @@ def chat(
         raise typer.BadParameter("name a pool or give --url, one of them", param_hint="POOL")
     from llmos.cli import chat as chatting  # noqa: PLC0415
 
-    session = _session(ctx)
+    session = find_session(ctx)
+    target = Target(namespace, context, kubeconfig)
+    entrance = None if url else chatting.find_gateway(session, gateway, key, gives_way=wait or target != Target())
+    if gateway and (url or wait):
+        raise typer.BadParameter("--gateway goes with neither --url nor --wait: it holds requests itself")
     prompt = session.read_pipe() if prompt is None else prompt
     if prompt is not None and not prompt.strip():
         raise typer.BadParameter("it is empty", param_hint="PROMPT")
     if prompt is None and as_json:
         raise typer.BadParameter("a conversation cannot be JSON; give a prompt", param_hint="--json")
     options: Any = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
-    with session.open_endpoint(url) if url else session.connect(Target(namespace, context, kubeconfig)) as connected:
+    if entrance:
+        options["model"] = model or (f"{namespace}/{pool}" if namespace else pool)
+    with chatting.connect(session, url, entrance, target) as connected:
         talk = chatting.find_talk(connected, pool, wait_s=timeout_s if wait else None)
         if prompt is None:
             chatting.converse(talk, session, system=system, options=options)
@@ -232,7 +231,7 @@ def wait(
     found = parse_kind(kind)
     if found is None:
         raise typer.BadParameter(f"{kind!r} is none of model, pool, accelerator", param_hint="KIND")
-    with _session(ctx).connect(Target(namespace, context, kubeconfig)) as client:
+    with find_session(ctx).connect(Target(namespace, context, kubeconfig)) as client:
         run_wait(client, found, name, timeout_s=timeout_s, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""`llmos chat`: one answer, or a conversation, streamed from a pool or from an address.
+"""`llmos chat`: one answer, or a conversation, streamed from a gateway, a pool or an address.
 
 Ctrl-C while an answer streams stops that answer: the engine sees the connection close and frees its memory. In a
 conversation the next question may follow; Ctrl-C or Ctrl-D at the prompt ends it.
@@ -13,12 +13,48 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from llmos.cli.session import Session
+from llmos.cli.session import Session, Target
 from llmos.cli.waiting import ProgressLines
 from llmos.client import ChatChunk, ChatMessage, Client, Endpoint, LlmosError, NotReadyError
 from llmos.client.chat import ChatOptions
 
 _PROMPT = "> "
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """A gateway and the key for it."""
+
+    url: str
+    key: str
+
+
+def find_gateway(session: Session, url: str | None, key: str | None, *, gives_way: bool) -> Entrance | None:
+    """The gateway that the options name, else the environment; None if there is none, or it `gives_way`.
+
+    A key of the environment goes only to the address that stands beside it, so that one for OpenAI stays there.
+    """
+    own, foreign = (
+        Entrance(session.environment.get(address, ""), session.environment.get(secret, ""))
+        for address, secret in (("LLMOS_GATEWAY_URL", "LLMOS_API_KEY"), ("OPENAI_BASE_URL", "OPENAI_API_KEY"))
+    )
+    if url:
+        beside = foreign.key if foreign.url == url else ""
+        return Entrance(url, key or own.key or beside)
+    found = own if own.url else foreign
+    if gives_way or not found.url:
+        return None
+    print(f"Asking {found.url}.", file=sys.stderr)
+    return Entrance(found.url, key or found.key)
+
+
+def connect(session: Session, url: str | None, entrance: Entrance | None, target: Target) -> Client | Endpoint:
+    """The way to the server, the gateway or the cluster."""
+    if url:
+        return session.open_endpoint(url, "")
+    if entrance:
+        return session.open_endpoint(entrance.url, entrance.key)
+    return session.connect(target)
 
 
 class Talk(Protocol):

@@ -5,11 +5,12 @@ CliRunner().invoke(app, ["status"], obj=Session(connect=lambda target: Client(co
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,11 @@ def connect_cluster(target: Target) -> Client:
     return Client(kubeconfig=target.kubeconfig, context=target.context, namespace=target.namespace)
 
 
-def open_endpoint(url: str) -> Endpoint:
+def open_endpoint(url: str, api_key: str = "") -> Endpoint:
     """Connect to one server, without any cluster."""
     from llmos.client import Endpoint  # noqa: PLC0415  (as above)
 
-    return Endpoint(url)
+    return Endpoint(url, api_key=api_key)
 
 
 def ask_line(prompt: str) -> str:
@@ -66,8 +67,9 @@ class Session:
     """The outside world of a command."""
 
     connect: Callable[[Target], Client] = connect_cluster
-    open_endpoint: Callable[[str], Endpoint] = open_endpoint
+    open_endpoint: Callable[[str, str], Endpoint] = open_endpoint
     read_line: Callable[[str], str] = ask_line
     read_pipe: Callable[[], str | None] = read_pipe
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], datetime] = read_now
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)

@@ -1,7 +1,7 @@
 """The typed client of LLMOS, blocking (`Client`) and asynchronous (`AsyncClient`).
 
 Client / AsyncClient          sync.py, aio.py      one line for each operation
-    flows                     resources.py, chat.py      what is asked and what answers mean; no I/O
+    flows                     resources.py, chat.py, keys.py      what is asked and what answers mean; no I/O
     drivers                   transport.py         the only I/O, by httpx
     way to the cluster        connection.py        kubeconfig or the pod's account
     errors                    errors.py, answers.py, readiness.py
@@ -25,11 +25,13 @@ from llmos.client.errors import (
     UnauthenticatedError,
     UnreachableError,
 )
+from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyRights, ListedKey
 from llmos.client.readiness import Verdict, judge, ready_condition
 from llmos.client.resources import Event
 from llmos.client.sync import Client, Endpoint
 
 __all__ = [
+    "SYSTEM_NAMESPACE",
     "AsyncClient",
     "AsyncEndpoint",
     "ChatChunk",
@@ -40,11 +42,14 @@ __all__ = [
     "ConflictError",
     "Connection",
     "ConnectionFailedError",
+    "CreatedKey",
     "Endpoint",
     "EngineError",
     "Event",
     "ForbiddenError",
     "InvalidError",
+    "KeyRights",
+    "ListedKey",
     "LlmosError",
     "NotFoundError",
     "NotInstalledError",

@@ -18,6 +18,7 @@ from llmos.client.chat import (
     guard_pool,
 )
 from llmos.client.connection import Connection, build_url_connection, load_connection
+from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyFlows, KeyRights, ListedKey
 from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
 from llmos.client.transport import AsyncDriver, discard
 
@@ -113,6 +114,28 @@ class AsyncPools(AsyncResources[InferencePool]):
         return await self._driver.run(guard_pool(self._flows, where, name, talk.complete(messages, options)))
 
 
+class AsyncKeys:
+    """As `Keys`, awaiting."""
+
+    def __init__(self, driver: AsyncDriver) -> None:
+        self._driver = driver
+        self._flows = KeyFlows()
+
+    async def create(
+        self, rights: KeyRights, *, name: str = "", system_namespace: str = SYSTEM_NAMESPACE
+    ) -> CreatedKey:
+        """As `Keys.create`."""
+        return await self._driver.run(self._flows.create(system_namespace, name, rights))
+
+    async def list(self, *, system_namespace: str = SYSTEM_NAMESPACE) -> tuple[ListedKey, ...]:
+        """As `Keys.list`."""
+        return await self._driver.run(self._flows.list(system_namespace))
+
+    async def revoke(self, name_or_id: str, *, system_namespace: str = SYSTEM_NAMESPACE) -> ListedKey:
+        """As `Keys.revoke`."""
+        return await self._driver.run(self._flows.revoke(system_namespace, name_or_id))
+
+
 class _Closing:
     _driver: AsyncDriver
 
@@ -145,13 +168,14 @@ class AsyncClient(_Closing):
         self.models = AsyncResources(self._driver, ResourceFlows(LLMModel), self.namespace)
         self.pools = AsyncPools(self._driver, ResourceFlows(InferencePool), self.namespace)
         self.accelerators = AsyncResources(self._driver, ResourceFlows(AcceleratorClass), self.namespace)
+        self.keys = AsyncKeys(self._driver)
 
 
 class AsyncEndpoint(_Closing):
     """As `Endpoint`, awaiting."""
 
-    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._driver = AsyncDriver(build_url_connection(url), transport)
+    def __init__(self, url: str, *, api_key: str = "", transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._driver = AsyncDriver(build_url_connection(url, api_key), transport)
         self._flows = ChatFlows(title=url)
 
     @overload

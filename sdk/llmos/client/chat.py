@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llmos.api import InferencePool
 from llmos.client.answers import as_sentence, build_error, is_status
-from llmos.client.errors import EngineError, ForbiddenError, NotFoundError, OverloadedError
+from llmos.client.errors import EngineError, ForbiddenError, NotFoundError, OverloadedError, UnauthenticatedError
 from llmos.client.flow import Emit, Flow, Open, Read, Reply, Request, Send, T, parse_object
 from llmos.client.readiness import build_not_ready
 from llmos.client.resources import ResourceFlows
@@ -24,6 +24,7 @@ from llmos.client.resources import ResourceFlows
 _ANSWER_SILENCE_S: Final = 300.0
 _DATA: Final = "data:"
 _DONE: Final = "[DONE]"
+_UNAUTHORIZED: Final = 401
 
 
 class _Value(BaseModel):
@@ -135,6 +136,11 @@ class ChatFlows:
         body = reply.as_object()
         if self.base and is_status(body):
             raise build_error(reply, self.title)
+        if reply.status == _UNAUTHORIZED and not self.base:
+            raise UnauthenticatedError(
+                f"{self.title} does not accept the API key.",
+                "Name a valid one with --key or LLMOS_API_KEY; llmos keys create makes one.",
+            )
         raise self._engine_error(body, reply.text, reply.status)
 
     def _engine_error(self, body: Mapping[str, Any], text: str, status: int) -> EngineError:

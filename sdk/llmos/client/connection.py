@@ -48,14 +48,25 @@ class Connection:
         return options if has_transport else {**options, "verify": self.tls, "proxy": self.proxy}
 
 
-def build_url_connection(url: str) -> Connection:
+class _Bearer(httpx.Auth):
+    """Sends an API key."""
+
+    def __init__(self, api_key: str) -> None:
+        self._header = f"Bearer {api_key}"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = self._header
+        yield request
+
+
+def build_url_connection(url: str, api_key: str = "") -> Connection:
     """A connection to one OpenAI-compatible server, without any cluster. `/v1` at the end may be left out."""
     base = url.rstrip("/").removesuffix("/v1")
     if not base.startswith(("http://", "https://")):
         raise ConfigurationError(
             f"{url!r} is not the address of a server.", "Write it with its scheme, for example http://localhost:8000."
         )
-    return Connection(server=base, remedy=_URL_REMEDY)
+    return Connection(server=base, auth=_Bearer(api_key) if api_key else None, remedy=_URL_REMEDY)
 
 
 def load_connection(

@@ -18,6 +18,7 @@ from llmos.client.chat import (
     guard_pool,
 )
 from llmos.client.connection import Connection, build_url_connection, load_connection
+from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyFlows, KeyRights, ListedKey
 from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
 from llmos.client.transport import Driver, discard
 
@@ -125,6 +126,34 @@ class Pools(Resources[InferencePool]):
         return self._driver.run(guard_pool(self._flows, where, name, talk.complete(messages, options)))
 
 
+class Keys:
+    """API keys of the gateway in `system_namespace`."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._flows = KeyFlows()
+
+    def create(self, rights: KeyRights, *, name: str = "", system_namespace: str = SYSTEM_NAMESPACE) -> CreatedKey:
+        """Make a key. It is in this answer and nowhere else: only its hash is stored.
+
+        Raises:
+            ConflictError: there is a Secret of that name.
+        """
+        return self._driver.run(self._flows.create(system_namespace, name, rights))
+
+    def list(self, *, system_namespace: str = SYSTEM_NAMESPACE) -> tuple[ListedKey, ...]:
+        """Read all keys."""
+        return self._driver.run(self._flows.list(system_namespace))
+
+    def revoke(self, name_or_id: str, *, system_namespace: str = SYSTEM_NAMESPACE) -> ListedKey:
+        """Delete a key; gateways refuse it within a second.
+
+        Raises:
+            NotFoundError: there is no such key.
+        """
+        return self._driver.run(self._flows.revoke(system_namespace, name_or_id))
+
+
 class _Closing:
     _driver: Driver
 
@@ -161,13 +190,14 @@ class Client(_Closing):
         self.models = Resources(self._driver, ResourceFlows(LLMModel), self.namespace)
         self.pools = Pools(self._driver, ResourceFlows(InferencePool), self.namespace)
         self.accelerators = Resources(self._driver, ResourceFlows(AcceleratorClass), self.namespace)
+        self.keys = Keys(self._driver)
 
 
 class Endpoint(_Closing):
-    """One OpenAI-compatible server at an address, without any cluster: a port-forward, an ingress, a simulator."""
+    """One OpenAI-compatible server at an address, without any cluster: a gateway, a port-forward, a simulator."""
 
-    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        self._driver = Driver(build_url_connection(url), transport)
+    def __init__(self, url: str, *, api_key: str = "", transport: httpx.BaseTransport | None = None) -> None:
+        self._driver = Driver(build_url_connection(url, api_key), transport)
         self._flows = ChatFlows(title=url)
 
     @overload

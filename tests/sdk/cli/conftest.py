@@ -21,7 +21,13 @@ Run = Callable[..., Result]
 def llmos() -> Run:
     """`llmos(handler, *arguments)` runs the command; `lines` are what the user types in a conversation."""
 
-    def run(handler: Handler, *arguments: str, lines: list[str] | None = None, age_s: float = 5) -> Result:
+    def run(
+        handler: Handler,
+        *arguments: str,
+        lines: list[str] | None = None,
+        age_s: float = 5,
+        environment: dict[str, str] | None = None,
+    ) -> Result:
         typed: Iterator[str] = iter(lines or [])
 
         def connect(target: Target) -> Client:
@@ -36,10 +42,11 @@ def llmos() -> Run:
 
         session = Session(
             connect=connect,
-            open_endpoint=lambda url: Endpoint(url, transport=httpx.MockTransport(handler)),
+            open_endpoint=lambda url, key: Endpoint(url, api_key=key, transport=httpx.MockTransport(handler)),
             read_line=read_line,
             read_pipe=lambda: None,
             now=lambda: BORN + timedelta(seconds=age_s),
+            environment=environment or {},
         )
         return CliRunner().invoke(app, list(arguments), obj=session)
 

@@ -150,3 +150,58 @@ def test_the_exit_code_says_what_kind_of_error_it_was(llmos: Run, reply: httpx.R
 )
 def test_a_wrong_command_line_ends_with_2(llmos: Run, arguments: list[str]) -> None:
     assert llmos(Script(), "chat", *arguments).exit_code == 2
+
+
+GATEWAY = {"LLMOS_GATEWAY_URL": "http://gw.test/v1", "LLMOS_API_KEY": "sk-ours"}
+OPENAI = {"OPENAI_BASE_URL": "http://openai.test/v1", "OPENAI_API_KEY": "sk-theirs"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "host", "key"),
+    [
+        (["--gateway", "http://gw.test", "--key", "sk-given"], OPENAI, "gw.test", "sk-given"),
+        (["--gateway", "http://gw.test"], GATEWAY, "gw.test", "sk-ours"),
+        ([], GATEWAY | OPENAI, "gw.test", "sk-ours"),
+        ([], OPENAI, "openai.test", "sk-theirs"),
+        (["--gateway", "http://openai.test/v1"], OPENAI, "openai.test", "sk-theirs"),
+    ],
+)
+def test_a_gateway_is_asked_with_the_key_that_belongs_to_it(
+    llmos: Run, arguments: list[str], environment: dict[str, str], host: str, key: str
+) -> None:
+    script = Script(PARIS)
+    result = llmos(script, "chat", "smol", "Capital?", *arguments, environment=environment)
+    assert (result.exit_code, result.stdout) == (0, "The capital is Paris.\n")
+    (request,) = script.requests
+    assert (request.url.host, request.url.path) == (host, "/v1/chat/completions")
+    assert request.headers["Authorization"] == f"Bearer {key}"
+    assert script.body()["model"] == "smol"
+
+
+def test_a_key_for_openai_goes_to_no_other_server(llmos: Run) -> None:
+    script = Script(PARIS)
+    llmos(script, "chat", "smol", "Capital?", "--gateway", "http://gw.test", environment=OPENAI)
+    assert "Authorization" not in script.requests[0].headers
+
+
+def test_a_pool_of_another_namespace_is_asked_for_by_its_whole_name(llmos: Run) -> None:
+    script = Script(PARIS)
+    llmos(script, "chat", "smol", "Capital?", "-n", "red", "--gateway", "http://gw.test")
+    assert script.body()["model"] == "red/smol"
+
+
+def test_options_that_name_a_cluster_go_before_a_gateway_of_the_environment(llmos: Run) -> None:
+    script = Script(SERVING, MODELS, PARIS)
+    assert llmos(script, "chat", "smol", "Capital?", "-n", "team", environment=GATEWAY).exit_code == 0
+    assert script.asked[-1] == f"POST {PROXY}/chat/completions"
+
+
+def test_a_key_that_is_refused_ends_with_5(llmos: Run) -> None:
+    script = Script(answer({"error": {"message": "no"}}, 401))
+    result = llmos(script, "chat", "smol", "Hello", "--gateway", "http://gw.test", "--key", "sk-old")
+    assert (result.exit_code, "llmos keys create" in result.stderr) == (5, True)
+
+
+@pytest.mark.parametrize("further", [["--wait"], ["--url", "http://engine.test"]])
+def test_a_gateway_is_one_way_of_several(llmos: Run, further: list[str]) -> None:
+    assert llmos(Script(), "chat", "smol", "Hello", "--gateway", "http://gw.test", *further).exit_code == 2

@@ -21,6 +21,8 @@ def test_a_page_that_fell_behind_is_found_and_mended(tmp_path: Path, capsys: pyt
     assert main(["--out", str(tmp_path), "--check"]) == 0
 
 
-@pytest.mark.parametrize("command", ["status", "plan", "chat", "wait", "version"])
+@pytest.mark.parametrize(
+    "command", ["status", "plan", "chat", "wait", "keys create", "keys list", "keys revoke", "version"]
+)
 def test_every_command_stands_on_the_page_with_its_options(command: str) -> None:
-    assert f"## `llmos {command}`" in render_page()
+    assert f"## `llmos {command}`\n" in render_page()
