@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -15,7 +16,7 @@ import pytest
 
 from e2e.support.api import Api
 from e2e.support.asking import Target, ask, open_session
-from e2e.support.gateway import REPLICAS, SYSTEM_NAMESPACE, Gateway, list_gateway_urls, wait_until_known
+from e2e.support.gateway import REPLICAS, SYSTEM_NAMESPACE, Gateway, build_key, list_gateway_urls, wait_until_known
 from e2e.support.objects import build_model, build_pool, wait_ready
 from e2e.support.operator import OperatorProcess
 from e2e.support.source import Source
@@ -32,7 +33,7 @@ class Keys:
 
     def __init__(self, kubeconfig: Path) -> None:
         """Speak to this cluster."""
-        self._options = (f"--namespace={SYSTEM_NAMESPACE}", f"--kubeconfig={kubeconfig}")
+        self._options = (f"--system-namespace={SYSTEM_NAMESPACE}", f"--kubeconfig={kubeconfig}")
 
     async def __call__(self, *words: str) -> str:
         """Run a command and return what it prints."""
@@ -70,7 +71,7 @@ async def test_a_revoked_key_is_refused_by_every_gateway_within_a_second(
     api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, keys: Keys, name: str
 ) -> None:
     await start_pool(api, namespace, source)
-    key = (await keys("create", name, f"--for={namespace}", "--output=plain")).strip()
+    key = (await keys("create", f"--name={name}", f"--namespace={namespace}")).strip()
     await wait_until_known(api, key)
     urls = await list_gateway_urls(api)
     async with open_session() as session:
@@ -81,11 +82,11 @@ async def test_a_revoked_key_is_refused_by_every_gateway_within_a_second(
 
 
 async def test_a_key_is_refused_when_its_time_is_over(
-    api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, keys: Keys, name: str
+    api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, name: str
 ) -> None:
     await start_pool(api, namespace, source)
-    expiry = f"--expires-in={EXPIRES_IN_S}s"
-    key = (await keys("create", name, f"--for={namespace}", expiry, "--output=plain")).strip()
+    key, secret = build_key(name, namespace, expires_at=datetime.now(UTC) + timedelta(seconds=EXPIRES_IN_S))
+    await api.create(secret)
     await wait_until_known(api, key)
     urls = await list_gateway_urls(api)
     async with open_session() as session:
@@ -101,7 +102,7 @@ async def test_a_key_sees_no_pool_of_another_namespace(
     api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, keys: Keys, name: str
 ) -> None:
     await start_pool(api, namespace, source)
-    key = (await keys("create", name, "--for=somewhere-else", "--output=plain")).strip()
+    key = (await keys("create", f"--name={name}", "--namespace=somewhere-else")).strip()
     await wait_until_known(api, key)
     async with open_session() as session:
         answer = await ask(session, gateway.target(namespace, key), 1, stream=False)

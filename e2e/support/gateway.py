@@ -5,11 +5,10 @@ Only the gateway's own objects are taken from the chart; the operator stays a pr
 
 from __future__ import annotations
 
-import secrets
-import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +23,9 @@ from e2e.support.api import Api, Object
 from e2e.support.asking import Target
 from e2e.support.objects import build_namespace
 from e2e.support.waiting import eventually
-from llmos.api.apikeys import ID_CHARACTERS, KEY_PREFIX, SECRET_CHARACTERS, StoredKey, build_key_secret, compute_digest
+from llmos.api.apikeys import StoredKey, build_key_secret, compute_digest, find_key_id
 from llmos.api.names import COMPONENT_GATEWAY, GATEWAY_ADMIN_PORT, GATEWAY_PORT, LABEL_COMPONENT
+from llmos.client.keys import generate_key
 
 SYSTEM_NAMESPACE: Final = "llmos-system"
 REPLICAS: Final = 2
@@ -129,16 +129,13 @@ async def restart_gateway_pod(api: Api, pod: Object) -> None:
     )
 
 
-def build_key(name: str, *namespaces: str, within: str = SYSTEM_NAMESPACE) -> tuple[str, Object]:
+def build_key(
+    name: str, *namespaces: str, within: str = SYSTEM_NAMESPACE, expires_at: datetime | None = None
+) -> tuple[str, Object]:
     """A new API key for these namespaces, and its Secret in the namespace of the gateway."""
-    key_id, secret = _draw(ID_CHARACTERS), _draw(SECRET_CHARACTERS)
-    key = f"{KEY_PREFIX}{key_id}-{secret}"
-    stored = StoredKey(key_id, name, compute_digest(key), frozenset(namespaces))
+    key = generate_key()
+    stored = StoredKey(find_key_id(key) or "", name, compute_digest(key), frozenset(namespaces), expires_at=expires_at)
     return key, build_key_secret(stored, within)
-
-
-def _draw(count: int) -> str:
-    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(count))
 
 
 async def wait_until_known(api: Api, key: str) -> None:
