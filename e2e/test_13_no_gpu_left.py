@@ -17,6 +17,7 @@ from e2e.support.operator import OperatorProcess
 from e2e.support.pods import follow_pods
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
+from llmos.api import Reason
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(600)]
 
@@ -69,8 +70,12 @@ async def test_a_pool_that_cannot_grow_says_so_serves_on_and_grows_when_a_gpu_is
         steady_load(gateway.target(namespace, key), streaming=8, whole=4) as report,
     ):
         told = await wait_for_status(api, namespace, "it says so", boundedBy="unschedulable", readyReplicas=2)
-        assert GPU_RESOURCE in told["message"]
+        assert "found no place. Add accelerators" in told["message"]
         assert told["desired"] < told["raw"]
+        events = [event for event in await api.list("Event", namespace) if event["regarding"]["name"] == "pool"]
+        notes = [event["note"] for event in events if event["reason"] == Reason.Unschedulable]
+        assert len(notes) == 1
+        assert GPU_RESOURCE in notes[0]
         await eventually(
             "the surplus is withdrawn",
             lambda: api.list("Pod", namespace, pool_selector("pool")),
