@@ -8,10 +8,11 @@ import os
 import pytest
 from hypothesis import settings
 
-# CI tells the same cases each time, so that a change fails by what it did; every other run looks for new ones.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# A test says what is right, not how fast: no deadlines. CI tells the same cases each time, so that a change fails by
+# what it did; every other run looks for new ones.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 @pytest.fixture(scope="session", autouse=True)
