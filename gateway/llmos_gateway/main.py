@@ -123,7 +123,7 @@ def run(
     access_log: Annotated[
         bool,
         typer.Option(envvar="LLMOS_ACCESS_LOG", help="One JSON line on stdout for each request, without its text."),
-    ] = _OPTIONS.writes_access_log,
+    ] = True,
     log_level: Annotated[LogLevel, typer.Option(envvar="LLMOS_LOG_LEVEL")] = LogLevel.INFO,
 ) -> None:
     """Run the gateway until SIGTERM."""
@@ -138,7 +138,7 @@ def run(
         asks_for_key=auth is Auth.REQUIRED,
         certificate=tls_certificate,
         key=tls_key,
-        writes_access_log=access_log,
+        access_log=sys.stdout.buffer if access_log else None,
         settle_s=settle_s,
         drain_s=drain_s,
         limits=replace(

@@ -47,7 +47,7 @@ class EventFilter:
     def feed(self, data: bytes) -> bytes:
         """Take a chunk; return what may be sent on, which may be nothing."""
         if not self._rest and data.endswith(b"\n\n") and _USAGE not in data and _ERROR not in data:
-            self.events += data.count(b"data: {")
+            self.events += _count_events(data)
             return data
         return self._feed_slowly(data)
 
@@ -76,7 +76,7 @@ class EventFilter:
             self.usage = find_usage(event) or self.usage
             if self._hides_usage:
                 event = _hide_usage(event)
-        self.events += event.count(b"data: {")
+        self.events += _count_events(event)
         return event
 
 
@@ -88,6 +88,11 @@ def build_error_event(body: bytes) -> bytes:
 def build_comment(text: str) -> bytes:
     """Return a line that clients skip and that keeps a connection alive."""
     return f": {text}\n\n".encode()
+
+
+def _count_events(data: bytes) -> int:
+    # In a JSON string a new line is escaped.
+    return data.count(b"\ndata: {") + data.startswith(b"data: {")
 
 
 def _hide_usage(event: bytes) -> bytes:

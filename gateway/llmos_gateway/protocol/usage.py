@@ -45,11 +45,11 @@ def _read_object(data: bytes) -> Usage | None:
     if not text.startswith(b"{"):
         return None
     # It holds numbers and objects of numbers only, so that each brace is structural.
-    depth = 0
-    for index, byte in enumerate(text):
-        depth += (byte == 0x7B) - (byte == 0x7D)
-        if not depth:
-            return _read_counts(text[: index + 1])
+    end = text.find(b"}")
+    while end >= 0:
+        if text.count(b"{", 0, end) == text.count(b"}", 0, end) + 1:
+            return _read_counts(text[: end + 1])
+        end = text.find(b"}", end + 1)
     return None
 
 

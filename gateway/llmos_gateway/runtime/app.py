@@ -18,13 +18,12 @@ import os
 import resource
 import secrets
 import signal
-import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 import aiohttp
 
@@ -52,6 +51,7 @@ from llmos_gateway.runtime.tracing import build_exporting_tracer, is_tracing_wan
 
 CLOSE_S: Final = 2.0
 """For the last bytes of the last answers."""
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ class Options:
     asks_for_key: bool = True
     certificate: Path | None = None
     key: Path | None = None
-    writes_access_log: bool = True
+    access_log: BinaryIO | None = None
+    """Where a line for each request is written; None writes none."""
     settle_s: float = 5.0
     drain_s: float = 120.0
     sweep_s: float = SWEEP_S
@@ -94,18 +95,14 @@ class Gateway:
         options: how it runs.
         catalog: what it knows.
         watch: keeps the catalog up to date.
-        environment: where tracing is configured.
     """
 
-    def __init__(
-        self, options: Options, catalog: Catalog, watch: Watch, *, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, options: Options, catalog: Catalog, watch: Watch) -> None:
         self.ports: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         """The public and the admin port, once both are open."""
         self._options = options
         self._catalog = catalog
         self._watch = watch
-        self._environment = environment if environment is not None else os.environ
         self._clock = time.monotonic
         self._metrics = Metrics()
         self._book = LoadBook(clock=self._clock)
@@ -141,7 +138,7 @@ class Gateway:
             await self._run_parts(road, server, reports)
 
     def _build_tracer(self, stack: AsyncExitStack) -> Tracer | None:
-        if not is_tracing_wanted(self._environment):
+        if not is_tracing_wanted(os.environ):
             return None
         tracer = build_exporting_tracer()
         stack.push_async_callback(asyncio.to_thread, tracer.close)
@@ -162,8 +159,8 @@ class Gateway:
 
     def _build_recorder(self, stack: AsyncExitStack) -> CallRecorder:
         add_line = None
-        if self._options.writes_access_log:
-            log = AccessLog(sys.stdout.buffer, on_dropped=self._metrics.count_dropped_lines)
+        if self._options.access_log is not None:
+            log = AccessLog(self._options.access_log, on_dropped=self._metrics.count_dropped_lines)
             add_line = stack.enter_context(log).add
         return CallRecorder(self._metrics, add_line, clock=self._clock)
 
@@ -217,7 +214,9 @@ class Gateway:
         }
         if self._tls is not None:
             parts["tls"] = self._tls.watch()
-        self._catch_signals()
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.stop)
         tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -225,6 +224,8 @@ class Gateway:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
         for task in done:
             if not task.cancelled() and (error := task.exception()):
                 _logger.error("The part %r failed.", task.get_name(), exc_info=error)
@@ -252,11 +253,6 @@ class Gateway:
         if self._is_ending:
             return "the gateway ends"
         return "" if self._catalog.is_synced else "not everything has been read from the API server yet"
-
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
 
 
 def _build_trace_begin(tracer: Tracer) -> Callable[[Call, str], None]:

@@ -7,6 +7,7 @@ request anything, spans beyond the queue are dropped by the library.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ENDPOINT_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 SERVICE: Final = "llmos-gateway"
+CLOSE_S: Final = 3.0
 
 
 def is_tracing_wanted(environment: Mapping[str, str]) -> bool:
@@ -34,7 +36,8 @@ def build_exporting_tracer() -> OtelRoadTracer:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
     # What the environment says wins over our name.
-    provider = TracerProvider(resource=Resource({SERVICE_NAME: SERVICE}).merge(Resource.create()))
+    resource = Resource({SERVICE_NAME: SERVICE}).merge(Resource.create())
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return OtelRoadTracer(provider)
 
@@ -66,8 +69,10 @@ class OtelRoadTracer:
         return _RoadSpan(span)
 
     def close(self) -> None:
-        """Send what is left; blocks for a few seconds at most."""
-        self._provider.shutdown()
+        """Send what is left; blocks for `CLOSE_S` at most, though the library would go on trying for longer."""
+        sending = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        sending.start()
+        sending.join(CLOSE_S)
 
 
 class _RoadSpan:

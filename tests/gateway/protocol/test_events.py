@@ -1,0 +1,113 @@
+"""Events on their way: however an answer is cut into chunks, the same comes out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmos_gateway.protocol.events import MAX_EVENT_BYTES, EventFilter, build_comment, build_error_event
+from llmos_gateway.protocol.usage import Usage
+
+USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 5}}
+Words = st.text(alphabet=st.sampled_from('ab",:{}[]\\usageror\n\r é')) | st.sampled_from(
+    ['"usage"', '"error"', ',"usage":null', "[DONE]", 'data: {"error":1}', "\n\ndata: x"]
+)
+
+Drawn = tuple[list[dict[str, Any]], list[bytes]]
+
+
+def build_event(fields: Any, end: bytes = b"\n\n") -> bytes:
+    return b"data: " + json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode() + end
+
+
+def run(chunks: list[bytes], *, hides_usage: bool = True) -> tuple[EventFilter, bytes]:
+    events = EventFilter(hides_usage=hides_usage)
+    passed = b"".join(events.feed(chunk) for chunk in chunks)
+    return events, passed + events.finish()
+
+
+@st.composite
+def cut_streams(draw: st.DrawFn) -> Drawn:
+    """Draw the events of a chat, and their bytes cut anywhere."""
+    words = draw(st.lists(Words, max_size=6))
+    fields: list[dict[str, Any]] = [{"choices": [{"delta": {"content": word}}]} for word in words]
+    data = b"".join(build_event(one) for one in fields)
+    data += build_event({"choices": [], "usage": USAGE}) + b"data: [DONE]\n\n"
+    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
+    return fields, [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+@given(cut_streams())
+def test_usage_is_counted_and_hidden_and_nothing_else_is_changed(drawn: Drawn) -> None:
+    fields, chunks = drawn
+    events, passed = run(chunks)
+    assert passed == b"".join(build_event(one) for one in fields) + b"data: [DONE]\n\n"
+    assert events.usage == Usage(9, 2, 5)
+    assert events.events == len(fields)
+    assert not events.has_error
+
+
+@given(cut_streams())
+def test_whoever_asked_for_usage_gets_every_byte(drawn: Drawn) -> None:
+    _, chunks = drawn
+    events, passed = run(chunks, hides_usage=False)
+    assert passed == b"".join(chunks)
+    assert events.usage == Usage(9, 2, 5)
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_bytes_that_are_no_events_pass_too(chunks: list[bytes]) -> None:
+    _, passed = run(chunks, hides_usage=False)
+    assert passed == b"".join(chunks)
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+def test_every_end_of_line_is_understood(end: bytes) -> None:
+    data = build_event({"choices": [{}]}, end) + build_event({"choices": [], "usage": USAGE}, end)
+    events, passed = run([data])
+    assert passed == build_event({"choices": [{}]}, end)
+    assert events.usage is not None
+
+
+def test_nulls_that_an_engine_adds_are_cut_out() -> None:
+    spaced = b'data: {"choices": [{}], "usage": null}\n\n'
+    _, passed = run([build_event({"choices": [{}], "usage": None}) + spaced])
+    assert passed == build_event({"choices": [{}]}) + b'data: {"choices": [{}]}\n\n'
+
+
+def test_usage_beside_choices_is_taken_out_alone() -> None:
+    events, passed = run([build_event({"choices": [{"delta": {"content": "x"}}], "usage": USAGE})])
+    assert json.loads(passed.removeprefix(b"data: ")) == {"choices": [{"delta": {"content": "x"}}]}
+    assert events.usage == Usage(9, 2, 5)
+
+
+def test_an_error_is_noted_and_passes() -> None:
+    line = build_error_event(b'{"error":{"message":"out of memory"}}')
+    events, passed = run([line])
+    assert passed == line
+    assert events.has_error
+
+
+def test_a_word_of_the_answer_is_no_error() -> None:
+    events, _ = run([build_event({"choices": [{"delta": {"content": "error"}}], "error": None})])
+    assert not events.has_error
+
+
+def test_an_event_without_an_end_is_kept_only_up_to_a_bound() -> None:
+    events = EventFilter(hides_usage=True)
+    sent = sum(len(events.feed(b"x" * 100_000)) for _ in range(30))
+    assert 30 * 100_000 - sent <= MAX_EVENT_BYTES
+
+
+def test_usage_of_a_response_stream_is_found() -> None:
+    done = {"type": "response.completed", "response": {"usage": {"input_tokens": 4, "output_tokens": 6}}}
+    events, _ = run([b"event: response.completed\n" + build_event(done)], hides_usage=False)
+    assert events.usage == Usage(4, 6)
+
+
+def test_comments_are_lines_that_clients_skip() -> None:
+    assert build_comment("one moment") == b": one moment\n\n"

@@ -1,0 +1,137 @@
+"""Who may call what, and what each caller sees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.gateway.engines import open_engine
+from tests.gateway.stage import CHAT, POOL, open_gateway
+from tests.gateway.values import api_key, key_text, pool
+
+POOLS = [
+    replace(pool("team/chat"), created_s=1700000000, context_length=4096),
+    pool("team/code", model="starcoder"),
+    pool("other/secret", model="hidden"),
+]
+
+
+def present(number: int) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key_text(number)}"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": f"Basic {key_text()}"},
+        {"Authorization": "Bearer nonsense"},
+        {"Authorization": f"Bearer {key_text(secret='t' * 43)}"},
+        {"Authorization": f"Bearer {key_text(9)}"},
+        {"Authorization": f"Bearer {key_text()} {key_text()}"},
+        {"X-Api-Key": key_text()},
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models"])
+async def test_nobody_gets_in_without_a_good_key(headers: dict[str, str], path: str) -> None:
+    async with open_engine() as engine, open_gateway(engine.address) as stage:
+        method = "POST" if "chat" in path else "GET"
+        async with stage.client.request(method, stage.url + path, json=CHAT, headers=headers) as response:
+            assert response.status == 401
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+            assert (await stage.read_error(response))["code"] in {"missing_api_key", "invalid_api_key"}
+    assert not engine.bodies
+
+
+async def test_a_revoked_key_is_refused_at_the_next_request() -> None:
+    async with open_engine() as engine, open_gateway(engine.address) as stage:
+        async with stage.post() as response:
+            assert response.status == 200
+        stage.catalog.keys.remove(api_key().name)
+        async with stage.post() as response:
+            assert response.status == 401
+
+
+async def test_without_authentication_everybody_may_call() -> None:
+    async with open_engine() as engine, open_gateway(engine.address, asks_for_key=False) as stage:
+        async with stage.post(headers={}) as response:
+            assert response.status == 200
+        async with stage.get("/v1/models", headers={}) as response:
+            assert response.status == 200
+
+
+async def test_a_key_that_may_not_chat_is_told_so() -> None:
+    async with open_engine() as engine, open_gateway(engine.address) as stage:
+        stage.catalog.keys.put(replace(api_key(1), endpoints=("embeddings",)))
+        async with stage.post(headers=present(1)) as response:
+            assert response.status == 403
+            assert (await stage.read_error(response))["code"] == "endpoint_not_allowed"
+        async with stage.post({"model": "chat", "input": "a"}, "/v1/embeddings", headers=present(1)) as response:
+            assert response.status == 200
+
+
+async def test_what_a_key_may_not_see_does_not_exist() -> None:
+    async with open_gateway(pools=POOLS) as stage:
+        stage.catalog.keys.put(api_key(1, namespaces=("team",)))
+        answers = []
+        for name in ("other/secret", "secret", "hidden", "nothing/here"):
+            async with stage.post({**CHAT, "model": name}, headers=present(1)) as response:
+                assert response.status == 404
+                error = await stage.read_error(response)
+            assert (error["code"], error["param"]) == ("model_not_found", "model")
+            answers.append(error["message"].replace(name, "NAME"))
+            async with stage.get(f"/v1/models/{name}", headers=present(1)) as response:
+                assert response.status == 404
+        assert len(set(answers)) == 1
+        async with stage.get("/v1/models", headers=present(1)) as response:
+            assert [card["id"] for card in (await response.json())["data"]] == ["chat", "code"]
+
+
+async def test_models_are_listed_as_openai_does() -> None:
+    async with open_gateway(pools=POOLS) as stage, stage.get("/v1/models") as response:
+        body = await response.json()
+    assert body["object"] == "list"
+    assert body["data"][0] == {
+        "id": "chat",
+        "object": "model",
+        "created": 1700000000,
+        "owned_by": "team",
+        "root": "qwen",
+        "parent": None,
+        "max_model_len": 4096,
+    }
+
+
+@pytest.mark.parametrize("quoted", ["chat", "team/chat", "team%2Fchat", "qwen"])
+async def test_a_model_is_shown_by_any_of_its_names(quoted: str) -> None:
+    async with open_gateway(pools=POOLS) as stage, stage.get(f"/v1/models/{quoted}") as response:
+        assert response.status == 200
+        assert (await response.json())["root"] == "qwen"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"), [("GET", "/v1/embeddings", "POST"), ("POST", "/v1/models", "GET")]
+)
+async def test_another_method_is_refused_by_name(method: str, path: str, allowed: str) -> None:
+    async with open_gateway() as stage, stage.client.request(method, stage.url + path) as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == allowed
+        assert (await stage.read_error(response))["code"] == "method_not_allowed"
+
+
+async def test_a_tenant_that_a_caller_claims_counts_for_nothing() -> None:
+    async with open_engine() as engine, open_gateway(engine.address) as stage:
+        stage.catalog.keys.put(replace(api_key(1), tenant="blue"))
+        headers = {**present(1), "X-Tenant": "red"}
+        async with stage.post(headers=headers) as response:
+            await response.read()
+        (line,) = await stage.read_log(1)
+        metrics = await stage.scrape()
+    assert line["tenant"] == "blue"
+    assert 'tenant="blue"' in metrics
+    assert "red" not in metrics
+    assert POOL in metrics

@@ -1,0 +1,161 @@
+"""A replica fails: who is asked next, how often, and when the caller is told."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmos_gateway.catalog import Pool
+from llmos_gateway.proxy.limits import Limits
+from llmos_gateway.proxy.retries import Retries
+from llmos_gateway.proxy.upstream import DeclinedError, LostError, ReplicaError, UnreachableError
+from tests.gateway.engines import ANSWER, Behaviour, answer, die, die_after_head, die_in_body, fail_with, open_engine
+from tests.gateway.stage import CHAT, POOL, open_gateway
+from tests.gateway.values import pool
+
+STREAM = {**CHAT, "stream": True}
+IN_TURN: list[Pool] = [replace(pool(POOL), policy="round-robin")]
+QUICK = replace(Limits(), retry_pause_s=0.001, max_retry_pause_s=0.002)
+
+
+def find_closed_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+@pytest.mark.parametrize("failure", [die, die_after_head, die_in_body, fail_with(503, "draining"), fail_with(502, "")])
+async def test_a_request_that_the_caller_saw_nothing_of_goes_to_another_replica(
+    failure: Behaviour, body: dict[str, object]
+) -> None:
+    async with open_engine(failure) as bad, open_engine() as good, open_gateway(pools=IN_TURN) as stage:
+        stage.put_endpoints(bad.address, good.address)
+        async with stage.post(body) as response:
+            assert response.status == 200
+            await response.read()
+        (line,) = await stage.read_log(1)
+        metrics = await stage.scrape()
+        load = await stage.read_load()
+    assert len(bad.bodies) == 1
+    assert len(good.bodies) == 1
+    assert line["attempts"] == 2
+    assert 'llmos_gateway_retries_total{pool="team/chat"' in metrics
+    assert load["finishedTotal"] == 1
+    assert "failedTotal" not in load
+
+
+async def test_a_replica_that_cannot_be_reached_costs_nothing() -> None:
+    async with open_engine() as good, open_gateway(pools=IN_TURN) as stage:
+        stage.put_endpoints(f"127.0.0.1:{find_closed_port()}", good.address)
+        for _ in range(5):
+            async with stage.post() as response:
+                assert await response.json() == ANSWER
+    assert len(good.bodies) == 5
+
+
+async def test_the_only_replica_is_tried_again_until_it_is_back() -> None:
+    port = find_closed_port()
+    limits = replace(Limits(), retry_pause_s=0.05)
+    async with open_gateway(f"127.0.0.1:{port}", limits=limits) as stage:
+        asking = asyncio.create_task(_read_status(stage.post()))
+        await stage.wait_for_load(arrivalsTotal=1)
+        async with open_engine(port=port) as engine:
+            assert await asking == 200
+    assert len(engine.bodies) == 1
+
+
+async def test_when_no_replica_can_be_reached_the_caller_is_told_when_to_come_back() -> None:
+    limits = replace(QUICK, max_attempts=3)
+    async with open_gateway(f"127.0.0.1:{find_closed_port()}", limits=limits) as stage:
+        async with stage.post() as response:
+            assert response.status == 503
+            assert int(response.headers["Retry-After"]) >= 1
+            error = await stage.read_error(response)
+        assert error["code"] == "replica_unreachable"
+        assert "127.0.0.1" not in error["message"]
+        load = await stage.wait_for_load(failedTotal=1)
+        (line,) = await stage.read_log(1)
+    assert line["attempts"] == 3
+    assert load["arrivalsTotal"] == 1
+
+
+async def test_a_request_that_kills_engines_kills_three_at_most() -> None:
+    async with AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(open_gateway(pools=IN_TURN, limits=QUICK))
+        engines = [await stack.enter_async_context(open_engine(die)) for _ in range(5)]
+        stage.put_endpoints(*(engine.address for engine in engines))
+        async with stage.post() as response:
+            assert response.status == 502
+            assert (await stage.read_error(response))["code"] == "replica_lost"
+    assert sum(len(engine.bodies) for engine in engines) == 3
+
+
+async def test_if_all_decline_the_caller_gets_the_engines_own_words() -> None:
+    error = {"message": "The engine is busy.", "type": "ServiceUnavailableError", "param": None, "code": 503}
+    busy = fail_with(503, {"error": error}, **{"Retry-After": "7"})
+    async with open_engine(busy) as first, open_engine(busy) as second, open_gateway(pools=IN_TURN) as stage:
+        stage.put_endpoints(first.address, second.address)
+        async with stage.post() as response:
+            assert response.status == 503
+            assert response.headers["Retry-After"] == "7"
+            assert await stage.read_error(response) == error
+    assert len(first.bodies) == len(second.bodies) == 1
+
+
+async def test_an_engine_that_failed_over_the_request_itself_is_not_asked_again() -> None:
+    broken = fail_with(500, {"error": {"message": "bad luck"}})
+    async with open_engine(broken) as first, open_engine(answer) as second, open_gateway(pools=IN_TURN) as stage:
+        stage.put_endpoints(first.address, second.address)
+        async with stage.post() as response:
+            assert response.status == 500
+    assert not second.bodies
+
+
+async def test_a_replica_that_keeps_failing_is_left_alone() -> None:
+    async with open_engine(die) as bad, open_engine() as good, open_gateway(pools=IN_TURN) as stage:
+        stage.put_endpoints(bad.address, good.address)
+        for _ in range(20):
+            async with stage.post() as response:
+                assert response.status == 200
+                await response.read()
+    assert len(bad.bodies) < 6
+
+
+ERRORS: dict[str, ReplicaError] = {
+    "unreachable": UnreachableError(),
+    "lost": LostError(),
+    "declined": DeclinedError(503, b"", None),
+}
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(ERRORS)), st.integers(0, 4)), min_size=20, max_size=20))
+def test_tries_end_whatever_fails(failures: list[tuple[str, int]]) -> None:
+    limits = Limits()
+    retries = Retries(limits)
+    present = [str(number) for number in range(5)]
+    tries = losses = 0
+    for kind, number in failures:
+        tries += 1
+        losses += kind == "lost"
+        pause_s = retries.plan_pause_s(str(number), ERRORS[kind], present)
+        if pause_s is None:
+            break
+        assert 0 <= pause_s <= limits.max_retry_pause_s
+        assert set(present) - retries.tried, "there is always somebody to ask next"
+    assert tries <= limits.max_attempts
+    assert losses <= limits.max_losses + 1
+
+
+async def _read_status(asking: object) -> int:
+    async with asking as response:  # type: ignore[attr-defined]  # aiohttp's request, typed where it is made
+        await response.read()
+        return int(response.status)
