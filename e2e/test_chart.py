@@ -35,6 +35,7 @@ OWNERSHIP = ("meta.helm.sh/release-name", "meta.helm.sh/release-namespace", "hel
 VALUES = (
     "--set=images.registry=localhost",
     "--set=images.operator.tag=dev",
+    "--set=images.gateway.tag=dev",
     "--set=images.worker.tag=dev",
     "--set=images.workerLite.tag=dev",
     "--set=fetch.caBundleConfigMap=llmos-ca-bundle",
@@ -92,7 +93,9 @@ class Cluster:
         return holder.partition("_")[0]
 
     def pods(self) -> dict[str, dict[str, Any]]:
-        listed = self.get("pods", f"--selector=app.kubernetes.io/instance={RELEASE}").get("items", [])
+        """Of the operator."""
+        selector = f"--selector=app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator"
+        listed = self.get("pods", selector).get("items", [])
         return {pod["metadata"]["name"]: pod for pod in listed}
 
     def wait_for_leader(self, is_wanted: Callable[[str], bool], timeout_s: float = FAIL_OVER_TIMEOUT_S) -> str:
@@ -122,8 +125,9 @@ def cluster() -> Iterator[Cluster]:
     machine = open_cluster(state)
     if not machine.status()["up"]:
         machine.up()
-    machine.build_image(repository_dir(), "operator")
-    machine.load_image(image_name("operator"))
+    for target in ("operator", "gateway"):
+        machine.build_image(repository_dir(), target)
+        machine.load_image(image_name(target))
     cluster = Cluster(state.kubeconfig)
     before = cluster.get("customresourcedefinitions").get("items", [])
     remove_release(cluster)
@@ -159,6 +163,7 @@ def restore_definitions(cluster: Cluster, before: list[dict[str, Any]]) -> None:
 def test_the_life_of_a_release(cluster: Cluster) -> None:
     cluster.install()
     assert cluster.deployment()["status"]["readyReplicas"] == 2
+    assert cluster.get("deployment", f"{RELEASE}-gateway")["status"]["readyReplicas"] == 2
     first_leader = cluster.wait_for_leader(lambda leader: True)
     cluster.kubectl("create", "--filename=-", stdin=json.dumps(POOL))
     cluster.change_pool_and_wait_for_its_status()

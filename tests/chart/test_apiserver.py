@@ -16,8 +16,11 @@ from tests.chart.helm import CHART, EVERYTHING, TIMEOUT_S, find, load_everything
 
 pytestmark = pytest.mark.apiserver
 NAMESPACE = "llmos-system"
-# The kind belongs to the Prometheus operator, which is not installed here.
-NO_MONITOR = "--set=metrics.serviceMonitor.enabled=false"
+# The kinds belong to the Prometheus operator and the Gateway API, which are not installed here.
+NO_FOREIGN_KINDS = (
+    "--set=metrics.serviceMonitor.enabled=false,gateway.metrics.serviceMonitor.enabled=false,"
+    "gateway.httpRoute.enabled=false"
+)
 
 
 class Cluster:
@@ -55,7 +58,7 @@ def test_a_release_is_installed_upgraded_rolled_back_removed_and_installed_again
     deployment = cluster.get("deployment", "llmos-operator")
     assert deployment["spec"]["replicas"] == 2
 
-    kept = ("--set=fullnameOverride=llmos", "--set=crds.install=true", NO_MONITOR)
+    kept = ("--set=fullnameOverride=llmos", "--set=crds.install=true", NO_FOREIGN_KINDS)
     cluster.helm("upgrade", "llmos", str(CHART), f"--values={EVERYTHING}", *kept)
     assert cluster.get("deployment", "llmos-operator")["spec"]["replicas"] == 1
 
@@ -95,12 +98,15 @@ def test_a_second_release_adopts_nothing_of_the_first(cluster: Cluster) -> None:
     cluster.helm("uninstall", "two")
 
 
+@pytest.mark.parametrize("part", ["operator", "gateway"])
 @pytest.mark.parametrize("values", [{}, load_everything()], ids=["defaults", "everything"])
-def test_the_pod_is_admitted_where_the_restricted_level_is_enforced(cluster: Cluster, values: dict[str, Any]) -> None:
+def test_the_pods_are_admitted_where_the_restricted_level_is_enforced(
+    cluster: Cluster, values: dict[str, Any], part: str
+) -> None:
     manifests = render(values)
-    account = find(manifests, "ServiceAccount")["metadata"]["name"]
+    account = find(manifests, "ServiceAccount", part=part)["metadata"]["name"]
     cluster.kubectl("create", "serviceaccount", account)
-    template = find(manifests, "Deployment")["spec"]["template"]
+    template = find(manifests, "Deployment", part=part)["spec"]["template"]
     pod = {"apiVersion": "v1", "kind": "Pod", **template}
     pod["metadata"]["name"] = "admitted"
     cluster.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(pod))

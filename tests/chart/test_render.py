@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from llmos.api.names import GROUP
-from tests.chart.helm import CHART, REPOSITORY, HelmError, find, load_everything, render, render_text, run_helm
+from llmos.api.names import COMPONENT_GATEWAY, GATEWAY_ADMIN_PORT, GROUP, LABEL_COMPONENT
+from tests.chart.helm import CHART, REPOSITORY, HelmError, find, load_everything, part_of, render, render_text, run_helm
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 CASES: dict[str, dict[str, Any]] = {"defaults": {}, "everything": load_everything()}
@@ -42,13 +42,13 @@ def test_the_case_of_everything_names_every_value() -> None:
     def keys_of(values: dict[str, Any], path: str = "") -> set[str]:
         found = set()
         for key, value in values.items():
-            is_section = isinstance(value, dict) and value and path + key != "operator.resources"
+            is_section = isinstance(value, dict) and value and key != "resources"
             found |= keys_of(value, f"{path}{key}.") if is_section else {path + key}
         return found
 
     defaults = keys_of(yaml.safe_load((CHART / "values.yaml").read_text()))
     named = keys_of(load_everything())
-    alternatives = {"images.operator.digest", "images.worker.tag", "images.workerLite.digest"}
+    alternatives = {f"images.{name}" for name in ("operator.digest", "gateway.tag", "worker.tag", "workerLite.digest")}
     assert {
         key for key in defaults if not any(name == key or name.startswith(f"{key}.") for name in named)
     } == alternatives
@@ -66,7 +66,7 @@ def test_the_readme_lists_every_value() -> None:
     missing = [
         leaf
         for leaf in leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
-        if not leaf.startswith("operator.resources.") and f"`{leaf}`" not in readme
+        if ".resources." not in leaf and f"`{leaf}`" not in readme
     ]
     assert missing == []
 
@@ -86,9 +86,10 @@ def test_the_definitions_can_be_left_to_someone_else() -> None:
     assert render({"crds": {"install": False}}) == without_crds(render())
 
 
-def test_an_upgrade_never_changes_the_selector_of_the_deployment() -> None:
+@pytest.mark.parametrize("part", ["operator", "gateway"])
+def test_an_upgrade_never_changes_the_selector_of_the_deployment(part: str) -> None:
     def selector(values: dict[str, Any]) -> object:
-        return find(render(values), "Deployment")["spec"]["selector"]
+        return find(render(values), "Deployment", part=part)["spec"]["selector"]
 
     assert selector({}) == selector(load_everything())
 
@@ -101,6 +102,34 @@ def test_two_releases_in_one_cluster_share_no_cluster_wide_name() -> None:
         return {m["metadata"]["name"] for m in yaml.safe_load_all(text) if m and "namespace" not in m["metadata"]}
 
     assert names("first") & names("second") == set()
+
+
+def test_the_gateway_can_be_left_out() -> None:
+    manifests = render({"gateway": {"enabled": False}})
+    assert {part_of(manifest) for manifest in manifests} == {"operator"}
+    assert len(manifests) < len(render())
+
+
+def test_a_release_of_the_longest_name_has_names_that_kubernetes_takes() -> None:
+    manifests = render({"fullnameOverride": "a" * 53})
+    assert max(len(m["metadata"]["name"]) for m in manifests if m["kind"] == "Service") <= 63
+
+
+def test_callers_never_reach_the_admin_port() -> None:
+    for values in CASES.values():
+        manifests = render(values)
+        ports = find(manifests, "Service", f"{values.get('fullnameOverride', 'llmos')}-gateway")["spec"]["ports"]
+        assert [port["targetPort"] for port in ports] == ["http"]
+
+
+def test_gateways_are_found_by_the_operator_and_by_each_other() -> None:
+    manifests = render()
+    mark = {LABEL_COMPONENT: COMPONENT_GATEWAY}
+    template = find(manifests, "Deployment", part="gateway")["spec"]["template"]
+    marked = [m for m in manifests if m["kind"] == "Service" and mark.items() <= m["metadata"]["labels"].items()]
+    assert mark.items() <= template["metadata"]["labels"].items()
+    assert [(s["metadata"]["name"], s["spec"]["clusterIP"]) for s in marked] == [("llmos-gateway-admin", "None")]
+    assert [(p["name"], p["port"]) for p in marked[0]["spec"]["ports"]] == [("admin", GATEWAY_ADMIN_PORT)]
 
 
 def test_a_digest_wins_over_a_tag_and_the_chart_s_version_is_the_last_resort() -> None:
@@ -125,6 +154,11 @@ def test_a_digest_wins_over_a_tag_and_the_chart_s_version_is_the_last_resort() -
         ({"operator": {"logLevel": "loud"}}, "logLevel"),
         ({"operator": {"resources": {"request": {}}}}, "request"),
         ({"operator": {"resources": {"limits": {"memory": "2 GB"}}}}, "memory"),
+        ({"gateway": {"auth": "maybe"}}, "auth"),
+        ({"gateway": {"replicas": -1}}, "replicas"),
+        ({"gateway": {"service": {"port": 0}}}, "port"),
+        ({"gateway": {"httpRoute": {"enabled": True}}}, "parentRefs"),
+        ({"gateway": {"tls": {"secret": "a"}}}, "secret"),
         ({"images": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
         ({"images": {"registry": "registry.example.com/"}}, "registry"),
         ({"images": {"worker": {"digest": "abc"}}}, "digest"),

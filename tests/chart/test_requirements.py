@@ -14,6 +14,7 @@ from tests.chart.helm import REPOSITORY
 
 EXTRAS = {
     "operator": ("operator",),
+    "gateway": ("gateway",),
     "worker-lite": ("workers",),
     "worker-vllm": ("workers", "vllm"),
     "worker-vllm-cpu": ("workers",),

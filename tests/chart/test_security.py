@@ -8,19 +8,21 @@ import pytest
 
 from llmos_operator.kube.resources import ALL
 from llmos_operator.runtime.app import LEASE_NAME
-from tests.chart.helm import find, load_everything, render
+from tests.chart.helm import find, load_everything, part_of, render
 
 CASES: dict[str, dict[str, Any]] = {"defaults": {}, "everything": load_everything()}
 
 
-def rules_of(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [rule for m in manifests if m["kind"] in {"Role", "ClusterRole"} for rule in m["rules"]]
+def rules_of(manifests: list[dict[str, Any]], *parts: str) -> list[dict[str, Any]]:
+    roles = [m for m in manifests if m["kind"] in {"Role", "ClusterRole"} and (not parts or part_of(m) in parts)]
+    return [rule for role in roles for rule in role["rules"]]
 
 
+@pytest.mark.parametrize("part", ["operator", "gateway"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_operator_s_pod_passes_the_restricted_level(case: str) -> None:
+def test_the_pods_pass_the_restricted_level(case: str, part: str) -> None:
     """Field by field, after the Pod Security Standards."""
-    pod = find(render(CASES[case]), "Deployment")["spec"]["template"]["spec"]
+    pod = find(render(CASES[case]), "Deployment", part=part)["spec"]["template"]["spec"]
     assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
     assert all(set(volume) - {"name"} <= {"emptyDir", "configMap", "secret", "projected"} for volume in pod["volumes"])
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -52,10 +54,19 @@ def test_the_operator_may_touch_just_the_kinds_it_knows() -> None:
 
 
 def test_the_operator_may_neither_read_secrets_nor_grant_rights_nor_run_commands_in_pods() -> None:
-    resources = {resource for rule in rules_of(render()) for resource in rule["resources"]}
+    resources = {resource for rule in rules_of(render(), "operator") for resource in rule["resources"]}
     assert resources.isdisjoint(
         {"secrets", "roles", "clusterroles", "serviceaccounts/token", "pods/exec", "pods/attach"}
     )
+
+
+def test_the_gateway_only_reads_and_sees_secrets_of_its_own_namespace_only() -> None:
+    manifests = render()
+    assert {verb for rule in rules_of(manifests, "gateway") for verb in rule["verbs"]} == {"list", "watch"}
+    everywhere = find(manifests, "ClusterRole", part="gateway")["rules"]
+    here = find(manifests, "Role", part="gateway")
+    assert {r for rule in everywhere for r in rule["resources"]} == {"inferencepools", "endpointslices"}
+    assert (here["metadata"]["namespace"], here["rules"][0]["resources"]) == ("llmos-system", ["secrets"])
 
 
 def test_leases_are_touched_in_one_namespace_and_by_one_name() -> None:
@@ -66,27 +77,28 @@ def test_leases_are_touched_in_one_namespace_and_by_one_name() -> None:
     assert [rule["resourceNames"] for rule in named] == [[LEASE_NAME]]
 
 
-def test_only_the_operator_s_pods_mount_the_token() -> None:
+@pytest.mark.parametrize("part", ["operator", "gateway"])
+def test_only_our_own_pods_mount_the_token(part: str) -> None:
     manifests = render()
-    assert find(manifests, "ServiceAccount")["automountServiceAccountToken"] is False
-    assert find(manifests, "Deployment")["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
+    assert find(manifests, "ServiceAccount", part=part)["automountServiceAccountToken"] is False
+    assert find(manifests, "Deployment", part=part)["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_binding_binds_an_existing_role_to_the_operator_s_account_or_to_the_groups_that_were_named(
+def test_every_binding_binds_an_existing_role_to_the_account_of_its_part_or_to_the_groups_that_were_named(
     case: str,
 ) -> None:
     manifests = render(CASES[case])
-    account = find(manifests, "ServiceAccount")["metadata"]
-    operator = [{"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}]
     viewers = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "ml-engineers"}]
     for binding in (m for m in manifests if m["kind"].endswith("RoleBinding")):
         role = find(manifests, binding["roleRef"]["kind"], binding["roleRef"]["name"])
         is_for_users = role["metadata"]["name"].endswith("-acceleratorclass-view")
-        assert binding["subjects"] == (viewers if is_for_users else operator)
+        account = find(manifests, "ServiceAccount", part=part_of(binding))["metadata"]
+        pods = [{"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}]
+        assert binding["subjects"] == (viewers if is_for_users else pods)
 
 
-def test_nobody_but_the_operator_is_bound_to_a_role_unless_a_group_is_named() -> None:
+def test_nobody_but_our_own_accounts_is_bound_to_a_role_unless_a_group_is_named() -> None:
     kinds = {subject["kind"] for m in render() if m["kind"].endswith("RoleBinding") for subject in m["subjects"]}
     assert kinds == {"ServiceAccount"}
 
@@ -98,7 +110,7 @@ def test_users_get_their_rights_through_the_cluster_s_own_roles_unless_that_is_t
         return {
             name: {label.removeprefix(key) for label in labels if label.startswith(key)}
             for name, labels in roles.items()
-            if name != "llmos-operator"
+            if name not in {"llmos-operator", "llmos-gateway"}
         }
 
     assert labels_of({}) == {"llmos-view": {"view", "edit", "admin"}, "llmos-edit": {"edit", "admin"}}

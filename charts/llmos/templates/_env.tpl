@@ -43,3 +43,29 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
 - name: LLMOS_IMAGE_PULL_TIMEOUT_S
   value: {{ .Values.serving.imagePullTimeoutSeconds | quote }}
 {{- end }}
+
+{{/* The gateway's settings. HOSTNAME, the name of its pod, is there in every container. */}}
+{{- define "llmos.gatewayEnv" -}}
+- name: LLMOS_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: LLMOS_AUTH
+  value: {{ .Values.gateway.auth | quote }}
+- name: LLMOS_LOG_LEVEL
+  value: {{ .Values.gateway.logLevel | quote }}
+- name: LLMOS_ACCESS_LOG
+  value: {{ .Values.gateway.accessLog | quote }}
+- name: LLMOS_REQUEST_TIMEOUT_S
+  value: {{ .Values.gateway.requestTimeoutSeconds | quote }}
+- name: LLMOS_SETTLE_S
+  value: {{ .Values.gateway.settleSeconds | quote }}
+- name: LLMOS_DRAIN_S
+  value: {{ .Values.gateway.drainSeconds | quote }}
+{{- if .Values.gateway.tls.secretName }}
+- name: LLMOS_TLS_CERTIFICATE
+  value: /etc/llmos/tls/tls.crt
+- name: LLMOS_TLS_KEY
+  value: /etc/llmos/tls/tls.key
+{{- end }}
+{{- end }}

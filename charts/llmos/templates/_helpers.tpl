@@ -1,6 +1,6 @@
-{{/* The name of everything that this release creates. */}}
+{{/* The name of everything that this release creates. A Service's name has 63 characters, with -operator-metrics. */}}
 {{- define "llmos.fullname" -}}
-{{- default .Release.Name .Values.fullnameOverride | trunc 53 | trimSuffix "-" -}}
+{{- default .Release.Name .Values.fullnameOverride | trunc 46 | trimSuffix "-" -}}
 {{- end }}
 
 {{- define "llmos.serviceAccountName" -}}
@@ -29,6 +29,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{- define "llmos.gateway.selectorLabels" -}}
+app.kubernetes.io/name: llmos
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: gateway
+{{- end }}
+
+{{- define "llmos.gateway.labels" -}}
+{{ merge (include "llmos.gateway.selectorLabels" . | fromYaml) (include "llmos.labels" . | fromYaml) | toYaml }}
+{{- end }}
+
+{{- define "llmos.gateway.serviceAccountName" -}}
+{{- if .Values.gateway.serviceAccount.create -}}
+{{- default (printf "%s-gateway" (include "llmos.fullname" .)) .Values.gateway.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.gateway.serviceAccount.name -}}
+{{- end -}}
+{{- end }}
+
 {{/* The reference of an image: (dict "root" $ "image" .Values.images.operator). */}}
 {{- define "llmos.image" -}}
 {{- $repository := .image.repository -}}
@@ -42,9 +60,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
-{{/* Spread over nodes where that is possible; a cluster of one node still gets its standby. */}}
+{{/*
+Spread over nodes where that is possible; a cluster of one node still gets its standby:
+(dict "given" .Values.operator.topologySpreadConstraints "labels" (include "llmos.selectorLabels" .)).
+*/}}
 {{- define "llmos.topologySpreadConstraints" -}}
-{{- with .Values.operator.topologySpreadConstraints -}}
+{{- with .given -}}
 {{ toYaml . }}
 {{- else -}}
 - maxSkew: 1
@@ -52,6 +73,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   whenUnsatisfiable: ScheduleAnyway
   labelSelector:
     matchLabels:
-      {{- include "llmos.selectorLabels" . | nindent 6 }}
+      {{- .labels | nindent 6 }}
 {{- end -}}
 {{- end }}

@@ -35,7 +35,8 @@ Object = Mapping[str, Any]
 
 POLICIES: Final = frozenset(get_args(Routing.model_fields["policy"].annotation))
 _FAMILIES: Final = ("IPv4", "IPv6")
-_PORT_NAMES: Final = ("http", "admin")
+_POOL_PORT: Final = "http"
+_GATEWAY_PORT: Final = "admin"
 _MENDS_ITSELF: Final = frozenset({Reason.ModelNotReady})
 
 
@@ -109,8 +110,10 @@ def parse_slice(item: Object) -> Slice:
     """Return which endpoints of an EndpointSlice may get requests."""
     metadata = item["metadata"]
     namespace, labels = metadata["namespace"], metadata["labels"]
-    pool = "" if labels.get(LABEL_COMPONENT) == COMPONENT_GATEWAY else labels[LABEL_POOL]
-    port = next((p.get("port") for p in item.get("ports") or () if p.get("name") in _PORT_NAMES), None)
+    is_gateway = labels.get(LABEL_COMPONENT) == COMPONENT_GATEWAY
+    pool = "" if is_gateway else labels[LABEL_POOL]
+    wanted = _GATEWAY_PORT if is_gateway else _POOL_PORT
+    port = next((p.get("port") for p in item.get("ports") or () if p.get("name") == wanted), None)
     is_usable = port is not None and item.get("addressType") in _FAMILIES
     return Slice(
         pool_id=f"{namespace}/{pool}" if pool else "",

@@ -98,7 +98,7 @@ class _Key(_Part):
     @model_validator(mode="after")
     def _check(self) -> _Key:
         if self.key and find_key_id(self.key) is None:
-            raise ValueError("key is not of the form sk-llmos-ID-SECRET (make one with: llmos keys create --dry-run)")
+            raise ValueError("key is not of the form sk-llmos-ID-SECRET: 12 and then 43 letters and digits")
         if not self.key and not (self.id and self.sha256):
             raise ValueError("give key, or id and sha256")
         return self

@@ -2,7 +2,7 @@
 
 A key is `sk-llmos-ID-SECRET`: 12 characters that name it in lists, logs and metrics, then 256 random bits in base 62.
 Only the SHA-256 of the whole key is stored. There is nothing to stretch with a slow hash: guessing 256 random bits is
-out of reach however fast a guess is, and the gateway hashes each request's key in a microsecond without any cache that
+out of reach however fast a guess is, and the gateway hashes each request's key in microseconds without any cache that
 could outlive a revocation.
 
 The Secret stands in the gateway's namespace, carries the label `llmos.dev/component: api-key` and the type

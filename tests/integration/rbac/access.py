@@ -75,3 +75,15 @@ def read_requests(events: Iterable[Json]) -> set[Access]:
             if event["verb"] == "patch" and event["responseStatus"]["code"] == _CREATED:
                 requests.add(Access(target.get("apiGroup", ""), resource, "create", *where))
     return requests
+
+
+def find_events(events: Iterable[Json], user: str) -> list[Json]:
+    """Return what one user asked for."""
+    return [event for event in events if event["user"]["username"] == user]
+
+
+def find_refused(events: Iterable[Json]) -> set[str]:
+    """Return the requests that were not allowed."""
+    return {
+        f"{event['verb']} {event['requestURI']}" for event in events if event["responseStatus"]["code"] in {401, 403}
+    }

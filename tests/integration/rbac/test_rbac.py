@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kubernetes.aio.client import ApiClient, CoreV1Api
@@ -21,10 +20,10 @@ from kubernetes.aio.client import ApiClient, CoreV1Api
 from e2e.cluster.controlplane import ControlPlane
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.config import load_configuration
-from tests.integration.rbac.access import Access, observe_grants, read_requests
+from tests.integration.rbac.access import Access, Json, find_events, find_refused, observe_grants, read_requests
 from tests.integration.rbac.conftest import build_token_kubeconfig
 from tests.integration.rbac.kubelet import Kubelet, add_node
-from tests.integration.rbac.names import ACCOUNT, NAMESPACE
+from tests.integration.rbac.names import ACCOUNT, NAMESPACE, OPERATOR_USER
 from tests.integration.rbac.story import Story
 
 pytestmark = pytest.mark.apiserver
@@ -38,7 +37,7 @@ class Record:
     """What the operator may do, and what it did."""
 
     grants: set[Access]
-    events: list[dict[str, Any]]
+    events: list[Json]
     holder_during: str
     holder_after: str
     exit_code: int
@@ -68,7 +67,9 @@ async def make_record(plane: ControlPlane, folder: Path) -> Record:
         playing.cancel()
         holder_after = await story.lease_holder()
         grants = await observe_grants(client, ACCOUNT, NAMESPACE)
-        return Record(grants, plane.read_audit_log(), holder_during, holder_after, exit_code)
+        return Record(
+            grants, find_events(plane.read_audit_log(), OPERATOR_USER), holder_during, holder_after, exit_code
+        )
 
 
 async def tell(story: Story, plane: ControlPlane, folder: Path) -> None:
@@ -79,13 +80,6 @@ async def tell(story: Story, plane: ControlPlane, folder: Path) -> None:
         error.add_note(f"Refused to the operator: {sorted(find_refused(plane.read_audit_log())) or 'nothing'}.")
         error.add_note(f"The end of its log: {(folder / 'operator.log').read_text()[-2000:]}")
         raise
-
-
-def find_refused(events: list[dict[str, Any]]) -> set[str]:
-    """Return the requests that were not allowed."""
-    return {
-        f"{event['verb']} {event['requestURI']}" for event in events if event["responseStatus"]["code"] in {401, 403}
-    }
 
 
 async def prepare(client: ApiClient, admin: AioKube) -> None:

@@ -42,7 +42,8 @@ def engine() -> Iterator[str]:
 
 @pytest.fixture
 def pool(client: Client, set_ready: SetReady) -> str:
-    spec = InferencePoolSpec(model_ref=LocalReference(name="sim"), accelerator=Accelerator(class_name="cpu"))
+    accelerator = Accelerator(class_name="cpu")
+    spec = InferencePoolSpec(model_ref=LocalReference(name="sim"), accelerator=accelerator, replicas=1)
     client.pools.apply(InferencePool(metadata=Metadata(name="smol"), spec=spec))
     set_ready("smol", "True", "Ready", replicas=1, readyReplicas=1, desiredReplicas=1)
     return "smol"

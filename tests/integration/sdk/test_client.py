@@ -29,11 +29,16 @@ from llmos.client.connection import Connection
 SetReady = Callable[..., None]
 
 
-def build_pool(name: str = "smol", *, count: int = 1, class_name: str = "cpu") -> InferencePool:
+def build_pool(
+    name: str = "smol", *, count: int = 1, class_name: str = "cpu", replicas: int | None = 1
+) -> InferencePool:
+    number = {} if replicas is None else {"replicas": replicas}
     return InferencePool(
         metadata=Metadata(name=name),
         spec=InferencePoolSpec(
-            model_ref=LocalReference(name="smollm2"), accelerator=Accelerator(class_name=class_name, count=count)
+            model_ref=LocalReference(name="smollm2"),
+            accelerator=Accelerator(class_name=class_name, count=count),
+            **number,
         ),
     )
 
@@ -41,7 +46,7 @@ def build_pool(name: str = "smol", *, count: int = 1, class_name: str = "cpu") -
 def test_apply_creates_and_the_server_fills_in_its_defaults(client: Client) -> None:
     made = client.pools.apply(build_pool())
     assert made.metadata.uid
-    assert made.spec.replicas == 1
+    assert made.spec.rollout.max_surge == 1
     assert client.pools.get("smol").metadata.uid == made.metadata.uid
     assert [pool.metadata.name for pool in client.pools.list()] == ["smol"]
 
@@ -52,10 +57,10 @@ def test_a_second_apply_changes_nothing(client: Client) -> None:
     )
 
 
-def test_a_scale_stays_when_the_same_object_is_applied_again(client: Client) -> None:
+def test_a_scale_stays_when_the_object_is_applied_again_without_a_number(client: Client) -> None:
     client.pools.apply(build_pool())
     client.pools.scale("smol", 3)
-    assert client.pools.apply(build_pool()).spec.replicas == 3
+    assert client.pools.apply(build_pool(replicas=None)).spec.replicas == 3
 
 
 def test_the_server_refuses_in_its_own_words(client: Client) -> None:

@@ -1,0 +1,95 @@
+"""The chart speaks the language of the gateway: its own parser reads the command line that the chart renders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from llmos.api.names import GATEWAY_ADMIN_PORT, GATEWAY_PORT
+from llmos_gateway.main import app
+from tests.chart.helm import find, load_everything, render
+
+Parse = Callable[[dict[str, Any]], dict[str, Any]]
+FIELDS = {"LLMOS_NAMESPACE": "models-namespace"}
+
+
+def container_of(values: dict[str, Any]) -> dict[str, Any]:
+    pod = find(render(values), "Deployment", part="gateway")["spec"]["template"]["spec"]
+    return {**pod["containers"][0], "pod": pod}
+
+
+def find_run() -> Any:
+    group: Any = typer.main.get_command(app)
+    return group.commands["run"]
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
+    """Values of the chart to parameters of `llmos-gateway run`, by way of the rendered container."""
+
+    def parse_values(values: dict[str, Any]) -> dict[str, Any]:
+        container = container_of(values)
+        for variable in container["env"]:
+            monkeypatch.setenv(variable["name"], variable.get("value", FIELDS.get(variable["name"], "")))
+        _run, *arguments = container["args"]
+        parameters: dict[str, Any] = find_run().make_context("run", arguments).params
+        return parameters
+
+    return parse_values
+
+
+@pytest.mark.parametrize("values", [{}, load_everything()], ids=["defaults", "everything"])
+def test_every_variable_is_one_that_the_gateway_reads(values: dict[str, Any]) -> None:
+    known = {parameter.envvar for parameter in find_run().params}
+    assert {v["name"] for v in container_of(values)["env"] if v["name"].startswith("LLMOS_")} <= known
+
+
+def test_every_value_reaches_the_gateway(parse: Parse) -> None:
+    parameters = parse(load_everything())
+    wanted = {
+        "namespace": "models-namespace",
+        "auth": "none",
+        "log_level": "warning",
+        "access_log": False,
+        "request_timeout_s": 600.0,
+        "settle_s": 10.0,
+        "drain_s": 300.0,
+        "max_body_mib": 8,
+        "tls_certificate": Path("/etc/llmos/tls/tls.crt"),
+        "tls_key": Path("/etc/llmos/tls/tls.key"),
+    }
+    assert parameters | wanted == parameters
+
+
+def test_without_values_keys_are_asked_for_and_nothing_is_encrypted(parse: Parse) -> None:
+    parameters = parse({})
+    assert (parameters["auth"], parameters["tls_certificate"], parameters["access_log"]) == ("required", None, True)
+
+
+def test_the_probes_ask_the_port_that_the_gateway_listens_on(parse: Parse) -> None:
+    container, parameters = container_of({}), parse({})
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": parameters["port"], "admin": parameters["admin_port"]}
+    assert ports == {"http": GATEWAY_PORT, "admin": GATEWAY_ADMIN_PORT}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == "admin"
+
+
+@pytest.mark.parametrize("values", [{}, load_everything()], ids=["defaults", "everything"])
+def test_the_grace_period_leaves_time_to_settle_and_to_drain(parse: Parse, values: dict[str, Any]) -> None:
+    parameters = parse(values)
+    grace_s = container_of(values)["pod"]["terminationGracePeriodSeconds"]
+    assert grace_s >= parameters["settle_s"] + parameters["drain_s"] + 10
+
+
+def test_an_autoscaled_gateway_leaves_its_number_to_the_autoscaler() -> None:
+    def spec(values: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = find(render(values), "Deployment", part="gateway")["spec"]
+        return found
+
+    assert spec({})["replicas"] == 2
+    assert "replicas" not in spec({"gateway": {"autoscaling": {"enabled": True}}})
