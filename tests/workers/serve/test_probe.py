@@ -17,6 +17,16 @@ vllm:generation_tokens_total{engine="0",model_name="tiny"} 158.0
 vllm:generation_tokens_created{engine="0",model_name="tiny"} 1.7e+09
 vllm:request_success_total{engine="0",finished_reason="stop",model_name="tiny"} 4.0
 vllm:request_success_total{engine="0",finished_reason="length",model_name="tiny"} 5.0
+vllm:prompt_tokens_total{engine="0",model_name="tiny"} 300.0
+vllm:prompt_tokens_cached_total{engine="0",model_name="tiny"} 96.0
+vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 128.0
+vllm:num_preemptions_total{engine="0",model_name="tiny"} 2.0
+vllm:iteration_tokens_total_bucket{engine="0",le="+Inf",model_name="tiny"} 77.0
+vllm:iteration_tokens_total_count{engine="0",model_name="tiny"} 77.0
+vllm:iteration_tokens_total_sum{engine="0",model_name="tiny"} 362.0
+vllm:iteration_tokens_total_count{engine="1",model_name="tiny"} 73.0
+vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="tiny"} 0.75
 """
 
 
@@ -29,6 +39,29 @@ def test_progress_follows_the_counters_and_not_the_gauges() -> None:
     before = parse_load(METRICS)
     assert parse_load(METRICS.replace("} 158.0", "} 159.0")).progress != before.progress
     assert parse_load(METRICS.replace("} 3.0", "} 4.0")).progress == before.progress
+
+
+def test_what_an_engine_did_is_read_from_its_counters() -> None:
+    load = parse_load(METRICS)
+    assert (load.prompt_tokens, load.cached_tokens, load.generation_tokens) == (300, 96, 158)
+    assert load.preemptions == 2
+
+
+def test_engines_that_step_side_by_side_make_as_many_steps_as_one() -> None:
+    assert parse_load(METRICS).steps == 75
+
+
+def test_the_fullest_cache_counts() -> None:
+    assert parse_load(METRICS).kv_usage == 0.75
+
+
+def test_an_engine_that_does_not_count_cached_tokens_by_request_tells_its_cache_hits() -> None:
+    older = "\n".join(line for line in METRICS.splitlines() if not line.startswith("vllm:prompt_tokens_cached"))
+    assert parse_load(older).cached_tokens == 128
+
+
+def test_a_value_that_is_no_number_is_left_out() -> None:
+    assert parse_load(METRICS.replace("} 3.0", "} NaN")).running == 1
 
 
 def test_no_metrics_mean_no_load() -> None:

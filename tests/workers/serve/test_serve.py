@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from aiohttp import ServerDisconnectedError
 
+from llmos.api.load import EngineLoad
+from llmos_workers.serve.control import REFRESH_S
+
 StartServe = Callable[..., Awaitable[Any]]
 
 
@@ -33,8 +36,40 @@ async def test_a_pod_is_ready_after_its_first_token_and_tells_its_load(start_ser
     await serve.wait_for("/readyz", 200)
     async with serve.complete(max_tokens=500, stream=True):
         await asyncio.sleep(0.5)
-        load = json.loads((await serve.probe("/load"))[1])
-        assert load == {"running": 1, "waiting": 0, "ready": True, "draining": False}
+        told = EngineLoad.model_validate_json((await serve.probe("/load"))[1])
+        assert (told.running, told.waiting, told.ready, told.draining) == (1, 0, True, False)
+
+
+async def test_the_load_tells_what_the_engine_did_since_its_start(start_serve: StartServe) -> None:
+    serve = await start_serve("--decode-step-ms", "1")
+    await serve.wait_for("/readyz", 200)
+    before = EngineLoad.model_validate_json((await serve.probe("/load"))[1])
+    async with serve.complete(prompt=list(range(100)), max_tokens=20) as response:
+        assert response.status == 200
+    await asyncio.sleep(REFRESH_S)
+    after = EngineLoad.model_validate_json((await serve.probe("/load"))[1])
+    assert after.generation_tokens_total - before.generation_tokens_total == 20
+    assert after.prompt_tokens_total - before.prompt_tokens_total == 100
+    assert after.steps_total - before.steps_total == 20
+    assert after.boot == before.boot
+    assert after.boot
+    assert after.age_s <= REFRESH_S, "figures are read when they are asked for"
+    async with serve.complete(prompt=list(range(100)), max_tokens=1) as response:
+        assert response.status == 200
+    await asyncio.sleep(REFRESH_S)
+    again = EngineLoad.model_validate_json((await serve.probe("/load"))[1])
+    assert again.cached_tokens_total - after.cached_tokens_total == 96, "full blocks of the same prompt"
+    assert again.prompt_tokens_total - after.prompt_tokens_total == 4
+
+
+async def test_a_replica_that_was_never_asked_yet_tells_its_age(start_serve: StartServe) -> None:
+    serve = await start_serve("--start-delay-s", "10")
+    await serve.wait_for("/healthz", 200)
+    first = EngineLoad.model_validate_json((await serve.probe("/load"))[1])
+    await asyncio.sleep(0.5)
+    second = EngineLoad.model_validate_json((await serve.probe("/load"))[1])
+    assert not second.ready
+    assert second.age_s > first.age_s, "figures that nobody read grow old"
 
 
 async def test_a_drain_lets_streams_end_and_moves_kept_connections_away(

@@ -118,6 +118,9 @@ async def test_token_metrics_say_what_was_served(engine: tuple[Engine, Metrics])
     metrics = engine[1]
     assert read(metrics, "prompt_tokens_total") == 100
     assert read(metrics, "generation_tokens_total") == 30
+    assert read(metrics, "iteration_tokens_total_count") == 20, "steps that gave an output"
+    assert read(metrics, "iteration_tokens_total_sum") == 130, "tokens that were computed"
+    assert read(metrics, "prompt_tokens_cached_total") == 0
     assert read(metrics, "time_to_first_token_seconds_count") == 2
     assert read(metrics, "inter_token_latency_seconds_count") == 28
     assert read(metrics, "e2e_request_latency_seconds_count") == 2

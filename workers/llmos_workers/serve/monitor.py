@@ -7,13 +7,14 @@ that the control port shows. It never stops or restarts anything: an unhealthy s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Final, NoReturn
 
 from llmos_workers.serve.failures import Failure, compute_start_timeout
 from llmos_workers.serve.probe import EngineProbe
 from llmos_workers.serve.state import ServeState
-from llmos_workers.serve.watchdog import Pulse, compute_pulse, is_stalled, is_unresponsive
+from llmos_workers.serve.watchdog import Load, Pulse, compute_pulse, is_stalled, is_unresponsive
 
 _log: Final = logging.getLogger("llmos.serve")
 
@@ -22,6 +23,8 @@ _FIRST_TOKEN_S: Final = 120.0
 _LOOK_S: Final = 5.0
 """Longest wait for /health and /metrics; a busy web server takes seconds."""
 _MAX_PAUSE_S: Final = 10.0
+_REFRESH_S: Final = 0.5
+"""Longest wait for figures that somebody asked for; then the ones before are told, with their age."""
 
 
 class Monitor:
@@ -37,6 +40,7 @@ class Monitor:
         self._poll_s = poll_s
         self._look_s = min(_LOOK_S, watchdog_s)
         self._clock = asyncio.get_running_loop().time
+        self._reading = asyncio.Lock()
 
     async def warm_up(self) -> Failure | None:
         """Wait until the engine has generated a token; the failure, if it does not in time."""
@@ -71,13 +75,28 @@ class Monitor:
             await asyncio.sleep(self._poll_s)
 
     async def _look(self, pulse: Pulse) -> Pulse:
-        healthy, load = await asyncio.gather(
-            self._probe.is_healthy(self._look_s), self._probe.observe_load(self._look_s)
-        )
+        healthy, load = await asyncio.gather(self._probe.is_healthy(self._look_s), self._read_load())
         if load is not None:
-            self._state.load = load
             self._state.idle_looks = 0 if load.in_flight else self._state.idle_looks + 1
         return compute_pulse(pulse, self._clock(), healthy=healthy, load=load)
+
+    async def refresh(self, max_age_s: float) -> None:
+        """Read the warm engine's load unless it is younger than that; give up after half a second."""
+        if not self._state.is_warm or not self._state.answers:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REFRESH_S):
+                await self._read_load(max_age_s)
+
+    async def _read_load(self, max_age_s: float = 0.0) -> Load | None:
+        """The load, read now or, by whoever asked at the same time, so recently; None if the engine does not tell."""
+        async with self._reading:
+            if self._clock() - self._state.load_at_s < max_age_s:
+                return self._state.load
+            load = await self._probe.observe_load(self._look_s)
+            if load is not None:
+                self._state.load, self._state.load_at_s = load, self._clock()
+            return load
 
     async def _ask_for_a_token(self, pulse: Pulse) -> Pulse:
         _log.warning("no progress for %g s with requests in flight: asking for one token", self._watchdog_s)

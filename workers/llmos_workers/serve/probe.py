@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -14,12 +16,17 @@ from llmos_workers.serve.watchdog import Load
 
 _RUNNING: Final = "vllm:num_requests_running"
 _WAITING: Final = "vllm:num_requests_waiting"
-_PROGRESS: Final = (
-    "vllm:generation_tokens_total",
-    "vllm:prompt_tokens_total",
-    "vllm:request_success_total",
-    "vllm:kv_cache_usage_perc",
-)
+_GENERATED: Final = "vllm:generation_tokens_total"
+_PROMPT: Final = "vllm:prompt_tokens_total"
+_KV_USAGE: Final = "vllm:kv_cache_usage_perc"
+_PROGRESS: Final = (_GENERATED, _PROMPT, "vllm:request_success_total", _KV_USAGE)
+# vLLM observes this histogram once for each step that gave an output: its count is the number of such steps.
+_STEPS: Final = "vllm:iteration_tokens_total_count"
+_PREEMPTIONS: Final = "vllm:num_preemptions_total"
+_CACHED: Final = "vllm:prompt_tokens_cached_total"
+# Of engines that do not count cached tokens at the first token.
+_CACHED_BEFORE: Final = "vllm:prefix_cache_hits_total"
+_WANTED: Final = (_RUNNING, _WAITING, *_PROGRESS, _STEPS, _PREEMPTIONS, _CACHED, _CACHED_BEFORE)
 _ROUTE_MISSING: Final = frozenset({400, 404, 405, 501})
 _MAX_ANSWER: Final = 200
 
@@ -92,12 +99,25 @@ class EngineProbe:
 
 def parse_load(text: str) -> Load:
     """Load from Prometheus text. Several engines behind one server (data parallel) are added up."""
-    wanted = (_RUNNING, _WAITING, *_PROGRESS)
     # The parser is slow on the hundreds of histogram lines that nobody here reads.
-    lines = [line for line in text.splitlines() if line.startswith(tuple(f"{name}{{" for name in wanted))]
-    totals = dict.fromkeys(wanted, 0.0)
+    lines = [line for line in text.splitlines() if line.startswith(tuple(f"{name}{{" for name in _WANTED))]
+    values: defaultdict[str, list[float]] = defaultdict(list)
     for family in text_string_to_metric_families("\n".join([*lines, ""])):
         for sample in family.samples:
-            totals[sample.name] += sample.value
-    progress = tuple(totals[name] for name in _PROGRESS)
-    return Load(int(totals[_RUNNING]), int(totals[_WAITING]), progress)
+            if math.isfinite(sample.value):
+                values[sample.name].append(sample.value)
+    totals = {name: sum(values[name]) for name in _WANTED}
+    # Shares are not added up: what one full engine means, a second empty one does not take away.
+    kv_usage = max(values[_KV_USAGE], default=0.0)
+    return Load(
+        running=int(totals[_RUNNING]),
+        waiting=int(totals[_WAITING]),
+        progress=tuple(totals[name] for name in _PROGRESS),
+        prompt_tokens=int(totals[_PROMPT]),
+        cached_tokens=int(totals[_CACHED] if values[_CACHED] else totals[_CACHED_BEFORE]),
+        generation_tokens=int(totals[_GENERATED]),
+        # Engines behind one server step side by side: together they make steps as one of them does.
+        steps=int(sum(values[_STEPS]) / max(len(values[_STEPS]), 1)),
+        preemptions=int(totals[_PREEMPTIONS]),
+        kv_usage=max(kv_usage, 0.0),
+    )

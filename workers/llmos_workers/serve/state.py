@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 
 from llmos_workers.serve.watchdog import Load
@@ -20,6 +21,10 @@ class ServeState:
     """The engine answered one of the last two looks at it."""
     is_draining: bool = False
     load: Load = field(default_factory=lambda: Load(0, 0, ()))
+    load_at_s: float = 0.0
+    """When `load` was read, on the event loop's clock; before the first time, when serve started."""
+    boot: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+    """Names this life of the engine, whose counters begin at zero: serve starts one engine."""
     idle_looks: int = 0
     """Looks at the engine, one after the other and up to now, that found nothing in flight."""
 

@@ -60,8 +60,8 @@ class Supervisor:
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
-        self._state = ServeState()
         self._loop = asyncio.get_running_loop()
+        self._state = ServeState(load_at_s=self._loop.time())
         self._stop_asked = asyncio.Event()
         self._stop_forced: asyncio.Future[int] = self._loop.create_future()
         self._is_stopping = False
@@ -75,15 +75,22 @@ class Supervisor:
         if failure:
             return self._report(Ending(1, failure))
         async with AsyncExitStack() as stack:
-            await self._serve_control(stack)
-            engine = self._start_engine()
-            stack.push_async_callback(engine.kill)
             probe = await stack.enter_async_context(
                 EngineProbe(
                     self._options.engine.port, self._options.engine.served_model_name, os.environ.get("VLLM_API_KEY")
                 )
             )
-            ending = await self._wait_for_ending(engine, probe)
+            monitor = Monitor(
+                probe,
+                self._state,
+                start_timeout_s=self._options.start_timeout_s,
+                watchdog_s=self._options.watchdog_s,
+                poll_s=self._options.poll_s,
+            )
+            await self._serve_control(stack, monitor)
+            engine = self._start_engine()
+            stack.push_async_callback(engine.kill)
+            ending = await self._wait_for_ending(engine, monitor)
             self._state.is_engine_running = False
             await engine.kill()
             if ending.failure and not ending.failure.lines:
@@ -101,21 +108,15 @@ class Supervisor:
         self._state.is_engine_running = True
         return engine
 
-    async def _serve_control(self, stack: AsyncExitStack) -> None:
-        runner = web.AppRunner(build_control_app(self._state), access_log=None, shutdown_timeout=1)
+    async def _serve_control(self, stack: AsyncExitStack, monitor: Monitor) -> None:
+        app = build_control_app(self._state, clock=self._loop.time, refresh=monitor.refresh)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, self._options.engine.host, self._options.control_port).start()
 
-    async def _wait_for_ending(self, engine: EngineProcess, probe: EngineProbe) -> Ending:
+    async def _wait_for_ending(self, engine: EngineProcess, monitor: Monitor) -> Ending:
         """The first of: the engine ends, it is not ready in time, a drain is complete, a second signal comes."""
-        monitor = Monitor(
-            probe,
-            self._state,
-            start_timeout_s=self._options.start_timeout_s,
-            watchdog_s=self._options.watchdog_s,
-            poll_s=self._options.poll_s,
-        )
         ways = [
             asyncio.create_task(self._end_by_exit(engine)),
             asyncio.create_task(self._end_by_start_failure(monitor)),

@@ -18,6 +18,16 @@ class Load:
     running: int
     waiting: int
     progress: tuple[float, ...]
+    prompt_tokens: int = 0
+    """Prompt tokens of requests that got their first token, since the engine's start."""
+    cached_tokens: int = 0
+    """Of these, tokens that were found in a cache."""
+    generation_tokens: int = 0
+    steps: int = 0
+    """Engine steps that produced a token."""
+    preemptions: int = 0
+    kv_usage: float = 0.0
+    """Share of the KV cache in use, 0 to 1."""
 
     @property
     def in_flight(self) -> int:

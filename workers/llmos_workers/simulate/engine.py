@@ -46,6 +46,7 @@ class _Running:
     index: int
     events: asyncio.Queue[Event]
     arrived_s: float
+    cached_tokens: int = 0
     produced: int = 0
     first_s: float = 0.0
     last_s: float = 0.0
@@ -163,8 +164,9 @@ class Engine:
 
     def _count_step(self, step: Step) -> None:
         now_s = self._clock()
-        for sequence_id in step.admitted:
+        for sequence_id, cached_tokens in zip(step.admitted, step.cached_tokens, strict=True):
             self._metrics.queue_s.observe(now_s - self._sequences[sequence_id].arrived_s)
+            self._sequences[sequence_id].cached_tokens = cached_tokens
         self._metrics.prefix_queries.inc(step.prefix_queried_tokens)
         self._metrics.prefix_hits.inc(step.prefix_hit_tokens)
         self._metrics.preemptions.inc(len(step.preempted))
@@ -173,9 +175,10 @@ class Engine:
         result = self._scheduler.finish_step(step)
         now_s = self._clock()
         finished = set(result.finished)
+        step_tokens = 0
         for sequence_id in result.produced:
             running = self._sequences[sequence_id]
-            self._count_token(running, now_s)
+            step_tokens += self._count_token(running, now_s)
             reason = None
             piece = ""
             if running.job.answer:
@@ -185,18 +188,26 @@ class Engine:
                 self._count_finished(running, reason, now_s)
                 del self._sequences[sequence_id]
             running.events.put_nowait(Event(running.index, piece, reason))
+        # Like vLLM: a step without output, inside a long prefill, is not counted; its tokens are with the first token.
+        if result.produced:
+            self._metrics.step_tokens.observe(step_tokens)
 
-    def _count_token(self, running: _Running, now_s: float) -> None:
+    def _count_token(self, running: _Running, now_s: float) -> int:
+        """Count one token of a sequence; return the tokens that had to be computed for it."""
         running.produced += 1
+        computed = 1 if running.job.answer else 0
         if running.produced == 1:
             running.first_s = now_s
+            computed += running.job.prompt_tokens - running.cached_tokens
             self._metrics.prompt_tokens.inc(running.job.prompt_tokens)
+            self._metrics.cached_prompt_tokens.inc(running.cached_tokens)
             self._metrics.first_token_s.observe(now_s - running.arrived_s)
         else:
             self._metrics.inter_token_s.observe(now_s - running.last_s)
         running.last_s = now_s
         if running.job.answer:
             self._metrics.generation_tokens.inc()
+        return computed
 
     def _count_finished(self, running: _Running, reason: str, now_s: float) -> None:
         self._metrics.count_finished(reason)

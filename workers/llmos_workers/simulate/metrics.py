@@ -19,6 +19,7 @@ _REQUEST_S: Final = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0,
     40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
 )  # fmt: skip
+_STEP_TOKENS: Final = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 FINISH_REASONS: Final = ("stop", "length", "abort", "error")
 
 
@@ -29,10 +30,14 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._labels = {"model_name": model_name, "engine": "0"}
         self.prompt_tokens = self._counter("prompt_tokens", "Number of prefill tokens processed.")
+        self.cached_prompt_tokens = self._counter("prompt_tokens_cached", "Number of cached prompt tokens.")
         self.generation_tokens = self._counter("generation_tokens", "Number of generation tokens processed.")
         self.prefix_queries = self._counter("prefix_cache_queries", "Prefix cache queries, in queried tokens.")
         self.prefix_hits = self._counter("prefix_cache_hits", "Prefix cache hits, in cached tokens.")
         self.preemptions = self._counter("num_preemptions", "Cumulative number of preemptions.")
+        self.step_tokens = self._histogram(
+            "iteration_tokens_total", "Histogram of number of tokens per engine_step.", _STEP_TOKENS
+        )
         self.first_token_s = self._histogram("time_to_first_token_seconds", "Time to first token.", _TTFT_S)
         self.inter_token_s = self._histogram("inter_token_latency_seconds", "Inter-token latency.", _TPOT_S)
         self.output_token_s = self._histogram(

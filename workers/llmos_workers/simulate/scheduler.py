@@ -89,7 +89,13 @@ class Step:
     admitted: tuple[int, ...]
     preempted: tuple[int, ...]
     prefix_queried_tokens: int
-    prefix_hit_tokens: int
+    cached_tokens: tuple[int, ...]
+    """Prompt tokens that the prefix cache held, for each of `admitted`."""
+
+    @property
+    def prefix_hit_tokens(self) -> int:
+        """Prompt tokens that the prefix cache held."""
+        return sum(self.cached_tokens)
 
     @property
     def prefill_tokens(self) -> int:
@@ -195,7 +201,7 @@ class Scheduler:
         preempted: list[int] = []
         budget = self._schedule_running(self._limits.max_num_batched_tokens, chunks, preempted)
         if preempted:
-            return Step(tuple(chunks), (), tuple(preempted), 0, 0)
+            return Step(tuple(chunks), (), tuple(preempted), 0, ())
         return self._admit_waiting(budget, chunks)
 
     def finish_step(self, step: Step) -> StepResult:
@@ -233,7 +239,8 @@ class Scheduler:
 
     def _admit_waiting(self, budget: int, chunks: list[Chunk]) -> Step:
         admitted: list[int] = []
-        queried = hit = 0
+        cached_tokens: list[int] = []
+        queried = 0
         while self._waiting and budget > 0 and len(self._running) < self._limits.max_num_seqs:
             sequence = self._waiting[0]
             cached = self._find_cached(sequence)
@@ -247,8 +254,8 @@ class Scheduler:
                 sequence.was_admitted = True
                 admitted.append(sequence.work.id)
                 queried += sequence.work.prompt_tokens
-                hit += len(cached) * BLOCK_TOKENS
-        return Step(tuple(chunks), tuple(admitted), (), queried, hit)
+                cached_tokens.append(len(cached) * BLOCK_TOKENS)
+        return Step(tuple(chunks), tuple(admitted), (), queried, tuple(cached_tokens))
 
     def _find_cached(self, sequence: _Sequence) -> list[int]:
         # The last token is always computed, for its output is the next token.
