@@ -96,7 +96,7 @@ def test_a_pool_shows_what_a_person_reads_first_and_more_on_request() -> None:
     always = [column["name"].upper() for column in columns if not column.get("priority")]
     wide = [column["name"] for column in columns if column.get("priority")]
     assert always == ["MODEL", "READY", "REPLICAS", "DESIRED", "REASON", "AGE"]
-    assert wide == ["GPUs", "URL"]
+    assert wide == ["Bound", "GPUs", "URL"]
 
 
 def test_short_names_are_unique() -> None:

@@ -267,6 +267,7 @@ class InferencePool(ApiModel):
             PrinterColumn(
                 "Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is or is not ready"
             ),
+            PrinterColumn("Bound", "string", ".status.scaling.boundedBy", "What limits the autoscaler", priority=1),
             PrinterColumn("GPUs", "integer", ".status.accelerators", "Accelerators held", priority=1),
             PrinterColumn("URL", "string", ".status.url", "OpenAI-compatible API", priority=1),
             PrinterColumn("Age", "date", ".metadata.creationTimestamp"),

@@ -52,6 +52,18 @@ class ScalingTarget(ApiModel):
 class ScheduleWindow(ApiModel):
     """Other limits at certain times. Of windows that overlap, the one with the most replicas counts."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.minReplicas) || has(self.maxReplicas)",
+            "say what holds in the window: minReplicas, maxReplicas or both",
+        ),
+        Rule(
+            "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+            "minReplicas must not be greater than maxReplicas",
+            field_path=".minReplicas",
+        ),
+    )
+
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """What status calls it."""
     days: Annotated[tuple[Day, ...], Field(max_length=7)] = ()
@@ -63,9 +75,9 @@ class ScheduleWindow(ApiModel):
     time_zone: Annotated[str, Field(max_length=64)] = "UTC"
     """Name of the IANA time zone database, for example Europe/Berlin."""
     min_replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Instead of scaling.minReplicas."""
+    """Instead of scaling.minReplicas; where it is more than scaling.maxReplicas, it is the most too."""
     max_replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Instead of scaling.maxReplicas."""
+    """Instead of scaling.maxReplicas; where it is less than scaling.minReplicas, it is the fewest too."""
 
 
 class Scaling(ApiModel):

@@ -16,7 +16,11 @@ SMALLEST: Final[dict[str, Object]] = {
     "AcceleratorClass": {"memory": "80Gi"},
 }
 # What else an item of a list must have to be valid.
-ITEMS: Final[dict[str, Object]] = {"env": {"name": "A"}, "tolerations": {"key": "k"}}
+ITEMS: Final[dict[str, Object]] = {
+    "env": {"name": "A"},
+    "tolerations": {"key": "k"},
+    "schedule": {"name": "day", "start": "08:00", "end": "18:00", "minReplicas": 1},
+}
 
 # What the API server says of each keyword.
 WORDS: Final = {
@@ -26,6 +30,7 @@ WORDS: Final = {
     "exclusiveMinimum": "should be greater than",
     "pattern": "should match",
     "maxLength": "Too long",
+    "minLength": "at least 1 chars",
     "maxItems": "must have at most",
     "maxProperties": "must have at most",
     "listMapKeys": "Duplicate value",
@@ -82,7 +87,10 @@ def merge(base: Any, change: Any) -> Any:
 
 
 def _manifest(kind: str, path: str, value: Any) -> Object:
-    base = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "case"}, "spec": SMALLEST[kind]}
+    spec = dict(SMALLEST[kind])
+    if path.startswith("spec.scaling"):
+        del spec["replicas"]
+    base = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "case"}, "spec": spec}
     merged: Object = merge(base, _change(path.split("."), value) if path else value)
     return merged
 
@@ -93,7 +101,7 @@ def _change(steps: list[str], value: Any) -> Any:
     first, rest = steps[0], _change(steps[1:], value)
     if first.endswith("[]"):
         name = first.removesuffix("[]")
-        return {name: [merge(ITEMS[name], rest)]}
+        return {name: [merge(ITEMS.get(name), rest)]}
     if first.endswith("{}"):
         return {first.removesuffix("{}"): {"a": rest}}
     return {first: rest}
@@ -192,6 +200,118 @@ MODEL_CASES: Final = [
     Case(_MODEL, "spec.trustRemoteCode.revision", "maxLength", "a" * 40, "a" * 41),
     Case(_MODEL, "spec.trustRemoteCode.revision", "pattern", "0123456789abcdef" * 2 + "0" * 8, "main"),
     Case(_MODEL, "spec.trustRemoteCode.revision", "pattern", "0" * 40, "0" * 39),
+]
+
+_WINDOW: Final = "spec.scaling.schedule[]"
+
+SCALING_CASES: Final = [
+    Case(_POOL, "spec", "rule", {}, {"replicas": None}, says="say how many", blamed="spec.replicas"),
+    Case(
+        _POOL,
+        "spec",
+        "rule",
+        {"replicas": None, "scaling": {}},
+        {"replicas": 3, "scaling": {}},
+        says="replicas and scaling exclude each other",
+        blamed="spec.replicas",
+    ),
+    Case(
+        _POOL,
+        "spec",
+        "rule",
+        {"replicas": 3, "scaling": {"mode": "advisory"}},
+        {"replicas": 3, "scaling": {"mode": "active"}},
+        says="replicas and scaling exclude each other",
+        blamed="spec.replicas",
+    ),
+    Case(
+        _POOL,
+        "spec.scaling",
+        "rule",
+        {"minReplicas": 9, "maxReplicas": 9},
+        {"minReplicas": 9},
+        says="minReplicas must not be greater than maxReplicas",
+        blamed="spec.scaling.minReplicas",
+    ),
+    Case(_POOL, "spec.scaling.minReplicas", "minimum", 0, -1),
+    # More than maxReplicas (8 where nothing is said) is refused anyway, by the rule.
+    Case(_POOL, "spec.scaling.minReplicas", "maximum", 8, 1001),
+    *_range(_POOL, "spec.scaling.maxReplicas", 1, 1000),
+    *_enum(_POOL, "spec.scaling.mode", "active", "advisory"),
+    *_range(_POOL, "spec.scaling.scaleDownDelaySeconds", 0, 86_400),
+    *_range(_POOL, "spec.scaling.scaleToZeroAfterSeconds", 0, 604_800),
+    *(
+        Case(_POOL, "spec.scaling.target", "rule", accepted, refused, says="exclude each other")
+        for accepted, refused in (
+            ({"queueDepth": 4}, {"queueDepth": 4, "utilization": 0.8}),
+            ({"utilization": 0.8}, {"utilization": 0.8, "slo": {"ttftMilliseconds": 500}}),
+            ({"slo": {"ttftMilliseconds": 500}}, {"queueDepth": 4, "slo": {"ttftMilliseconds": 500}}),
+        )
+    ),
+    *_range(_POOL, "spec.scaling.target.queueDepth", 1, 100_000),
+    Case(_POOL, "spec.scaling.target.utilization", "minimum", 0.1, 0.09),
+    Case(_POOL, "spec.scaling.target.utilization", "maximum", 1.0, 1.01),
+    *(
+        Case(_POOL, "spec.scaling.target.slo", "rule", accepted, {}, says="name ttftMilliseconds")
+        for accepted in ({"ttftMilliseconds": 500}, {"tpotMilliseconds": 50})
+    ),
+    *_range(_POOL, "spec.scaling.target.slo.ttftMilliseconds", 1, 3_600_000),
+    *_range(_POOL, "spec.scaling.target.slo.tpotMilliseconds", 1, 600_000),
+    Case(
+        _POOL,
+        "spec.scaling.schedule",
+        "maxItems",
+        [{**ITEMS["schedule"], "name": f"w{number}"} for number in range(16)],
+        [{**ITEMS["schedule"], "name": f"w{number}"} for number in range(17)],
+    ),
+    Case(
+        _POOL,
+        "spec.scaling.schedule",
+        "listMapKeys",
+        [ITEMS["schedule"], {**ITEMS["schedule"], "name": "night"}],
+        [ITEMS["schedule"], ITEMS["schedule"]],
+        blamed="spec.scaling.schedule[1]",
+    ),
+    *(Case(_POOL, _WINDOW, f"required:{field}", {}, {field: None}) for field in ("name", "start", "end")),
+    Case(_POOL, _WINDOW, "rule", {"maxReplicas": 0, "minReplicas": None}, {"minReplicas": None}, says="say what holds"),
+    Case(
+        _POOL,
+        _WINDOW,
+        "rule",
+        {"minReplicas": 2, "maxReplicas": 2},
+        {"minReplicas": 3, "maxReplicas": 2},
+        says="minReplicas must not be greater than maxReplicas",
+        blamed=f"{_WINDOW}.minReplicas",
+    ),
+    _length(_POOL, f"{_WINDOW}.name", 63),
+    Case(_POOL, f"{_WINDOW}.name", "minLength", "a", ""),
+    Case(_POOL, f"{_WINDOW}.days", "maxItems", ["Mon"] * 7, ["Mon"] * 8),
+    *(
+        Case(_POOL, f"{_WINDOW}.days[]", "enum", day, "Monday")
+        for day in ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+    ),
+    *(
+        case
+        for field in ("start", "end")
+        for case in (
+            Case(_POOL, f"{_WINDOW}.{field}", "maxLength", "00:00", "00:000"),
+            Case(_POOL, f"{_WINDOW}.{field}", "pattern", "23:59", "24:00"),
+            Case(_POOL, f"{_WINDOW}.{field}", "pattern", "09:59", "9:59"),
+            Case(_POOL, f"{_WINDOW}.{field}", "pattern", "19:00", "19:60"),
+        )
+    ),
+    _length(_POOL, f"{_WINDOW}.timeZone", 64),
+    *_range(_POOL, f"{_WINDOW}.minReplicas", 0, 1000),
+    # Fewer than minReplicas (1 in the smallest window) is refused anyway, by the rule.
+    Case(_POOL, f"{_WINDOW}.maxReplicas", "minimum", 1, -1),
+    Case(_POOL, f"{_WINDOW}.maxReplicas", "maximum", 1000, 1001),
+]
+
+HOLD_CASES: Final = [
+    *_enum(_POOL, "spec.routing.policy", "auto", "least-load", "round-robin", "prefix"),
+    *_range(_POOL, "spec.hold.timeoutSeconds", 0, 86_400),
+    *_range(_POOL, "spec.hold.maxRequests", 0, 100_000),
+    *_range(_POOL, "spec.hold.maxRequestsPerKey", 0, 100_000),
 ]
 
 POOL_CASES: Final = [
@@ -355,4 +475,4 @@ CLASS_CASES: Final = [
     Case(_CLASS, "spec.costWeight", "maximum", 1000, 1000.5),
 ]
 
-CASES: Final = [*MODEL_CASES, *POOL_CASES, *CLASS_CASES]
+CASES: Final = [*MODEL_CASES, *POOL_CASES, *SCALING_CASES, *HOLD_CASES, *CLASS_CASES]

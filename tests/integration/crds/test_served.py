@@ -45,9 +45,22 @@ class TestDefaults:
             **SMALLEST["InferencePool"],
             "engine": {"name": "vllm"},
             "parallelism": {},
-            "replicas": 1,
+            "routing": {"policy": "auto"},
+            "hold": {"timeoutSeconds": 600, "maxRequests": 1000, "maxRequestsPerKey": 200},
             "rollout": {"maxSurge": 1, "maxUnavailable": 0},
             "drain": {"timeoutSeconds": 120},
+        }
+
+    def test_of_a_pool_that_scales_make_it_work_with_nothing_said(self, server: Server) -> None:
+        spec = server.try_out(smallest("InferencePool", replicas=None, scaling={}))["spec"]
+        assert "replicas" not in spec
+        assert spec["scaling"] == {
+            "minReplicas": 1,
+            "maxReplicas": 8,
+            "target": {},
+            "scaleDownDelaySeconds": 60,
+            "scaleToZeroAfterSeconds": 600,
+            "mode": "active",
         }
 
     def test_of_a_model_are_filled_in_by_the_server(self, server: Server) -> None:
@@ -66,8 +79,8 @@ class TestDefaults:
         assert spec["storage"] == {"mode": "claim", "size": "20Gi", "accessMode": "ReadWriteOnce", "keep": False}
 
     def test_stand_in_for_null(self, server: Server) -> None:
-        spec = server.try_out(smallest("InferencePool", replicas=None, parallelism=None, contextLength=None))["spec"]
-        assert (spec["replicas"], spec["parallelism"]) == (1, {})
+        spec = server.try_out(smallest("InferencePool", parallelism=None, contextLength=None))["spec"]
+        assert spec["parallelism"] == {}
         assert "contextLength" not in spec
 
     @pytest.mark.parametrize("kind", BY_KIND)
@@ -134,6 +147,17 @@ class TestScale:
         assert scale["status"] == {"replicas": 1, "selector": selector}
         assert json.loads(kubectl("get", "--raw", path))["spec"]["replicas"] == 3
 
+    def test_by_hand_is_refused_where_the_load_decides(self, server: Server, kubectl: Kubectl) -> None:
+        server.create(smallest("InferencePool", "by-load", replicas=None, scaling={"maxReplicas": 4}))
+        with pytest.raises(AssertionError, match="to set a number by hand, remove scaling"):
+            kubectl("scale", f"{POOLS}/by-load", "--replicas=3")
+        assert "replicas" not in json.loads(kubectl("get", POOLS, "by-load", "--output=json"))["spec"]
+
+    def test_by_hand_is_right_where_the_autoscaler_only_advises(self, server: Server, kubectl: Kubectl) -> None:
+        server.create(smallest("InferencePool", "advised", scaling={"mode": "advisory"}))
+        kubectl("scale", f"{POOLS}/advised", "--replicas=3")
+        assert json.loads(kubectl("get", POOLS, "advised", "--output=json"))["spec"]["replicas"] == 3
+
     def test_works_before_there_is_a_status(self, server: Server, kubectl: Kubectl) -> None:
         server.create(smallest("InferencePool", "unseen"))
         kubectl("scale", f"{POOLS}/unseen", "--replicas=0")
@@ -145,10 +169,12 @@ class TestKubectl:
     def test_get_shows_the_columns_of_a_pool(self, server: Server, kubectl: Kubectl) -> None:
         server.create(smallest("InferencePool", "columns"))
         status = {"replicas": 3, "readyReplicas": 2, "desiredReplicas": 4, "accelerators": 48, "url": "http://columns"}
+        status |= {"scaling": {"boundedBy": "maxReplicas"}}
         apply_status(kubectl, "columns", STATUS_FIELD_MANAGER, **status, conditions=[condition("Ready", "False")])
         header, row = kubectl("get", POOLS, "columns", "--output=wide").splitlines()
-        assert header.split() == ["NAME", "MODEL", "READY", "REPLICAS", "DESIRED", "REASON", "GPUS", "URL", "AGE"]
-        assert row.split()[:-1] == ["columns", "m", "2", "3", "4", "Ready", "48", "http://columns"]
+        columns = ["NAME", "MODEL", "READY", "REPLICAS", "DESIRED", "REASON", "BOUND", "GPUS", "URL", "AGE"]
+        assert header.split() == columns
+        assert row.split()[:-1] == ["columns", "m", "2", "3", "4", "Ready", "maxReplicas", "48", "http://columns"]
 
     def test_get_llmos_lists_every_kind(self, server: Server, kubectl: Kubectl) -> None:
         for kind in BY_KIND:
