@@ -84,6 +84,7 @@ def _build_replica(
         state=state,
         created=_created(leader, now),
         was_ready=any(_was_ready(pod) for pod in gang),
+        ready_at=_ready_at(gang) if state is ReplicaState.READY else None,
         in_flight=in_flight.get(leader["metadata"]["name"]),
         attempt=attempt,
         drain_started=_drain_started(gang),
@@ -138,6 +139,11 @@ def _ready_condition(pod: Pod) -> Mapping[str, Any]:
         if condition.get("type") == "Ready":
             return dict(condition)
     return {}
+
+
+def _ready_at(gang: Sequence[Pod]) -> datetime | None:
+    times = (read_time(_ready_condition(pod).get("lastTransitionTime")) for pod in gang)
+    return max((moment for moment in times if moment is not None), default=None)
 
 
 def _is_ready(pod: Pod) -> bool:

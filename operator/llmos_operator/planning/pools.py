@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason, Scaling
+from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
 from llmos.api.names import (
     CONDITION_AVAILABLE,
     CONDITION_PLANNED,
@@ -14,9 +14,13 @@ from llmos.api.names import (
     CONDITION_READY,
     CPU_CLASS,
 )
-from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true, last_failure
+from llmos.api.scaling import ScalingStatus
+from llmos_operator.planning.conditions import Announcement, Fact, build_conditions, is_false, is_true, last_failure
 from llmos_operator.planning.failures import Failure, describe
 from llmos_operator.planning.replicas import HOLDING, Replica, ReplicaState
+from llmos_operator.planning.schedule import ReplicaLimits, find_limits, find_schedule_problem
+
+_MEANWHILE = " Meanwhile "
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,35 @@ class Layout:
     refusal: Failure | None = None
 
 
+@dataclass(frozen=True)
+class PoolSize:
+    """How many replicas there should be, and who says so."""
+
+    desired: int
+    scaling: ScalingStatus | None = None
+    """The autoscaler's decision; None for a fixed number."""
+    is_scaled: bool = False
+    """Whether the decision is acted on."""
+    limits: ReplicaLimits | None = None
+    """Limits that hold now; None for a fixed number."""
+    problem: Failure | None = None
+    """What is wrong with the spec."""
+
+    @property
+    def zero_message(self) -> str:
+        """Why there is no replica, for a pool with none."""
+        if not self.is_scaled or self.limits is None:
+            return ""
+        if self.limits.max_replicas == 0:
+            return f"Window {self.limits.window} of scaling.schedule asks for no replicas."
+        return "The pool sleeps at zero replicas; the first request through the gateway wakes it."
+
+
 def build_pool_status(
     pool: InferencePool,
     *,
     layout: Layout,
+    size: PoolSize,
     revision: str,
     selector: str,
     url: str,
@@ -43,6 +72,7 @@ def build_pool_status(
     Args:
         pool: the object as it was read.
         layout: plan or refusal.
+        size: how many replicas there should be.
         revision: newest revision, empty if there is no plan.
         selector: label selector of the pool's pods.
         url: base URL of the pool's Service.
@@ -50,13 +80,13 @@ def build_pool_status(
         refused: what the API server refused in this reconcile, if anything.
         now: the current time.
     """
-    count = _count(pool, replicas, revision)
-    failure = layout.refusal or refused or _first_failure(pool, replicas, revision)
+    count = _count(size, replicas, revision)
+    failure = layout.refusal or refused or _first_failure(pool, replicas, revision) or _no_room(pool, size)
     facts = (
         _planned(layout),
-        _available(count, failure),
+        _available(count, failure, size),
         _progressing(count, failure),
-        _ready(count, failure),
+        _ready(count, failure, size),
     )
     holding = sum(1 for replica in replicas if replica.state in HOLDING)
     per_replica = 0 if pool.spec.accelerator.class_name == CPU_CLASS else pool.spec.accelerator.count
@@ -72,16 +102,47 @@ def build_pool_status(
         url=url,
         revision=revision,
         plan=layout.plan,
+        scaling=size.scaling,
         conditions=build_conditions(facts, pool.status.conditions, pool.metadata.generation, now),
     )
 
 
-def compute_desired(pool: InferencePool) -> int:
-    """Return how many replicas there should be: what the user says, else the autoscaler's last decision in limits."""
-    if pool.spec.replicas is not None:
-        return pool.spec.replicas
-    scaling = pool.spec.scaling or Scaling()
-    return min(max(pool.status.desired_replicas, scaling.min_replicas), scaling.max_replicas)
+def compute_size(pool: InferencePool, decided: ScalingStatus | None, now: datetime) -> PoolSize:
+    """Return how many replicas there should be: what the user says, else the autoscaler's decision in limits.
+
+    Args:
+        pool: the object as it was read. Until there is a decision in this life of the operator, its status holds the
+            last one of the life before.
+        decided: the autoscaler's decision, if there is one.
+        now: the current time, for the schedule.
+    """
+    scaling = pool.spec.scaling
+    if scaling is None:
+        return PoolSize(pool.spec.replicas or 0)
+    limits = find_limits(scaling, now)
+    is_active = scaling.mode == "active"
+    last = decided.desired if decided is not None and is_active else pool.status.desired_replicas
+    problem = find_schedule_problem(scaling)
+    return PoolSize(
+        desired=limits.clamp(last) if pool.spec.replicas is None else pool.spec.replicas,
+        scaling=decided or pool.status.scaling,
+        is_scaled=is_active,
+        limits=limits,
+        problem=Failure(Reason.InvalidSpec, problem) if problem else None,
+    )
+
+
+def plan_scaling_announcement(pool: InferencePool, size: PoolSize) -> Announcement | None:
+    """Return the Event for a new desired number, with the reason in words; None if it is as it was, or nobody acts."""
+    before = pool.status.desired_replicas
+    if not size.is_scaled or size.scaling is None or not pool.status.observed_generation or before == size.desired:
+        return None
+    why = size.scaling.message
+    if size.desired != size.scaling.desired and size.limits is not None:
+        source = f"window {size.limits.window} of scaling.schedule" if size.limits.window else "spec.scaling"
+        bound = "at least" if size.desired > size.scaling.desired else "at most"
+        why = f"{source} says {bound} {size.desired}."
+    return Announcement(Reason.Scaling, f"Scaled {before} -> {size.desired}: {why}", warning=False)
 
 
 @dataclass(frozen=True)
@@ -98,11 +159,11 @@ class _Count:
         return self.alive == self.updated == self.updated_ready == self.desired and self.draining == 0
 
 
-def _count(pool: InferencePool, replicas: Sequence[Replica], revision: str) -> _Count:
+def _count(size: PoolSize, replicas: Sequence[Replica], revision: str) -> _Count:
     alive = [r for r in replicas if r.state in {ReplicaState.STARTING, ReplicaState.READY}]
     updated = [r for r in alive if r.revision == revision]
     return _Count(
-        desired=compute_desired(pool),
+        desired=size.desired,
         alive=len(alive),
         ready=sum(1 for r in alive if r.state is ReplicaState.READY),
         updated=len(updated),
@@ -124,15 +185,26 @@ def _first_failure(pool: InferencePool, replicas: Sequence[Replica], revision: s
     return next(iter([*failed, *stuck]), earlier)
 
 
+def _no_room(pool: InferencePool, size: PoolSize) -> Failure | None:
+    """Return that the pool wants more replicas than it found room for. Those that found none are gone, so what they
+    said is taken from the condition."""
+    if not size.is_scaled or size.scaling is None or size.scaling.bounded_by != "unschedulable":
+        return None
+    earlier = last_failure(CONDITION_READY, pool.status.conditions)
+    if earlier is None or earlier.reason is Reason.InvalidSpec:
+        return Failure(Reason.Unschedulable, size.scaling.message)
+    return Failure(earlier.reason, earlier.message.partition(_MEANWHILE)[0])
+
+
 def _planned(layout: Layout) -> Fact:
     if layout.refusal is not None:
         return is_false(CONDITION_PLANNED, layout.refusal.reason, layout.refusal.message)
     return is_true(CONDITION_PLANNED, Reason.Fits, layout.plan.message if layout.plan else "")
 
 
-def _available(count: _Count, failure: Failure | None) -> Fact:
+def _available(count: _Count, failure: Failure | None, size: PoolSize) -> Fact:
     if count.desired == 0:
-        return is_true(CONDITION_AVAILABLE, Reason.ScaledToZero)
+        return is_true(CONDITION_AVAILABLE, Reason.ScaledToZero, size.zero_message)
     if count.ready > 0:
         message = f"{count.ready} of {count.desired} replicas answer."
         return is_true(CONDITION_AVAILABLE, Reason.Available, message)
@@ -157,12 +229,13 @@ def _progressing(count: _Count, failure: Failure | None) -> Fact:
     return is_true(CONDITION_PROGRESSING, Reason.Scaling, message)
 
 
-def _ready(count: _Count, failure: Failure | None) -> Fact:
-    if failure is not None and (count.desired > 0 or count.updated < count.desired):
-        serving = f" Meanwhile {count.ready} replicas answer." if count.ready else ""
+def _ready(count: _Count, failure: Failure | None, size: PoolSize) -> Fact:
+    failure = size.problem or (failure if count.desired > 0 else None)
+    if failure is not None:
+        serving = f"{_MEANWHILE}{count.ready} replicas answer." if count.ready else ""
         return is_false(CONDITION_READY, failure.reason, failure.message + serving)
     if count.desired == 0:
-        return is_true(CONDITION_READY, Reason.ScaledToZero)
+        return is_true(CONDITION_READY, Reason.ScaledToZero, size.zero_message)
     if count.ready >= count.desired and count.updated_ready >= count.desired:
         return is_true(CONDITION_READY, Reason.Ready, f"{count.ready} of {count.desired} replicas answer.")
     reason = Reason.RollingOut if count.alive > count.updated else Reason.Starting

@@ -51,7 +51,7 @@ class Replica:
     """One observed replica.
 
     `in_flight` is the number of requests running and waiting, None if unknown. `stuck` says why a starting replica
-    cannot go on.
+    cannot go on. `ready_at` is since when a ready one has been so.
     `retry_at` is when a failed replica may be tried again, None for never. `lost_at` is when a terminating one counts
     as lost.
     """
@@ -62,6 +62,7 @@ class Replica:
     state: ReplicaState
     created: datetime
     was_ready: bool = False
+    ready_at: datetime | None = None
     in_flight: int | None = None
     attempt: int = 0
     drain_started: datetime | None = None
@@ -230,11 +231,14 @@ def _must_drain(replica: Replica) -> bool:
     return replica.state is ReplicaState.READY or (replica.state is ReplicaState.STARTING and replica.was_ready)
 
 
-def _victim_order(replica: Replica) -> tuple[bool, bool, int, float]:
-    """Sort the replica that is missed least first: not answering, then least busy, then newest."""
+def _victim_order(replica: Replica) -> tuple[bool, bool, bool, bool, int, float]:
+    """Sort the replica that is missed least first: one that never answered, and of these one that cannot go on, then
+    one that does not answer now, then the least busy, then the newest."""
     unknown = replica.in_flight is None
     busy = 0 if replica.in_flight is None else replica.in_flight
-    return replica.state is ReplicaState.READY, unknown, busy, -replica.created.timestamp()
+    is_ready = replica.state is ReplicaState.READY
+    may_hold_requests = replica.was_ready and not is_ready
+    return is_ready, may_hold_requests, replica.stuck is None, unknown, busy, -replica.created.timestamp()
 
 
 def _next_look_s(replicas: Sequence[Replica], drain: Iterable[Replica], now: datetime, settle_s: float) -> float | None:

@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 
 from llmos_operator.kube.client import Kube
 from llmos_operator.planning.settings import Settings
+from llmos_operator.reconcilers.board import Board
+from llmos_operator.reconcilers.keys import Key
 
-
-class Key(NamedTuple):
-    """The identity of one unit of work: at most one worker reconciles a key at a time."""
-
-    kind: str
-    namespace: str
-    """Empty for cluster-scoped kinds."""
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}/{self.namespace}/{self.name}" if self.namespace else f"{self.kind}/{self.name}"
+__all__ = ["DONE", "Context", "Key", "Result"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +38,5 @@ class Context:
     observe_in_flight: Callable[[Mapping[str, str]], Awaitable[Mapping[str, int]]] = field(default=_observe_nothing)
     """Ask replicas (pod name -> pod IP) for their requests running and waiting; those that do not answer are left
     out."""
+    board: Board = field(default_factory=Board)
+    """What this and the autoscaler tell each other."""

@@ -12,13 +12,16 @@ from llmos.api import AcceleratorClass, InferencePool, LLMModel, Reason
 from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
     ANNOTATION_FAILURE,
+    CONTROL_PORT,
     CPU_CLASS,
     LABEL_POOL,
+    LABEL_RANK,
     LABEL_REPLICA,
     LABEL_REVISION,
     LABEL_SERVING,
     RETIRE_FIELD_MANAGER,
 )
+from llmos.api.scaling import ScalingStatus
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES
@@ -34,8 +37,15 @@ from llmos_operator.manifests.replica import (
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.gangs import PodTimes, build_replicas, is_lost, pods_to_retire
 from llmos_operator.planning.layout import plan_layout
-from llmos_operator.planning.pools import Layout, build_pool_status, compute_desired
+from llmos_operator.planning.pools import (
+    Layout,
+    PoolSize,
+    build_pool_status,
+    compute_size,
+    plan_scaling_announcement,
+)
 from llmos_operator.planning.replicas import Replica, ReplicaPlan, ReplicaState, RolloutLimits, plan_replicas
+from llmos_operator.planning.sampling import ScaledPool
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed
@@ -61,17 +71,22 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
     current = await context.kube.get(INFERENCE_POOLS, key.name, key.namespace)
     if current is None or "deletionTimestamp" in current["metadata"]:
         # Pods and Service have the pool as owner: garbage collection ends them, and each pod drains itself.
+        context.board.forget(key)
         return DONE
     try:
         observed = await _observe(context, current, InferencePool.model_validate(current))
     except ValidationError as error:
+        context.board.forget(key)
         await apply_invalid_status(context, current, error)
         return DONE
-    replicas, plan = await _plan(context, observed)
+    size = compute_size(observed.pool, context.board.decision(key), context.now())
+    replicas, plan = await _plan(context, observed, size)
+    _publish(context, key, observed, replicas)
     refused = await _apply_plan(context, observed, plan)
     status = build_pool_status(
         observed.pool,
         layout=observed.layout,
+        size=size,
         revision=observed.revision,
         selector=_selector(observed.pool),
         url=compute_url(observed.pool),
@@ -79,8 +94,45 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         refused=refused,
         now=context.now(),
     )
-    await apply_status_if_changed(context.kube, current, status, context.now())
+    announcement = plan_scaling_announcement(observed.pool, size)
+    await apply_status_if_changed(context.kube, current, status, context.now(), announcement)
     return Result(requeue_after_s=_next_look_s(replicas, plan, refused, context.now()))
+
+
+def _publish(context: Context, key: Key, observed: _Observed, replicas: tuple[Replica, ...]) -> None:
+    """Tell the autoscaler about a pool that scales, and about no other."""
+    scaling, status = observed.pool.spec.scaling, observed.pool.status
+    if scaling is None:
+        context.board.forget(key)
+        return
+    is_advised = scaling.mode == "advisory" and status.scaling is not None
+    known = status.scaling or ScalingStatus()
+    context.board.publish(
+        key,
+        ScaledPool(
+            scaling=scaling,
+            revision=observed.revision,
+            desired=known.desired if is_advised else status.desired_replicas,
+            capacity=known.capacity,
+            replicas=replicas,
+            addresses={name: _join(ip, CONTROL_PORT) for name, ip in _leader_ips(observed).items()},
+        ),
+    )
+
+
+def _join(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def _leader_ips(observed: _Observed) -> dict[str, str]:
+    """Return the addresses of the pods that serve, by the name of their replica."""
+    return {
+        pod["metadata"]["labels"][LABEL_REPLICA]: pod["status"]["podIP"]
+        for pod in observed.pods
+        if pod["metadata"]["labels"].get(LABEL_RANK, "0") == "0"
+        and pod["metadata"]["labels"].get(LABEL_REPLICA)
+        and pod.get("status", {}).get("podIP")
+    }
 
 
 def _selector(pool: InferencePool) -> str:
@@ -123,9 +175,9 @@ def _times(context: Context) -> PodTimes:
     return PodTimes(settings.unschedulable_after_s, settings.start_timeout_s + 60, settings.image_pull_timeout_s)
 
 
-async def _plan(context: Context, observed: _Observed) -> tuple[tuple[Replica, ...], ReplicaPlan]:
+async def _plan(context: Context, observed: _Observed, size: PoolSize) -> tuple[tuple[Replica, ...], ReplicaPlan]:
     """Plan; where victims must be chosen among replicas that answer, ask them first how busy they are."""
-    replicas, plan = _plan_with(context, observed, {})
+    replicas, plan = _plan_with(context, observed, size, {})
     answering = [r for r in replicas if r.state is ReplicaState.READY]
     if plan.drain and len(plan.drain) < len(answering):
         addresses = {
@@ -134,18 +186,18 @@ async def _plan(context: Context, observed: _Observed) -> tuple[tuple[Replica, .
             if pod["metadata"]["labels"].get(LABEL_REPLICA) in {r.name for r in answering}
             and pod.get("status", {}).get("podIP")
         }
-        return _plan_with(context, observed, dict(await context.observe_in_flight(addresses)))
+        return _plan_with(context, observed, size, dict(await context.observe_in_flight(addresses)))
     return replicas, plan
 
 
 def _plan_with(
-    context: Context, observed: _Observed, in_flight: dict[str, int]
+    context: Context, observed: _Observed, size: PoolSize, in_flight: dict[str, int]
 ) -> tuple[tuple[Replica, ...], ReplicaPlan]:
     now = context.now()
     spec = observed.pool.spec
     replicas = build_replicas(observed.pods, gang_size=GANG_SIZE, times=_times(context), now=now, in_flight=in_flight)
     plan = plan_replicas(
-        desired=compute_desired(observed.pool),
+        desired=size.desired,
         revision=observed.revision,
         replicas=replicas,
         limits=RolloutLimits(spec.rollout.max_surge, spec.rollout.max_unavailable),

@@ -40,9 +40,11 @@ async def apply_if_needed(kube: Kube, desired: Manifest, existing: Object | None
         await kube.apply(desired)
 
 
-async def apply_status_if_changed(kube: Kube, current: Object, status: ApiModel, now: datetime) -> None:
+async def apply_status_if_changed(
+    kube: Kube, current: Object, status: ApiModel, now: datetime, *announcements: Announcement | None
+) -> None:
     """Write the status if it differs from what the server has, then one Event if the Ready condition changed its
-    reason."""
+    reason, and one for each further announcement."""
     wanted = status.to_manifest()
     before = current.get("status") or {}
     if wanted == before:
@@ -59,9 +61,9 @@ async def apply_status_if_changed(kube: Kube, current: Object, status: ApiModel,
     await kube.apply_status(manifest)
     previous = [Condition.model_validate(condition) for condition in before.get("conditions", ())]
     after = [Condition.model_validate(condition) for condition in wanted.get("conditions", ())]
-    announcement = plan_announcement(CONDITION_READY, previous, after)
-    if announcement is not None:
-        await kube.create_event(build_event(current, announcement, now))
+    for announcement in (*announcements, plan_announcement(CONDITION_READY, previous, after)):
+        if announcement is not None:
+            await kube.create_event(build_event(current, announcement, now))
 
 
 def build_event(about: Object, announcement: Announcement, now: datetime) -> Manifest:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
 from llmos.api.reasons import REASONS
 from llmos_operator.planning.failures import Failure, build_failure
-from llmos_operator.planning.pools import Layout, build_pool_status
+from llmos_operator.planning.pools import Layout, build_pool_status, compute_size
 from llmos_operator.planning.replicas import Replica, ReplicaState
 from tests.operator.reconcilers.world import build_pool
 
@@ -40,6 +40,7 @@ def status_of(
     return build_pool_status(
         pool,
         layout=layout,
+        size=compute_size(pool, None, NOW),
         revision="new",
         selector="a=b",
         url="http://chat",
