@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 import uvloop
@@ -81,6 +82,21 @@ def run(
             envvar="LLMOS_IMAGE_PULL_TIMEOUT_S", min=1, help="When a pod whose image cannot be pulled is ended."
         ),
     ] = _SETTINGS.image_pull_timeout_s,
+    withdraw_after_s: Annotated[
+        int,
+        typer.Option(
+            envvar="LLMOS_WITHDRAW_AFTER_S",
+            min=0,
+            help="When an autoscaled pool stops asking for replicas that cannot start, in seconds after it says so.",
+        ),
+    ] = _SETTINGS.withdraw_after_s,
+    gateway_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="LLMOS_GATEWAY_URLS",
+            help="Admin address of a gateway outside of the operator's namespace, http://HOST:PORT; may be repeated.",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(envvar="LLMOS_WORKERS", min=1, max=256, help="How many objects are reconciled at a time.")
     ] = _OPTIONS.workers,
@@ -115,6 +131,7 @@ def run(
         start_timeout_s=start_timeout_s,
         unschedulable_after_s=unschedulable_after_s,
         image_pull_timeout_s=image_pull_timeout_s,
+        withdraw_after_s=withdraw_after_s,
     )
     options = Options(
         kubeconfig=kubeconfig,
@@ -122,6 +139,7 @@ def run(
         resync_s=resync_s,
         port=metrics_port,
         leader_election=leader_election,
+        gateway_urls=tuple(map(_parse_url, gateway_url or ())),
     )
     try:
         uvloop.run(Operator(settings, options, RECONCILERS).run())
@@ -135,6 +153,13 @@ def _parse_variable(text: str) -> tuple[str, str]:
     if not separator or not name:
         raise typer.BadParameter(f"{text!r} is not NAME=VALUE.", param_hint="--fetch-env")
     return name, value
+
+
+def _parse_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise typer.BadParameter(f"{text!r} is not http://HOST:PORT.", param_hint="--gateway-url")
+    return text
 
 
 def main() -> None:

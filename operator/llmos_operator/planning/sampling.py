@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Final
 
 from llmos.api.load import EngineLoad, Latencies, PoolLoad
-from llmos.api.scaling import ReplicaCapacity, Scaling
+from llmos.api.scaling import ReplicaCapacity, Scaling, ScalingStatus
 from llmos_operator.planning.replicas import Replica, ReplicaState
 from llmos_operator.planning.scaling_inputs import (
     NO_LATENCIES,
@@ -43,11 +43,16 @@ class ScaledPool:
     """Newest revision; empty while there is no plan for replicas."""
     desired: int = 0
     """What status says was decided last."""
-    capacity: ReplicaCapacity = NOTHING_MEASURED
-    """What status says was learned."""
+    decided: ScalingStatus | None = None
+    """What status says of that decision."""
     replicas: tuple[Replica, ...] = ()
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Control ports (host:port) of replicas that have an address, by name."""
+
+    @property
+    def capacity(self) -> ReplicaCapacity:
+        """What status says was learned."""
+        return self.decided.capacity if self.decided else NOTHING_MEASURED
 
     @property
     def telling(self) -> tuple[Replica, ...]:

@@ -24,5 +24,7 @@ class Settings:
     """Longest time from a pod's start to its first readiness."""
     unschedulable_after_s: int = 10
     """A pod that cannot be scheduled for so long makes the pool say so."""
+    withdraw_after_s: int = 60
+    """An autoscaled pool whose replicas cannot start for so long after that stops asking for them."""
     image_pull_timeout_s: int = 60
     """A pod whose image cannot be pulled for so long is ended, so that it holds no accelerator."""

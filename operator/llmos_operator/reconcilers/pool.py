@@ -21,7 +21,6 @@ from llmos.api.names import (
     LABEL_SERVING,
     RETIRE_FIELD_MANAGER,
 )
-from llmos.api.scaling import ScalingStatus
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES
@@ -105,15 +104,15 @@ def _publish(context: Context, key: Key, observed: _Observed, replicas: tuple[Re
     if scaling is None:
         context.board.forget(key)
         return
-    is_advised = scaling.mode == "advisory" and status.scaling is not None
-    known = status.scaling or ScalingStatus()
     context.board.publish(
         key,
         ScaledPool(
             scaling=scaling,
             revision=observed.revision,
-            desired=known.desired if is_advised else status.desired_replicas,
-            capacity=known.capacity,
+            desired=status.scaling.desired
+            if status.scaling and scaling.mode == "advisory"
+            else status.desired_replicas,
+            decided=status.scaling,
             replicas=replicas,
             addresses={name: _join(ip, CONTROL_PORT) for name, ip in _leader_ips(observed).items()},
         ),

@@ -32,15 +32,21 @@ from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.config import Configuration, load_configuration, read_connection
 from llmos_operator.kube.errors import KubeError
 from llmos_operator.kube.freshness import Freshness
-from llmos_operator.kube.resources import PODS
+from llmos_operator.kube.resources import INFERENCE_POOLS, PODS
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key
+from llmos_operator.reconcilers.board import Board
 from llmos_operator.runtime.dispatch import Dispatcher, Reconcile
+from llmos_operator.runtime.engines import Engines
+from llmos_operator.runtime.fetching import open_session
+from llmos_operator.runtime.gateways import Gateways
 from llmos_operator.runtime.handlers import OWN_KINDS, Router, build_kopf_settings, build_registry
 from llmos_operator.runtime.health import HealthLimits, find_problems, serve_health
 from llmos_operator.runtime.inflight import InFlightObserver
 from llmos_operator.runtime.leader import Elector, LeaseTiming
+from llmos_operator.runtime.load import LoadTask
 from llmos_operator.runtime.metrics import Metrics
+from llmos_operator.runtime.recorder import Recorder
 from llmos_operator.runtime.references import DISCOVERY, References, build_work_key
 from llmos_operator.runtime.resync import Resync, WatchCheck
 from llmos_operator.runtime.workqueue import WorkQueue
@@ -71,6 +77,8 @@ class Options:
     """Of /healthz, /readyz and /metrics."""
     leader_election: bool = True
     identity: str = field(default_factory=_build_identity)
+    gateway_urls: tuple[str, ...] = ()
+    """Admin addresses of gateways that are not found by their label."""
     shutdown_s: float = 20.0
     """How long running reconciles may take to finish after SIGTERM."""
     lease: LeaseTiming = field(default_factory=LeaseTiming)
@@ -87,6 +95,8 @@ class Operator:
         self._metrics = Metrics()
         self._references = References()
         self._freshness = Freshness(PODS)
+        self._board = Board()
+        self._recorder = Recorder()
         self._stop = asyncio.Event()
         self._kopf_stop = asyncio.Event()
         self._kopf_ready = asyncio.Event()
@@ -123,12 +133,19 @@ class Operator:
             )
             session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
             self._queue = self._build_queue(kube, session)
+            self._load = self._build_load_task(kube, await stack.enter_async_context(open_session()))
             self._watch_check = WatchCheck(
                 self._references, self._queue, kube, OWN_KINDS, on_missed=self._metrics.count_missed
             )
             port = await stack.enter_async_context(
                 serve_health(
-                    options.port, problems=self._find_problems, is_ready=self._kopf_ready.is_set, metrics=self._metrics
+                    options.port,
+                    problems=self._find_problems,
+                    is_ready=self._kopf_ready.is_set,
+                    metrics=self._metrics,
+                    read_scaling=lambda namespace, pool: self._recorder.read(
+                        Key(INFERENCE_POOLS.kind, namespace, pool)
+                    ),
                 )
             )
             _logger.info("Health and metrics are served on port %d.", port)
@@ -140,12 +157,32 @@ class Operator:
             settings=self._settings,
             now=lambda: datetime.now(UTC),
             observe_in_flight=InFlightObserver(session).observe,
+            board=self._board,
         )
         dispatcher = Dispatcher(context, self._reconcilers, self._metrics)
         queue = WorkQueue(dispatcher.process, workers=self._options.workers, on_failure=dispatcher.on_failure)
         self._metrics.watch_queue(lambda: queue.depth, queue.oldest_waiting_s, lambda: queue.running)
         queue.pause()
         return queue
+
+    def _build_load_task(self, kube: AioKube, session: aiohttp.ClientSession) -> LoadTask:
+        gateways = Gateways(
+            session,
+            kube,
+            namespace=self._settings.namespace,
+            urls=self._options.gateway_urls,
+            is_needed=lambda: bool(self._board.pools),
+        )
+        return LoadTask(
+            self._board,
+            self._queue,
+            gateways,
+            Engines(session),
+            metrics=self._metrics,
+            recorder=self._recorder,
+            now=lambda: datetime.now(UTC),
+            unschedulable_after_s=self._settings.withdraw_after_s,
+        )
 
     async def _run_parts(self, configuration: Configuration, kube: AioKube, elector: Elector) -> None:
         parts: dict[str, Coroutine[Any, Any, None]] = {"signals": _wait(self._stop)}
@@ -155,6 +192,7 @@ class Operator:
             parts["leader election"] = elector.run()
         parts["resync"] = Resync(self._references, self._queue, interval_s=self._options.resync_s).run()
         parts["watch check"] = self._watch_check.run()
+        parts["load"] = self._load.run()
         parts["watches"] = self._run_kopf(configuration)
         tasks = {asyncio.create_task(part, name=name) for name, part in parts.items()}
         if not self._options.leader_election:
@@ -227,7 +265,9 @@ class Operator:
             for key in {DISCOVERY, *map(build_work_key, self._references.keys())}:
                 self._queue.add_after(key, 0.0)
             self._queue.resume()
+            self._load.set_leader(True)
         else:
+            self._load.set_leader(False)
             self._queue.pause()
             self._queue.abort()
 

@@ -1,4 +1,4 @@
-"""What probes and Prometheus read: /healthz, /readyz and /metrics on one small HTTP server.
+"""What probes and Prometheus read: /healthz, /readyz and /metrics on one small HTTP server; and /scaling, for people.
 
 Liveness fails only for what a restart cures: work that nobody takes, a worker that never ends, a watch that is silent.
 An API server that is away is not among them; failed keys wait for their next try, and not for a worker.
@@ -45,9 +45,13 @@ async def serve_health(
     problems: Callable[[], list[str]],
     is_ready: Callable[[], bool],
     metrics: Metrics,
+    read_scaling: Callable[[str, str], bytes | None] = lambda _namespace, _pool: None,
     host: str | None = None,
 ) -> AsyncIterator[int]:
-    """Serve until the block ends, on all addresses if `host` is None; yield the port (0 lets the system choose)."""
+    """Serve until the block ends, on all addresses if `host` is None; yield the port (0 lets the system choose).
+
+    `read_scaling` gives the recorded decisions about a pool (namespace, name), None if there are none.
+    """
 
     async def healthz(_request: web.Request) -> web.Response:
         found = problems()
@@ -59,8 +63,15 @@ async def serve_health(
     async def scrape(_request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
+    async def scaling(request: web.Request) -> web.Response:
+        lines = read_scaling(request.match_info["namespace"], request.match_info["pool"])
+        if lines is None:
+            return web.Response(status=404, text="this replica of the operator has decided nothing about such a pool")
+        return web.Response(body=lines, content_type="application/x-ndjson")
+
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", scrape)])
+    app.add_routes([web.get("/scaling/{namespace}/{pool}", scaling)])
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from prometheus_client import (
@@ -14,6 +15,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+
+from llmos_operator.planning.scaling import ScalingPlan
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # A second time series for each of ours, which nobody asks for.
@@ -61,6 +64,28 @@ class Metrics:
             "llmos_operator_is_leader", "1 while this replica may write, else 0.", registry=self._registry
         )
 
+        pool = ("namespace", "pool")
+        self._scaling = {
+            name: Gauge(f"llmos_operator_pool_{name}", text, pool, registry=self._registry)
+            for name, text in (
+                ("desired_replicas", "Replicas that the autoscaler decided on."),
+                ("demanded_replicas", "Replicas that the load asks for, before limits, delays and rounding."),
+                ("ready_replicas", "Replicas that the autoscaler counts as answering."),
+                ("stale_sources", "Gateways and replicas that did not tell of the pool's load in the last second."),
+            )
+        }
+        self._decisions = Counter(
+            "llmos_operator_scaling_decisions",
+            "Decisions of the autoscaler, about one a second for each pool, by what bounded them.",
+            ("bounded_by",),
+            registry=self._registry,
+        )
+        self._scaling_errors = Counter(
+            "llmos_operator_scaling_errors",
+            "Times that the autoscaler failed to decide about a pool.",
+            registry=self._registry,
+        )
+
     def watch_queue(self, depth: Callable[[], int], oldest_s: Callable[[], float], running: Callable[[], int]) -> None:
         """Read the state of the queue at each scrape."""
         for name, text, value in (
@@ -89,6 +114,29 @@ class Metrics:
     def count_missed(self, kind: str) -> None:
         """One change was seen that no watch event had told."""
         self._missed.labels(kind).inc()
+
+    def observe_scaling(self, namespace: str, pool: str, plan: ScalingPlan, *, stale: int) -> None:
+        """One decision was made about a pool, with figures of `stale` sources missing."""
+        values = {
+            "desired_replicas": plan.desired,
+            "demanded_replicas": plan.raw,
+            "ready_replicas": plan.inputs.ready,
+            "stale_sources": stale,
+        }
+        for name, value in values.items():
+            self._scaling[name].labels(namespace, pool).set(value)
+        self._decisions.labels(plan.bounded_by or "nothing").inc()
+
+    def forget_scaling(self, namespace: str, pool: str) -> None:
+        """A pool is gone or scales no longer."""
+        for gauge in self._scaling.values():
+            # Where it has never been decided about there is nothing to remove.
+            with contextlib.suppress(KeyError):
+                gauge.remove(namespace, pool)
+
+    def count_scaling_error(self) -> None:
+        """The autoscaler failed to decide about a pool."""
+        self._scaling_errors.inc()
 
     def set_leader(self, is_leader: bool) -> None:
         """Say whether this replica may write."""
