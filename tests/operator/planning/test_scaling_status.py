@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmos.api.scaling import ReplicaCapacity, Scaling, ScalingInputs, ScalingStatus
+from llmos.api.scaling import ReplicaCapacity, Scaling, ScalingInputs, ScalingStatus, ScalingTarget
 from llmos_operator.planning.scaling import ScalingMemory, plan_scaling
 from llmos_operator.planning.scaling_inputs import GatewaySample, PoolSample, ReplicaSample
 from llmos_operator.planning.scaling_status import (
@@ -80,7 +80,7 @@ def test_words_that_count_seconds_and_small_moves_are_not(changes: dict[str, Any
 
 
 def test_since_stays_while_the_decision_does() -> None:
-    policy = build_policy(Scaling(target={"queue_depth": 4}), NOW, unschedulable_after_s=60)  # type: ignore[arg-type]  # pydantic makes a target of it
+    policy = build_policy(Scaling(target=ScalingTarget(queue_depth=4)), NOW, unschedulable_after_s=60)
     sample = PoolSample(0.0, 1.0, GatewaySample(running=10), (ReplicaSample("r", running=10),))
     plan = plan_scaling(policy, ScalingMemory(), sample)
     first = build_scaling_status(plan, None, NOW)
