@@ -13,6 +13,7 @@ from llmos.api.scaling import ReplicaCapacity, Scaling, ScalingInputs, ScalingSt
 from llmos_operator.planning.scaling import ScalingMemory, plan_scaling
 from llmos_operator.planning.scaling_inputs import GatewaySample, PoolSample, ReplicaSample
 from llmos_operator.planning.scaling_status import (
+    FIRST_WRITE_S,
     WRITE_INTERVAL_S,
     build_policy,
     build_scaling_status,
@@ -43,6 +44,11 @@ def test_a_policy_has_the_limits_that_hold_now_and_units_of_seconds() -> None:
 
 def test_a_change_of_the_desired_number_is_written_at_once() -> None:
     assert is_worth_writing(status(), status(desired=3), written_ago_s=0.0)
+
+
+def test_the_first_one_is_written_when_everybody_has_been_seen() -> None:
+    assert not is_worth_writing(None, status(), written_ago_s=FIRST_WRITE_S - 0.1)
+    assert is_worth_writing(None, status(), written_ago_s=FIRST_WRITE_S)
 
 
 @pytest.mark.parametrize(

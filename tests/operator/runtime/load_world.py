@@ -58,10 +58,10 @@ class FakeGateway:
         self.is_babbling = False
         self._changed = asyncio.Condition()
 
-    async def tell(self, **figures: Any) -> None:
+    async def tell(self, *, pool_id: str = POOL_ID, **figures: Any) -> None:
         """Say something of the pool that cannot wait."""
         async with self._changed:
-            self.pools[POOL_ID] = self.pools.get(POOL_ID, PoolLoad()).model_copy(update=figures)
+            self.pools[pool_id] = self.pools.get(pool_id, PoolLoad()).model_copy(update=figures)
             self.sequence += 1
             self._changed.notify_all()
 

@@ -29,8 +29,9 @@ DECISION: Json = {
 
 
 def scaled(decision: Json | None = DECISION, **scaling: Any) -> Json:
-    thing = pool("smol", READY, desiredReplicas=4, readyReplicas=1, **({"scaling": decision} if decision else {}))
-    return {**thing, "spec": {**thing["spec"], "scaling": scaling}}
+    thing = pool("smol", READY, desiredReplicas=4, readyReplicas=1)
+    told = {"scaling": decision} if decision else {}
+    return {**thing, "spec": {**thing["spec"], "scaling": scaling}, "status": {**thing["status"], **told}}
 
 
 def test_the_decision_comes_first_then_what_it_rests_on(llmos: Run) -> None:
