@@ -56,6 +56,7 @@ def test_every_value_reaches_the_operator(parse: Parse) -> None:
             "drain_settle_s": 5,
             "start_timeout_s": 3600,
             "unschedulable_after_s": 20,
+            "withdraw_after_s": 90,
             "image_pull_timeout_s": 120,
             "workers": 16,
             "resync_s": 60.0,

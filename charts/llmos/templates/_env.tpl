@@ -40,6 +40,8 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
   value: {{ .Values.serving.startTimeoutSeconds | quote }}
 - name: LLMOS_UNSCHEDULABLE_AFTER_S
   value: {{ .Values.serving.unschedulableAfterSeconds | quote }}
+- name: LLMOS_WITHDRAW_AFTER_S
+  value: {{ .Values.serving.withdrawAfterSeconds | quote }}
 - name: LLMOS_IMAGE_PULL_TIMEOUT_S
   value: {{ .Values.serving.imagePullTimeoutSeconds | quote }}
 {{- end }}

@@ -3,7 +3,7 @@
 The decision, in order:
 
 1. Learn: what a replica can do (`scaling_capacity`), what comes in (`scaling_traffic`), how it bursts
-   (`scaling_bursts`), what there is room for (`scaling_room`).
+   (`scaling_forecast`), what there is room for (`scaling_room`).
 2. Demand: what each target asks for (`scaling_demand`); the greatest is `raw`, rounded up it is wanted.
 3. Delay: up at once. Down only to the most that was wanted at any moment of the last `scale_down_delay_s` (the
    stabilisation of Kubernetes' HorizontalPodAutoscaler); to zero only after `scale_to_zero_after_s` without any work.
@@ -21,9 +21,24 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from llmos.api.scaling import BoundedBy, ReplicaCapacity, ScalingDemand, ScalingInputs
-from llmos_operator.planning.scaling_bursts import Bursts, observe_burst
 from llmos_operator.planning.scaling_capacity import Learned, build_capacity, learn, restore_learned
-from llmos_operator.planning.scaling_demand import Goal, Situation, compute_concurrency, compute_demands
+from llmos_operator.planning.scaling_demand import (
+    Goal,
+    Situation,
+    compute_concurrency,
+    compute_demands,
+    compute_patience_s,
+    compute_share,
+)
+from llmos_operator.planning.scaling_forecast import (
+    BUCKET_S,
+    HOLD_BUCKETS,
+    NOTHING_AHEAD,
+    Hindsight,
+    compute_needed,
+    look_ahead,
+    look_back,
+)
 from llmos_operator.planning.scaling_inputs import GatewaySample, PoolSample
 from llmos_operator.planning.scaling_room import Room, count_serving, observe_room, reopen_room
 from llmos_operator.planning.scaling_traffic import Load, Traffic, build_load, observe
@@ -36,7 +51,7 @@ LONGEST_GAP_S: Final = 5.0
 STALE_SHOWN: Final = 16
 NOTHING_LEARNED: Final = Learned()
 NO_TRAFFIC: Final = Traffic()
-NO_BURSTS: Final = Bursts()
+NO_HINDSIGHT: Final = Hindsight()
 OPEN_ROOM: Final = Room()
 
 
@@ -71,7 +86,7 @@ class ScalingMemory:
 
     learned: Learned = NOTHING_LEARNED
     traffic: Traffic = NO_TRAFFIC
-    bursts: Bursts = NO_BURSTS
+    hindsight: Hindsight = NO_HINDSIGHT
     room: Room = OPEN_ROOM
     clock_s: float = 0.0
     """Time for which complete samples came."""
@@ -202,7 +217,7 @@ def _observe(policy: ScalingPolicy, memory: ScalingMemory, sample: PoolSample) -
         memory,
         learned=learned,
         traffic=traffic,
-        bursts=_observe_bursts(policy, memory.bursts, learned, traffic, sample),
+        hindsight=_look_back(policy, memory.hindsight, learned, traffic, sample),
         room=observe_room(memory.room, sample, policy.unschedulable_after_s),
         clock_s=memory.clock_s + seen_s,
         idle_s=0.0 if has_work(sample) else memory.idle_s + seen_s,
@@ -210,29 +225,36 @@ def _observe(policy: ScalingPolicy, memory: ScalingMemory, sample: PoolSample) -
     )
 
 
-def _observe_bursts(
-    policy: ScalingPolicy, bursts: Bursts, learned: Learned, traffic: Traffic, sample: PoolSample
-) -> Bursts:
+def _look_back(
+    policy: ScalingPolicy, hindsight: Hindsight, learned: Learned, traffic: Traffic, sample: PoolSample
+) -> Hindsight:
     if policy.queue_depth is not None or sample.gateway is None or sample.interval_s <= 0 or not learned.is_known:
-        return bursts
-    model, load = learned.model, build_load(traffic, sample)
-    own_s = model.base_s + model.per_prompt_token_s * traffic.mean_prompt_tokens * traffic.prompt_ratio
-    patience_s = _build_goal(policy).patience_s
-    return observe_burst(
-        bursts,
-        now_s=sample.now_s,
+        return hindsight
+    goal, model, load = _build_goal(policy), learned.model, build_load(traffic, sample)
+    per_prompt_s = model.per_prompt_token_s * traffic.prompt_ratio
+    decode_load = model.per_sequence_s * load.needed_generated_per_s
+    return look_back(
+        hindsight,
         interval_s=sample.interval_s,
+        work_s=per_prompt_s * sample.gateway.arrived_prompt_tokens + decode_load * sample.interval_s,
+        needed=compute_needed(
+            [per_prompt_s * second.prompt_tokens for second in traffic.seconds],
+            decode_load,
+            compute_patience_s(goal, model.base_s + per_prompt_s * traffic.mean_prompt_tokens),
+            model.compute_work(load.needed_prompt_per_s, load.needed_generated_per_s),
+            compute_share(goal, model.base_s),
+        ),
         arrivals=float(sample.gateway.arrivals),
-        prefill_s=model.per_prompt_token_s * sample.gateway.arrived_prompt_tokens * traffic.prompt_ratio,
-        decode_load=model.per_sequence_s * load.needed_generated_per_s,
-        limit_s=max(patience_s - own_s, patience_s / 10),
-        sizes=max(1, policy.max_replicas),
+        lag_s=learned.start_s,
     )
 
 
 def _build_situation(memory: ScalingMemory, load: Load, sample: PoolSample) -> Situation:
-    coming = [replica.age_s for replica in sample.starting if not replica.is_stuck]
-    return Situation(load, memory.learned, memory.bursts, count_serving(sample), max(coming, default=0.0))
+    oldest_s = max((replica.age_s for replica in sample.starting if not replica.is_stuck), default=0.0)
+    # Traffic that stopped for good is no traffic that recurs.
+    has_stopped = memory.idle_s > HOLD_BUCKETS * BUCKET_S
+    outlook = NOTHING_AHEAD if has_stopped else look_ahead(memory.hindsight)
+    return Situation(load, memory.learned, outlook, count_serving(sample), oldest_s)
 
 
 def _decide(policy: ScalingPolicy, memory: ScalingMemory, sample: PoolSample, load: Load, raw: float) -> _Decision:
@@ -241,7 +263,8 @@ def _decide(policy: ScalingPolicy, memory: ScalingMemory, sample: PoolSample, lo
     existing = count_serving(sample) + len(sample.starting)
     before = existing if memory.desired is None else memory.desired
     kept = memory.wanted or (Wanted(memory.clock_s, before),)
-    kept = _remember(kept, Wanted(memory.clock_s, wanted), policy.scale_down_delay_s)
+    is_learning = policy.queue_depth is None and memory.hindsight.is_learning and memory.idle_s == 0
+    kept = _remember(kept, Wanted(memory.clock_s, wanted), math.inf if is_learning else policy.scale_down_delay_s)
     memory = replace(memory, wanted=kept, room=reopen_room(memory.room, wanted, sample.now_s))
     target, bounded_by = _delay(policy, memory, sample, wanted, before, kept[0].replicas)
     target, bounded_by = _bound(policy, memory.room, sample, target, bounded_by)

@@ -43,6 +43,7 @@ UNKNOWN_START_S: Final = 60.0
 FULL_KV: Final = 0.9
 """Share of the KV cache beyond which an engine begins to preempt."""
 STARTS_KEPT: Final = 5
+CROWDED_SAMPLES: Final = 5
 
 Vector = tuple[float, float, float]
 Matrix = tuple[Vector, Vector, Vector]
@@ -79,7 +80,9 @@ class Learned:
     kv_per_sequence: float = 0.0
     """Share of the KV cache that one request takes. 0 if unknown."""
     limit: float = 0.0
-    """Most requests that an engine was seen to run while others waited for a place. 0 if unknown."""
+    """Requests that an engine ran while others waited for a place. 0 if unknown."""
+    crowded: int = 0
+    """Samples in a row in which requests waited in all engines."""
     starts_s: tuple[float, ...] = ()
     busy: frozenset[str] = frozenset()
     """Replicas that had work when they were last seen."""
@@ -114,9 +117,7 @@ def learn(learned: Learned, sample: PoolSample) -> Learned:
     if sample.interval_s > 0:
         for replica in steady:
             learned = _learn_steps(learned, replica, sample.interval_s)
-    for replica in busy:
-        learned = _learn_room(learned, replica, sample.interval_s)
-    return learned
+    return _learn_limit(_learn_kv(learned, busy), sample)
 
 
 def _learn_steps(learned: Learned, replica: ReplicaSample, interval_s: float) -> Learned:
@@ -138,20 +139,31 @@ def _learn_steps(learned: Learned, replica: ReplicaSample, interval_s: float) ->
     return replace(learned, gram=gram, moment=moment, model=model, samples=samples, fastest_step_s=fastest_s)
 
 
-def _learn_room(learned: Learned, replica: ReplicaSample, interval_s: float) -> Learned:
-    """Learn how many requests fit: by the KV cache, and by those that wait although prefill does not hold them up."""
+def _learn_kv(learned: Learned, busy: list[ReplicaSample]) -> Learned:
+    """Learn what share of the KV cache a request takes."""
     kv = learned.kv_per_sequence
-    if 1e-4 < replica.kv_usage <= 1 and replica.running >= 2:
-        share = replica.kv_usage / replica.running
-        kv = share if kv == 0 else kv + (share - kv) * 0.02
-    prefill_s = learned.model.per_prompt_token_s * replica.prompt_tokens
-    is_full = replica.waiting > 0 and learned.is_known and prefill_s < 0.3 * interval_s
-    limit = learned.limit
-    if is_full:
-        limit = replica.running if limit == 0 else limit + (replica.running - limit) * 0.1
-    elif limit and replica.running > limit:
-        limit = float(replica.running)
-    return replace(learned, kv_per_sequence=kv, limit=limit)
+    for replica in busy:
+        if 1e-4 < replica.kv_usage <= 1 and replica.running >= 2:
+            share = replica.kv_usage / replica.running
+            kv = share if kv == 0 else kv + (share - kv) * 0.02
+    return replace(learned, kv_per_sequence=kv)
+
+
+def _learn_limit(learned: Learned, sample: PoolSample) -> Learned:
+    """Learn how many requests an engine runs at most, whatever limits it.
+
+    A few requests always wait for the step that runs. If for seconds many wait in every engine, and prompts are not
+    what holds them up, they cannot get in.
+    """
+    replicas, limit = sample.replicas, learned.limit
+    is_crowded = bool(replicas) and all(r.waiting > max(1, r.running / 4) for r in replicas)
+    crowded = min(CROWDED_SAMPLES, learned.crowded + 1) if is_crowded else 0
+    prompts_s = learned.model.per_prompt_token_s * sum(replica.prompt_tokens for replica in replicas)
+    if crowded == CROWDED_SAMPLES and prompts_s < 0.3 * sample.interval_s * len(replicas):
+        limit = sum(replica.running for replica in replicas) / len(replicas)
+    elif limit:
+        limit = max(limit, *(float(replica.running) for replica in replicas), 0.0)
+    return replace(learned, crowded=crowded, limit=limit)
 
 
 def _solve(gram: Matrix, moment: Vector, before: StepModel, fastest_s: float) -> StepModel:

@@ -1,16 +1,18 @@
-"""What each target asks for, in replicas, with its formula in words. Pure.
+"""What asks for replicas, how many, and the formula in words. Pure.
 
 `rho` stands for the replicas' worth of work that arrives: b * generated tokens/s + c * prompt tokens/s, see
-`scaling_capacity`. The targets ask for
+`scaling_capacity`. A pool with `queueDepth` asks for (queued + running) / depth and nothing else. Any other asks for
+the greatest of
 
-    queueDepth    (queued + running) / depth
-    utilization   max(rho, requests at once / requests that fit into a replica) / share
-    tpot          rho / (1 - a / TPOT), because the step grows to a / (1 - rho / R)
-    ttft, bursts  the smallest pool in which few requests of the last minutes would have waited too long
+    traffic       forecast of rho + headroom that held the target in hindsight, see `scaling_forecast`; the target is
+                  a share of a replica's time that is used: `utilization`, or 1 - a / TPOT, because a step grows to
+                  a / (1 - rho / R); and a wait in front of a replica that leaves time for the prompt within TTFT
+    work          rho / 0.95: with less, a queue grows without end
+    concurrency   requests that run / requests that fit into a replica / 0.9
     backlog       rho + work that will still wait when a new replica is ready / time to work it off
 
-and the greatest counts. Before anything was measured, utilization and latency targets ask for one replica for each
-`BOOTSTRAP_CONCURRENCY` requests: a batch at which common accelerators are well used.
+Before anything was measured it asks for one replica for each `BOOTSTRAP_CONCURRENCY` requests: a batch at which common
+accelerators are well used.
 """
 
 from __future__ import annotations
@@ -20,20 +22,28 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmos.api.scaling import ScalingDemand
-from llmos_operator.planning.scaling_bursts import LATE_SHARE, MEMORY_S, Bursts, compute_burst_need
 from llmos_operator.planning.scaling_capacity import Learned
+from llmos_operator.planning.scaling_forecast import (
+    BUCKET_S,
+    HOLD_BUCKETS,
+    LATE_SHARE,
+    MEMORY_BUCKETS,
+    WINDOW_BUCKETS,
+    Outlook,
+)
 from llmos_operator.planning.scaling_traffic import Load
 
 BOOTSTRAP_CONCURRENCY: Final = 32.0
 DEFAULT_UTILIZATION: Final = 0.8
-STABLE_UTILIZATION: Final = 0.95
+STABLE_SHARE: Final = 0.95
 """Above this share a queue grows without end at the first gust."""
+LEAST_SHARE: Final = 0.05
+FULL_SHARE: Final = 0.9
+"""Of the requests that fit into a replica."""
 PATIENCE_S: Final = 2.0
 """Wait that bursts may cause where no time to the first token is asked for."""
 DRAIN_S: Final = 30.0
 """Time in which work that waits is to be worked off."""
-MOST_GROWTH: Final = 1.0
-"""Growth until a new replica is ready that is believed at most: twice the traffic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +56,9 @@ class Goal:
     tpot_s: float | None
 
     @property
-    def patience_s(self) -> float:
-        """Longest wait in front of a replica."""
-        return self.ttft_s if self.ttft_s is not None else PATIENCE_S
+    def has_objective(self) -> bool:
+        """Whether latencies are to be held."""
+        return self.ttft_s is not None or self.tpot_s is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,7 @@ class Situation:
 
     load: Load
     learned: Learned
-    bursts: Bursts
+    outlook: Outlook
     serving: int
     started_ago_s: float
     """Age of the oldest replica that starts; 0 if none does."""
@@ -71,17 +81,34 @@ def compute_demands(goal: Goal, situation: Situation) -> tuple[ScalingDemand, ..
     if not situation.learned.is_known:
         return (_demand_bootstrap(load),)
     rho = compute_rho(situation)
-    demands = [_demand_utilization(goal, situation, rho)]
-    if goal.tpot_s is not None:
-        demands.append(_demand_tpot(goal.tpot_s, situation, rho))
-    return (*demands, _demand_bursts(goal, situation), _demand_backlog(situation, rho))
+    return (
+        _demand_traffic(situation),
+        _demand_work(goal, situation, rho),
+        _demand_concurrency(situation),
+        _demand_backlog(situation, rho),
+    )
 
 
 def compute_rho(situation: Situation) -> float:
-    """Return the replicas' worth of work that arrives, grown until a new replica would be ready."""
-    load, learned = situation.load, situation.learned
-    rho = learned.model.compute_work(load.needed_prompt_per_s, load.needed_generated_per_s)
-    return rho * (1.0 + min(MOST_GROWTH, load.growth_per_s * learned.start_s))
+    """Return the replicas' worth of work that arrives."""
+    load = situation.load
+    return situation.learned.model.compute_work(load.needed_prompt_per_s, load.needed_generated_per_s)
+
+
+def compute_share(goal: Goal, base_s: float) -> float:
+    """Return the share of a replica's time that may be used for work.
+
+    A time per token that even an idle engine exceeds cannot be held by any number of replicas; then it does not count.
+    """
+    if goal.tpot_s is not None and goal.tpot_s > base_s / (1 - LEAST_SHARE):
+        return min(STABLE_SHARE, 1.0 - base_s / goal.tpot_s)
+    return STABLE_SHARE if goal.has_objective else goal.utilization or DEFAULT_UTILIZATION
+
+
+def compute_patience_s(goal: Goal, own_s: float) -> float:
+    """Return the longest wait in front of a replica: what the time to the first token leaves beside the prompt."""
+    patience_s = goal.ttft_s if goal.ttft_s is not None else PATIENCE_S
+    return max(patience_s - own_s, patience_s / 10)
 
 
 def compute_concurrency(goal: Goal, learned: Learned, load: Load) -> float:
@@ -92,7 +119,7 @@ def compute_concurrency(goal: Goal, learned: Learned, load: Load) -> float:
     if not learned.is_known or model.per_sequence_s <= 0:
         return limit
     work = model.compute_work(load.needed_prompt_per_s, load.needed_generated_per_s)
-    share = _compute_tpot_share(goal.tpot_s, model.base_s) if goal.tpot_s else goal.utilization or DEFAULT_UTILIZATION
+    share = compute_share(goal, model.base_s)
     step_s = model.base_s / max(0.05, 1.0 - share)
     per_replica = (
         share * load.needed_generated_per_s / work
@@ -118,49 +145,37 @@ def _demand_bootstrap(load: Load) -> ScalingDemand:
     )
 
 
-def _demand_utilization(goal: Goal, situation: Situation, rho: float) -> ScalingDemand:
-    has_slo = goal.ttft_s is not None or goal.tpot_s is not None
-    share = STABLE_UTILIZATION if has_slo else goal.utilization or DEFAULT_UTILIZATION
-    limit = situation.learned.concurrency_limit
-    by_room = situation.load.running / limit if limit > 0 else 0.0
-    if by_room > rho:
-        return _build(
-            "utilization",
-            by_room / share,
-            f"{situation.load.running} requests run / {limit:.0f} that fit into a replica / {share:g}",
-        )
-    return _build("utilization", rho / share, f"{_describe_rho(situation, rho)} / {share:g}")
+def _demand_work(goal: Goal, situation: Situation, rho: float) -> ScalingDemand:
+    load, base_s = situation.load, situation.learned.model.base_s
+    message = (
+        f"{load.needed_prompt_per_s:.0f} prompt and {load.needed_generated_per_s:.0f} generated tokens/s are the work "
+        f"of {rho:.2f} replicas / {STABLE_SHARE:g}"
+    )
+    if goal.tpot_s is not None and goal.tpot_s <= base_s / (1 - LEAST_SHARE):
+        message += f"; an engine step takes {base_s * 1000:.0f} ms even without load, so {goal.tpot_s * 1000:.0f} ms "
+        message += "cannot be held by any number"
+    return _build("work", rho / STABLE_SHARE, message)
 
 
-def _compute_tpot_share(tpot_s: float, base_s: float) -> float:
-    return 1.0 - base_s / tpot_s
-
-
-def _demand_tpot(tpot_s: float, situation: Situation, rho: float) -> ScalingDemand:
-    base_s = situation.learned.model.base_s
-    share = _compute_tpot_share(tpot_s, base_s)
-    if share < 0.05:
-        return _build(
-            "tpot",
-            rho / DEFAULT_UTILIZATION,
-            f"an engine step takes {base_s * 1000:.0f} ms even without load, so no number of replicas holds "
-            f"{tpot_s * 1000:.0f} ms; sized for {DEFAULT_UTILIZATION:g} of the capacity",
-        )
+def _demand_concurrency(situation: Situation) -> ScalingDemand:
+    limit, running = situation.learned.concurrency_limit, situation.load.running
+    if limit <= 0:
+        return _build("concurrency", 0.0, "how many requests fit into a replica is not known yet")
     return _build(
-        "tpot",
-        rho / share,
-        f"{_describe_rho(situation, rho)} / (1 - {base_s * 1000:.1f} ms / {tpot_s * 1000:.0f} ms)",
+        "concurrency",
+        running / limit / FULL_SHARE,
+        f"{running} requests run / {limit:.0f} that fit into a replica / {FULL_SHARE:g}",
     )
 
 
-def _demand_bursts(goal: Goal, situation: Situation) -> ScalingDemand:
-    replicas = compute_burst_need(situation.bursts)
-    name = "ttft" if goal.ttft_s is not None else "bursts"
+def _demand_traffic(situation: Situation) -> ScalingDemand:
+    outlook = situation.outlook
     return _build(
-        name,
-        float(replicas),
-        f"with fewer, over {LATE_SHARE:.0%} of the requests of the last {MEMORY_S / 60:.0f} minutes would have waited "
-        f"more than {goal.patience_s:g} s",
+        "traffic",
+        outlook.replicas,
+        f"the busiest {WINDOW_BUCKETS * BUCKET_S:.0f} s of the last {HOLD_BUCKETS * BUCKET_S / 60:.0f} minutes fill "
+        f"{outlook.forecast:.2f} replicas; + {outlook.headroom:.2f}, with which {1 - LATE_SHARE:.0%} of the last "
+        f"{MEMORY_BUCKETS * BUCKET_S / 60:.0f} minutes' requests would have been on time",
     )
 
 
@@ -176,14 +191,6 @@ def _demand_backlog(situation: Situation, rho: float) -> ScalingDemand:
         rho + left_s / DRAIN_S,
         f"{load.queued} requests wait; {left_s:.0f} replica-seconds of work are left when a new replica is ready in "
         f"{until_ready_s:.0f} s / {DRAIN_S:.0f} s + {rho:.2f} for what arrives",
-    )
-
-
-def _describe_rho(situation: Situation, rho: float) -> str:
-    load = situation.load
-    return (
-        f"{load.needed_prompt_per_s:.0f} prompt and {load.needed_generated_per_s:.0f} generated tokens/s are the work "
-        f"of {rho:.2f} replicas"
     )
 
 

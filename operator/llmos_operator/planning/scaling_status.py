@@ -16,6 +16,8 @@ from llmos_operator.planning.scaling import ScalingPlan, ScalingPolicy
 from llmos_operator.planning.schedule import find_limits
 
 WRITE_INTERVAL_S: Final = 10.0
+FIRST_WRITE_S: Final = 3.0
+"""By then everybody who should tell of a new pool has done so twice."""
 MATERIAL_SHARE: Final = 0.1
 """A figure that moved by less of itself is as it was."""
 MATERIAL_COUNT: Final = 1.0
@@ -57,8 +59,10 @@ def build_scaling_status(plan: ScalingPlan, before: ScalingStatus | None, now: d
 
 
 def is_worth_writing(before: ScalingStatus | None, after: ScalingStatus, written_ago_s: float) -> bool:
-    """Whether status should be written anew, `written_ago_s` after the last time."""
-    if before is None or before.desired != after.desired:
+    """Whether status should be written anew, `written_ago_s` after the last time or after the first look."""
+    if before is None:
+        return written_ago_s >= FIRST_WRITE_S
+    if before.desired != after.desired:
         return True
     return written_ago_s >= WRITE_INTERVAL_S and _is_material(before, after)
 

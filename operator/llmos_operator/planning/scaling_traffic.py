@@ -2,7 +2,7 @@
 
 Gateways count requests when they arrive, engines count tokens when they are computed. Arrivals say what is needed; what
 engines do says only what they could do, which in an overload is less. So rates come from arrivals, and engines correct
-them by a slow ratio learned while nothing waits: it holds prefix-cache hits, estimates of tokens that are off, and
+them by a slow ratio: it holds prefix-cache hits, estimates of tokens that are off, and
 traffic that bypasses the gateways. Where no gateway sees any traffic, the engines' own figures are all there is.
 
 A second whose figures are incomplete adds nothing here: it is neither zero nor like the one before.
@@ -11,7 +11,6 @@ A second whose figures are incomplete adds nothing here: it is neither zero nor 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Final
 
 from llmos_operator.planning.scaling_inputs import GatewaySample, PoolSample
@@ -20,11 +19,12 @@ RATE_S: Final = 10.0
 """Time over which reported rates are taken."""
 LOAD_S: Final = 30.0
 """Time over which needed rates are taken: about the life of a request."""
-TREND_S: Final = 120.0
-"""Time over which growth is looked for."""
+KEPT_S: Final = 70.0
 KEPT: Final = 128
 """Most seconds that are kept."""
-RATIO_MEMORY_S: Final = 300.0
+RATIO_MEMORY_S: Final = 600.0
+RATIO_REQUESTS: Final = 20
+RATIO_TOLERANCE: Final = 1.15
 LENGTH_MEMORY: Final = 200.0
 """Requests over which their mean lengths are taken."""
 EXCESS_SAMPLES: Final = 3
@@ -53,7 +53,10 @@ class Traffic:
     generation_ratio: float = 1.0
     """Tokens that engines generate for one that gateways see answered."""
     expected_prompt: float = 0.0
+    done_prompt: float = 0.0
     expected_generated: float = 0.0
+    done_generated: float = 0.0
+    waiting_tokens: float = 0.0
     mean_prompt_tokens: float = 0.0
     mean_completion_tokens: float = 0.0
     excess: tuple[int, ...] = ()
@@ -72,8 +75,6 @@ class Load:
     needed_prompt_per_s: float
     """Prompt tokens that have to be prefilled, over the longer time."""
     needed_generated_per_s: float
-    growth_per_s: float
-    """Relative growth of arrivals, if it is beyond chance."""
     waiting_prompt_tokens: float
     waiting_generated_tokens: float
 
@@ -104,9 +105,8 @@ def observe(traffic: Traffic, sample: PoolSample) -> Traffic:
     traffic = replace(traffic, seconds=_keep_recent((*traffic.seconds, second)))
     if sample.gateway is not None:
         traffic = _learn_lengths(traffic, gateway)
-        is_complete = not sample.stale and not sample.silent
-        if is_complete and not gateway.queued and not any(replica.waiting for replica in sample.replicas):
-            traffic = _learn_ratios(traffic, second)
+        if not sample.stale and not sample.silent:
+            traffic = _learn_ratios(traffic, second, sample)
     return traffic
 
 
@@ -114,7 +114,7 @@ def _keep_recent(seconds: tuple[Second, ...]) -> tuple[Second, ...]:
     seconds = seconds[-KEPT:]
     total_s = sum(second.interval_s for second in seconds)
     drop = 0
-    while drop < len(seconds) - 1 and total_s - seconds[drop].interval_s >= TREND_S:
+    while drop < len(seconds) - 1 and total_s - seconds[drop].interval_s >= KEPT_S:
         total_s -= seconds[drop].interval_s
         drop += 1
     return seconds[drop:]
@@ -138,24 +138,39 @@ def _blend(mean: float, total: float, count: int, is_first: bool) -> float:
     return mean + (total / count - mean) * share
 
 
-def _learn_ratios(traffic: Traffic, second: Second) -> Traffic:
-    """Compare what engines computed with what was expected of the arrivals, both fading slowly."""
+def _learn_ratios(traffic: Traffic, second: Second, sample: PoolSample) -> Traffic:
+    """Compare what engines computed, and what waits for them, with what the arrivals let expect; old figures fade."""
     keep = max(0.0, 1.0 - second.interval_s / RATIO_MEMORY_S)
+    waiting_tokens = _count_waiting_tokens(traffic, sample)
+    grown = waiting_tokens - traffic.waiting_tokens
     prompt = traffic.expected_prompt * keep + second.prompt_tokens
+    prompt_done = traffic.done_prompt * keep + second.engine_prompt_tokens + grown * traffic.prompt_ratio
     generated = traffic.expected_generated * keep + second.arrivals * traffic.mean_completion_tokens
-    prompt_done = traffic.prompt_ratio * traffic.expected_prompt * keep + second.engine_prompt_tokens
-    generated_done = traffic.generation_ratio * traffic.expected_generated * keep + second.engine_generated_tokens
+    generated_done = traffic.done_generated * keep + second.engine_generated_tokens
     return replace(
         traffic,
         expected_prompt=prompt,
+        done_prompt=prompt_done,
         expected_generated=generated,
-        prompt_ratio=_clip_ratio(prompt_done, prompt),
-        generation_ratio=_clip_ratio(generated_done, generated),
+        done_generated=generated_done,
+        waiting_tokens=waiting_tokens,
+        prompt_ratio=_compute_ratio(prompt_done, prompt, traffic.mean_prompt_tokens),
+        generation_ratio=_compute_ratio(generated_done, generated, traffic.mean_completion_tokens),
     )
 
 
-def _clip_ratio(done: float, expected: float) -> float:
-    return min(10.0, max(0.05, done / expected)) if expected > 0 else 1.0
+def _count_waiting_tokens(traffic: Traffic, sample: PoolSample) -> float:
+    waiting = sum(replica.waiting for replica in sample.replicas)
+    held = sample.gateway.queued_prompt_tokens if sample.gateway else 0
+    return held + waiting * traffic.mean_prompt_tokens
+
+
+def _compute_ratio(done: float, expected: float, mean: float) -> float:
+    """Return the ratio; 1 while it rests on few requests, or differs by no more than requests on their way explain."""
+    if expected < RATIO_REQUESTS * mean or expected <= 0:
+        return 1.0
+    ratio = min(10.0, max(0.05, done / expected))
+    return 1.0 if 1 / RATIO_TOLERANCE < ratio < RATIO_TOLERANCE else ratio
 
 
 def _count_excess(sample: PoolSample) -> int:
@@ -189,7 +204,6 @@ def build_load(traffic: Traffic, sample: PoolSample) -> Load:
         generated_tokens_per_s=recent.engine_generated_tokens / recent.interval_s,
         needed_prompt_per_s=prompt / longer.interval_s,
         needed_generated_per_s=generated / longer.interval_s,
-        growth_per_s=_compute_growth(traffic.seconds),
         waiting_prompt_tokens=waiting_prompt,
         waiting_generated_tokens=queued * mean_generated,
     )
@@ -207,24 +221,3 @@ def _sum_over(seconds: tuple[Second, ...], span_s: float) -> Second:
         if interval_s >= span_s:
             break
     return Second(max(interval_s, 1.0), arrivals, prompt, engine_prompt, engine_generated)
-
-
-def _compute_growth(seconds: tuple[Second, ...]) -> float:
-    """Return the relative growth of arrivals for each second, 0 unless it is beyond two standard errors.
-
-    The arrivals of thirds of the time are compared; a Poisson count `k` has the standard error `sqrt(k)`, and bursts
-    more, so the differences between neighbours within a third are taken for it.
-    """
-    half = len(seconds) // 2
-    if half < 20:
-        return 0.0
-    early, late = seconds[:half], seconds[half:]
-    early_s, late_s = (sum(second.interval_s for second in part) for part in (early, late))
-    early_rate, late_rate = (
-        sum(second.arrivals for second in part) / part_s for part, part_s in ((early, early_s), (late, late_s))
-    )
-    noise = sum((after.arrivals - before.arrivals) ** 2 for before, after in pairwise(seconds)) / 2
-    standard_error = (noise / len(seconds) * (half / early_s**2 + (len(seconds) - half) / late_s**2)) ** 0.5
-    if early_rate <= 0 or late_rate - early_rate <= 2 * standard_error:
-        return 0.0
-    return (late_rate - early_rate) / ((early_s + late_s) / 2) / late_rate

@@ -30,6 +30,8 @@ from llmos_operator.planning.sampling import GatewayReading
 from llmos_operator.runtime.fetching import FetchError, fetch
 
 DISCOVERY_S: Final = 2.0
+IDLE_S: Final = 0.25
+"""Between two looks whether anybody wants to know."""
 WAIT_S: Final = 1.0
 """How long a gateway may hold an answer back."""
 DEADLINE_S: Final = 1.0
@@ -101,8 +103,9 @@ class Gateways:
         """Go on until cancelled."""
         try:
             while True:
-                self._follow(await self._find() if self._is_needed() else ())
-                await asyncio.sleep(DISCOVERY_S)
+                is_needed = self._is_needed()
+                self._follow(await self._find() if is_needed else ())
+                await asyncio.sleep(DISCOVERY_S if is_needed else IDLE_S)
         finally:
             self._follow(())
             self.are_known = False

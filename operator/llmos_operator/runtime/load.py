@@ -58,9 +58,9 @@ class _PoolState:
 
     memory: ScalingMemory
     desired: int
+    written_s: float
+    """When the decision was last put on the board; at first, when the pool was first looked at."""
     sampler: SamplerMemory = field(default_factory=SamplerMemory)
-    written_s: float = float("-inf")
-    """When the decision was last put on the board."""
 
 
 class LoadTask:
@@ -210,22 +210,22 @@ class LoadTask:
         self._recorder.record(key, _build_record(now, policy, state, sample, plan))
         state.memory, state.desired = plan.memory, plan.desired
         self._metrics.observe_scaling(key.namespace, key.name, plan, stale=len(sample.stale))
+        # What the pool's reconcile does as long as nothing is decided.
         limited = min(max(pool.desired, policy.min_replicas), policy.max_replicas)
-        # A first look knows no rates: unless there is something to do, what status says already is better.
-        if sample.interval_s > 0 or plan.desired != limited:
-            self._publish(key, pool, state, plan)
+        self._publish(key, pool, state, plan, undecided=limited)
 
     def _begin(self, key: Key, pool: ScaledPool, now_s: float) -> _PoolState:
-        state = _PoolState(ScalingMemory.restore(pool.capacity, pool.desired, now_s), pool.desired)
+        state = _PoolState(ScalingMemory.restore(pool.capacity, pool.desired, now_s), pool.desired, now_s)
         self._states[key] = state
         return state
 
-    def _publish(self, key: Key, pool: ScaledPool, state: _PoolState, plan: ScalingPlan) -> None:
+    def _publish(self, key: Key, pool: ScaledPool, state: _PoolState, plan: ScalingPlan, *, undecided: int) -> None:
         """Put the decision on the board if it is worth a write, and have the pool reconciled."""
         before = self._board.decision(key) or pool.decided
         status = build_scaling_status(plan, before, self._now())
         now_s = self._clock_s()
-        if is_worth_writing(before, status, now_s - state.written_s):
+        is_news = before is None and status.desired != undecided
+        if is_news or is_worth_writing(before, status, now_s - state.written_s):
             state.written_s = now_s
             self._board.decide(key, status)
             self._sink.add(key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -233,6 +234,65 @@ def wait(
         raise typer.BadParameter(f"{kind!r} is none of model, pool, accelerator", param_hint="KIND")
     with find_session(ctx).connect(Target(namespace, context, kubeconfig)) as client:
         run_wait(client, found, name, timeout_s=timeout_s, as_json=as_json)
+
+
+@app.command(cls=Command)
+def why(
+    ctx: typer.Context,
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="InferencePool with spec.scaling.")],
+    samples: Annotated[
+        Path | None,
+        typer.Option("--samples", metavar="FILE", help="Write the decisions of the last minutes there, for replay."),
+    ] = None,
+    operator_namespace: Annotated[
+        str | None,
+        typer.Option("--operator-namespace", help="Where the operator runs, for --samples; by default it is searched."),
+    ] = None,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Say why a pool has as many replicas as it has: what was seen, what each target asks for, and what bounded it.
+
+    Ends with 1 if there is no room for more replicas or figures are missing, and with 4 before the first decision.
+
+    Examples:
+
+        llmos why assistant
+
+        llmos why assistant --samples samples.jsonl && llmos replay samples.jsonl
+    """
+    from llmos.cli.why import run_why, save_samples  # noqa: PLC0415
+
+    session = _session(ctx)
+    with session.connect(Target(namespace, context, kubeconfig)) as client:
+        if samples is not None:
+            count = save_samples(client, pool, samples, operator_namespace=operator_namespace)
+            print(
+                json.dumps({"file": str(samples), "decisions": count}) if as_json else f"{samples}: {count} decisions"
+            )
+            return
+        code = run_why(client, pool, now=session.now(), as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(cls=Command)
+def replay(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Written by llmos why POOL --samples FILE."),
+    ],
+    show_all: Annotated[bool, typer.Option("--all", help="Show every second, not only changes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run recorded samples through the very function that the operator decides with. Needs no cluster.
+
+    A replay begins like an operator that has just restarted: delays begin anew with the first line.
+    """
+    from llmos.cli.replaying import run_replay  # noqa: PLC0415
+
+    run_replay(file, show_all=show_all, as_json=as_json)
 
 
 @app.command(cls=Command)

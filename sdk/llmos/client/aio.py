@@ -20,6 +20,7 @@ from llmos.client.chat import (
 from llmos.client.connection import Connection, build_url_connection, load_connection
 from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyFlows, KeyRights, ListedKey
 from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
+from llmos.client.scaling import read_scaling_samples
 from llmos.client.transport import AsyncDriver, discard
 
 
@@ -74,6 +75,12 @@ class AsyncPools(AsyncResources[InferencePool]):
     async def scale(self, name: str, replicas: int, *, namespace: str | None = None) -> None:
         """Set the number of replicas; wait_ready tells when they answer."""
         await self._driver.run(self._flows.scale(namespace or self._namespace, name, replicas, DEFAULT_FIELD_MANAGER))
+
+    async def scaling_samples(
+        self, name: str, *, namespace: str | None = None, operator_namespace: str | None = None
+    ) -> str:
+        """As `Pools.scaling_samples`."""
+        return await self._driver.run(read_scaling_samples(namespace or self._namespace, name, operator_namespace))
 
     @overload
     async def chat(

@@ -20,6 +20,7 @@ from llmos.client.chat import (
 from llmos.client.connection import Connection, build_url_connection, load_connection
 from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyFlows, KeyRights, ListedKey
 from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
+from llmos.client.scaling import read_scaling_samples
 from llmos.client.transport import Driver, discard
 
 
@@ -82,6 +83,14 @@ class Pools(Resources[InferencePool]):
     def scale(self, name: str, replicas: int, *, namespace: str | None = None) -> None:
         """Set the number of replicas; wait_ready tells when they answer."""
         self._driver.run(self._flows.scale(namespace or self._namespace, name, replicas, DEFAULT_FIELD_MANAGER))
+
+    def scaling_samples(self, name: str, *, namespace: str | None = None, operator_namespace: str | None = None) -> str:
+        """The operator's last decisions about a pool, one line of JSON each; `llmos replay` runs them again.
+
+        Raises:
+            NotFoundError: there is no operator, or it decides nothing about such a pool.
+        """
+        return self._driver.run(read_scaling_samples(namespace or self._namespace, name, operator_namespace))
 
     @overload
     def chat(

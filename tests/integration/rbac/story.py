@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from e2e.cluster.controlplane import ControlPlane
-from llmos.api.names import API_VERSION, COMPONENT_FETCH, LABEL_COMPONENT, LABEL_POOL
+from llmos.api.names import API_VERSION, COMPONENT_FETCH, COMPONENT_GATEWAY, LABEL_COMPONENT, LABEL_POOL
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import (
@@ -40,6 +40,7 @@ class Story:
         await self._wait("an accelerator class for the node's GPUs", self._is_class_counted)
         await self._store_models()
         await self._serve_and_change()
+        await self._scale_by_load()
         await self._fail_to_pull_an_image()
         await self._give_a_claim_back()
         await self._delete_a_model_in_use()
@@ -76,6 +77,30 @@ class Story:
             engine = {"name": "simulator", "args": arguments}
             await self._write_pool("chat", model="stored", accelerator=CLASS, engine=engine, replicas=replicas)
             await self._wait(f"{replicas} replicas with {arguments}", self._is_settled("chat", replicas))
+
+    async def _scale_by_load(self) -> None:
+        """The autoscaler looks for gateways, asks replicas, and is told to have one more."""
+        await self._write_scaled_pool("by-load", min_replicas=1)
+        await self._wait("one replica by load", self._is_settled("by-load", 1))
+        await self._wait("a look for gateways", self._are_gateways_looked_for)
+        await self._write_scaled_pool("by-load", min_replicas=2)
+        await self._wait("two replicas by load", self._is_settled("by-load", 2))
+        await self._wait("the decision in status", self._is_decided)
+        await self._admin.delete(INFERENCE_POOLS, "by-load", self._namespace)
+
+    async def _write_scaled_pool(self, name: str, *, min_replicas: int) -> None:
+        spec = {"modelRef": {"name": "small"}, "engine": {"name": "simulator"}, "accelerator": {"class": "cpu"}}
+        await self._write("InferencePool", name, {**spec, "scaling": {"minReplicas": min_replicas}})
+
+    async def _are_gateways_looked_for(self) -> bool:
+        return any(
+            event["verb"] == "list" and COMPONENT_GATEWAY in event["requestURI"]
+            for event in self._plane.read_audit_log()
+        )
+
+    async def _is_decided(self) -> bool:
+        pool = await self._read(INFERENCE_POOLS, "by-load")
+        return bool(pool["status"].get("scaling", {}).get("desired") == 2)
 
     def _is_settled(self, name: str, replicas: int) -> Callable[[], Awaitable[bool]]:
         async def is_settled() -> bool:

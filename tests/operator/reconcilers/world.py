@@ -9,6 +9,7 @@ from typing import Any
 
 from llmos.api import Reason
 from llmos.api.names import API_VERSION, CONTAINER_ENGINE
+from llmos.api.scaling import ScalingStatus
 from llmos_operator.kube.resources import INFERENCE_POOLS, JOBS, LLM_MODELS, PODS
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key, Result
@@ -70,6 +71,12 @@ def build_pool(name: str = "chat", **spec: Any) -> dict[str, Any]:
     }
 
 
+def build_scaled_pool(name: str = "chat", **scaling: Any) -> dict[str, Any]:
+    pool = build_pool(name, scaling=scaling)
+    del pool["spec"]["replicas"]
+    return pool
+
+
 class World:
     """Reconcile keys against a fake cluster and play the other controllers."""
 
@@ -91,6 +98,11 @@ class World:
         """Reconcile a pool and return it."""
         await self.reconcile("InferencePool", name)
         return self.kube.stored(INFERENCE_POOLS, NAMESPACE, name)
+
+    def decide(self, desired: int, name: str = "chat", **more: Any) -> None:
+        """Write a decision on the board, as the load task would."""
+        status = ScalingStatus(desired=desired, since=self.time, **more)
+        self.context.board.decide(Key("InferencePool", NAMESPACE, name), status)
 
     async def model(self, name: str = "smollm2") -> dict[str, Any]:
         """Reconcile a model and return it."""

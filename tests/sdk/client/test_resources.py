@@ -128,3 +128,14 @@ async def test_each_refusal_becomes_an_error_with_cause_and_remedy(
     assert words in str(caught.value)
     assert caught.value.cause
     assert caught.value.remedy
+
+
+async def test_both_clients_fetch_recorded_decisions_from_the_leader(client_for: Make) -> None:
+    pods = objects({"metadata": {"name": "operator-0", "namespace": "llmos-system"}})
+    script = Script(pods, httpx.Response(200, text='{"time": "now"}\n'))
+    lines = await client_for(script).call("pools", "scaling_samples", "smol", operator_namespace="llmos-system")
+    assert lines == '{"time": "now"}\n'
+    assert script.asked == [
+        "GET /api/v1/namespaces/llmos-system/pods",
+        "GET /api/v1/namespaces/llmos-system/pods/operator-0:8080/proxy/scaling/team/smol",
+    ]

@@ -1,0 +1,73 @@
+"""Whole operator processes against a real kube-apiserver, as tests start and ask them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+
+from e2e.cluster.controlplane import ControlPlane, find_free_ports
+
+WAIT_S = 60.0
+
+
+class OperatorProcess:
+    """One `llmos-operator run` with its log."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self._log = log
+
+    async def ask(self, path: str) -> tuple[int, str]:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with aiohttp.ClientSession() as session, session.get(f"http://localhost:{self.port}{path}") as answer:
+                return answer.status, await answer.text()
+        return 0, ""
+
+    async def is_ready(self) -> bool:
+        return (await self.ask("/readyz"))[0] == 200
+
+    async def is_leader(self) -> bool:
+        return "llmos_operator_is_leader 1.0" in (await self.ask("/metrics"))[1]
+
+    def messages(self) -> list[str]:
+        return [json.loads(line)["message"] for line in self._log.read_text().splitlines()]
+
+    async def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self.process.wait(), WAIT_S)
+
+
+async def wait_until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not await is_so():  # noqa: ASYNC110 - the state is in another process
+            await asyncio.sleep(0.1)
+
+
+@contextlib.asynccontextmanager
+async def run_operator(
+    control_plane: ControlPlane, namespace: str, folder: Path, *arguments: str
+) -> AsyncIterator[OperatorProcess]:
+    """Run one operator that keeps its Lease in `namespace`, with further arguments."""
+    (port,) = find_free_ports(1)
+    log = folder / f"{port}.log"
+    own = ["--namespace", namespace, "--metrics-port", str(port), "--resync-s", "3600"]
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "llmos_operator.main", "run", *own, *arguments),
+            *("--kubeconfig", str(control_plane.kubeconfig)),
+            stderr=output,
+        )
+    try:
+        yield OperatorProcess(process, port, log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
