@@ -15,7 +15,7 @@ from typing import Any, Final
 import httpx
 import yaml
 
-from e2e.cluster.binaries import ensure_binaries
+from e2e.cluster.binaries import KUBERNETES_VERSION, ensure_binaries
 from e2e.cluster.objects import Kubectl
 from e2e.cluster.paths import repository_dir
 from e2e.cluster.shell import run
@@ -31,7 +31,7 @@ SYSTEM_NAMESPACE: Final = "llmos-system"
 REPLICAS: Final = 2
 _RELEASE: Final = "stories"
 _SELECTOR: Final = f"{LABEL_COMPONENT}={COMPONENT_GATEWAY},app.kubernetes.io/instance={_RELEASE}"
-_VALUES: Final = ("--set=images.registry=localhost", "--set=images.gateway.tag=dev")
+_VALUES: Final = (f"--kube-version={KUBERNETES_VERSION}", "--set=images.registry=localhost", "--set=images.gateway.tag=dev")
 _READY_TIMEOUT_S: Final = 120.0
 
 

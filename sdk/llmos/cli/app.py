@@ -265,7 +265,7 @@ def why(
     """
     from llmos.cli.why import run_why, save_samples  # noqa: PLC0415
 
-    session = _session(ctx)
+    session = find_session(ctx)
     with session.connect(Target(namespace, context, kubeconfig)) as client:
         if samples is not None:
             count = save_samples(client, pool, samples, operator_namespace=operator_namespace)
