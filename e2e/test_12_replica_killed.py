@@ -7,7 +7,7 @@ import pytest
 
 from e2e.cluster.objects import Kubectl
 from e2e.support.api import Api
-from e2e.support.gateway import Gateway
+from e2e.support.gateway import Gateway, read_gateway_metric
 from e2e.support.load import Report, steady_load
 from e2e.support.objects import build_model, build_pool, is_ready, pool_selector, wait_ready
 from e2e.support.operator import OperatorProcess
@@ -35,6 +35,7 @@ async def test_only_streams_that_had_begun_on_a_killed_replica_fail(
     args = {"max-num-seqs": AT_ONCE, "decode-step-ms": 30}
     await wait_ready(api, await api.create(build_pool(namespace, replicas=2, args=args)))
     victim = (await api.list("Pod", namespace, pool_selector("pool")))[0]
+    retried = await read_gateway_metric(api, "llmos_gateway_retries_total")
     async with steady_load(gateway.target(namespace, key), streaming=STREAMING, whole=WHOLE) as report:
         await report.wait_for_more(STREAMING)
         await signal_engine(kubectl, victim, "SIGKILL")
@@ -47,6 +48,7 @@ async def test_only_streams_that_had_begun_on_a_killed_replica_fail(
         )
         await report.wait_for_more(STREAMING + WHOLE)
     assert report.completed > 2 * (STREAMING + WHOLE)
+    assert await read_gateway_metric(api, "llmos_gateway_retries_total") > retried
     judge(report)
 
 

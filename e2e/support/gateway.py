@@ -31,7 +31,11 @@ SYSTEM_NAMESPACE: Final = "llmos-system"
 REPLICAS: Final = 2
 _RELEASE: Final = "stories"
 _SELECTOR: Final = f"{LABEL_COMPONENT}={COMPONENT_GATEWAY},app.kubernetes.io/instance={_RELEASE}"
-_VALUES: Final = (f"--kube-version={KUBERNETES_VERSION}", "--set=images.registry=localhost", "--set=images.gateway.tag=dev")
+_VALUES: Final = (
+    f"--kube-version={KUBERNETES_VERSION}",
+    "--set=images.registry=localhost",
+    "--set=images.gateway.tag=dev",
+)
 _READY_TIMEOUT_S: Final = 120.0
 
 
