@@ -53,7 +53,8 @@ requirements: install ## Pin the requirements anew
 	requirements/compile.sh
 
 e2e: install ## Core stories on a real cluster
-	LLMOS_E2E_API_AWAY_S=$(or $(LLMOS_E2E_API_AWAY_S),15) $(BIN)/python -m pytest e2e -m core --durations=0 --durations-min=5
+	LLMOS_E2E_API_AWAY_S=$(or $(LLMOS_E2E_API_AWAY_S),15) LLMOS_E2E_OPERATOR_AWAY_S=$(or $(LLMOS_E2E_OPERATOR_AWAY_S),15) \
+	  $(BIN)/python -m pytest e2e -m core --durations=0 --durations-min=5
 	$(BIN)/python -m pytest e2e/test_chart.py
 
 e2e-all: install ## All stories on a real cluster

@@ -23,6 +23,7 @@ from e2e.cluster.objects import Kubectl
 from e2e.cluster.paths import repository_dir
 from e2e.cluster.shell import run
 from e2e.support.api import Api, connect
+from e2e.support.gateway import SYSTEM_NAMESPACE, Gateway, build_key, install_gateway, wait_until_known
 from e2e.support.objects import build_namespace
 from e2e.support.operator import OperatorProcess, OperatorSettings, find_foreign_operator
 from e2e.support.source import Source, serve_source
@@ -134,3 +135,21 @@ async def remove_namespace(api: Api, name: str) -> None:
     """Delete a namespace and wait until it is gone: pods drain, and their GPUs are free again."""
     await api.delete("Namespace", name)
     await eventually(f"namespace {name} is gone", lambda: api.get("Namespace", name), lambda found: found is None)
+
+
+@pytest.fixture(scope="session")
+def gateway(machine: Cluster, kubectl: Kubectl) -> Iterator[Gateway]:
+    """The gateway of the session: two pods behind a Service, from the chart."""
+    _ensure_image(machine, "gateway")
+    with install_gateway(kubectl) as installed:
+        yield installed
+
+
+@pytest.fixture
+async def key(api: Api, gateway: Gateway, namespace: str) -> AsyncIterator[str]:
+    """An API key for the test's namespace that all gateways know."""
+    presented, secret = build_key(namespace, namespace)
+    await api.create(secret)
+    await wait_until_known(api, presented)
+    yield presented
+    await api.delete("Secret", namespace, SYSTEM_NAMESPACE)

@@ -11,10 +11,12 @@ import pytest
 from e2e.cluster import Cluster
 from e2e.cluster.objects import Kubectl
 from e2e.support.api import Api, Object
+from e2e.support.asking import Target
 from e2e.support.load import find_service_url, steady_load
 from e2e.support.objects import build_model, build_pool, is_ready, pool_selector, read_condition, wait_ready
 from e2e.support.operator import OperatorProcess
 from e2e.support.pods import follow_pods
+from e2e.support.signals import signal_engine
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
 from llmos.api import Reason
@@ -25,27 +27,11 @@ API_AWAY_S = float(os.environ.get("LLMOS_E2E_API_AWAY_S", "30"))
 HANG_TIMEOUT_S = 240.0
 """The watchdog's 30 s, three failed liveness probes of 10 s, and a start, on a busy machine."""
 
-SIGNAL_ENGINE = """
-import os, pathlib, signal
-for process in pathlib.Path("/proc").glob("[0-9]*"):
-    if process.name != str(os.getpid()) and b"llmos_workers.simulate" in (process / "cmdline").read_bytes():
-        os.kill(int(process.name), getattr(signal, "{signal}"))
-"""
-
 
 async def start_pool(api: Api, namespace: str, source: Source, replicas: int = 2) -> Object:
     await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")))
     return await wait_ready(
         api, await api.create(build_pool(namespace, replicas=replicas, drain={"timeoutSeconds": 30}))
-    )
-
-
-async def signal_engine(kubectl: Kubectl, pod: Object, name: str) -> None:
-    """Send a signal to the engine in a pod, from within."""
-    script = SIGNAL_ENGINE.format(signal=name)
-    namespace, pod_name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-    await asyncio.to_thread(
-        kubectl, "exec", "--namespace", namespace, pod_name, "--container=engine", "--", "python", "-c", script
     )
 
 
@@ -110,7 +96,7 @@ async def test_a_pod_that_is_deleted_by_hand_is_replaced_and_finishes_its_reques
     await start_pool(api, namespace, source)
     victim = (await api.list("Pod", namespace, pool_selector("pool")))[0]
     url = await find_service_url(api, namespace)
-    async with steady_load(url, "tiny") as report, follow_pods(api, namespace) as pods:
+    async with steady_load(Target(url, "tiny")) as report, follow_pods(api, namespace) as pods:
         await report.wait_for_more(5)
         deletion = pods.mark()
         await api.delete("Pod", victim["metadata"]["name"], namespace)
@@ -126,7 +112,7 @@ async def test_while_the_api_server_is_away_requests_are_answered_and_afterwards
     await start_pool(api, namespace, source)
     pid = operator.pid
     before = {pod["metadata"]["uid"] for pod in await api.list("Pod", namespace, pool_selector("pool"))}
-    async with steady_load(await find_service_url(api, namespace), "tiny") as report:
+    async with steady_load(Target(await find_service_url(api, namespace), "tiny")) as report:
         await asyncio.to_thread(machine.stop_component, "kube-apiserver")
         try:
             await asyncio.sleep(API_AWAY_S)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench.operator.figures import Outcome
 from bench.operator.report import Report
-from bench.operator.scenarios import burst, first_pod, footprint, latency, scale_down, throughput
+from bench.operator.scenarios import burst, first_pod, footprint, latency, scale_down, step, throughput
 from bench.operator.stage import Cluster, Stage, start_stage
 
 
@@ -28,6 +28,11 @@ class Scenario(StrEnum):
     READY = "ready"
     FOOTPRINT = "footprint"
     SCALE_DOWN = "scale-down"
+    STEP = "step"
+
+
+ON_A_NODE = {Scenario.SCALE_DOWN: scale_down.measure, Scenario.STEP: step.measure}
+"""Scenarios whose pods must answer."""
 
 
 def main(
@@ -37,7 +42,7 @@ def main(
     cluster: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="Kubeconfig of a cluster with a node and LLMOS: for scale-down."
+            exists=True, dir_okay=False, help="Kubeconfig of a cluster with a node and LLMOS: for scale-down and step."
         ),
     ] = None,
     objects: Annotated[int, typer.Option(min=10, help="Pools of the throughput scenario.")] = 500,
@@ -48,13 +53,14 @@ def main(
 ) -> None:
     """Measure the operator on a real kube-apiserver and etcd that are started for it, and print targets and verdicts.
 
-    scale-down needs a node that runs pods and therefore runs only with --cluster; it leaves out the scenarios that
-    bring their own control plane unless --only names them.
+    scale-down and step need a node that runs pods, step a gateway too. They run only with --cluster, which leaves out
+    the scenarios that bring their own control plane unless --only names them.
     """
     console = Console()
-    wanted = list(only) if only else ([Scenario.SCALE_DOWN] if cluster else [s for s in Scenario if s != "scale-down"])
-    if Scenario.SCALE_DOWN in wanted and cluster is None:
-        raise typer.BadParameter("scale-down needs a running cluster: name its kubeconfig with --cluster.")
+    wanted = list(only) if only else [scenario for scenario in Scenario if (scenario in ON_A_NODE) == bool(cluster)]
+    on_a_node = [scenario for scenario in wanted if scenario in ON_A_NODE]
+    if on_a_node and cluster is None:
+        raise typer.BadParameter(f"{on_a_node[0]} needs a running cluster: name its kubeconfig with --cluster.")
     steps: dict[Scenario, Callable[[Cluster], Awaitable[Outcome]]] = {
         Scenario.THROUGHPUT: lambda own: throughput.measure(own, objects),
         Scenario.LATENCY: lambda own: latency.measure(own, change_s),
@@ -68,9 +74,10 @@ def main(
     if own_steps:
         with tempfile.TemporaryDirectory(prefix="llmos-bench-") as folder, start_stage(Path(folder) / "plane") as stage:
             uvloop.run(_run_steps(stage, own_steps, report))
-    if Scenario.SCALE_DOWN in wanted and cluster is not None:
-        with report.scenario(Scenario.SCALE_DOWN) as put:
-            put(uvloop.run(scale_down.measure(cluster)))
+    for scenario in on_a_node:
+        assert cluster is not None
+        with report.scenario(scenario) as put:
+            put(uvloop.run(ON_A_NODE[scenario](cluster)))
     report.print_all()
 
 

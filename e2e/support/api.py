@@ -27,6 +27,7 @@ _PREFIXES: Final = {
     "ResourceQuota": ("api/v1", "resourcequotas"),
     "PersistentVolume": ("api/v1", "persistentvolumes"),
     "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
+    "Deployment": ("apis/apps/v1", "deployments"),
     "Job": ("apis/batch/v1", "jobs"),
     "Event": ("apis/events.k8s.io/v1", "events"),
     "EndpointSlice": ("apis/discovery.k8s.io/v1", "endpointslices"),

@@ -47,7 +47,9 @@ def build_pool(
     args: Object | None = None,
     **spec: Any,
 ) -> Object:
-    """An InferencePool on the simulator; `spec` are further fields of its spec."""
+    """An InferencePool on the simulator; `spec` are further fields of its spec. With `scaling` it has no `replicas`."""
+    if "scaling" not in spec:
+        spec["replicas"] = replicas
     return {
         "apiVersion": "llmos.dev/v1alpha1",
         "kind": "InferencePool",
@@ -56,7 +58,6 @@ def build_pool(
             "modelRef": {"name": model},
             "engine": {"name": engine, "args": args or {}} | ({"image": image} if image else {}),
             "accelerator": {"class": accelerator, "count": count},
-            "replicas": replicas,
             **spec,
         },
     }

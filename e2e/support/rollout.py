@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from e2e.support.api import Api, Object
+from e2e.support.asking import Target
 from e2e.support.load import Report, find_service_url, steady_load
 from e2e.support.objects import build_model, build_pool, is_ready, pool_selector, wait_ready
 from e2e.support.pods import follow_pods
@@ -44,7 +45,7 @@ async def change_and_settle(api: Api, namespace: str, change: Object, replicas: 
 async def roll_out_and_scale_down(api: Api, namespace: str) -> Report:
     """An argument changes, then 3 -> 1, under load. Asserts the bounds of surge and availability all the way."""
     url = await find_service_url(api, namespace)
-    async with follow_pods(api, namespace) as pods, steady_load(url, "tiny") as report:
+    async with follow_pods(api, namespace) as pods, steady_load(Target(url, "tiny")) as report:
         await report.wait_for_more(REPLICAS)
         rollout = pods.mark()
         changed = await change_and_settle(api, namespace, {"engine": {"args": {"max-num-seqs": 32}}}, REPLICAS)

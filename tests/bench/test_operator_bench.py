@@ -17,6 +17,7 @@ from bench.operator.figures import (
 )
 from bench.operator.objects import build_accelerator, build_model, build_names, build_pool
 from bench.operator.scenarios.footprint import plan_sizes
+from bench.operator.scenarios.step import Run, Sample, Setting, build_rows
 from bench.operator.scenarios.throughput import has_status
 from llmos.api import AcceleratorClass, InferencePool, LLMModel
 from llmos_operator.planning.layout import plan_layout
@@ -88,3 +89,25 @@ def test_the_operator_has_a_plan_for_the_pools_that_are_measured() -> None:
     model = LLMModel.model_validate(build_model("bench")[1])
     accelerator = AcceleratorClass.model_validate(build_accelerator())
     assert plan_layout(pool, model, accelerator).plan is not None
+
+
+def test_the_step_of_load_is_timed_from_its_begin_and_its_end() -> None:
+    run = Run(began_s=10.0, ended_s=30.0, finished=8)
+    run.samples = [
+        Sample(9.9, 1, 1),
+        Sample(11.0, 3, 1),
+        Sample(12.0, 4, 1),
+        Sample(15.0, 4, 4),
+        Sample(31.0, 4, 4),
+        Sample(36.5, 1, 4),
+    ]
+    assert (run.up_s(), run.ready_s(), run.down_s(), run.highest()) == (2.0, 5.0, 6.5, 4)
+    rows = build_rows(Setting("quick", 5, 1, "7 s", "11 s", "9 s"), [run])
+    assert [row.is_met for row in rows] == [True, None, True, True, True]
+
+
+def test_a_step_that_overshoots_or_fails_a_request_misses_its_target() -> None:
+    run = Run(began_s=0.0, ended_s=20.0, failures=["status 503"], finished=8)
+    run.samples = [Sample(4.0, 5, 1), Sample(9.0, 5, 5), Sample(40.0, 1, 1)]
+    rows = build_rows(Setting("quick", 5, 1, "7 s", "11 s", "9 s"), [run])
+    assert [row.is_met for row in rows] == [False, None, False, False, False]

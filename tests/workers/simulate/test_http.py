@@ -88,6 +88,22 @@ async def test_a_stream_has_one_token_a_chunk_and_ends_with_usage_and_done(start
     assert usage["usage"] == {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
 
 
+async def test_a_stream_says_nothing_before_its_first_token(start_simulator: StartSimulator) -> None:
+    session = await start_simulator("--max-num-seqs", "1")
+    spoken: list[str] = []
+
+    async def listen(name: str) -> None:
+        async with session.post("/v1/chat/completions", json={**HELLO, "max_tokens": 50, "stream": True}) as response:
+            async for line in response.content:
+                if line.startswith(b"data: {"):
+                    spoken.append(name)  # noqa: PERF401 - as each line comes
+
+    async with asyncio.TaskGroup() as listeners:
+        listeners.create_task(listen("one"))
+        listeners.create_task(listen("other"))
+    assert spoken == sorted(spoken, key=spoken.index), "the second speaks when the first has ended"
+
+
 async def test_streamed_and_whole_text_are_equal(start_simulator: StartSimulator) -> None:
     session = await start_simulator()
     body = {"prompt": "Once upon a time", "max_tokens": 12}

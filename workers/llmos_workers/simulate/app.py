@@ -211,12 +211,12 @@ class _EventStream(StreamingResponse):
 
 
 async def _write_stream(generation: Generation, submission: Submission) -> AsyncIterator[bytes]:
-    if opening := generation.build_opening():
-        yield opening
+    # As in vLLM the opening comes with the first token: until then nothing is answered, and a caller may ask elsewhere.
     tokens = 0
     async for event in submission.tokens():
         tokens += 1
-        yield generation.build_line(event, tokens)
+        line = generation.build_line(event, tokens)
+        yield line if tokens > 1 else generation.build_opening() + line
     yield generation.build_ending(tokens)
 
 

@@ -1,0 +1,111 @@
+"""Story 16: a key is made, used, and revoked; a second later no gateway takes it. Another one's time runs out. Neither
+sees what it may not."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from e2e.support.api import Api
+from e2e.support.asking import Target, ask, open_session
+from e2e.support.gateway import REPLICAS, SYSTEM_NAMESPACE, Gateway, build_key, list_gateway_urls, wait_until_known
+from e2e.support.objects import build_model, build_pool, wait_ready
+from e2e.support.operator import OperatorProcess
+from e2e.support.source import Source
+from e2e.support.waiting import eventually
+
+pytestmark = [pytest.mark.core, pytest.mark.timeout(300)]
+
+REVOKED_WITHIN_S = 1.0
+EXPIRES_IN_S = 10
+
+
+class Keys:
+    """`llmos keys` as an administrator runs it."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        """Speak to this cluster."""
+        self._options = (f"--system-namespace={SYSTEM_NAMESPACE}", f"--kubeconfig={kubeconfig}")
+
+    async def __call__(self, *words: str) -> str:
+        """Run a command and return what it prints."""
+        command = [str(Path(sys.executable).with_name("llmos")), "keys", *words, *self._options]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def keys(kubeconfig: Path) -> Keys:
+    return Keys(kubeconfig)
+
+
+@pytest.fixture
+async def name(api: Api) -> AsyncIterator[str]:
+    """A key's name; what it names is gone afterwards."""
+    chosen = f"e2e-{uuid.uuid4().hex[:8]}"
+    yield chosen
+    await api.delete("Secret", chosen, SYSTEM_NAMESPACE)
+
+
+async def start_pool(api: Api, namespace: str, source: Source) -> None:
+    await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")))
+    await wait_ready(api, await api.create(build_pool(namespace)))
+
+
+async def read_statuses(session: aiohttp.ClientSession, urls: list[str], namespace: str, key: str) -> list[int]:
+    """How each gateway answers a request of the key."""
+    asks = (ask(session, Target(url, f"{namespace}/pool", key), 1, stream=False) for url in urls)
+    return [answer.status for answer in await asyncio.gather(*asks)]
+
+
+async def test_a_revoked_key_is_refused_by_every_gateway_within_a_second(
+    api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, keys: Keys, name: str
+) -> None:
+    await start_pool(api, namespace, source)
+    key = (await keys("create", f"--name={name}", f"--namespace={namespace}")).strip()
+    await wait_until_known(api, key)
+    urls = await list_gateway_urls(api)
+    async with open_session() as session:
+        assert await read_statuses(session, urls, namespace, key) == [200] * REPLICAS
+        await keys("revoke", name)
+        await asyncio.sleep(REVOKED_WITHIN_S)
+        assert await read_statuses(session, urls, namespace, key) == [401] * REPLICAS
+
+
+async def test_a_key_is_refused_when_its_time_is_over(
+    api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, name: str
+) -> None:
+    await start_pool(api, namespace, source)
+    key, secret = build_key(name, namespace, expires_at=datetime.now(UTC) + timedelta(seconds=EXPIRES_IN_S))
+    await api.create(secret)
+    await wait_until_known(api, key)
+    urls = await list_gateway_urls(api)
+    async with open_session() as session:
+        await eventually(
+            "the key is refused",
+            lambda: read_statuses(session, urls, namespace, key),
+            lambda statuses: statuses == [401] * REPLICAS,
+            timeout_s=2 * EXPIRES_IN_S,
+        )
+
+
+async def test_a_key_sees_no_pool_of_another_namespace(
+    api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, keys: Keys, name: str
+) -> None:
+    await start_pool(api, namespace, source)
+    key = (await keys("create", f"--name={name}", "--namespace=somewhere-else")).strip()
+    await wait_until_known(api, key)
+    async with open_session() as session:
+        answer = await ask(session, gateway.target(namespace, key), 1, stream=False)
+        assert answer.status == 404
+        async with session.get(f"{gateway.url}/models", headers={"Authorization": f"Bearer {key}"}) as listed:
+            assert (await listed.json())["data"] == []
