@@ -60,8 +60,8 @@ class Server(Kube, Protocol):
         *,
         label_selector: str = "",
         metadata_only: bool = False,
-    ) -> None:
-        """Show every object of a kind in all namespaces, as of one moment that lies after the call."""
+    ) -> str:
+        """Show every object of a kind in all namespaces, as of one moment after the call; return its version."""
         ...
 
 
@@ -194,10 +194,10 @@ class StoredKube(Kube):
             if self._store.is_listed(resource.kind):
                 return
             with self._store.request() as told:
-                await self._server.visit(
+                version = await self._server.visit(
                     resource, lambda item: self._store.keep(Place.of(resource.kind, item["metadata"]), item, told)
                 )
-                self._store.keep_list(resource.kind, told)
+                self._store.keep_list(resource.kind, version, told)
 
     async def _learn_pods(self) -> None:
         async with self._learning[PODS.kind]:
