@@ -174,10 +174,9 @@ class StoredKube(Kube):
         resource, metadata = resource_of(manifest), manifest["metadata"]
         owner = owner_of(metadata) if resource == PODS else None
         try:
-            self._pods.touch(owner)
             return await self._send(Place.of(resource.kind, metadata), send)
         finally:
-            self._pods.touch(owner)  # A list may have been read before it was there.
+            self._pods.touch(owner)
 
     async def _send(self, place: Place, send: Callable[[], Awaitable[Object]]) -> Object:
         with self._store.request() as told:
