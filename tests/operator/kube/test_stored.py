@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable
@@ -137,10 +138,8 @@ class World:
         self.known_pods.add(self.write(PODS, child("Pod", f"{NAME}-0", NAME))["metadata"]["uid"])
 
     def write(self, resource: Resource, manifest: dict[str, Any]) -> dict[str, Any]:
-        try:
+        with contextlib.suppress(Unavailable):  # It was carried out nevertheless.
             run(self.kube.apply_status(manifest) if "status" in manifest else self.kube.apply(manifest))
-        except Unavailable:
-            pass  # It was carried out nevertheless.
         written = self.server.written[-1]
         self.keep(Place.of(resource.kind, written["metadata"]), int(written["metadata"]["resourceVersion"]))
         return written
