@@ -123,6 +123,12 @@ def choose_best(points: Sequence[Point]) -> Point:
     )
 
 
+def choose_cheapest(points: Sequence[Point], attainment: float) -> Point | None:
+    """Return the cheapest setting that reaches `attainment`."""
+    enough = [point for point in points if point.attainment >= attainment]
+    return min(enough, key=lambda point: point.gpu_hours, default=None)
+
+
 def compare(points: Sequence[Point]) -> list[Comparison]:
     """Compare ours with every other policy for each cold start."""
     comparisons = []

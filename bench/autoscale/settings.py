@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from bench.autoscale.policies.aibrix import Apa, Kpa, mean_in_flight, mean_kv_usage
 from bench.autoscale.policies.hpa import Behaviour, Hpa, Keda, ProductionStack, count_in_flight, count_waiting
@@ -51,66 +53,70 @@ class Setting:
     """Called with the Context."""
 
 
+def _fix(build: Callable[..., Policy], *values: Any, **options: Any) -> Callable[[Context], Policy]:
+    """Return a builder that needs nothing of the run."""
+
+    def build_fixed(_: Context) -> Policy:
+        return build(*values, **options)
+
+    return build_fixed
+
+
 def _knative() -> list[Setting]:
-    return [Setting(f"target {target:g}", lambda _, t=target: Knative(t)) for target in (DEFAULT_TARGET, *IN_FLIGHT)]
+    return [Setting(f"target {target:g}", _fix(Knative, target)) for target in (DEFAULT_TARGET, *IN_FLIGHT)]
 
 
 def _hpa() -> list[Setting]:
+    # A behaviour remembers, so each run needs its own.
+    def build(target: float, down_s: float) -> Policy:
+        return Hpa(target, count_in_flight, Behaviour(stabilisation_s=down_s))
+
     return [
-        Setting(
-            f"in flight {target:g}, down {down_s:g} s",
-            lambda _, t=target, d=down_s: Hpa(t, count_in_flight, Behaviour(stabilisation_s=d)),
-        )
+        Setting(f"in flight {target:g}, down {down_s:g} s", _fix(build, target, down_s))
         for down_s in (300.0, 60.0)
         for target in IN_FLIGHT
     ]
 
 
 def _keda() -> list[Setting]:
-    waiting = [Setting(f"waiting {t:g}", lambda _, t=t: Keda(t, count_waiting)) for t in (5.0, 1.0, 2.0, 10.0)]
-    return waiting + [Setting(f"in flight {t:g}", lambda _, t=t: Keda(t, count_in_flight)) for t in IN_FLIGHT]
+    waiting = [Setting(f"waiting {target:g}", _fix(Keda, target, count_waiting)) for target in (5.0, 1.0, 2.0, 10.0)]
+    return waiting + [Setting(f"in flight {target:g}", _fix(Keda, target, count_in_flight)) for target in IN_FLIGHT]
 
 
 def _aibrix_apa() -> list[Setting]:
-    by_kv = [
-        Setting(f"KV {t:g}{name}", lambda _, t=t, r=is_reversed: Apa(t, mean_kv_usage, is_reversed=r))
-        for is_reversed, name in ((True, ""), (False, ", stabilisation corrected"))
-        for t in KV_SHARES
-    ]
-    return by_kv + [
-        Setting(f"in flight {t:g}{name}", lambda _, t=t, r=is_reversed: Apa(t, mean_in_flight, is_reversed=r))
-        for is_reversed, name in ((True, ""), (False, ", stabilisation corrected"))
-        for t in IN_FLIGHT
+    metrics = (("KV", mean_kv_usage, KV_SHARES), ("in flight", mean_in_flight, IN_FLIGHT))
+    return [
+        Setting(f"{name} {target:g}{suffix}", _fix(Apa, target, metric, is_reversed=is_reversed))
+        for name, metric, targets in metrics
+        for is_reversed, suffix in ((True, ""), (False, ", stabilisation corrected"))
+        for target in targets
     ]
 
 
 def _aibrix_kpa(is_corrected: bool) -> list[Setting]:
-    by_kv = [Setting(f"KV {t:g}", lambda _, t=t: Kpa(t, mean_kv_usage, is_corrected=is_corrected)) for t in KV_SHARES]
-    return by_kv + [
-        Setting(f"in flight {t:g}", lambda _, t=t: Kpa(t, mean_in_flight, is_corrected=is_corrected)) for t in IN_FLIGHT
+    metrics = (("KV", mean_kv_usage, KV_SHARES), ("in flight", mean_in_flight, IN_FLIGHT))
+    return [
+        Setting(f"{name} {target:g}", _fix(Kpa, target, metric, is_corrected=is_corrected))
+        for name, metric, targets in metrics
+        for target in targets
     ]
 
 
 def _kubeai() -> list[Setting]:
-    shipped = [Setting(f"target {t:g}", lambda _, t=t: KubeAi(t)) for t in (100.0, *IN_FLIGHT)]
+    shipped = [Setting(f"target {target:g}", _fix(KubeAi, target)) for target in (100.0, *IN_FLIGHT)]
     return shipped + [
         Setting(
-            f"target {t:g}, window {window_s:g} s, interval {interval_s:g} s, down {down_s:g} s",
-            lambda _, t=t, w=window_s, i=interval_s, d=down_s: KubeAi(
-                t, interval_s=i, window_s=w, scale_down_delay_s=d
-            ),
+            f"target {target:g}, window {window_s:g} s, interval {interval_s:g} s, down {down_s:g} s",
+            _fix(KubeAi, target, interval_s=interval_s, window_s=window_s, scale_down_delay_s=down_s),
         )
         for window_s, interval_s, down_s in ((60.0, 10.0, 30.0), (10.0, 1.0, 30.0), (30.0, 1.0, 300.0))
-        for t in IN_FLIGHT
+        for target in IN_FLIGHT
     ]
 
 
 def _wva() -> list[Setting]:
     return [
-        Setting(
-            f"KV {kv:g}, queue {queue:g}, loop {loop_s:g} s",
-            lambda _, k=kv, q=queue, s=loop_s: Wva(kv=k, queue=q, loop_s=s),
-        )
+        Setting(f"KV {kv:g}, queue {queue:g}, loop {loop_s:g} s", _fix(Wva, kv=kv, queue=queue, loop_s=loop_s))
         for loop_s in (60.0, 30.0)
         for kv, queue in ((0.80, 5.0), (0.6, 5.0), (0.4, 5.0), (0.3, 3.0), (0.2, 2.0))
     ]
@@ -119,47 +125,46 @@ def _wva() -> list[Setting]:
 def _kthena() -> list[Setting]:
     return [
         Setting(
-            f"in flight {t:g}, up {up_s:g} s, down {down_s:g} s",
-            lambda _, t=t, u=up_s, d=down_s: Kthena(t, up_window_s=u, down_window_s=d),
+            f"in flight {target:g}, up {up_s:g} s, down {down_s:g} s",
+            _fix(Kthena, target, up_window_s=up_s, down_window_s=down_s),
         )
         for up_s, down_s in ((60.0, 300.0), (0.0, 60.0))
-        for t in IN_FLIGHT
+        for target in IN_FLIGHT
     ]
 
 
 def _production_stack() -> list[Setting]:
-    return [
-        Setting(f"thresholds x {scale:g}", lambda _, s=scale: ProductionStack(s))
-        for scale in (1.0, 3.0, 6.0, 10.0, 20.0, 40.0, 60.0, 80.0, 120.0, 200.0)
-    ]
+    scales = (1.0, 3.0, 6.0, 10.0, 20.0, 40.0, 60.0, 80.0, 120.0, 200.0)
+    return [Setting(f"thresholds x {scale:g}", _fix(ProductionStack, scale)) for scale in scales]
 
 
 def _ray_serve() -> list[Setting]:
     return [
         Setting(
-            f"target {t:g}, up {up_s:g} s, down {down_s:g} s",
-            lambda _, t=t, u=up_s, d=down_s: RayServe(t, upscale_delay_s=u, downscale_delay_s=d),
+            f"target {target:g}, up {up_s:g} s, down {down_s:g} s",
+            _fix(RayServe, target, upscale_delay_s=up_s, downscale_delay_s=down_s),
         )
         for up_s, down_s in ((30.0, 600.0), (5.0, 60.0))
-        for t in IN_FLIGHT
+        for target in (2.0, *(target for target in IN_FLIGHT if target != 2.0))
     ]
 
 
 def _llmos() -> list[Setting]:
     return [
-        Setting("nothing set", lambda c: _build_llmos(c, utilization=None, objective=None)),
+        Setting("nothing set", _build_llmos),
         *(
-            Setting(f"utilization {share:g}", lambda c, u=share: _build_llmos(c, utilization=u, objective=None))
+            Setting(f"utilization {share:g}", partial(_build_llmos, utilization=share))
             for share in (0.4, 0.5, 0.6, 0.7, 0.9, 1.0)
         ),
         *(
-            Setting(f"slo x {share:g}", lambda c, s=share: _build_llmos(c, utilization=None, objective=s))
-            for share in (1.0, 2.0, 1.4, 0.7, 0.5, 0.35)
+            Setting(f"slo x {share:g}", partial(_build_llmos, objective=share))
+            for share in (1.0, 4.0, 2.0, 1.4, 0.7, 0.5, 0.35)
         ),
     ]
 
 
-def _build_llmos(context: Context, *, utilization: float | None, objective: float | None) -> Llmos:
+def _build_llmos(context: Context, *, utilization: float | None = None, objective: float | None = None) -> Llmos:
+    """Build ours: `objective` is the SLO that it is told, as a multiple of the one that is scored."""
     policy = ScalingPolicy(
         min_replicas=1,
         max_replicas=HIGHEST,
@@ -174,14 +179,15 @@ def _build_llmos(context: Context, *, utilization: float | None, objective: floa
 
 
 def _static() -> list[Setting]:
-    return [Setting(f"{n}", lambda _, n=n: Static(n)) for n in (*range(1, 17), 20, 24, 28, 32, 40)]
+    return [Setting(f"{n}", _fix(Static, n)) for n in (*range(1, 17), 20, 24, 28, 32, 40)]
 
 
 def _clairvoyant() -> list[Setting]:
-    return [
-        Setting(f"utilization {share:g}", lambda c, u=share: Clairvoyant(c.profile, c.arrivals, c.cold_start_s, u))
-        for share in (0.75, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-    ]
+    def build(context: Context, utilization: float) -> Policy:
+        return Clairvoyant(context.profile, context.arrivals, context.cold_start_s, utilization)
+
+    shares = (0.75, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+    return [Setting(f"utilization {share:g}", partial(build, utilization=share)) for share in shares]
 
 
 OURS = "llmos"
@@ -192,8 +198,8 @@ POLICIES: dict[str, Callable[[], list[Setting]]] = {
     "hpa": _hpa,
     "keda": _keda,
     "aibrix-apa": _aibrix_apa,
-    "aibrix-kpa": lambda: _aibrix_kpa(is_corrected=False),
-    "aibrix-kpa-corrected": lambda: _aibrix_kpa(is_corrected=True),
+    "aibrix-kpa": partial(_aibrix_kpa, is_corrected=False),
+    "aibrix-kpa-corrected": partial(_aibrix_kpa, is_corrected=True),
     "kubeai": _kubeai,
     "wva": _wva,
     "kthena": _kthena,

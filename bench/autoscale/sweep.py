@@ -20,6 +20,8 @@ from bench.autoscale.traces import Arrival, TraceFormat, read_trace, vary_trace
 
 INITIAL_UTILIZATION = 0.75
 """Every policy begins with the number that a clairvoyant of this utilization has at first."""
+FIRST_SEED = 1
+"""Seed 0 is the one that our constants were chosen with; it is held out of every report."""
 NICENESS = 10
 WORKERS = 2
 
@@ -74,7 +76,7 @@ def plan_runs(scenario: Scenario, policies: Sequence[str], cold_starts_s: Sequen
     """Return all runs; those of one trace variation lie together, so that it is made once."""
     return [
         Run(scenario, cold_start_s, seed, policy, setting)
-        for seed in range(seeds)
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds)
         for cold_start_s in cold_starts_s
         for policy in policies
         for setting in range(len(POLICIES[policy]()))

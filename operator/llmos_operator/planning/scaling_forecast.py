@@ -28,10 +28,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 BUCKET_S: Final = 10.0
-WINDOW_BUCKETS: Final = 2
+WINDOW_BUCKETS: Final = 3
 HOLD_BUCKETS: Final = 24
 """With the usual delay of 60 s for scaling down, a fall of traffic is followed after five minutes."""
-MEMORY_BUCKETS: Final = 120
+MEMORY_BUCKETS: Final = 90
 LONGEST_LAG_S: Final = 600.0
 KEPT_BUCKETS: Final = int(LONGEST_LAG_S / BUCKET_S) + HOLD_BUCKETS + WINDOW_BUCKETS + 1
 FEWEST_BUCKETS: Final = 6
