@@ -122,9 +122,10 @@ def learn(learned: Learned, sample: PoolSample) -> Learned:
         busy=frozenset(replica.name for replica in busy),
         starts_s=(learned.starts_s + tuple(max(0.0, start) for start in sample.started_s))[-STARTS_KEPT:],
     )
-    if sample.interval_s > 0:
+    if sample.interval_s > 0 and steady:
         for replica in steady:
             learned = _learn_steps(learned, replica, sample.interval_s)
+        learned = replace(learned, model=_solve(learned))
     return _learn_limit(_learn_kv(learned, busy), sample)
 
 
@@ -139,14 +140,13 @@ def _learn_steps(learned: Learned, replica: ReplicaSample, interval_s: float) ->
     weight = min(1.0, (replica.running + replica.waiting) / 4)
     keep = 1.0 - FORGETTING * weight
     first, second, third = (_add_scaled(_scale(learned.gram[i], keep), row, weight * row[i]) for i in range(3))
-    gram: Matrix = (first, second, third)
-    moment = _add_scaled(_scale(learned.moment, keep), row, weight)
-    fastest_s = min(learned.fastest_step_s * 1.001 or interval_s / steps, interval_s / steps)
-    model = _solve(gram, moment, learned.model, fastest_s)
-    samples = min(learned.samples + 1.0, 1e9)
-    chunk = max(learned.chunk * (1 - FORGETTING / 10), prefilled / steps)
     return replace(
-        learned, gram=gram, moment=moment, model=model, samples=samples, fastest_step_s=fastest_s, chunk=chunk
+        learned,
+        gram=(first, second, third),
+        moment=_add_scaled(_scale(learned.moment, keep), row, weight),
+        samples=min(learned.samples + 1.0, 1e9),
+        fastest_step_s=min(learned.fastest_step_s * 1.001 or interval_s / steps, interval_s / steps),
+        chunk=max(learned.chunk * (1 - FORGETTING / 10), prefilled / steps),
     )
 
 
@@ -177,8 +177,9 @@ def _learn_limit(learned: Learned, sample: PoolSample) -> Learned:
     return replace(learned, crowded=crowded, limit=limit)
 
 
-def _solve(gram: Matrix, moment: Vector, before: StepModel, fastest_s: float) -> StepModel:
+def _solve(learned: Learned) -> StepModel:
     """Return the best non-negative solution. With three unknowns every set of those that are not 0 can be tried."""
+    gram, moment, before = learned.gram, learned.moment, learned.model
     believed = (before.base_s, before.per_sequence_s, before.per_prompt_token_s)
     ridge = [PULL[i] * gram[i][i] for i in range(3)]
     right = [moment[i] + ridge[i] * believed[i] for i in range(3)]
@@ -190,7 +191,7 @@ def _solve(gram: Matrix, moment: Vector, before: StepModel, fastest_s: float) ->
         error = _compute_error(gram, ridge, right, solution)
         if error < best_error:
             best, best_error = solution, error
-    return StepModel(min(best[0], fastest_s), best[1], best[2])
+    return StepModel(min(best[0], learned.fastest_step_s), best[1], best[2])
 
 
 def _solve_chosen(gram: Matrix, ridge: list[float], right: list[float], chosen: tuple[int, ...]) -> Vector | None:

@@ -56,7 +56,9 @@ class Traffic:
     done_prompt: float = 0.0
     expected_generated: float = 0.0
     done_generated: float = 0.0
+    waiting: int = 0
     waiting_tokens: float = 0.0
+    """Prompt tokens of the requests that waited when they were last counted."""
     mean_prompt_tokens: float = 0.0
     mean_completion_tokens: float = 0.0
     excess: tuple[int, ...] = ()
@@ -143,28 +145,27 @@ def _blend(mean: float, total: float, count: int, is_first: bool) -> float:
 def _learn_ratios(traffic: Traffic, second: Second, sample: PoolSample) -> Traffic:
     """Compare what engines computed, and what waits for them, with what the arrivals let expect; old figures fade."""
     keep = max(0.0, 1.0 - second.interval_s / RATIO_MEMORY_S)
-    waiting_tokens = _count_waiting_tokens(traffic, sample)
-    grown = waiting_tokens - traffic.waiting_tokens
+    held = sample.gateway or GatewaySample()
+    in_engines = sum(replica.waiting for replica in sample.replicas)
+    waiting = held.queued + in_engines
+    waiting_tokens = held.queued_prompt_tokens + in_engines * traffic.mean_prompt_tokens
     prompt = traffic.expected_prompt * keep + second.prompt_tokens
-    prompt_done = traffic.done_prompt * keep + second.engine_prompt_tokens + grown * traffic.prompt_ratio
+    prompt_done = traffic.done_prompt * keep + second.engine_prompt_tokens
+    prompt_done += (waiting_tokens - traffic.waiting_tokens) * traffic.prompt_ratio
     generated = traffic.expected_generated * keep + second.arrivals * traffic.mean_completion_tokens
     generated_done = traffic.done_generated * keep + second.engine_generated_tokens
+    generated_done += (waiting - traffic.waiting) * traffic.mean_completion_tokens * traffic.generation_ratio
     return replace(
         traffic,
         expected_prompt=prompt,
         done_prompt=prompt_done,
         expected_generated=generated,
         done_generated=generated_done,
+        waiting=waiting,
         waiting_tokens=waiting_tokens,
         prompt_ratio=_compute_ratio(prompt_done, prompt, traffic.mean_prompt_tokens),
         generation_ratio=_compute_ratio(generated_done, generated, traffic.mean_completion_tokens),
     )
-
-
-def _count_waiting_tokens(traffic: Traffic, sample: PoolSample) -> float:
-    waiting = sum(replica.waiting for replica in sample.replicas)
-    held = sample.gateway.queued_prompt_tokens if sample.gateway else 0
-    return held + waiting * traffic.mean_prompt_tokens
 
 
 def _compute_ratio(done: float, expected: float, mean: float) -> float:

@@ -129,9 +129,11 @@ def test_what_was_learned_survives_a_restart() -> None:
 
 def test_twice_the_traffic_asks_for_about_twice_the_replicas() -> None:
     def ask(arrivals: int) -> float:
-        pool = busy_pool(USE_POLICY)
+        pool, waiting = busy_pool(USE_POLICY), 0
         for _ in range(60):
-            replica = engine_second("r0", running=30, prompt_tokens=2000, waiting=50)
+            # What one replica cannot do waits.
+            waiting += arrivals - 2
+            replica = engine_second("r0", running=30, prompt_tokens=2000, waiting=waiting)
             gateway = GatewaySample(
                 running=30,
                 arrivals=arrivals,
@@ -140,14 +142,14 @@ def test_twice_the_traffic_asks_for_about_twice_the_replicas() -> None:
                 completion_tokens=800,
             )
             pool.feed(PoolSample(pool.now_s, 1.0, gateway, (replica,)))
-        return next(demand.replicas for demand in pool.plans[-1].demands if demand.name == "utilization")
+        return next(demand.replicas for demand in pool.plans[-1].demands if demand.name == "work")
 
     assert ask(40) == pytest.approx(2 * ask(20), rel=0.1)
 
 
 def test_a_latency_that_no_number_of_replicas_can_hold_is_said() -> None:
     plan = busy_pool(replace(SLO_POLICY, tpot_s=0.005)).plans[-1]
-    assert any("no number of replicas holds 5 ms" in demand.message for demand in plan.demands)
+    assert any("5 ms cannot be held by any number" in demand.message for demand in plan.demands)
     assert plan.desired <= 2
 
 
