@@ -96,7 +96,7 @@ def load_profile(gpu: str) -> Profile:
     """Fit the profile of `gpu`, a key of GPUS."""
     rows, facts = read_rows(gpu), GPUS[gpu]
     few = _powers(1, 128)
-    many = _powers(1024, 8192)
+    many = _powers(facts.max_batched_tokens // 4, facts.max_batched_tokens)
     a, b = fit_line([(m, compose_linear_s(rows, m)) for m in few])
     c0, c = fit_line([(m, compose_linear_s(rows, m)) for m in many])
     elementwise_s = LAYERS * ELEMENTWISE_BYTES / (facts.bandwidth_bytes_per_s * BANDWIDTH_REACHED)
