@@ -32,6 +32,7 @@ def main(
     gpu: Annotated[str, typer.Option(help=f"Profile: {' or '.join(GPUS)}.")] = "l40s",
     ttft: Annotated[float | None, typer.Option(help="Objective in seconds; the profile's if not given.")] = None,
     tpot: Annotated[float | None, typer.Option(help="Objective in seconds; the profile's if not given.")] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="Seconds at first of which nothing is counted.")] = 600,
     workers: Annotated[int, typer.Option(min=1, help="Processes; at most 2.")] = 2,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write every run and comparison here.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Directory for plots as SVG.")] = None,
@@ -41,7 +42,7 @@ def main(
     Each policy is tried with all its settings. Prints, for each cold start: every policy's default and best setting,
     the cheapest setting that holds the objectives for 90 to 99.9 % of the requests, and what ours needs for the same.
     """
-    scenario = _build_scenario(trace, trace_format, gpu, rate_scale, ttft, tpot)
+    scenario = _build_scenario(trace, trace_format, gpu, rate_scale, ttft, tpot, warmup)
     cold_starts_s = _parse_cold_starts(cold_start)
     runs = plan_runs(scenario, _parse_policies(policies), cold_starts_s, seeds)
     console = Console()
@@ -60,7 +61,7 @@ def main(
 
 
 def _build_scenario(
-    trace: Path, trace_format: str, gpu: str, rate_scale: float, ttft: float | None, tpot: float | None
+    trace: Path, trace_format: str, gpu: str, rate_scale: float, ttft: float | None, tpot: float | None, warmup: int
 ) -> Scenario:
     formats: dict[str, TraceFormat] = {"azure": "azure", "mooncake": "mooncake"}
     if trace_format not in formats:
@@ -68,7 +69,9 @@ def _build_scenario(
     if gpu not in GPUS:
         raise typer.BadParameter(f"{gpu} is none of {', '.join(GPUS)}", param_hint="--gpu")
     profile = load_profile(gpu)
-    return Scenario(trace, formats[trace_format], gpu, rate_scale, ttft or profile.ttft_s, tpot or profile.tpot_s)
+    return Scenario(
+        trace, formats[trace_format], gpu, rate_scale, ttft or profile.ttft_s, tpot or profile.tpot_s, warmup
+    )
 
 
 def _parse_policies(text: str) -> list[str]:

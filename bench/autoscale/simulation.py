@@ -4,7 +4,8 @@ The gateway sends each request at once to the ready replica with the fewest requ
 while there is none. A new replica is paid for from its creation and answers after the cold start. To shrink, replicas
 that are starting go first (the youngest), then the least busy ones: they get no more requests, finish what they have,
 and are paid for until then. After the last arrival nothing is scaled any more, and what is left is served; GPU time is
-counted until the last arrival, latencies of all requests.
+counted until the last arrival, latencies of all requests. Of the warm-up nothing is counted: every policy begins with a
+number of replicas that is not its own, and some with windows that are empty.
 """
 
 from __future__ import annotations
@@ -118,11 +119,13 @@ class Simulation:
         cold_start_s: float,
         initial: int,
         limits: tuple[int, int],
+        warmup_s: int = 0,
     ) -> None:
         self._profile = profile
         self._cold_start_s = cold_start_s
         self._policy = policy
         self._lowest, self._highest = limits
+        self._warmup_s = warmup_s
         longest = int(profile.blocks * BLOCK_TOKENS * LONGEST_SHARE)
         self._requests = [
             Request(a.time_s, max(1, min(a.prompt_tokens, longest - a.output_tokens)), a.output_tokens)
@@ -138,6 +141,7 @@ class Simulation:
         self._next_arrival = 0
         self._in_flight = 0
         self._gpu_seconds = 0.0
+        self._is_over = False
         self._changes = 0
         self._most = initial
         self._preemptions = 0
@@ -154,14 +158,18 @@ class Simulation:
         for second in range(1, end_s + 1):
             self._run_until(float(second))
             self._tick(float(second))
-        self._count_gpu_seconds(float(end_s))
+            if second == self._warmup_s:
+                self._forget(float(second))
+        self._gpu_seconds += self._count_living_s(float(end_s))
+        self._is_over = True
         second = end_s
         while (self._in_flight or self._held) and second < end_s + LONGEST_TAIL_S:
             second += 1
             self._run_until(float(second))
             self._start_ready(float(second))
         self._preemptions += sum(r.engine.preemptions_total for r in (*self._ready, *self._draining))
-        return Outcome(self._requests, self._gpu_seconds, self._changes, self._most, self._preemptions, self._timeline)
+        counted = [request for request in self._requests if request.arrived_s >= self._warmup_s]
+        return Outcome(counted, self._gpu_seconds, self._changes, self._most, self._preemptions, self._timeline)
 
     def _create(self, now_s: float, start_s: float) -> Replica:
         self._created += 1
@@ -220,7 +228,8 @@ class Simulation:
 
     def _end(self, replica: Replica, now_s: float) -> None:
         self._draining.remove(replica)
-        self._gpu_seconds += max(0.0, now_s - replica.created_s)
+        if not self._is_over:
+            self._gpu_seconds += now_s - replica.created_s
         self._preemptions += replica.engine.preemptions_total
 
     def _count_area(self, now_s: float) -> None:
@@ -268,11 +277,13 @@ class Simulation:
             if replica.in_flight == 0:
                 self._end(replica, now_s)
 
-    def _count_gpu_seconds(self, now_s: float) -> None:
-        """Count replicas that live at the end; what they do later is not counted."""
-        for replica in (*self._ready, *self._starting, *self._draining):
-            self._gpu_seconds += now_s - replica.created_s
-            replica.created_s = math.inf
+    def _count_living_s(self, now_s: float) -> float:
+        return sum(now_s - replica.created_s for replica in (*self._ready, *self._starting, *self._draining))
+
+    def _forget(self, now_s: float) -> None:
+        """Take off what the warm-up cost: replicas that live now pay it back when they end."""
+        self._gpu_seconds = -self._count_living_s(now_s)
+        self._changes, self._most = 0, len(self._ready) + len(self._starting)
 
     def _build_view(self, now_s: float) -> View:
         oldest_s = now_s - self._held[0].arrived_s if self._held else 0.0

@@ -36,6 +36,8 @@ class Scenario:
     rate_scale: float
     ttft_s: float
     tpot_s: float
+    warmup_s: int = 600
+    """Seconds at first of which nothing is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,13 @@ def simulate(run: Run) -> tuple[Figures, Outcome]:
     if run.policy == "static":
         initial = int(setting.label)
     outcome = Simulation(
-        profile, arrivals, policy, cold_start_s=run.cold_start_s, initial=initial, limits=(1, HIGHEST)
+        profile,
+        arrivals,
+        policy,
+        cold_start_s=run.cold_start_s,
+        initial=initial,
+        limits=(1, HIGHEST),
+        warmup_s=scenario.warmup_s,
     ).run()
     return compute_figures(run, setting.label, outcome), outcome
 

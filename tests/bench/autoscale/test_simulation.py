@@ -70,6 +70,15 @@ def test_a_replica_that_is_withdrawn_before_it_is_ready_is_paid_for_until_then()
     assert outcome.gpu_seconds == pytest.approx(101 + 5)
 
 
+def test_nothing_of_the_warm_up_is_counted() -> None:
+    script = Script({20: 2, 50: 3, 60: 1})
+    simulation = Simulation(ROUND, steady(100), script, cold_start_s=10.0, initial=1, limits=(0, 20), warmup_s=40)
+    outcome = simulation.run()
+    assert outcome.gpu_seconds == pytest.approx(2 * 61 - 41 + 10, abs=1)
+    assert outcome.changes == 2
+    assert len(outcome.requests) == 600
+
+
 def test_a_draining_replica_finishes_what_it_has_and_gets_nothing_new() -> None:
     arrivals = [Arrival(0.0, 100, 2000), Arrival(0.0, 100, 2000), *steady(60)]
     script = Script({5: 1})
@@ -224,6 +233,7 @@ def test_the_command_line_writes_every_run_and_plots(tmp_path: Path) -> None:
         gpu="l40s",
         ttft=2.0,
         tpot=0.15,
+        warmup=20,
         workers=1,
         json_out=out,
         plots=tmp_path / "plots",
