@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export UV_NATIVE_TLS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint fmt test verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory clean
+.PHONY: help install lint fmt test verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory bench-routing bench-gateway clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -72,6 +72,12 @@ bench-operator: install ## Measure the operator on a real kube-apiserver
 
 bench-memory: install ## Score the memory planner on logged start-ups
 	$(BIN)/python -m bench.memory --json out/bench-memory.json
+
+bench-routing: install ## Replay a trace under the routing policies, and time a decision
+	$(BIN)/python -m bench.routing --json out/bench-routing.json
+
+bench-gateway: install ## Measure what the gateway costs, beside other routers (needs wrk)
+	$(BIN)/python -m bench.gateway --json out/bench-gateway.json
 
 clean: ## Remove what can be made again
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

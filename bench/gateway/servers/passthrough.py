@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import resource
 import sys
 
 import aiohttp
@@ -40,4 +41,5 @@ async def serve(port: int, engines: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     uvloop.run(serve(int(sys.argv[1]), sys.argv[2:]))

@@ -69,6 +69,8 @@ class Accounts:
         self._extra = extra
         self._clock = clock
         self._routers = Routers(catalog)
+        self.gateways = 1
+        """How many gateways route to the same replicas, this one included."""
 
     def choose(self, pool: Pool, prompt: PromptBlocks, exclude: Collection[str]) -> Attempt | None:
         """Return an attempt at the best replica, None if none is left."""
@@ -80,6 +82,7 @@ class Accounts:
             prompt=prompt,
             now_s=self._clock(),
             exclude=exclude,
+            gateways=self.gateways,
         )
         return None if choice is None else Attempt(pool.id, router, choice)
 

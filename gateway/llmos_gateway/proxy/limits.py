@@ -20,6 +20,8 @@ class Limits:
     """From the head of a request to the end of its answer."""
     connect_timeout_s: float = 2.0
     """To open a connection to a replica."""
+    pool_timeout_s: float = 10.0
+    """To get a connection to a replica at all, where as many are open as may be."""
     engine_keepalive_s: float = 4.0
     """An idle connection to a replica is closed after this; shorter than uvicorn's 5 s, so that the engine seldom
     closes one that is just being used."""

@@ -63,7 +63,9 @@ class Upstream:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s)
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=limits.pool_timeout_s, sock_connect=limits.connect_timeout_s
+        )
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Upstream:

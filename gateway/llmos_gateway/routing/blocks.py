@@ -6,11 +6,11 @@ of each block covers all blocks before it:
     h[0] = xxh3(block 0, seed = xxh3(salt)),  h[i] = xxh3(block i, seed = h[i - 1])
 
 and two prompts share their first i + 1 blocks exactly when h[i] is equal (but for a chance of 2^-64). The gateway has
-no tokenizer: a block is 256 bytes of UTF-8, about 64 tokens of English at 4 bytes each; only full blocks count, as in
+no tokenizer: a block is 512 bytes of UTF-8, about 128 tokens of English at 4 bytes each; only full blocks count, as in
 vLLM. Only where a request is sent depends on these hashes, never whose cache it reads: engines keep tenants apart by
 salts of their own. The salt (tenant, and adapter) keeps equal prompts of two tenants from attracting each other here.
 
-The chain is bounded at 4096 blocks (1 MiB of text, about 262,000 tokens): what comes after changes the choice no more.
+The chain is bounded at 2048 blocks (1 MiB of text, about 262,000 tokens): what comes after changes the choice no more.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
+from xxhash import xxh3_64, xxh3_64_intdigest, xxh3_128_hexdigest
 
 __all__ = ["BLOCK_BYTES", "BLOCK_TOKENS", "MAX_BLOCKS", "PromptBlocks", "hash_blocks", "hash_chat"]
 
 BYTES_PER_TOKEN: Final = 4
-BLOCK_TOKENS: Final = 64
+BLOCK_TOKENS: Final = 128
 BLOCK_BYTES: Final = BLOCK_TOKENS * BYTES_PER_TOKEN
-MAX_BLOCKS: Final = 4096
+MAX_BLOCKS: Final = 2048
 _MAX_BYTES: Final = MAX_BLOCKS * BLOCK_BYTES
+_ANCHOR_BYTES: Final = 1024
 # A longer string is an inline file rather than a text; its digest tells it from others and costs no blocks.
 _LONGEST_ATTACHMENT_CHARS: Final = 512
 
@@ -43,11 +44,14 @@ class PromptBlocks:
     """Estimated length of the whole prompt."""
     block_tokens: int = BLOCK_TOKENS
     """Tokens that one block stands for."""
+    anchor: int = 0
+    """Hash of what stays the same over the turns of a conversation and differs between conversations: everything up to
+    the beginning of the first user message, or the first KiB of a text."""
 
 
 def hash_blocks(text: bytes | str, salt: bytes) -> PromptBlocks:
     """Return the blocks of a prompt that is one text. `salt` is what must keep prompts apart: tenant and adapter."""
-    return _hash_pieces((text,), salt)
+    return _hash_pieces((text,), salt, anchor=_hash_anchor((), text, salt))
 
 
 def hash_chat(messages: Sequence[Any], salt: bytes, tools: object = None) -> PromptBlocks:
@@ -56,10 +60,29 @@ def hash_chat(messages: Sequence[Any], salt: bytes, tools: object = None) -> Pro
     Takes what a client sent without trusting its shape: what is not text counts by its JSON, so equal conversations
     give equal blocks, and each further turn only adds to the end.
     """
-    return _hash_pieces(_list_pieces(messages, tools), salt)
+    pieces = [_to_json(tools)] if tools else []
+    anchor = None
+    for message in messages:
+        parts = list(_list_pieces(message))
+        if anchor is None and isinstance(message, Mapping) and message.get("role") == "user":
+            anchor = _hash_anchor(pieces, "".join(parts), salt)
+        pieces += parts
+    return _hash_pieces(pieces, salt, anchor=_hash_anchor((), "".join(pieces), salt) if anchor is None else anchor)
 
 
-def _hash_pieces(pieces: Iterable[bytes | str], salt: bytes) -> PromptBlocks:
+def _hash_anchor(before: Iterable[str], text: bytes | str, salt: bytes) -> int:
+    hasher = xxh3_64(_encode(text[:_ANCHOR_BYTES])[:_ANCHOR_BYTES], seed=xxh3_64_intdigest(salt))
+    for piece in before:
+        hasher.update(_encode(piece))
+    return hasher.intdigest()
+
+
+def _encode(text: bytes | str) -> bytes:
+    # JSON may hold half a surrogate pair, which strict UTF-8 refuses.
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+
+
+def _hash_pieces(pieces: Iterable[bytes | str], salt: bytes, *, anchor: int) -> PromptBlocks:
     kept: list[bytes] = []
     kept_bytes = total = 0
     for piece in pieces:
@@ -67,13 +90,12 @@ def _hash_pieces(pieces: Iterable[bytes | str], salt: bytes) -> PromptBlocks:
         total += len(piece)
         if room <= 0:
             continue
-        # JSON may hold half a surrogate pair, which strict UTF-8 refuses.
-        encoded = piece[:room].encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece[:room]
+        encoded = _encode(piece[:room])
         total += len(encoded) - min(len(piece), room)
         kept.append(encoded)
         kept_bytes += len(encoded)
     data = kept[0] if len(kept) == 1 else b"".join(kept)
-    return PromptBlocks(_chain(data, salt), max(1, total // BYTES_PER_TOKEN))
+    return PromptBlocks(_chain(data, salt), max(1, total // BYTES_PER_TOKEN), anchor=anchor)
 
 
 def _chain(data: bytes, salt: bytes) -> tuple[int, ...]:
@@ -85,21 +107,18 @@ def _chain(data: bytes, salt: bytes) -> tuple[int, ...]:
     return tuple(hashes)
 
 
-def _list_pieces(messages: Sequence[Any], tools: object) -> Iterator[str]:
-    if tools:
-        yield _to_json(tools)
-    for message in messages:
-        if not isinstance(message, Mapping):
-            yield _to_json(message)
-            continue
-        yield f"\n{message.get('role')}\n"
-        content = message.get("content")
-        if isinstance(content, str):
-            yield content
-        elif isinstance(content, list):
-            yield from map(_describe_part, content)
-        if calls := message.get("tool_calls"):
-            yield _to_json(calls)
+def _list_pieces(message: object) -> Iterator[str]:
+    if not isinstance(message, Mapping):
+        yield _to_json(message)
+        return
+    yield f"\n{message.get('role')}\n"
+    content = message.get("content")
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        yield from map(_describe_part, content)
+    if calls := message.get("tool_calls"):
+        yield _to_json(calls)
 
 
 def _describe_part(part: object) -> str:

@@ -11,7 +11,7 @@ __all__ = ["Candidates", "Policy", "Score"]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The replicas that may get a request, and what speaks for each."""
+    """The replicas that may get a request (at least one), and what speaks for each."""
 
     prompt_tokens: int
     """Estimated length of the prompt."""
@@ -21,6 +21,8 @@ class Candidates:
     """Tokens of this prompt that each replica probably has in its cache."""
     queued_tokens: Sequence[int]
     """Prompt tokens that this gateway sent to each replica and whose prefill has not ended yet."""
+    home: int | None = None
+    """The replica that every gateway would take for this conversation; None where this is the only gateway."""
 
 
 Score: TypeAlias = tuple[float, ...]

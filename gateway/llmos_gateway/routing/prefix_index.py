@@ -9,7 +9,7 @@ older than the one before it in the chain. Hence two facts, on which the rest st
 * along a prompt the set of replicas that hold a block only shrinks, so it is found by bisection: O(log blocks) look-ups
   for each distinct length, whatever the number of replicas.
 
-Storage is shared: hash -> bit mask of replicas. Memory is bounded twice, by replica and in all (about 250 bytes for
+Storage is shared: hash -> bit mask of replicas. Memory is bounded twice, by replica and in all (about 240 bytes for
 each block of each replica). A replica that goes away leaves at once; its blocks are swept out a few at a time, with
 later insertions, so that no request waits for it.
 """
@@ -21,6 +21,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from llmos_gateway.routing.blocks import BLOCK_TOKENS
+
 __all__ = ["IndexLimits", "PrefixIndex"]
 
 _SWEPT_PER_INSERT: Final = 512
@@ -30,12 +32,24 @@ _SWEPT_PER_INSERT: Final = 512
 class IndexLimits:
     """How much the index may remember."""
 
-    blocks_per_replica: int = 65_536
-    """At most this many blocks of one replica: 4 million tokens at 64 each, more than most KV caches hold."""
-    blocks_in_all: int = 1_048_576
-    """Shared evenly where many replicas would take more together."""
+    blocks_per_replica: int = 32_768
+    """At most this many blocks of one replica: 4 million tokens at 128 each, more than most KV caches hold."""
+    blocks_in_all: int = 524_288
+    """About 120 MiB; shared evenly where many replicas would take more together."""
     replicas: int = 1024
     """The one that came first leaves for one more."""
+
+    @classmethod
+    def for_kv_cache(cls, tokens: int) -> IndexLimits:
+        """Return limits for replicas whose KV cache holds that many tokens, the default if 0 (unknown).
+
+        Twice the cache: where an engine has just evicted the end of a prompt, its beginning is often still there, and
+        replays lose hits below 1.5 times. Beyond twice the router counts on more than is cached.
+        """
+        default = cls()
+        if not tokens:
+            return default
+        return cls(blocks_per_replica=min(default.blocks_per_replica, max(1, 2 * tokens // BLOCK_TOKENS)))
 
 
 @dataclass(slots=True)
@@ -96,7 +110,7 @@ class PrefixIndex:
         if excess > 0:
             self._forget_oldest(entry, excess)
         if self._leaving:
-            self.sweep(_SWEPT_PER_INSERT)
+            self._sweep_leaving(_SWEPT_PER_INSERT)
 
     def remove(self, replica: str) -> None:
         """Forget a replica: it matches nothing from now on, and its memory is freed by `sweep`."""
@@ -111,8 +125,20 @@ class PrefixIndex:
         for replica in [known for known in self._replicas if known not in replicas]:
             self.remove(replica)
 
+    def resize(self, limits: IndexLimits) -> None:
+        """Change the limits; what is too much leaves with later insertions and `sweep`."""
+        self._limits = limits
+
     def sweep(self, blocks: int) -> int:
-        """Free up to that many blocks of replicas that went away; return how many were freed."""
+        """Free up to that many blocks that are too many or belong to replicas that went away; return how many."""
+        freed = self._sweep_leaving(blocks)
+        for entry in self._replicas.values():
+            excess = min(len(entry.blocks) - self.capacity_blocks, blocks - freed)
+            if excess > 0:
+                freed += self._forget_oldest(entry, excess)
+        return freed
+
+    def _sweep_leaving(self, blocks: int) -> int:
         freed = 0
         while self._leaving and freed < blocks:
             entry = self._leaving[-1]

@@ -19,6 +19,7 @@ from typing import Generic, Protocol, TypeVar
 from llmos_gateway.routing.blocks import PromptBlocks
 from llmos_gateway.routing.candidates import Candidates, Score
 from llmos_gateway.routing.circuits import Circuits
+from llmos_gateway.routing.home import find_home
 from llmos_gateway.routing.policies import POLICIES
 from llmos_gateway.routing.prefix_index import IndexLimits, PrefixIndex
 
@@ -72,16 +73,21 @@ class Router:
         prompt: PromptBlocks,
         now_s: float,
         exclude: Collection[str] = (),
+        gateways: int = 1,
     ) -> Decision[E] | None:
         """Return where the request goes, or None if no endpoint is left.
 
         `endpoints` are those that are ready now; `load` returns the requests in flight on an address; `exclude` are
-        addresses that the request already tried. An unknown policy is taken as `auto`.
+        addresses that the request already tried; `gateways` is how many route to this pool. An unknown policy is taken
+        as `auto`.
         """
         places, note = self._admit(endpoints, now_s, exclude)
         if not places:
             return None
-        candidates = self._describe([endpoints[place].address for place in places], load, prompt)
+        addresses = [endpoints[place].address for place in places]
+        candidates = self._describe(
+            addresses, load, prompt, find_home(prompt.anchor, addresses) if gateways > 1 else None
+        )
         scores = POLICIES.get(policy, POLICIES["auto"])(candidates)
         best = self._take_turn(scores, places, len(endpoints))
         return self._decide(endpoints[places[best]], candidates, best, f"{policy}{note}", now_s)
@@ -125,6 +131,14 @@ class Router:
         self._circuits.retain(kept)
         self._queued = {address: tokens for address, tokens in self._queued.items() if address in kept}
 
+    def resize(self, limits: IndexLimits) -> None:
+        """Change how much may be remembered."""
+        self._index.resize(limits)
+
+    def sweep(self, blocks: int) -> int:
+        """Free the memory of up to that many blocks that are no longer wanted; return how many."""
+        return self._index.sweep(blocks)
+
     def _admit(self, endpoints: Sequence[E], now_s: float, exclude: Collection[str]) -> tuple[Sequence[int], str]:
         if not exclude and not len(self._circuits):
             return range(len(endpoints)), ""
@@ -135,13 +149,16 @@ class Router:
         soonest = min(wanted, key=lambda place: self._circuits.get_retry_s(endpoints[place].address))
         return [soonest], ", all circuits are open and this pause ends first"
 
-    def _describe(self, addresses: Sequence[str], load: Callable[[str], int], prompt: PromptBlocks) -> Candidates:
+    def _describe(
+        self, addresses: Sequence[str], load: Callable[[str], int], prompt: PromptBlocks, home: int | None
+    ) -> Candidates:
         held, size = self._index.match(prompt.hashes), prompt.block_tokens
         return Candidates(
             prompt_tokens=prompt.tokens,
             loads=[load(address) for address in addresses],
             cached_tokens=[min(held.get(address, 0) * size, prompt.tokens) for address in addresses],
             queued_tokens=[self._queued.get(address, 0) for address in addresses],
+            home=home,
         )
 
     def _take_turn(self, scores: Sequence[Score], places: Sequence[int], count: int) -> int:

@@ -121,11 +121,8 @@ class Gateway:
                 self._catalog, self._book, peers=self._watch.peers, fetch=HttpFetch(session), gateway=self._options.name
             )
             tracer = self._build_tracer(stack)
-            road = Road(
-                await self._build_tools(stack, reports.extra, tracer),
-                self._build_recorder(stack),
-                asks_for_key=self._options.asks_for_key,
-            )
+            tools = await self._build_tools(stack, reports.extra, tracer)
+            road = Road(tools, self._build_recorder(stack), asks_for_key=self._options.asks_for_key)
             server = PublicServer(
                 road,
                 self._options.connections,
@@ -135,7 +132,14 @@ class Gateway:
             )
             self._watch_gauges(road, server)
             await self._open(stack, server)
-            await self._run_parts(road, server, reports)
+            await self._run_parts(
+                {
+                    "catalog": self._watch.run(),
+                    "reports": reports.run(),
+                    "sweep": self._sweep(road, server, tools.accounts),
+                    "end": self._end(road, server),
+                }
+            )
 
     def _build_tracer(self, stack: AsyncExitStack) -> Tracer | None:
         if not is_tracing_wanted(os.environ):
@@ -205,13 +209,8 @@ class Gateway:
         _logger.info("Requests are taken on port %d, probes on port %d.", port, admin_port)
         self.ports.set_result((port, admin_port))
 
-    async def _run_parts(self, road: Road, server: PublicServer, reports: Reports) -> None:
-        parts: dict[str, Coroutine[Any, Any, None]] = {
-            "catalog": self._watch.run(),
-            "reports": reports.run(),
-            "sweep": self._sweep(road, server),
-            "end": self._end(road, server),
-        }
+    async def _run_parts(self, parts: dict[str, Coroutine[Any, Any, None]]) -> None:
+        """Run until one of the parts ends: normally the one that waits for the end."""
         if self._tls is not None:
             parts["tls"] = self._tls.watch()
         loop = asyncio.get_running_loop()
@@ -231,11 +230,12 @@ class Gateway:
                 _logger.error("The part %r failed.", task.get_name(), exc_info=error)
                 raise error
 
-    async def _sweep(self, road: Road, server: PublicServer) -> None:
+    async def _sweep(self, road: Road, server: PublicServer, accounts: Accounts) -> None:
         limit_s = self._options.limits.request_timeout_s
         while True:
             await asyncio.sleep(self._options.sweep_s)
             server.sweep()
+            accounts.gateways = 1 + len(self._watch.peers())
             since_s = self._clock() - limit_s
             for call in [call for call in road.calls if call.arrived_s < since_s]:
                 call.interrupt(TimeLimitError(f"The answer took longer than {limit_s:g} s.", "time_limit"))

@@ -42,13 +42,18 @@ def write_pair(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / "tls.crt", folder / "tls.key"
 
 
+async def _say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
 async def read_name(port: int) -> str:
     """Return the name in the certificate that a port shows."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
     shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.transport.abort()
+    writer.close()
+    await writer.wait_closed()
     (name,) = x509.load_der_x509_certificate(shown).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(name.value)
 
@@ -64,7 +69,7 @@ async def test_callers_are_served_over_tls(tmp_path: Path) -> None:
 
 async def test_new_files_are_used_for_new_connections(tmp_path: Path) -> None:
     files = TlsFiles(*write_pair(tmp_path, "first"))
-    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0, ssl=files.context)
+    server = await asyncio.start_server(_say_nothing, "127.0.0.1", 0, ssl=files.context)
     port = server.sockets[0].getsockname()[1]
     async with server:
         assert await read_name(port) == "first"
@@ -83,7 +88,7 @@ async def test_a_pair_that_does_not_fit_leaves_the_old_one_in_use(
     os.replace(other_key, tmp_path / "tls.key")  # noqa: PTH105 - as a renewal half done
     assert not files.reload()
     assert "stay in use" in caplog.text
-    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0, ssl=files.context)
+    server = await asyncio.start_server(_say_nothing, "127.0.0.1", 0, ssl=files.context)
     async with server:
         assert await read_name(server.sockets[0].getsockname()[1]) == "first"
     write_pair(tmp_path, "third")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -16,20 +15,13 @@ from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.proxy.retries import Retries
 from llmos_gateway.proxy.upstream import DeclinedError, LostError, ReplicaError, UnreachableError
 from tests.gateway.engines import ANSWER, Behaviour, answer, die, die_after_head, die_in_body, fail_with, open_engine
+from tests.gateway.raw import find_closed_port
 from tests.gateway.stage import CHAT, POOL, open_gateway
 from tests.gateway.values import pool
 
 STREAM = {**CHAT, "stream": True}
 IN_TURN: list[Pool] = [replace(pool(POOL), policy="round-robin")]
 QUICK = replace(Limits(), retry_pause_s=0.001, max_retry_pause_s=0.002)
-
-
-def find_closed_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("body", [CHAT, STREAM])

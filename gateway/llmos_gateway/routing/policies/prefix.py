@@ -1,22 +1,29 @@
-"""prefix: the longest cached beginning, among replicas that are not overloaded.
+"""prefix: the longest cached beginning, whatever waits there, among replicas that are not overloaded (share.py).
 
-A replica is overloaded when it has more than 1.25 times its share of the requests in flight, counting the new one
-(consistent hashing with bounded loads, Mirrokni et al. 2016, the bound that KubeAI takes).
+A beginning counts from a fifth of the prompt on. Less is usually the system prompt that all conversations share, and
+whoever follows that sends every new conversation to the replicas that have it. Prompts of which no replica has more
+than others go home where several gateways route to the pool (auto.py), else where the least waits.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from llmos_gateway.routing.candidates import Candidates, Score
+from llmos_gateway.routing.policies.share import rank_by_share
 
 __all__ = ["score_prefix"]
 
-_LOAD_FACTOR: Final = 1.25
-
 
 def score_prefix(candidates: Candidates) -> list[Score]:
-    """Score overloaded replicas last, then by cached tokens, then by load."""
-    loads = candidates.loads
-    most = max(_LOAD_FACTOR * (sum(loads) + 1) / len(loads), 1) if loads else 0
-    return [(load > most, -cached, load) for load, cached in zip(loads, candidates.cached_tokens, strict=True)]
+    """Score each replica by its share, then by cached tokens, then home, then by queue and load as `auto` does."""
+    loads, prompt_tokens = candidates.loads, candidates.prompt_tokens
+    load_tokens = prompt_tokens / (sum(loads) / len(loads) + 1)
+    columns = zip(rank_by_share(loads), loads, candidates.cached_tokens, candidates.queued_tokens, strict=True)
+    return [
+        (
+            rank,
+            -cached if 5 * cached >= prompt_tokens else 0,
+            place != candidates.home,
+            queued + load * load_tokens,
+        )
+        for place, (rank, load, cached, queued) in enumerate(columns)
+    ]

@@ -1,0 +1,1 @@
+"""Routing policies of other projects, as their sources have them; the commit stands in each file."""
