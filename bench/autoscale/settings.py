@@ -47,7 +47,8 @@ class Setting:
     """One way to set a policy."""
 
     label: str
-    build: Callable[[Context], Policy]
+    build: Callable[..., Policy]
+    """Called with the Context."""
 
 
 def _knative() -> list[Setting]:
@@ -149,11 +150,11 @@ def _llmos() -> list[Setting]:
         Setting("nothing set", lambda c: _build_llmos(c, utilization=None, objective=None)),
         *(
             Setting(f"utilization {share:g}", lambda c, u=share: _build_llmos(c, utilization=u, objective=None))
-            for share in (0.4, 0.5, 0.6, 0.7, 0.9)
+            for share in (0.4, 0.5, 0.6, 0.7, 0.9, 1.0)
         ),
         *(
             Setting(f"slo x {share:g}", lambda c, s=share: _build_llmos(c, utilization=None, objective=s))
-            for share in (1.0, 0.7, 0.5, 0.35, 0.25)
+            for share in (1.0, 2.0, 1.4, 0.7, 0.5, 0.35)
         ),
     ]
 

@@ -1,10 +1,10 @@
 """A gateway, replicas that take time to start, and a policy that is asked once a second.
 
-The gateway sends each request at once to the ready replica with the fewest requests in flight, and holds requests while
-there is none. A new replica is paid for from its creation and answers after the cold start. To shrink, replicas that
-are starting go first (the youngest), then the least busy ones: they get no more requests, finish what they have, and are
-paid for until then. After the last arrival nothing is scaled any more, and what is left is served; GPU time is counted
-until the last arrival, latencies of all requests.
+The gateway sends each request at once to the ready replica with the fewest requests in flight, and holds requests
+while there is none. A new replica is paid for from its creation and answers after the cold start. To shrink, replicas
+that are starting go first (the youngest), then the least busy ones: they get no more requests, finish what they have,
+and are paid for until then. After the last arrival nothing is scaled any more, and what is left is served; GPU time
+is counted until the last arrival, latencies of all requests.
 """
 
 from __future__ import annotations

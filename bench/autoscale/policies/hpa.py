@@ -1,9 +1,9 @@
 """Kubernetes' HorizontalPodAutoscaler, and what builds on it: KEDA and production-stack.
 
 Each 15 s: with a metric of pods (a mean for each ready pod), `ceil(ready * mean / target)`, pods that are not ready
-counting as 0 on the way up; with an external metric (KEDA's AverageValue), `ceil(total / target)`. Nothing changes while
-the ratio is within 10 % of 1. On the way down the greatest recommendation of the last 300 s counts. On the way up at
-most the greater of +100 % and +4 pods in 15 s, on the way down at most 100 % in 15 s.
+counting as 0 on the way up; with an external metric (KEDA's AverageValue), `ceil(total / target)`. Nothing changes
+while the ratio is within 10 % of 1. On the way down the greatest recommendation of the last 300 s counts. On the way
+up at most the greater of +100 % and +4 pods in 15 s, on the way down at most 100 % in 15 s.
 """
 
 from __future__ import annotations

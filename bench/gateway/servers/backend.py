@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import sys
-from typing import Any, cast
+from typing import cast
 
 import uvloop
 
@@ -23,34 +22,21 @@ SLOTS = 20
 
 
 def build_event(content: str) -> bytes:
-    """Return one token of a stream."""
-    return build_line({"choices": [{"index": 0, "delta": {"content": content}, "logprobs": None}]})
-
-
-def build_usage(tokens: int) -> bytes:
-    """Return the event that ends a stream whose usage was asked for."""
-    usage = {"prompt_tokens": 250, "completion_tokens": tokens, "total_tokens": 250 + tokens}
-    return build_line({"choices": [], "usage": usage})
-
-
-def build_line(fields: dict[str, Any]) -> bytes:
-    """Return one event as a chunk of HTTP."""
-    head = {
+    body = {
         "id": "chatcmpl-0123456789abcdef",
         "object": "chat.completion.chunk",
         "created": 1700000000,
         "model": MODEL,
+        "choices": [{"index": 0, "delta": {"content": content}, "logprobs": None, "finish_reason": None}],
     }
-    return build_chunk(b"data: " + json.dumps({**head, **fields}, separators=(",", ":")).encode() + b"\n\n")
+    return build_chunk(b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n")
 
 
 def build_chunk(data: bytes) -> bytes:
-    """Frame data as HTTP does in a body of unknown length."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 def build_answer(body: bytes) -> bytes:
-    """Return a whole answer."""
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
@@ -73,6 +59,10 @@ MODELS = build_answer(
 )
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 TOKEN = build_event(" token")
+USAGE = build_chunk(
+    b'data: {"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"bench",'
+    b'"choices":[],"usage":{"prompt_tokens":250,"completion_tokens":100,"total_tokens":350}}\n\n'
+)
 STREAM_TAIL = build_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
@@ -81,7 +71,6 @@ class Pacer:
 
     def __init__(self, tokens_per_s: float, tokens: int) -> None:
         self._tokens = tokens
-        self._usage = build_usage(tokens)
         self._pause_s = 1.0 / tokens_per_s / SLOTS
         self._slots: list[dict[Connection, int]] = [{} for _ in range(SLOTS)]
         self._next = 0
@@ -110,7 +99,7 @@ class Pacer:
                 connection.transport.write(TOKEN)
             else:
                 del slot[connection]
-                connection.end_stream(self._usage)
+                connection.end_stream()
 
 
 class Connection(asyncio.Protocol):
@@ -124,11 +113,9 @@ class Connection(asyncio.Protocol):
         self._wants_usage = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer every whole request."""
         data = self._buffer + data
         while (end := data.find(b"\r\n\r\n")) >= 0:
             length = find_length(data[:end])
@@ -148,9 +135,9 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.write(ANSWER)
 
-    def end_stream(self, usage: bytes) -> None:
+    def end_stream(self) -> None:
         """Send what ends an answer."""
-        self.transport.write((usage if self._wants_usage else b"") + STREAM_TAIL)
+        self.transport.write((USAGE if self._wants_usage else b"") + STREAM_TAIL)
 
 
 def find_length(head: bytes) -> int:
@@ -170,5 +157,4 @@ async def serve(ports: list[int], tokens_per_s: float, tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     uvloop.run(serve([int(port) for port in sys.argv[3:]], float(sys.argv[1]), int(sys.argv[2])))

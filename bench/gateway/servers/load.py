@@ -4,8 +4,8 @@
 so that a slow server cannot slow its own load down. Latency counts from the moment a request is written; the clock of
 the event loop ticks in milliseconds, so requests of one tick leave together.
 
-`streams`: streams begin one after the other within `RAMP_S`, and `peak` is how many there were at a time. A stream is
-whole if its status is 200, it ends with `[DONE]`, and it had as many events as were asked for.
+`streams`: all streams begin within a second. A stream is whole if its status is 200, it ends with `[DONE]`, and it had
+as many events as were asked for.
 
 A bare uvloop protocol as in `backend`, for the same reason.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import sys
 import time
 from typing import Any, cast
@@ -24,7 +23,6 @@ import uvloop
 
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 20
 CONNECTIONS = 256
-RAMP_S = 3.0
 
 
 def build_request(url: str, key: str, model: str, *, is_stream: bool) -> bytes:
@@ -58,7 +56,7 @@ class Client(asyncio.Protocol):
 
     def ask(self, request: bytes) -> asyncio.Future[bool]:
         """Send a request; the future says whether the answer was whole."""
-        self._data, self.events, self.first_s, self.status = b"", 0, 0.0, b""
+        self._data, self.events, self.first_s = b"", 0, 0.0
         self.answered = asyncio.get_running_loop().create_future()
         self.began_s = time.perf_counter()
         self.transport.write(request)
@@ -66,11 +64,9 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Look for the end of the answer."""
-        if not self.status:
-            self.status = data[9:12]
-        # Some sides send their head at once, which is no token.
-        if not self.first_s and (not self._is_stream or b"data:" in data):
+        if not self.first_s:
             self.first_s = time.perf_counter()
+            self.status = data[9:12]
         if self._is_stream:
             self.events += data.count(b"data: {")
             self._data = self._data[-64:] + data
@@ -97,6 +93,9 @@ def find_length(head: bytes) -> int:
     return int(head[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
 
 
+LOOPBACK = "127.0.0.1"
+
+
 async def run_rate(url: str, request: bytes, rate: float, seconds: float) -> dict[str, Any]:
     """Send requests at a rate."""
     parts = urlsplit(url)
@@ -107,7 +106,7 @@ async def run_rate(url: str, request: bytes, rate: float, seconds: float) -> dic
 
     async def connect() -> Client:
         _, client = await loop.create_connection(
-            lambda: Client(is_stream=False), parts.hostname or "", parts.port or 80
+            lambda: Client(is_stream=False), parts.hostname or LOOPBACK, parts.port or 80
         )
         return client
 
@@ -142,24 +141,19 @@ async def run_streams(url: str, request: bytes, streams: int, events: int) -> di
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
 
-    open_now = peak = 0
-
     async def read(number: int) -> tuple[bool, int, float, float]:
-        nonlocal open_now, peak
-        await asyncio.sleep(RAMP_S * number / streams)
-        open_now += 1
-        peak = max(peak, open_now)
-        _, client = await loop.create_connection(lambda: Client(is_stream=True), parts.hostname or "", parts.port or 80)
+        await asyncio.sleep(number / streams)
+        _, client = await loop.create_connection(
+            lambda: Client(is_stream=True), parts.hostname or LOOPBACK, parts.port or 80
+        )
         is_whole = await client.ask(request)
         ended_s = time.perf_counter()
-        open_now -= 1
         client.transport.close()
         is_whole = is_whole and client.status == b"200" and client.events == events
         return is_whole, client.events, client.first_s - client.began_s, ended_s - client.began_s
 
     results = await asyncio.gather(*(read(number) for number in range(streams)))
     return {
-        "peak": peak,
         "broken": sum(not whole for whole, *_ in results),
         "events": sum(count for _, count, *_ in results),
         "ttft_ms": [1000 * ttft for *_, ttft, _ in results],
@@ -170,7 +164,6 @@ async def run_streams(url: str, request: bytes, streams: int, events: int) -> di
 def main() -> None:
     """Run what the command line says: rate|streams URL KEY MODEL NUMBER NUMBER."""
     mode, url, key, model, first, second = sys.argv[1:]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     request = build_request(url, key, model, is_stream=mode == "streams")
     if mode == "rate":
         result = uvloop.run(run_rate(url, request, float(first), float(second)))

@@ -47,7 +47,7 @@ def _always() -> bool:
     return True
 
 
-def _ignore_write(_verb: str, _kind: str) -> None:
+def _ignore(_verb: str, _kind: str) -> None:
     return None
 
 
@@ -58,6 +58,7 @@ class AioKube(Kube):
         configuration: address and credentials, from `kube.config.load_configuration`.
         may_write: asked before every write; False raises `Fenced` and nothing is sent.
         on_write: told the verb and kind of every write that was sent.
+        on_read: told the verb and kind of every read that was sent; each page of a list is one.
         freshness: how old lists by label may be; all others, and all without it, are exact.
         request_timeout_s: limit for one request, from waiting for a connection to the last byte.
     """
@@ -67,7 +68,8 @@ class AioKube(Kube):
         configuration: Configuration,
         *,
         may_write: Callable[[], bool] = _always,
-        on_write: Callable[[str, str], None] = _ignore_write,
+        on_write: Callable[[str, str], None] = _ignore,
+        on_read: Callable[[str, str], None] = _ignore,
         freshness: Freshness | None = None,
         request_timeout_s: float = 30.0,
     ) -> None:
@@ -75,6 +77,7 @@ class AioKube(Kube):
         self._client = ApiClient(configuration)
         self._may_write = may_write
         self._on_write = on_write
+        self._on_read = on_read
         self._freshness = freshness or Freshness()
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s)
         self._log_timeout = aiohttp.ClientTimeout(total=min(request_timeout_s, LOG_TIMEOUT_S))
@@ -92,6 +95,7 @@ class AioKube(Kube):
         await self._client.close()
 
     async def get(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
+        self._on_read("get", resource.kind)
         try:
             return await self._read(f"get of {resource.kind} {namespace}/{name}", _path(resource, namespace, name))
         except NotFound as error:
@@ -112,6 +116,25 @@ class AioKube(Kube):
                     raise
         selection = {"labelSelector": label_selector} if label_selector else {}
         return await self._list(resource, convert, namespace, selection)
+
+    async def visit(
+        self,
+        resource: Resource,
+        see: Callable[[Object], None],
+        *,
+        label_selector: str = "",
+        metadata_only: bool = False,
+    ) -> None:
+        """Show every object of a kind in all namespaces, a page at a time, as of one moment after the call.
+
+        After a list that took too long, objects may be shown twice.
+        """
+
+        def convert(item: Object) -> None:
+            see(_without_managed_fields(item, resource))
+
+        selection = {"labelSelector": label_selector} if label_selector else {}
+        await self._list(resource, convert, "", selection, _METADATA_ONLY if metadata_only else _ACCEPT)
 
     async def list_versions(self, resource: Resource) -> dict[tuple[str, str], str]:
         """Return the resource version of every object of a kind by (namespace, name); no bodies are sent."""
@@ -176,6 +199,7 @@ class AioKube(Kube):
         if previous:
             query["previous"] = "true"
         path = _path(PODS, namespace, name) + "/log"
+        self._on_read("log", PODS.kind)
         try:
             body = await self._request(f"log of Pod {namespace}/{name}", "GET", path, query, limit=self._log_timeout)
         except (NotFound, Invalid, Unavailable):
@@ -210,6 +234,7 @@ class AioKube(Kube):
         query = {**selection, "limit": str(PAGE_OBJECTS)} if is_exact else {**selection}
         items: list[T] = []
         while True:
+            self._on_read("list", resource.kind)
             try:
                 page = await self._read(what, path, query, accept)
             except KubeError as error:

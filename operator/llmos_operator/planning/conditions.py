@@ -71,12 +71,17 @@ class Announcement:
 
 
 def plan_announcement(kind: str, previous: Sequence[Condition], current: Sequence[Condition]) -> Announcement | None:
-    """Return the Event for a change of condition `kind`, None if status and reason are as before."""
+    """Return the Event for a change of condition `kind`, None if status and reason are as before.
+
+    That a new object begins as it should is no news: its first condition is announced only if it tells a problem.
+    """
     after = next((c for c in current if c.type == kind), None)
     before = next((c for c in previous if c.type == kind), None)
     if after is None or (before is not None and (before.status, before.reason) == (after.status, after.reason)):
         return None
     reason = Reason(after.reason)
+    if before is None and not REASONS[reason].problem:
+        return None
     return Announcement(reason, after.message, warning=REASONS[reason].problem)
 
 

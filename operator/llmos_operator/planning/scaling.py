@@ -25,10 +25,9 @@ from llmos_operator.planning.scaling_capacity import Learned, build_capacity, le
 from llmos_operator.planning.scaling_demand import (
     Goal,
     Situation,
+    build_promise,
     compute_concurrency,
     compute_demands,
-    compute_patience_s,
-    compute_share,
 )
 from llmos_operator.planning.scaling_forecast import (
     BUCKET_S,
@@ -230,7 +229,7 @@ def _look_back(
 ) -> Hindsight:
     if policy.queue_depth is not None or sample.gateway is None or sample.interval_s <= 0 or not learned.is_known:
         return hindsight
-    goal, model, load = _build_goal(policy), learned.model, build_load(traffic, sample)
+    model, load = learned.model, build_load(traffic, sample)
     per_prompt_s = model.per_prompt_token_s * traffic.prompt_ratio
     decode_load = model.per_sequence_s * load.needed_generated_per_s
     return look_back(
@@ -240,20 +239,27 @@ def _look_back(
         needed=compute_needed(
             [per_prompt_s * second.prompt_tokens for second in traffic.seconds],
             decode_load,
-            compute_patience_s(goal, model.base_s + per_prompt_s * traffic.mean_prompt_tokens),
-            model.compute_work(load.needed_prompt_per_s, load.needed_generated_per_s),
-            compute_share(goal, model.base_s),
+            learned.base_share,
+            build_promise(
+                _build_goal(policy),
+                model,
+                traffic.mean_prompt_tokens * traffic.prompt_ratio,
+                load.mean_generated_tokens,
+            ),
         ),
         arrivals=float(sample.gateway.arrivals),
         lag_s=learned.start_s,
     )
 
 
+def has_stopped(memory: ScalingMemory) -> bool:
+    """Whether nothing has come for longer than a forecast looks back; such traffic is not taken to recur."""
+    return memory.idle_s > HOLD_BUCKETS * BUCKET_S
+
+
 def _build_situation(memory: ScalingMemory, load: Load, sample: PoolSample) -> Situation:
     oldest_s = max((replica.age_s for replica in sample.starting if not replica.is_stuck), default=0.0)
-    # Traffic that stopped for good is no traffic that recurs.
-    has_stopped = memory.idle_s > HOLD_BUCKETS * BUCKET_S
-    outlook = NOTHING_AHEAD if has_stopped else look_ahead(memory.hindsight)
+    outlook = NOTHING_AHEAD if has_stopped(memory) else look_ahead(memory.hindsight)
     return Situation(load, memory.learned, outlook, count_serving(sample), oldest_s)
 
 
@@ -263,7 +269,7 @@ def _decide(policy: ScalingPolicy, memory: ScalingMemory, sample: PoolSample, lo
     existing = count_serving(sample) + len(sample.starting)
     before = existing if memory.desired is None else memory.desired
     kept = memory.wanted or (Wanted(memory.clock_s, before),)
-    is_learning = policy.queue_depth is None and memory.hindsight.is_learning and memory.idle_s == 0
+    is_learning = policy.queue_depth is None and memory.hindsight.is_learning and not has_stopped(memory)
     kept = _remember(kept, Wanted(memory.clock_s, wanted), math.inf if is_learning else policy.scale_down_delay_s)
     memory = replace(memory, wanted=kept, room=reopen_room(memory.room, wanted, sample.now_s))
     target, bounded_by = _delay(policy, memory, sample, wanted, before, kept[0].replicas)

@@ -83,6 +83,8 @@ class Learned:
     """Requests that an engine ran while others waited for a place. 0 if unknown."""
     crowded: int = 0
     """Samples in a row in which requests waited in all engines."""
+    chunk: float = 0.0
+    """Most prompt tokens that a step took, on average over a busy second."""
     starts_s: tuple[float, ...] = ()
     busy: frozenset[str] = frozenset()
     """Replicas that had work when they were last seen."""
@@ -91,6 +93,12 @@ class Learned:
     def is_known(self) -> bool:
         """Whether the step model rests on enough."""
         return self.samples >= ENOUGH_SAMPLES and self.model.compute_work(1.0, 1.0) > 0
+
+    @property
+    def base_share(self) -> float:
+        """What the base of steps full of prompts adds to the work of prompts, as a share of it."""
+        work_s = self.model.per_prompt_token_s * self.chunk
+        return min(1.0, self.model.base_s / work_s) if work_s > 0 else 0.0
 
     @property
     def start_s(self) -> float:
@@ -136,7 +144,10 @@ def _learn_steps(learned: Learned, replica: ReplicaSample, interval_s: float) ->
     fastest_s = min(learned.fastest_step_s * 1.001 or interval_s / steps, interval_s / steps)
     model = _solve(gram, moment, learned.model, fastest_s)
     samples = min(learned.samples + 1.0, 1e9)
-    return replace(learned, gram=gram, moment=moment, model=model, samples=samples, fastest_step_s=fastest_s)
+    chunk = max(learned.chunk * (1 - FORGETTING / 10), prefilled / steps)
+    return replace(
+        learned, gram=gram, moment=moment, model=model, samples=samples, fastest_step_s=fastest_s, chunk=chunk
+    )
 
 
 def _learn_kv(learned: Learned, busy: list[ReplicaSample]) -> Learned:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmos.api.scaling import ScalingDemand
-from llmos_operator.planning.scaling_capacity import Learned
+from llmos_operator.planning.scaling_capacity import Learned, StepModel
 from llmos_operator.planning.scaling_forecast import (
     BUCKET_S,
     HOLD_BUCKETS,
@@ -30,6 +30,7 @@ from llmos_operator.planning.scaling_forecast import (
     MEMORY_BUCKETS,
     WINDOW_BUCKETS,
     Outlook,
+    Promise,
 )
 from llmos_operator.planning.scaling_traffic import Load
 
@@ -105,10 +106,19 @@ def compute_share(goal: Goal, base_s: float) -> float:
     return STABLE_SHARE if goal.has_objective else goal.utilization or DEFAULT_UTILIZATION
 
 
-def compute_patience_s(goal: Goal, own_s: float) -> float:
-    """Return the longest wait in front of a replica: what the time to the first token leaves beside the prompt."""
+def build_promise(goal: Goal, model: StepModel, mean_prompt_tokens: float, mean_generated_tokens: float) -> Promise:
+    """Return what requests are to see.
+
+    The time to the first token has to leave time for the prompt itself, and for one that is begun when it comes.
+    """
     patience_s = goal.ttft_s if goal.ttft_s is not None else PATIENCE_S
-    return max(patience_s - own_s, patience_s / 10)
+    own_s = 2 * (model.base_s + model.per_prompt_token_s * mean_prompt_tokens)
+    share = compute_share(goal, model.base_s)
+    return Promise(
+        patience_s=max(patience_s - own_s, patience_s / 10),
+        share=share,
+        life_s=mean_generated_tokens * model.base_s / max(LEAST_SHARE, 1 - share),
+    )
 
 
 def compute_concurrency(goal: Goal, learned: Learned, load: Load) -> float:

@@ -14,9 +14,11 @@ last minutes resemble the next.) Bursts that recur, swings and a long start-up t
 steady traffic for little.
 
 `needed(t)` is the fewest replicas with which requests that arrive at `t` hold the target. Requests wait for what came
-before them; by Lindley's recursion the wait stays within `T` if
+before them; by Lindley's recursion the wait stays within `T` if for all `w`, and the share of the time that is used for
+work while a request is answered stays within `s` if for all `w` that are at least as long as an answer takes,
 
-    R >= decode load + max over w of prefill work of the last w seconds / (w + T)
+    R >= decode load + prefill work of the last w seconds / (w + T)
+    R >= (decode load + prefill work of the last w seconds / w) / s
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ FIRST_HEADROOM: Final = 0.35
 """Share of the forecast that is added before any was judged."""
 STABLE_SHARE: Final = 0.9
 """Share of a replica that the forecast fills: at more, queues grow with the smallest gust."""
-WAIT_WINDOWS: Final = (1, 2, 4, 8, 16, 32, 64)
-"""Seconds over which work is looked at for waits."""
+WINDOWS: Final = (1, 2, 4, 8, 16, 32, 64)
+"""Seconds over which work is looked at."""
 
 Weighted = tuple[float, float]
 """A number of replicas, and the requests that it stands for."""
@@ -64,8 +66,9 @@ class Hindsight:
 
     @property
     def is_learning(self) -> bool:
-        """Whether traffic comes, and nothing can be said of its headroom yet."""
-        return self.headroom is None and bool(self.work or self.bucket_s)
+        """Whether traffic comes, but not yet for as long as a forecast looks back."""
+        has_begun = bool(self.work) or self.bucket_s > 0
+        return has_begun and (self.headroom is None or len(self.work) < HOLD_BUCKETS + WINDOW_BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +84,37 @@ class Outlook:
         return self.forecast + self.headroom
 
 
-def compute_needed(
-    prefill_s: Sequence[float], decode_load: float, patience_s: float, mean_work: float, share: float
-) -> float:
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What requests are to see, as times and shares of a replica."""
+
+    patience_s: float
+    """Longest wait in front of a replica."""
+    share: float
+    """Share of a replica's time that may be used for work while a request is answered."""
+    life_s: float
+    """How long an answer takes."""
+
+
+def compute_needed(prefill_s: Sequence[float], decode_load: float, base_share: float, promise: Promise) -> float:
     """Return the fewest replicas with which requests of this second are on time.
 
     Args:
         prefill_s: prefill work of the last seconds, the newest last.
         decode_load: replicas that are busy decoding.
-        patience_s: longest wait in front of a replica.
-        mean_work: all work that arrives, over the life of a request.
-        share: of a replica that may be at work, by utilization or the time per token.
+        base_share: what the base of steps full of prompts adds to prefill work, as a share of it.
+        promise: what requests are to see.
     """
-    total, greatest, taken = 0.0, 0.0, 0
-    for window in WAIT_WINDOWS:
+    total, waiting, sharing, taken = 0.0, 0.0, 0.0, 0
+    for window in WINDOWS:
         if taken >= len(prefill_s):
             break
         total += sum(prefill_s[-window : len(prefill_s) - taken])
         taken = min(window, len(prefill_s))
-        greatest = max(greatest, total / (window + patience_s))
-    return max(decode_load + greatest, mean_work / share)
+        waiting = max(waiting, total * (1 + base_share) / (window + promise.patience_s))
+        if window >= promise.life_s or window == WINDOWS[-1]:
+            sharing = max(sharing, total / window)
+    return max(decode_load + waiting, (decode_load + sharing) / promise.share)
 
 
 def look_back(

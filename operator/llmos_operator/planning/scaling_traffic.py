@@ -75,6 +75,8 @@ class Load:
     needed_prompt_per_s: float
     """Prompt tokens that have to be prefilled, over the longer time."""
     needed_generated_per_s: float
+    mean_generated_tokens: float
+    """Of a request."""
     waiting_prompt_tokens: float
     waiting_generated_tokens: float
 
@@ -204,6 +206,7 @@ def build_load(traffic: Traffic, sample: PoolSample) -> Load:
         generated_tokens_per_s=recent.engine_generated_tokens / recent.interval_s,
         needed_prompt_per_s=prompt / longer.interval_s,
         needed_generated_per_s=generated / longer.interval_s,
+        mean_generated_tokens=mean_generated,
         waiting_prompt_tokens=waiting_prompt,
         waiting_generated_tokens=queued * mean_generated,
     )

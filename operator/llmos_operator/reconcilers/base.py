@@ -10,6 +10,7 @@ from llmos_operator.kube.client import Kube
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.board import Board
 from llmos_operator.reconcilers.keys import Key
+from llmos_operator.reconcilers.parsed import Parsed
 
 __all__ = ["DONE", "Context", "Key", "Result"]
 
@@ -35,6 +36,8 @@ class Context:
     kube: Kube
     settings: Settings
     now: Callable[[], datetime]
+    shared: Parsed = field(default_factory=Parsed)
+    """Models and accelerator classes, to which many pools refer."""
     observe_in_flight: Callable[[Mapping[str, str]], Awaitable[Mapping[str, int]]] = field(default=_observe_nothing)
     """Ask replicas (pod name -> pod IP) for their requests running and waiting; those that do not answer are left
     out."""

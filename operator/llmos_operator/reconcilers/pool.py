@@ -62,7 +62,6 @@ class _Observed:
     layout: Layout
     revision: str
     pods: list[Object]
-    service: Object | None
 
 
 async def reconcile_pool(context: Context, key: Key) -> Result:
@@ -141,21 +140,20 @@ def _selector(pool: InferencePool) -> str:
 async def _observe(context: Context, current: Object, pool: InferencePool) -> _Observed:
     namespace = pool.metadata.namespace or ""
     # All at once: nobody should wait for their sum.
-    model, accelerator, pods, service = await asyncio.gather(
+    model, accelerator, pods = await asyncio.gather(
         context.kube.get(LLM_MODELS, pool.spec.model_ref.name, namespace),
         _observe_class(context, pool.spec.accelerator.class_name),
         context.kube.list(PODS, namespace=namespace, label_selector=_selector(pool)),
-        context.kube.get(SERVICES, pool.metadata.name, namespace),
     )
-    parsed_model = LLMModel.model_validate(model) if model else None
-    parsed_class = AcceleratorClass.model_validate(accelerator) if accelerator else None
+    parsed_model = context.shared.parse(LLMModel, model) if model else None
+    parsed_class = context.shared.parse(AcceleratorClass, accelerator) if accelerator else None
     layout = plan_layout(pool, parsed_model, parsed_class)
     if layout.plan is None:
         # Without a plan nothing new is made, but what runs goes on, and may still shrink.
         revision = pool.status.revision or _newest_revision(pods)
-        return _Observed(current, pool, None, layout, revision, pods, service)
+        return _Observed(current, pool, None, layout, revision, pods)
     template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings)
-    return _Observed(current, pool, template, layout, compute_revision(template), pods, service)
+    return _Observed(current, pool, template, layout, compute_revision(template), pods)
 
 
 async def _observe_class(context: Context, name: str) -> Object | None:
@@ -213,7 +211,8 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
     """Write what the plan says; return what the API server refused."""
     refused: Failure | None = None
     try:
-        await _apply_service(context, observed.pool, observed.service)
+        if observed.pods or plan.create:
+            await _apply_service(context, observed.pool)
         for new in plan.create:
             await _apply_replica(context, observed, new.ordinal, new.attempt)
         for replica in plan.complete:
@@ -226,7 +225,9 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
     return refused
 
 
-async def _apply_service(context: Context, pool: InferencePool, existing: Object | None) -> None:
+async def _apply_service(context: Context, pool: InferencePool) -> None:
+    """Have the Service before the first replica; without replicas there is nothing that it could lead to."""
+    existing = await context.kube.get(SERVICES, pool.metadata.name, pool.metadata.namespace or "")
     owned = existing is None or existing["metadata"].get("labels", {}).get(LABEL_POOL) == pool.metadata.name
     if not owned:
         raise Invalid(

@@ -29,10 +29,11 @@ import aiohttp
 import kopf
 
 from llmos_operator.kube.aio import AioKube
+from llmos_operator.kube.client import Kube
 from llmos_operator.kube.config import Configuration, load_configuration, read_connection
 from llmos_operator.kube.errors import KubeError
-from llmos_operator.kube.freshness import Freshness
-from llmos_operator.kube.resources import INFERENCE_POOLS, PODS
+from llmos_operator.kube.resources import INFERENCE_POOLS
+from llmos_operator.kube.stored import Memory, StoredKube
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key
 from llmos_operator.reconcilers.board import Board
@@ -94,7 +95,7 @@ class Operator:
         self._reconcilers = reconcilers
         self._metrics = Metrics()
         self._references = References()
-        self._freshness = Freshness(PODS)
+        self._memory = Memory(time.monotonic)
         self._board = Board()
         self._recorder = Recorder()
         self._stop = asyncio.Event()
@@ -128,15 +129,16 @@ class Operator:
                     configuration,
                     may_write=elector.may_write if options.leader_election else lambda: True,
                     on_write=self._metrics.count_write,
-                    freshness=self._freshness,
+                    on_read=self._metrics.count_read,
+                    freshness=self._memory.freshness,
                 )
             )
             session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
-            self._queue = self._build_queue(kube, session)
+            stored = StoredKube(kube, self._memory, self._metrics.count_remembered)
+            self._queue = self._build_queue(stored, session)
+            # Gateways' pods are the chart's, which no watch of ours tells of: they are listed afresh.
             self._load = self._build_load_task(kube, await stack.enter_async_context(open_session()))
-            self._watch_check = WatchCheck(
-                self._references, self._queue, kube, OWN_KINDS, on_missed=self._metrics.count_missed
-            )
+            self._watch_check = WatchCheck(self._references, self._queue, kube, OWN_KINDS, on_missed=self._on_missed)
             port = await stack.enter_async_context(
                 serve_health(
                     options.port,
@@ -151,7 +153,7 @@ class Operator:
             _logger.info("Health and metrics are served on port %d.", port)
             await self._run_parts(configuration, kube, elector)
 
-    def _build_queue(self, kube: AioKube, session: aiohttp.ClientSession) -> WorkQueue[Key]:
+    def _build_queue(self, kube: Kube, session: aiohttp.ClientSession) -> WorkQueue[Key]:
         context = Context(
             kube=kube,
             settings=self._settings,
@@ -220,7 +222,7 @@ class Operator:
         _logger.info("Stopped.")
 
     async def _run_kopf(self, configuration: Configuration) -> None:
-        router = Router(self._references, self._queue, self._metrics.count_event, self._freshness.see)
+        router = Router(self._references, self._queue, self._metrics.count_event, self._memory.see)
         login = functools.partial(read_connection, configuration)
         self._queue.add(DISCOVERY)
         # Not `kopf.operator`: when a watch fails it waits for all others, which may wait for a login that never comes.
@@ -261,7 +263,7 @@ class Operator:
     def _on_leadership(self, is_leader: bool) -> None:
         self._metrics.set_leader(is_leader)
         if is_leader:
-            self._freshness.forget()
+            self._memory.forget()
             for key in {DISCOVERY, *map(build_work_key, self._references.keys())}:
                 self._queue.add_after(key, 0.0)
             self._queue.resume()
@@ -270,6 +272,10 @@ class Operator:
             self._load.set_leader(False)
             self._queue.pause()
             self._queue.abort()
+
+    def _on_missed(self, key: Key) -> None:
+        self._metrics.count_missed(key.kind)
+        self._memory.doubt(*key)
 
     def _find_problems(self) -> list[str]:
         return find_problems(

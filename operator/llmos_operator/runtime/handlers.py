@@ -27,6 +27,7 @@ from llmos_operator.kube.resources import (
     Resource,
 )
 from llmos_operator.reconcilers.base import Key
+from llmos_operator.runtime.essence import NoEssence, NoProgress
 from llmos_operator.runtime.references import DISCOVERY, References, build_work_key
 from llmos_operator.runtime.sessions import open_watch_session
 
@@ -53,7 +54,7 @@ class Router:
 
     Args:
         on_event: told the kind of every event, for metrics.
-        on_child: told the kind and the metadata of every child.
+        on_object: told the kind, the type of the event and the object, before any key is due; not of nodes.
     """
 
     def __init__(
@@ -61,16 +62,17 @@ class Router:
         references: References,
         sink: Sink,
         on_event: Callable[[str], None] = lambda _kind: None,
-        on_child: Callable[[str, Mapping[str, Any]], None] = lambda _kind, _metadata: None,
+        on_object: Callable[[str, str | None, Mapping[str, Any]], None] = lambda _kind, _type, _body: None,
     ) -> None:
         self._references = references
         self._sink = sink
         self._on_event = on_event
-        self._on_child = on_child
+        self._on_object = on_object
 
     def see_own(self, resource: Resource, event_type: str | None, body: Mapping[str, Any]) -> None:
         """An object of one of our kinds came, changed or went."""
         self._on_event(resource.kind)
+        self._on_object(resource.kind, event_type, body)
         metadata = body["metadata"]
         key = Key(resource.kind, metadata.get("namespace", ""), metadata["name"])
         targets_before = self._references.targets(key)
@@ -91,8 +93,8 @@ class Router:
     def see_child(self, resource: Resource, event_type: str | None, body: Mapping[str, Any]) -> None:
         """A child came, changed or went: its owner is due. A Service that came tells nothing: its owner made it."""
         self._on_event(resource.kind)
+        self._on_object(resource.kind, event_type, body)
         metadata = body["metadata"]
-        self._on_child(resource.kind, metadata)
         if resource is SERVICES and event_type in _CAME:
             return
         namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
@@ -160,6 +162,8 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    settings.persistence.diffbase_storage = NoEssence()
+    settings.persistence.progress_storage = NoProgress()
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 10

@@ -51,6 +51,18 @@ class Metrics:
             ("verb", "kind"),
             registry=self._registry,
         )
+        self._reads = Counter(
+            "llmos_operator_reads",
+            "Reads sent to the API server, except those of the watches and the leader election.",
+            ("verb", "kind"),
+            registry=self._registry,
+        )
+        self._remembered = Counter(
+            "llmos_operator_reads_remembered",
+            "Reads of a reconcile that were answered from memory.",
+            ("verb", "kind"),
+            registry=self._registry,
+        )
         self._events = Counter(
             "llmos_operator_watch_events", "Watch events received.", ("kind",), registry=self._registry
         )
@@ -106,6 +118,14 @@ class Metrics:
     def count_write(self, verb: str, kind: str) -> None:
         """One write was sent."""
         self._writes.labels(verb, kind).inc()
+
+    def count_read(self, verb: str, kind: str) -> None:
+        """One read was sent."""
+        self._reads.labels(verb, kind).inc()
+
+    def count_remembered(self, verb: str, kind: str) -> None:
+        """One read was answered from memory."""
+        self._remembered.labels(verb, kind).inc()
 
     def count_event(self, kind: str) -> None:
         """One watch event arrived."""

@@ -64,7 +64,7 @@ class WatchCheck:
         versions: Versions,
         kinds: Sequence[Resource],
         *,
-        on_missed: Callable[[str], None] = lambda _kind: None,
+        on_missed: Callable[[Key], None] = lambda _key: None,
         interval_s: float = WATCH_CHECK_S,
         lag_s: float = WATCH_LAG_S,
     ) -> None:
@@ -102,6 +102,8 @@ class WatchCheck:
         missed = find_missed(before, listed, self._references.versions(), [kind.kind for kind in self._kinds])
         for key in missed:
             _logger.error("No watch event told the latest change of %s; it is reconciled now.", key)
-            self._on_missed(key.kind)
+            self._on_missed(key)
+            if key not in listed:
+                self._references.forget(key)
             self._sink.add(build_work_key(key))
         return missed

@@ -70,7 +70,8 @@ def test_a_fact_without_a_message_says_the_cause_of_its_reason() -> None:
 
 
 ANNOUNCED = {
-    "the first condition": ((), condition(Reason.Starting), True),
+    "the first condition is a problem": ((), condition(Reason.OutOfMemory), True),
+    "the first condition is as it should be": ((), condition(Reason.Starting), False),
     "another reason": ((condition(Reason.Starting),), condition(Reason.OutOfMemory), True),
     "another status": ((condition(Reason.Available),), condition(Reason.Available, "True"), True),
     "only other words": ((condition(Reason.Starting),), condition(Reason.Starting, message="2 of 3"), False),
@@ -87,7 +88,7 @@ def test_an_event_tells_a_change_of_status_or_reason(
 
 def test_an_event_is_a_warning_when_its_reason_is_a_problem() -> None:
     for reason in Reason:
-        announcement = plan_announcement("Ready", (), (condition(reason),))
+        announcement = plan_announcement("Ready", (condition(reason, "Unknown"),), (condition(reason),))
         assert announcement is not None
         assert announcement.warning is REASONS[reason].problem
 

@@ -126,7 +126,7 @@ async def test_a_retry_that_runs_keeps_the_model_unready_without_flapping_events
         world.pass_time(400)
         await world.model()
         await world.model()
-    assert [event["reason"] for event in world.kube.events] == ["Inspecting", "RateLimited"]
+    assert [event["reason"] for event in world.kube.events] == ["RateLimited"]
 
 
 async def test_a_missing_secret_is_told_while_the_job_waits_for_it() -> None:

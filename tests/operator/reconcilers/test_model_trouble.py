@@ -158,7 +158,7 @@ async def test_a_refusal_is_remembered_when_its_pod_is_gone_with_its_node() -> N
         world.pass_time(3600)
         assert condition(await world.model())["reason"] == "UnsafeFormat"
     assert [j["metadata"]["name"] for j in world.jobs()] == [job]
-    assert [event["reason"] for event in world.kube.events] == ["Inspecting", "UnsafeFormat"]
+    assert [event["reason"] for event in world.kube.events] == ["UnsafeFormat"]
 
 
 async def test_a_job_that_waited_in_vain_until_its_deadline_still_says_for_what() -> None:
@@ -180,7 +180,7 @@ async def test_a_job_that_waited_in_vain_until_its_deadline_still_says_for_what(
     failed = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "lastTransitionTime": world.stamp()}
     world.kube.set_status(JOBS, job, NAMESPACE, conditions=[failed])
     assert condition(await world.model())["reason"] == "SecretNotFound"
-    assert [event["reason"] for event in world.kube.events] == ["Inspecting", "SecretNotFound"]
+    assert [event["reason"] for event in world.kube.events] == ["SecretNotFound"]
 
 
 async def test_the_secret_is_missed_by_the_container_and_not_by_a_volume() -> None:

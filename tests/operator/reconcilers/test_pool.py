@@ -41,7 +41,7 @@ async def test_each_change_of_the_ready_reason_is_exactly_one_event() -> None:
     world.start_pods()
     for _ in range(3):
         await world.pool()
-    assert [event["reason"] for event in world.kube.events] == ["Starting", "Ready"]
+    assert [event["reason"] for event in world.kube.events] == ["Ready"]
 
 
 async def test_scaling_down_takes_the_least_busy_pod_out_of_the_service_then_deletes_it() -> None:
@@ -102,7 +102,7 @@ async def test_a_failure_that_needs_a_change_is_told_once_and_never_retried(reas
         world.pass_time(3600)
         await world.pool()
     assert world.pod_names() == [name]
-    assert [event["reason"] for event in world.kube.events] == ["Starting", reason.value]
+    assert [event["reason"] for event in world.kube.events] == [reason.value]
 
 
 async def test_a_crash_is_retried_after_a_pause_by_a_new_pod_that_knows_its_attempt() -> None:
@@ -133,7 +133,7 @@ async def test_attempts_that_go_on_failing_do_not_flap_between_starting_and_fail
         pool = await world.pool()
         assert condition(pool)["reason"] == "EngineCrashed"
         world.finish_deletions()
-    assert [event["reason"] for event in world.kube.events] == ["Starting", "EngineCrashed"]
+    assert [event["reason"] for event in world.kube.events] == ["EngineCrashed"]
 
 
 async def test_a_container_killed_at_its_memory_limit_is_told_as_out_of_memory() -> None:
@@ -358,4 +358,4 @@ async def test_a_replica_that_ran_well_is_replaced_at_once_and_its_failure_stays
     assert condition(await world.pool())["reason"] == "EngineHung", "what happened stays visible"
     world.start_pods()
     assert condition(await world.pool())["reason"] == "Ready"
-    assert [event["reason"] for event in world.kube.events] == ["Starting", "Ready", "EngineHung", "Ready"]
+    assert [event["reason"] for event in world.kube.events] == ["Ready", "EngineHung", "Ready"]

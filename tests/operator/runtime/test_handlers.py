@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from llmos_operator.kube.config import Connection
@@ -146,16 +147,19 @@ class TestChildren:
         router.see_child(SERVICES, "DELETED", body)
         assert sink.take() == {POOL}
 
-    def test_the_version_of_every_child_is_told_before_its_owner_is_due(self) -> None:
-        versions: list[str] = []
+    def test_every_object_is_told_to_the_memory_before_anything_is_due_by_it(self) -> None:
+        told: list[tuple[str, str | None, str, bool]] = []
         _, sink = build()
-        router = Router(
-            References(), sink, on_child=lambda _kind, metadata: versions.append(metadata["resourceVersion"])
-        )
-        for version in ("7", "8"):
-            metadata = {"name": "c", "namespace": "ns", "resourceVersion": version}
-            router.see_child(PODS, "MODIFIED", {"metadata": metadata})
-        assert versions == ["7", "8"]
+
+        def see(kind: str, event_type: str | None, item: Mapping[str, Any]) -> None:
+            told.append((kind, event_type, item["metadata"]["resourceVersion"], bool(sink.take())))
+
+        router = Router(References(), sink, on_object=see)
+        labels = {"llmos.dev/pool": "p"}
+        router.see_child(PODS, "MODIFIED", {"metadata": {"name": "c", "resourceVersion": "7", "labels": labels}})
+        assert sink.take()
+        router.see_own(INFERENCE_POOLS, "DELETED", pool(version="8"))
+        assert told == [("Pod", "MODIFIED", "7", False), ("InferencePool", "DELETED", "8", False)]
 
     def test_a_child_of_nobody_is_ignored(self) -> None:
         router, sink = build()

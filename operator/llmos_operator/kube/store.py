@@ -1,0 +1,208 @@
+"""The bodies of objects that this process knows, and when they are good enough to act on.
+
+The watches bring every change of our own objects with its body, and of their Services the metadata. A reconcile that
+asked the API server for all of that again would spend most of its time on answers that it has. So they are remembered,
+under one rule:
+
+    what is remembered is not older than anything that this process wrote or was told.
+
+It is a weaker promise than asking, and enough for a level-triggered reconcile: a change that it cannot see yet comes as
+an event, and has it run again. Versions, which grow with every change, keep the rule:
+
+- A body counts while no higher version of its object was told. An event with a body replaces it; one with metadata
+  only, or of a deletion, removes it.
+- An answer is remembered unless something newer was told or written while the request was under way.
+- After a write whose outcome is unknown its object is in doubt: nothing that events tell is believed, until a request
+  that began later was answered.
+- Absence is never remembered: what is not known is asked for.
+- Another process may have written while this one was not the leader: then everything is forgotten, and all objects of
+  our own kinds are listed anew before a body counts (`is_listed`).
+
+Events may be lost when a watch has to begin anew. For our own kinds the watch check finds that out; a Service is not
+believed for longer than `CHILD_AGE_S`. Bodies are kept as JSON: a third of the size, and nobody can change them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from llmos.api.names import LABEL_MANAGED_BY, MANAGED_BY
+from llmos_operator.kube.client import Object
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, SERVICES
+
+OWN_KINDS: Final = frozenset({INFERENCE_POOLS.kind, LLM_MODELS.kind, ACCELERATOR_CLASSES.kind})
+"""Their events bring bodies."""
+CHILD_KINDS: Final = frozenset({SERVICES.kind})
+"""Their events bring metadata; bodies come with answers."""
+CHILD_AGE_S: Final = 300.0
+LIMIT_BYTES: Final = 64 * 1024**2
+"""Of all bodies together; what was not asked for longest goes first. A pool takes about 3 KiB."""
+
+
+class Place(NamedTuple):
+    """Where an object is."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, kind: str, metadata: Mapping[str, Any]) -> Place:
+        """Return the place that an object's metadata names."""
+        return cls(kind, metadata.get("namespace", ""), metadata["name"])
+
+
+class Told(dict[Place, float]):
+    """The highest version of each object that was told or written while one request was under way."""
+
+    is_void = False
+    """Whether everything was forgotten meanwhile: the answer must not be remembered."""
+
+
+@dataclass(frozen=True)
+class _Body:
+    version: int
+    data: bytes
+    learnt_s: float
+
+
+class Store:
+    """Bodies by place. Used from one event loop.
+
+    Args:
+        clock: seconds, always growing.
+        limit_bytes: limit of the sum of all bodies.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._clock = clock
+        self._limit_bytes = limit_bytes
+        self._size_bytes = 0
+        self._bodies: OrderedDict[Place, _Body] = OrderedDict()
+        self._doubted: set[Place] = set()
+        self._listed: set[str] = set()
+        self._requests: list[Told] = []
+
+    def see(self, kind: str, event_type: str | None, item: Mapping[str, Any]) -> None:
+        """Take note of what an event tells."""
+        if not is_kept(kind):
+            return
+        place, version = Place.of(kind, item["metadata"]), _read_version(item)
+        if version is None:
+            self.doubt(place)
+            return
+        self._note(place, version)
+        known = self._bodies.get(place)
+        is_gone = event_type == "DELETED"
+        if known is not None and (known.version > version or (known.version == version and not is_gone)):
+            return
+        self._drop(place)
+        if kind in OWN_KINDS and not is_gone and place not in self._doubted:
+            self._put(place, version, item)
+
+    def get(self, place: Place) -> Object | None:
+        """Return a body that may be acted on; None if the API server must be asked."""
+        known = self._bodies.get(place)
+        if known is None or (place.kind in OWN_KINDS and place.kind not in self._listed):
+            return None
+        if place.kind in CHILD_KINDS and self._clock() - known.learnt_s > CHILD_AGE_S:
+            self._drop(place)
+            return None
+        self._bodies.move_to_end(place)
+        body: Object = json.loads(known.data)
+        return body
+
+    @contextmanager
+    def request(self) -> Iterator[Told]:
+        """Note what is told while the block waits for an answer, for `keep`."""
+        told = Told()
+        self._requests.append(told)
+        try:
+            yield told
+        finally:
+            self._requests[:] = [other for other in self._requests if other is not told]
+
+    def keep(self, place: Place, answer: Mapping[str, Any] | None, told: Told) -> None:
+        """Remember the body that a request brought, unless something newer was told meanwhile.
+
+        Args:
+            place: what was asked for or written.
+            answer: the body; None if there is no such object.
+            told: what was told while the request was under way.
+        """
+        newest = told.get(place, 0.0)
+        if told.is_void or newest == math.inf or not is_kept(place.kind):
+            return
+        self._doubted.discard(place)
+        if answer is None or not _is_watched(place.kind, answer["metadata"]):
+            return
+        version, known = _read_version(answer), self._bodies.get(place)
+        if version is None:
+            self.doubt(place)
+            return
+        self._note(place, version)
+        if version >= newest and (known is None or known.version < version):
+            self._drop(place)
+            self._put(place, version, answer)
+
+    def is_listed(self, kind: str) -> bool:
+        """Whether all objects of a kind were listed since `forget`; before that no body of it may be acted on."""
+        return kind in self._listed
+
+    def keep_list(self, kind: str, told: Told) -> None:
+        """All objects of a kind were read in one list, and given to `keep`."""
+        if not told.is_void:
+            self._listed.add(kind)
+
+    def doubt(self, place: Place) -> None:
+        """A write may or may not have changed an object: believe nothing about it until it was asked for again."""
+        if is_kept(place.kind):
+            self._drop(place)
+            self._doubted.add(place)
+            self._note(place, math.inf)
+
+    def forget(self) -> None:
+        """Another process may have written meanwhile: believe nothing."""
+        self._bodies.clear()
+        self._listed.clear()
+        self._size_bytes = 0
+        for told in self._requests:
+            told.is_void = True
+
+    def _note(self, place: Place, version: float) -> None:
+        for told in self._requests:
+            told[place] = max(told.get(place, 0.0), version)
+
+    def _put(self, place: Place, version: int, item: Mapping[str, Any]) -> None:
+        metadata = {key: value for key, value in item["metadata"].items() if key != "managedFields"}
+        data = json.dumps({**item, "metadata": metadata}, separators=(",", ":")).encode()
+        self._bodies[place] = _Body(version, data, self._clock())
+        self._size_bytes += len(data)
+        while self._size_bytes > self._limit_bytes:
+            self.doubt(next(iter(self._bodies)))  # An event that is still on its way may be older than it was.
+
+    def _drop(self, place: Place) -> None:
+        if known := self._bodies.pop(place, None):
+            self._size_bytes -= len(known.data)
+
+
+def is_kept(kind: str) -> bool:
+    """Whether bodies of a kind are remembered."""
+    return kind in OWN_KINDS or kind in CHILD_KINDS
+
+
+def _is_watched(kind: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether an object's changes are told: of built-in kinds only those that bear our label are."""
+    return kind in OWN_KINDS or (metadata.get("labels") or {}).get(LABEL_MANAGED_BY) == MANAGED_BY
+
+
+def _read_version(item: Mapping[str, Any]) -> int | None:
+    """Return the version of an object; None if it cannot be compared."""
+    text = str(item["metadata"].get("resourceVersion", ""))
+    return int(text) if text.isdecimal() else None
