@@ -19,10 +19,12 @@ from e2e.support.source import Source
 from e2e.support.waiting import eventually
 from llmos.api import Reason
 
-pytestmark = [pytest.mark.core, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 WATCHED_S = 15.0
 """Long enough that orders which are given again and again would show."""
+HOLD_S = 20
+"""Longer than it takes to find out that there is no place."""
 TRIES = 3
 """Pods that may come while it is watched: a try now and then is how a free GPU is found."""
 
@@ -93,13 +95,14 @@ async def test_a_pool_that_cannot_grow_says_so_serves_on_and_grows_when_a_gpu_is
     assert not report.failures, report
 
 
+@pytest.mark.core
 async def test_who_asks_a_pool_that_cannot_wake_is_told_why(
     api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, key: str
 ) -> None:
     await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")))
     await take_gpus(api, namespace, PRETEND_GPUS)
     scaling = {"minReplicas": 0, "maxReplicas": 2, "target": {"queueDepth": 4}, "scaleToZeroAfterSeconds": 5}
-    await api.create(build_pool(namespace, accelerator=PRETEND_CLASS, scaling=scaling, hold={"timeoutSeconds": 45}))
+    await api.create(build_pool(namespace, accelerator=PRETEND_CLASS, scaling=scaling, hold={"timeoutSeconds": HOLD_S}))
     await wait_for_status(api, namespace, "it sleeps", desiredReplicas=0, observedGeneration=1)
     target = gateway.target(namespace, key)
     async with open_session() as session:

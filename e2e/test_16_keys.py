@@ -56,56 +56,61 @@ async def name(api: Api) -> AsyncIterator[str]:
     await api.delete("Secret", chosen, SYSTEM_NAMESPACE)
 
 
-async def start_pool(api: Api, namespace: str, source: Source) -> None:
-    await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")))
-    await wait_ready(api, await api.create(build_pool(namespace)))
-
-
 async def read_statuses(session: aiohttp.ClientSession, urls: list[str], namespace: str, key: str) -> list[int]:
     """How each gateway answers a request of the key."""
     asks = (ask(session, Target(url, f"{namespace}/pool", key), 1, stream=False) for url in urls)
     return [answer.status for answer in await asyncio.gather(*asks)]
 
 
-async def test_a_revoked_key_is_refused_by_every_gateway_within_a_second(
+async def test_keys_are_made_revoked_and_expire_and_see_only_what_they_may(
     api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, keys: Keys, name: str
 ) -> None:
-    await start_pool(api, namespace, source)
+    await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")))
+    await wait_ready(api, await api.create(build_pool(namespace)))
+    urls = await list_gateway_urls(api)
+    async with open_session() as session:
+        await revoke_one(api, session, urls, namespace, keys, name)
+        await let_one_expire(api, session, urls, namespace, name)
+        await look_from_elsewhere(api, session, gateway, namespace, keys, name)
+
+
+async def revoke_one(
+    api: Api, session: aiohttp.ClientSession, urls: list[str], namespace: str, keys: Keys, name: str
+) -> None:
+    """A revoked key is refused by every gateway within a second."""
     key = (await keys("create", f"--name={name}", f"--namespace={namespace}")).strip()
     await wait_until_known(api, key)
-    urls = await list_gateway_urls(api)
-    async with open_session() as session:
-        assert await read_statuses(session, urls, namespace, key) == [200] * REPLICAS
-        await keys("revoke", name)
-        await asyncio.sleep(REVOKED_WITHIN_S)
-        assert await read_statuses(session, urls, namespace, key) == [401] * REPLICAS
+    assert await read_statuses(session, urls, namespace, key) == [200] * REPLICAS
+    await keys("revoke", name)
+    await asyncio.sleep(REVOKED_WITHIN_S)
+    assert await read_statuses(session, urls, namespace, key) == [401] * REPLICAS
 
 
-async def test_a_key_is_refused_when_its_time_is_over(
-    api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, name: str
-) -> None:
-    await start_pool(api, namespace, source)
-    key, secret = build_key(name, namespace, expires_at=datetime.now(UTC) + timedelta(seconds=EXPIRES_IN_S))
+async def let_one_expire(api: Api, session: aiohttp.ClientSession, urls: list[str], namespace: str, name: str) -> None:
+    """A key is refused when its time is over, and not before."""
+    expires_at = datetime.now(UTC) + timedelta(seconds=EXPIRES_IN_S)
+    key, secret = build_key(name, namespace, expires_at=expires_at)
     await api.create(secret)
     await wait_until_known(api, key)
-    urls = await list_gateway_urls(api)
-    async with open_session() as session:
-        await eventually(
-            "the key is refused",
-            lambda: read_statuses(session, urls, namespace, key),
-            lambda statuses: statuses == [401] * REPLICAS,
-            timeout_s=2 * EXPIRES_IN_S,
-        )
+    assert datetime.now(UTC) < expires_at
+    await eventually(
+        "the key is refused",
+        lambda: read_statuses(session, urls, namespace, key),
+        lambda statuses: statuses == [401] * REPLICAS,
+        timeout_s=2 * EXPIRES_IN_S,
+    )
+    assert datetime.now(UTC) >= expires_at
+    await api.delete("Secret", name, SYSTEM_NAMESPACE)
 
 
-async def test_a_key_sees_no_pool_of_another_namespace(
-    api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, keys: Keys, name: str
+async def look_from_elsewhere(
+    api: Api, session: aiohttp.ClientSession, gateway: Gateway, namespace: str, keys: Keys, name: str
 ) -> None:
-    await start_pool(api, namespace, source)
+    """A key of another namespace finds no pool here, by no name and in no list."""
     key = (await keys("create", f"--name={name}", "--namespace=somewhere-else")).strip()
     await wait_until_known(api, key)
-    async with open_session() as session:
-        answer = await ask(session, gateway.target(namespace, key), 1, stream=False)
+    for model in (f"{namespace}/pool", "pool", "tiny"):
+        answer = await ask(session, Target(gateway.url, model, key), 1, stream=False)
         assert answer.status == 404
-        async with session.get(f"{gateway.url}/models", headers={"Authorization": f"Bearer {key}"}) as listed:
-            assert (await listed.json())["data"] == []
+    async with session.get(f"{gateway.url}/models", headers={"Authorization": f"Bearer {key}"}) as listed:
+        assert (await listed.json())["data"] == []

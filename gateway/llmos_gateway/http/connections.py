@@ -66,7 +66,7 @@ _FULL = build_whole_refusal(
 class Connection(RequestHandler):
     """One connection of a caller."""
 
-    __slots__ = ("_is_refused", "buffered_bytes", "head_since_s", "is_busy", "stuck_since_s")
+    __slots__ = ("_is_refused", "buffered_bytes", "head_since_s", "idle_since_s", "is_busy", "stuck_since_s")
 
     def __init__(self, manager: ConnectionServer, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
@@ -75,6 +75,8 @@ class Connection(RequestHandler):
         """Whether one of its requests is being answered."""
         self.head_since_s: float | None = None
         """Since when a head is awaited or coming in."""
+        self.idle_since_s = self._loop.time()
+        """Since when nothing was asked or answered, if it is not busy."""
         self.stuck_since_s: float | None = None
         self.buffered_bytes = 0
 
@@ -99,8 +101,16 @@ class Connection(RequestHandler):
         if self._is_refused:
             return
         if not self.is_busy and self.head_since_s is None:
-            self.head_since_s = self._loop.time()
+            self.head_since_s = self.idle_since_s = self._loop.time()
         super().data_received(data)
+
+    def begin(self) -> None:
+        """Note that a request is being answered."""
+        self.is_busy, self.head_since_s = True, None
+
+    def end(self) -> None:
+        """Note that nothing is being answered any more; the last of an answer may still be on its way out."""
+        self.is_busy, self.idle_since_s = False, self._loop.time()
 
     def abort(self) -> None:
         """End the connection with what is in its buffer."""
@@ -173,10 +183,13 @@ class ConnectionServer(web.Server):
             if isinstance(connection, Connection):
                 self._sweep(connection, now_s)
 
-    def close_idle(self) -> None:
-        """Close connections on which nothing is being answered."""
+    def close_idle(self, for_s: float) -> None:
+        """Close connections on which nothing has been asked or answered for so long."""
+        since_s = self._running_loop.time() - for_s
         for connection in self.connections:
-            if isinstance(connection, Connection) and not connection.is_busy and connection.transport is not None:
+            if not isinstance(connection, Connection) or connection.transport is None:
+                continue
+            if not connection.is_busy and connection.idle_since_s <= since_s:
                 connection.force_close()
 
     def _sweep(self, connection: Connection, now_s: float) -> None:

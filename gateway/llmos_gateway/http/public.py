@@ -29,6 +29,7 @@ PARTS: Final = {
 }
 MODELS: Final = "/v1/models"
 SWEEP_S: Final = 1.0
+DRAIN_POLL_S: Final = 0.1
 HANDSHAKE_S: Final = 10.0
 BACKLOG: Final = 2048
 
@@ -77,16 +78,27 @@ class PublicServer:
         """Close connections that do not move."""
         self._server.sweep()
 
-    def stop_listening(self) -> None:
-        """Take no more connections, and close those that are idle."""
-        if self._listener is not None:
-            self._listener.close()
-        self._server.close_idle()
+    async def drain(self, idle_s: float, timeout_s: float) -> None:
+        """Take no more connections, and wait until none is left, at most `timeout_s`.
+
+        One that was idle for `idle_s` is closed. Not at once: a stream whose head was sent before the end began said
+        that its connection stays, and a caller that takes it at its word must get an answer, which says otherwise.
+        """
+        self._stop_listening()
+        until_s = self._clock() + timeout_s
+        while self.connections and self._clock() < until_s:
+            self._server.close_idle(idle_s)
+            await asyncio.sleep(DRAIN_POLL_S)
 
     async def stop(self, timeout_s: float) -> None:
         """Close everything."""
-        self.stop_listening()
+        self._stop_listening()
+        self._server.close_idle(0.0)
         await self._server.shutdown(timeout_s)
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         path = http.raw_path.partition("?")[0]
@@ -96,12 +108,12 @@ class PublicServer:
             self._on_begin(call, path)
         connection = http.protocol
         if isinstance(connection, Connection):
-            connection.is_busy, connection.head_since_s = True, None
+            connection.begin()
         try:
             return await self._dispatch(call, path)
         finally:
             if isinstance(connection, Connection):
-                connection.is_busy = False
+                connection.end()
 
     async def _dispatch(self, call: Call, path: str) -> web.StreamResponse:
         road, method = self._road, call.http.method

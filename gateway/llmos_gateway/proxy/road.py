@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 from urllib.parse import unquote
@@ -71,8 +70,7 @@ class Road:
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         self.is_closing = False
-        """Whether every answer closes its connection, because this process is about to end."""
-        self._is_empty = asyncio.Event()
+        """Whether every answer that begins closes its connection, because this process is about to end."""
         self.calls: set[Call] = set()
         """What is on the road."""
         self._tools = tools
@@ -98,13 +96,8 @@ class Road:
         """Answer what is no part of the API."""
         return await self._travel(call, partial(_raise, error=error))
 
-    async def drain(self, timeout_s: float) -> None:
-        """Wait until nothing is on the road, at most `timeout_s`; what is left then is told that the gateway ends."""
-        self.is_closing = True
-        if self.calls:
-            self._is_empty.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_empty.wait(), timeout_s)
+    def end_calls(self) -> None:
+        """Tell whoever is still on the road that the gateway ends."""
         for call in tuple(self.calls):
             message = "The gateway ends. Try again: another one answers."
             call.interrupt(UnavailableError(message, "shutting_down", retry_after_s=1.0))
@@ -127,9 +120,7 @@ class Road:
             self.calls.discard(call)
             self._intake.release(call)
             self._recorder.record(call)
-            if self.is_closing and not self.calls:
-                self._is_empty.set()
-        if self.is_closing:
+        if self.is_closing and not response.prepared:
             response.force_close()
         return response
 

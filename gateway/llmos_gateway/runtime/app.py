@@ -4,9 +4,9 @@ Everything runs in one event loop; more gateways are more processes. Start: the 
 catalog, the public server. Requests are taken at once and answered 503 until the catalog has been read; readiness says
 so to the Service.
 
-End, on SIGTERM or SIGINT: not ready, and every answer closes its connection; go on for `settle_s`, until Services and
-load balancers have forgotten this process; take no more connections; let what runs finish, up to `drain_s`; tell what
-is left that the gateway ends (503, or an error event), and go.
+End, on SIGTERM or SIGINT: not ready, and every answer that begins closes its connection; go on for `settle_s`, until
+Services and load balancers have forgotten this process; take no more connections; let what runs finish, and connections
+go that were not told, up to `drain_s`; tell what is left that the gateway ends (503, or an error event), and go.
 """
 
 from __future__ import annotations
@@ -246,8 +246,8 @@ class Gateway:
         self._is_ending = road.is_closing = True
         _logger.info("Ending: %d requests are in flight.", len(road.calls))
         await asyncio.sleep(options.settle_s)
-        server.stop_listening()
-        await road.drain(options.drain_s)
+        await server.drain(idle_s=options.settle_s, timeout_s=options.drain_s)
+        road.end_calls()
 
     def _find_reason_not_ready(self) -> str:
         if self._is_ending:

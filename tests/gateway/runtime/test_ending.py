@@ -64,6 +64,31 @@ async def test_what_runs_is_finished_before_the_end() -> None:
         await asyncio.wait_for(stage.running, DEADLINE_S)
 
 
+@pytest.mark.parametrize(("settle_s", "listens"), [(30.0, True), (2.0, False)], ids=["settles", "drains"])
+async def test_a_connection_that_a_stream_promised_to_keep_takes_one_more_request(
+    settle_s: float, listens: bool
+) -> None:
+    async with (
+        open_engine(pause_in_stream) as engine,
+        open_gateway(engine.address, settle_s=settle_s, drain_s=60.0) as stage,
+    ):
+        async with stage.post(STREAM) as response:
+            assert "Connection" not in response.headers
+            port = await _read_some(response)
+            stage.gateway.stop()
+            await wait_until(lambda: _is_listening(stage, listens))
+            engine.went_on.set()
+            assert (await response.read()).endswith(b"data: [DONE]\n\n")
+        engine.went_on.clear()
+        async with stage.post(STREAM) as response:
+            assert response.headers["Connection"] == "close"
+            assert await _read_some(response) == port
+            engine.went_on.set()
+            assert (await response.read()).endswith(b"data: [DONE]\n\n")
+        stage.running.cancel()
+        await asyncio.gather(stage.running, return_exceptions=True)
+
+
 async def test_what_cannot_be_finished_in_time_is_told() -> None:
     async with open_engine(pause_in_stream) as engine, open_gateway(engine.address, drain_s=0.2) as stage:
         async with stage.post(STREAM) as response:
@@ -89,6 +114,25 @@ async def test_a_held_request_is_sent_to_another_gateway() -> None:
         await stage.wait_for_load(queued=1)
         stage.gateway.stop()
         assert await asking == (503, "1")
+
+
+async def _is_listening(stage: Stage, wanted: bool) -> bool:
+    if not await is_unready(stage):
+        return False
+    try:
+        _, writer = await connect(stage)
+    except ConnectionRefusedError:
+        return not wanted
+    writer.close()
+    return wanted
+
+
+async def _read_some(response: aiohttp.ClientResponse) -> int:
+    """Read the first event, and return the caller's own port, by which a connection is told from another."""
+    await response.content.readuntil(b"\n\n")
+    assert response.connection is not None
+    assert response.connection.transport is not None
+    return int(response.connection.transport.get_extra_info("sockname")[1])
 
 
 async def _read(stage: Stage) -> tuple[int, str | None]:
