@@ -110,12 +110,12 @@ class AioKube(Kube):
         if label_selector and (floor := self._freshness.floor(resource.kind)):
             recent = {"labelSelector": label_selector, "resourceVersion": floor, "resourceVersionMatch": "NotOlderThan"}
             try:
-                return await self._list(resource, convert, namespace, recent)
+                return (await self._list(resource, convert, namespace, recent))[0]
             except KubeError as error:
                 if error.code != _BEHIND:
                     raise
         selection = {"labelSelector": label_selector} if label_selector else {}
-        return await self._list(resource, convert, namespace, selection)
+        return (await self._list(resource, convert, namespace, selection))[0]
 
     async def visit(
         self,
@@ -124,17 +124,21 @@ class AioKube(Kube):
         *,
         label_selector: str = "",
         metadata_only: bool = False,
-    ) -> None:
+    ) -> str:
         """Show every object of a kind in all namespaces, a page at a time, as of one moment after the call.
 
-        After a list that took too long, objects may be shown twice.
+        Where the list took so long that it had to begin again, objects are shown twice, the newer one last.
+
+        Returns:
+            The version of the list: the moment that it shows.
         """
 
         def convert(item: Object) -> None:
             see(_without_managed_fields(item, resource))
 
         selection = {"labelSelector": label_selector} if label_selector else {}
-        await self._list(resource, convert, "", selection, _METADATA_ONLY if metadata_only else _ACCEPT)
+        _, version = await self._list(resource, convert, "", selection, _METADATA_ONLY if metadata_only else _ACCEPT)
+        return version
 
     async def list_versions(self, resource: Resource) -> dict[tuple[str, str], str]:
         """Return the resource version of every object of a kind by (namespace, name); no bodies are sent."""
@@ -143,7 +147,7 @@ class AioKube(Kube):
             metadata = item["metadata"]
             return (metadata.get("namespace", ""), metadata["name"]), metadata["resourceVersion"]
 
-        return dict(await self._list(resource, convert, "", {}, _METADATA_ONLY))
+        return dict((await self._list(resource, convert, "", {}, _METADATA_ONLY))[0])
 
     async def create(self, manifest: Mapping[str, Any]) -> Object:
         resource, namespace, _ = _identity(manifest)
@@ -227,7 +231,8 @@ class AioKube(Kube):
         namespace: str,
         selection: Mapping[str, str],
         accept: str = _ACCEPT,
-    ) -> builtins.list[T]:
+    ) -> tuple[builtins.list[T], str]:
+        """Return all matching objects, converted, and the version of the list."""
         what, path = f"list of {resource.plural} in {namespace or 'all namespaces'}", _path(resource, namespace)
         is_exact = "resourceVersion" not in selection
         # A server answers a recent list from its cache, and only if it is not to be paged.
@@ -248,7 +253,7 @@ class AioKube(Kube):
             if not token:
                 if is_exact:
                     self._freshness.see_list(resource.kind, page["metadata"])
-                return items
+                return items, page["metadata"].get("resourceVersion", "")
             query["continue"] = token
 
     async def _read(

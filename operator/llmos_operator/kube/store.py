@@ -15,8 +15,8 @@ an event, and has it run again. Versions, which grow with every change, keep the
 - After a write whose outcome is unknown its object is in doubt: nothing that events tell is believed, until a request
   that began later was answered.
 - Absence is never remembered: what is not known is asked for.
-- Another process may have written while this one was not the leader: then everything is forgotten, and all objects of
-  our own kinds are listed anew before a body counts (`is_listed`).
+- Another process may have written while this one was not the leader: then everything is forgotten, all objects of our
+  own kinds are listed anew, and events count from the version of that list on.
 
 Events may be lost when a watch has to begin anew. For our own kinds the watch check finds that out; a Service is not
 believed for longer than `CHILD_AGE_S`. Bodies are kept as JSON: a third of the size, and nobody can change them.
@@ -86,7 +86,8 @@ class Store:
         self._size_bytes = 0
         self._bodies: OrderedDict[Place, _Body] = OrderedDict()
         self._doubted: set[Place] = set()
-        self._listed: set[str] = set()
+        self._listed: dict[str, float] = {}
+        """Versions of the lists of all objects of a kind."""
         self._requests: list[Told] = []
 
     def see(self, kind: str, event_type: str | None, item: Mapping[str, Any]) -> None:
@@ -103,13 +104,14 @@ class Store:
         if known is not None and (known.version > version or (known.version == version and not is_gone)):
             return
         self._drop(place)
-        if kind in OWN_KINDS and not is_gone and place not in self._doubted:
+        is_news = kind in OWN_KINDS and version > self._listed.get(kind, math.inf)
+        if is_news and not is_gone and place not in self._doubted:
             self._put(place, version, item)
 
     def get(self, place: Place) -> Object | None:
         """Return a body that may be acted on; None if the API server must be asked."""
         known = self._bodies.get(place)
-        if known is None or (place.kind in OWN_KINDS and place.kind not in self._listed):
+        if known is None:
             return None
         if place.kind in CHILD_KINDS and self._clock() - known.learnt_s > CHILD_AGE_S:
             self._drop(place)
@@ -152,13 +154,13 @@ class Store:
             self._put(place, version, answer)
 
     def is_listed(self, kind: str) -> bool:
-        """Whether all objects of a kind were listed since `forget`; before that no body of it may be acted on."""
+        """Whether all objects of a kind were listed since `forget`."""
         return kind in self._listed
 
-    def keep_list(self, kind: str, told: Told) -> None:
-        """All objects of a kind were read in one list, and given to `keep`."""
+    def keep_list(self, kind: str, version: str, told: Told) -> None:
+        """Note that all objects of a kind were read in one list of a version, and given to `keep`."""
         if not told.is_void:
-            self._listed.add(kind)
+            self._listed[kind] = int(version) if version.isdecimal() else math.inf
 
     def doubt(self, place: Place) -> None:
         """A write may or may not have changed an object: believe nothing about it until it was asked for again."""

@@ -60,8 +60,8 @@ class Server(Kube, Protocol):
         *,
         label_selector: str = "",
         metadata_only: bool = False,
-    ) -> None:
-        """Show every object of a kind in all namespaces, as of one moment that lies after the call."""
+    ) -> str:
+        """Show every object of a kind in all namespaces, as of one moment after the call; return its version."""
         ...
 
 
@@ -174,10 +174,9 @@ class StoredKube(Kube):
         resource, metadata = resource_of(manifest), manifest["metadata"]
         owner = owner_of(metadata) if resource == PODS else None
         try:
-            self._pods.touch(owner)
             return await self._send(Place.of(resource.kind, metadata), send)
         finally:
-            self._pods.touch(owner)  # A list may have been read before it was there.
+            self._pods.touch(owner)
 
     async def _send(self, place: Place, send: Callable[[], Awaitable[Object]]) -> Object:
         with self._store.request() as told:
@@ -194,10 +193,10 @@ class StoredKube(Kube):
             if self._store.is_listed(resource.kind):
                 return
             with self._store.request() as told:
-                await self._server.visit(
+                version = await self._server.visit(
                     resource, lambda item: self._store.keep(Place.of(resource.kind, item["metadata"]), item, told)
                 )
-                self._store.keep_list(resource.kind, told)
+                self._store.keep_list(resource.kind, version, told)
 
     async def _learn_pods(self) -> None:
         async with self._learning[PODS.kind]:
