@@ -41,6 +41,7 @@ class Story:
         await self._store_models()
         await self._serve_and_change()
         await self._scale_by_load()
+        await self._name_what_does_not_exist()
         await self._fail_to_pull_an_image()
         await self._give_a_claim_back()
         await self._delete_a_model_in_use()
@@ -111,6 +112,13 @@ class Story:
             return bool(settled and status["observedGeneration"] == generation)
 
         return is_settled
+
+    async def _name_what_does_not_exist(self) -> None:
+        """Absence is never remembered: the API server is asked."""
+        engine = {"name": "simulator"}
+        await self._write_pool("nowhere", model="absent", accelerator="absent", engine=engine, replicas=1)
+        await self._wait_for_reason(INFERENCE_POOLS, "nowhere", "ModelNotFound")
+        await self._admin.delete(INFERENCE_POOLS, "nowhere", self._namespace)
 
     async def _fail_to_pull_an_image(self) -> None:
         engine = {"name": "simulator", "image": MISSING_IMAGE}

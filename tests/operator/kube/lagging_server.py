@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 from llmos.api.names import FIELD_MANAGER
 from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import Resource
-from tests.operator.fake_kube import FakeKube, Place, parse_selector
+from tests.operator.fake_kube import START, FakeKube, Place, parse_selector
 
 T = TypeVar("T")
 
@@ -31,10 +32,10 @@ class Told(NamedTuple):
 class LaggingServer(FakeKube):
     """`between` runs after a request was carried out and before it is answered."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *objects: Mapping[str, Any], now: Callable[[], datetime] = lambda: START) -> None:
         self.pending: defaultdict[str, deque[Told]] = defaultdict(deque)
         """Events by kind, in order: each kind has a watch of its own."""
+        super().__init__(*objects, now=now)
         self.between: Callable[[], None] = lambda: None
         self.loses_next_answer = False
         self.written: Objects = []
@@ -43,6 +44,13 @@ class LaggingServer(FakeKube):
     async def remove(self, resource: Resource, name: str, namespace: str) -> None:
         """Another client deletes an object."""
         await super().delete(resource, name, namespace)
+
+    def finish_deletion(self, resource: Resource, name: str, namespace: str = "") -> None:
+        last = self.stored(resource, namespace, name)
+        super().finish_deletion(resource, name, namespace)
+        self._counter += 1
+        last["metadata"]["resourceVersion"] = str(self._counter)
+        self.pending[resource.kind].append(Told(resource.kind, "DELETED", last))
 
     def version(self, resource: Resource, namespace: str, name: str) -> int | None:
         item = self._objects.get(Place(resource, namespace, name))

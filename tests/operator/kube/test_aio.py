@@ -19,6 +19,10 @@ from llmos_operator.kube.resources import ALL, LLM_MODELS, NODES, PODS, resource
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns"}, "spec": {}}
 
 
+def model(name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "ns", "resourceVersion": "5", "managedFields": []}, "spec": {}}
+
+
 class Server:
     """Answers every request with the next answer and remembers the request."""
 
@@ -145,6 +149,29 @@ class TestLists:
         server.answer(200, {"metadata": {}, "items": [{"metadata": metadata}]})
         assert await kube.list_versions(PODS) == {("ns", "a"): "5"}
         assert "PartialObjectMetadataList" in server.headers[0]["Accept"]
+
+    async def test_a_visit_shows_page_after_page_and_tells_which_moment_it_was(
+        self, server: Server, kube: AioKube
+    ) -> None:
+        server.answer(200, {"metadata": {"resourceVersion": "7", "continue": "more"}, "items": [model("a")]})
+        server.answer(200, {"metadata": {"resourceVersion": "7"}, "items": [model("b")]})
+        seen: list[str] = []
+        version = await kube.visit(LLM_MODELS, lambda item: seen.append(item["metadata"]["name"]), label_selector="x")
+        assert (seen, version) == (["a", "b"], "7")
+        assert "resourceVersion" not in server.requests[0][2]
+        assert "labelSelector=x" in server.requests[0][2]
+
+    async def test_reads_are_counted_by_page(self, server: Server) -> None:
+        counted: list[tuple[str, str]] = []
+        server.answer(200, {"metadata": {"continue": "more"}, "items": []})
+        server.answer(200, {"metadata": {}, "items": []})
+        server.answer(200, POD)
+        async with AioKube(
+            Configuration(host=server.url), on_read=lambda verb, kind: counted.append((verb, kind))
+        ) as kube:
+            await kube.list(PODS)
+            await kube.get(PODS, "a", "ns")
+        assert counted == [("list", "Pod"), ("list", "Pod"), ("get", "Pod")]
 
 
 class TestWrites:

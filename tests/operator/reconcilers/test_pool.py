@@ -282,6 +282,38 @@ async def test_a_refused_change_leaves_what_runs_alone() -> None:
     assert len(world.pods()) == 1
 
 
+async def test_the_service_comes_with_the_first_replica_and_stays_when_the_last_one_goes() -> None:
+    world = World(build_model(), build_pool(replicas=0))
+    await world.pool()
+    assert world.kube.all(SERVICES) == []
+    world.kube.put(build_pool(replicas=1))
+    await world.pool()
+    (service,) = world.kube.all(SERVICES)
+    world.start_pods()
+    world.kube.put(build_pool(replicas=0))
+    for _ in range(4):
+        await world.pool()
+        world.finish_deletions()
+        world.pass_time(60)
+    assert world.pods() == []
+    assert world.kube.all(SERVICES) == [service]
+
+
+async def test_the_service_is_made_before_the_first_pod() -> None:
+    world = World(build_model(), build_pool())
+    await world.pool()
+    assert [write.kind for write in world.kube.writes] == ["Service", "Pod", "InferencePool"]
+
+
+async def test_a_service_that_was_changed_is_mended_while_there_are_replicas() -> None:
+    world = World(build_model(), build_pool())
+    await world.pool()
+    service = world.kube.stored(SERVICES, NAMESPACE, "chat")
+    world.kube.put({**service, "spec": {**service["spec"], "selector": {}}})
+    await world.pool()
+    assert world.kube.stored(SERVICES, NAMESPACE, "chat")["spec"]["selector"] == service["spec"]["selector"]
+
+
 async def test_a_foreign_service_of_the_same_name_is_not_taken_over() -> None:
     foreign = {
         "apiVersion": "v1",

@@ -87,6 +87,17 @@ async def test_a_change_that_no_event_told_is_due_at_once_and_the_second_one_mea
     assert check.is_watch_silent
 
 
+async def test_an_object_that_went_without_a_word_is_missed_once_and_then_forgotten() -> None:
+    references, sink = known("1"), Sink()
+    gone = Key("InferencePool", "ns", "gone")
+    references.see(gone, {"metadata": {"name": "gone", "namespace": "ns", "resourceVersion": "1"}})
+    check = WatchCheck(references, sink, Versions("1"), [INFERENCE_POOLS])
+    await run_for(500, check)
+    assert sink.added == [gone]
+    assert references.keys() == (POOL,)
+    assert not check.is_watch_silent
+
+
 async def test_an_event_that_arrives_meanwhile_is_not_missed() -> None:
     references, sink = known("1"), Sink()
     check = asyncio.create_task(WatchCheck(references, sink, Versions("2"), [INFERENCE_POOLS]).check())
