@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export UV_NATIVE_TLS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint fmt test verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory bench-routing bench-gateway clean
+.PHONY: help install lint fmt test verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory bench-routing bench-gateway bench-autoscale clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -78,6 +78,16 @@ bench-routing: install ## Replay a trace under the routing policies, and time a 
 
 bench-gateway: install ## Measure what the gateway costs, beside other routers (needs wrk)
 	$(BIN)/python -m bench.gateway --json out/bench-gateway.json
+
+TRACES := bench/autoscale/data
+SEEDS ?= 1
+bench-autoscale: install ## Simulate autoscaling policies on three traces (about an hour for each of SEEDS=1)
+	$(BIN)/python -m bench.autoscale --trace $(TRACES)/azure_2023_conv.csv --rate-scale 5 --seeds $(SEEDS) \
+	  --json out/bench-autoscale-conv.json --plots out/bench-autoscale
+	$(BIN)/python -m bench.autoscale --trace $(TRACES)/mooncake_conversation.jsonl --format mooncake --rate-scale 2 \
+	  --gpu h100 --ttft 10 --tpot 0.1 --seeds $(SEEDS) --json out/bench-autoscale-mooncake.json --plots out/bench-autoscale
+	$(BIN)/python -m bench.autoscale --trace $(TRACES)/azure_2023_code.csv --rate-scale 3 --seeds $(SEEDS) \
+	  --json out/bench-autoscale-code.json --plots out/bench-autoscale
 
 clean: ## Remove what can be made again
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

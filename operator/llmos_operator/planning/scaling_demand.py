@@ -10,6 +10,8 @@ the greatest of
     work          rho / 0.95: with less, a queue grows without end
     concurrency   requests that run / requests that fit into a replica / 0.9
     backlog       rho + work that will still wait when a new replica is ready / time to work it off
+    bypass        (queued + running) / `BOOTSTRAP_CONCURRENCY`, where requests come past the gateways: engines do not
+                  tell what such requests need, only what was done. Instead of traffic and backlog
 
 Before anything was measured it asks for one replica for each `BOOTSTRAP_CONCURRENCY` requests: a batch at which common
 accelerators are well used.
@@ -82,6 +84,8 @@ def compute_demands(goal: Goal, situation: Situation) -> tuple[ScalingDemand, ..
     if not situation.learned.is_known:
         return (_demand_bootstrap(load),)
     rho = compute_rho(situation)
+    if load.bypasses:
+        return (_demand_work(goal, situation, rho), _demand_concurrency(situation), _demand_bypass(load))
     return (
         _demand_traffic(situation),
         _demand_work(goal, situation, rho),
@@ -155,16 +159,26 @@ def _demand_bootstrap(load: Load) -> ScalingDemand:
     )
 
 
+def _demand_bypass(load: Load) -> ScalingDemand:
+    return _build(
+        "bypass",
+        load.outstanding / BOOTSTRAP_CONCURRENCY,
+        f"{load.outstanding} requests wait or run in engines / {BOOTSTRAP_CONCURRENCY:.0f} for each replica; they came "
+        "past the gateways, so what they need is not known",
+    )
+
+
 def _demand_work(goal: Goal, situation: Situation, rho: float) -> ScalingDemand:
     load, base_s = situation.load, situation.learned.model.base_s
+    share = compute_share(goal, base_s) if load.bypasses else STABLE_SHARE
     message = (
         f"{load.needed_prompt_per_s:.0f} prompt and {load.needed_generated_per_s:.0f} generated tokens/s are the work "
-        f"of {rho:.2f} replicas / {STABLE_SHARE:g}"
+        f"of {rho:.2f} replicas / {share:.2g}"
     )
     if goal.tpot_s is not None and goal.tpot_s <= base_s / (1 - LEAST_SHARE):
         message += f"; an engine step takes {base_s * 1000:.0f} ms even without load, so {goal.tpot_s * 1000:.0f} ms "
         message += "cannot be held by any number"
-    return _build("work", rho / STABLE_SHARE, message)
+    return _build("work", rho / share, message)
 
 
 def _demand_concurrency(situation: Situation) -> ScalingDemand:

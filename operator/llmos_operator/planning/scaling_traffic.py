@@ -2,10 +2,10 @@
 
 Gateways count requests when they arrive, engines count tokens when they are computed. Arrivals say what is needed; what
 engines do says only what they could do, which in an overload is less. So rates come from arrivals, and engines correct
-them by a slow ratio: it holds prefix-cache hits, estimates of tokens that are off, and
-traffic that bypasses the gateways. Where no gateway sees any traffic, the engines' own figures are all there is.
+them by a slow ratio: it holds prefix-cache hits, estimates of tokens that are off, and traffic that bypasses the
+gateways. Where no gateway sees any traffic, the engines' own figures are all there is.
 
-A second whose figures are incomplete adds nothing here: it is neither zero nor like the one before.
+A second in which gateways should have told and none did adds nothing here: it is neither zero nor like the one before.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class Load:
     needed_generated_per_s: float
     mean_generated_tokens: float
     """Of a request."""
+    bypasses: bool
+    """Whether engines work and no gateway has seen a request."""
     waiting_prompt_tokens: float
     waiting_generated_tokens: float
 
@@ -96,7 +98,8 @@ class Load:
 def observe(traffic: Traffic, sample: PoolSample) -> Traffic:
     """Return what is known of the traffic after one more sample."""
     traffic = replace(traffic, excess=(*traffic.excess, _count_excess(sample))[-EXCESS_SAMPLES:])
-    if sample.interval_s <= 0:
+    is_blind = sample.gateway is None and bool(sample.stale)
+    if sample.interval_s <= 0 or is_blind:
         return traffic
     gateway = sample.gateway or GatewaySample()
     second = Second(
@@ -208,6 +211,7 @@ def build_load(traffic: Traffic, sample: PoolSample) -> Load:
         needed_prompt_per_s=prompt / longer.interval_s,
         needed_generated_per_s=generated / longer.interval_s,
         mean_generated_tokens=mean_generated,
+        bypasses=needs_engines and prompt + generated > 0,
         waiting_prompt_tokens=waiting_prompt,
         waiting_generated_tokens=queued * mean_generated,
     )

@@ -147,6 +147,23 @@ def test_twice_the_traffic_asks_for_about_twice_the_replicas() -> None:
     assert ask(40) == pytest.approx(2 * ask(20), rel=0.1)
 
 
+def test_a_pool_whose_traffic_comes_past_the_gateways_grows_with_its_requests() -> None:
+    pool = busy_pool(USE_POLICY)
+    for _ in range(60):
+        replica = engine_second("r0", running=60, prompt_tokens=4000, waiting=140)
+        plan = pool.feed(PoolSample(pool.now_s, 1.0, GatewaySample(), (replica,)))
+    assert plan.desired >= 6
+    assert "past the gateways" in plan.message
+
+
+def test_seconds_in_which_no_gateway_tells_are_not_taken_for_quiet_ones() -> None:
+    pool = busy_pool(USE_POLICY)
+    before = pool.plans[-1].inputs
+    for _ in range(20):
+        pool.feed(PoolSample(pool.now_s, 1.0, None, (engine_second("r0", running=9),), stale=("gateway-0",)))
+    assert pool.plans[-1].inputs.arrivals_per_second == before.arrivals_per_second
+
+
 def test_a_latency_that_no_number_of_replicas_can_hold_is_said() -> None:
     plan = busy_pool(replace(SLO_POLICY, tpot_s=0.005)).plans[-1]
     assert any("5 ms cannot be held by any number" in demand.message for demand in plan.demands)
