@@ -85,7 +85,6 @@ async def meet_refusals(client: openai.AsyncOpenAI, gateway: Gateway, model: str
         await client.chat.completions.create(model=model, messages=QUESTION, max_tokens=-1)
 
 
-@pytest.mark.core
 @pytest.mark.timeout(600)
 async def test_the_official_client_understands_all_that_the_gateway_says(
     api: Api, operator: OperatorProcess, source: Source, namespace: str, gateway: Gateway, client: openai.AsyncOpenAI

@@ -20,7 +20,7 @@ from e2e.support.operator import OperatorProcess
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
 
-pytestmark = [pytest.mark.core, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(600)]
 
 SCALING = {"minReplicas": 1, "maxReplicas": 8, "target": {"queueDepth": 4}, "scaleDownDelaySeconds": 5}
 BACKGROUND, BURST = 2, 14

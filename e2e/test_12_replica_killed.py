@@ -15,7 +15,7 @@ from e2e.support.signals import signal_engine
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
 
-pytestmark = [pytest.mark.core, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(600)]
 
 AT_ONCE = 4
 """Requests that an engine works on; the others wait in it and have no byte of an answer."""

@@ -17,7 +17,7 @@ from e2e.support.operator import OperatorProcess
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
 
-pytestmark = [pytest.mark.core, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(600)]
 
 API_AWAY_S = float(os.environ.get("LLMOS_E2E_API_AWAY_S", "30"))
 STREAMING, WHOLE = 8, 4

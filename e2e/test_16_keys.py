@@ -22,7 +22,7 @@ from e2e.support.operator import OperatorProcess
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
 
-pytestmark = [pytest.mark.core, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(300)]
 
 REVOKED_WITHIN_S = 1.0
 EXPIRES_IN_S = 10
