@@ -29,6 +29,9 @@ from e2e.support.operator import OperatorProcess, OperatorSettings, find_foreign
 from e2e.support.source import Source, serve_source
 from e2e.support.waiting import eventually
 
+REMOVAL_TIMEOUT_S = 240.0
+"""A drain of 120 s, the 33 s after it in which a pod is ended, and a busy machine."""
+
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Cluster]:
@@ -134,7 +137,12 @@ async def namespace(request: pytest.FixtureRequest, api: Api, kubeconfig: Path) 
 async def remove_namespace(api: Api, name: str) -> None:
     """Delete a namespace and wait until it is gone: pods drain, and their GPUs are free again."""
     await api.delete("Namespace", name)
-    await eventually(f"namespace {name} is gone", lambda: api.get("Namespace", name), lambda found: found is None)
+    await eventually(
+        f"namespace {name} is gone",
+        lambda: api.get("Namespace", name),
+        lambda found: found is None,
+        timeout_s=REMOVAL_TIMEOUT_S,
+    )
 
 
 @pytest.fixture(scope="session")
