@@ -1,7 +1,7 @@
 """One setting for everything: `python -m bench.autoscale.across CONV.json CODE.json ...`.
 
-The best setting of a policy differs from one trace, GPU and cold start to the next, and is known only afterwards. So this
-reads the files of several scenarios, and finds for each policy the one setting that does best in all of them: the
+The best setting of a policy differs from one trace, GPU and cold start to the next, and is known only afterwards. So
+this reads the files of several scenarios, and finds for each policy the one setting that does best in all of them: the
 cheapest that reaches a share of requests within the objectives everywhere, and the one whose worst share is highest.
 """
 
