@@ -25,7 +25,7 @@ from bench.autoscale.simulation import Policy
 from bench.autoscale.traces import Arrival
 from llmos_operator.planning.scaling import ScalingPolicy
 
-IN_FLIGHT = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0)
+IN_FLIGHT = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0)
 """Targets for requests in flight for each replica."""
 KV_SHARES = (0.5, 0.1, 0.15, 0.2, 0.3, 0.4, 0.7)
 HIGHEST = 64
