@@ -93,8 +93,8 @@ def _draw_axes(x_label: str, y_label: str, x_range: tuple[float, float], y_range
         x, y = _place_x(x_value, x_range), _place_y(y_value, y_range)
         parts += [
             f'<path d="M{LEFT} {y:.1f}H{right}" stroke="#ddd"/>',
-            f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{y_value:g}</text>',
-            f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{x_value:g}</text>',
+            f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{y_value:.3g}</text>',
+            f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{x_value:.3g}</text>',
         ]
     middle = (TOP + bottom) / 2
     return [

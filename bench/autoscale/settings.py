@@ -25,8 +25,10 @@ from bench.autoscale.simulation import Policy
 from bench.autoscale.traces import Arrival
 from llmos_operator.planning.scaling import ScalingPolicy
 
-IN_FLIGHT = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0)
+IN_FLIGHT = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0)
 """Targets for requests in flight for each replica."""
+WITHOUT_DEFAULT = (16.0, *(target for target in IN_FLIGHT if target != 16.0))
+"""The same for policies without a default; the first is shown as one."""
 KV_SHARES = (0.5, 0.1, 0.15, 0.2, 0.3, 0.4, 0.7)
 HIGHEST = 64
 """maxReplicas of every policy."""
@@ -74,7 +76,7 @@ def _hpa() -> list[Setting]:
     return [
         Setting(f"in flight {target:g}, down {down_s:g} s", _fix(build, target, down_s))
         for down_s in (300.0, 60.0)
-        for target in IN_FLIGHT
+        for target in WITHOUT_DEFAULT
     ]
 
 
@@ -129,7 +131,7 @@ def _kthena() -> list[Setting]:
             _fix(Kthena, target, up_window_s=up_s, down_window_s=down_s),
         )
         for up_s, down_s in ((60.0, 300.0), (0.0, 60.0))
-        for target in IN_FLIGHT
+        for target in WITHOUT_DEFAULT
     ]
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.autoscale.__main__ import DATA, main
+from bench.autoscale.across import choose, gather
 from bench.autoscale.fronts import Point, compute_front, interpolate_attainment, interpolate_hours
 from bench.autoscale.plots import draw_fronts, draw_timeline
 from bench.autoscale.policies.references import Clairvoyant, Static
@@ -199,17 +200,38 @@ def test_a_front_is_read_between_its_points() -> None:
     assert interpolate_attainment(front, 9) == 0.98
 
 
-def test_every_policy_builds_with_every_setting_and_labels_are_unique() -> None:
+def test_one_setting_has_to_do_everywhere() -> None:
+    def entry(setting: str, attainment: float, gpu_hours: float) -> dict[str, object]:
+        return {
+            "policy": "hpa",
+            "setting": setting,
+            "is_default": setting == "a",
+            "cold_start_s": 60.0,
+            "attainment": attainment,
+            "gpu_hours": gpu_hours,
+        }
+
+    calm = {"points": [entry("a", 0.99, 5.0), entry("b", 0.98, 6.0), entry("only here", 1.0, 1.0)]}
+    wild = {"points": [entry("a", 0.5, 5.0), entry("b", 0.96, 9.0)]}
+    settings = gather([calm, wild])
+    assert {(it.setting, it.worst, it.gpu_hours) for it in settings} == {("a", 0.5, 10.0), ("b", 0.96, 15.0)}
+    assert choose(settings, 0.95) == next(it for it in settings if it.setting == "b")
+    assert choose(settings, 0.97) is None
+
+
+def test_every_setting_of_every_policy_serves_a_small_trace_within_its_limits() -> None:
     trace = [Arrival(float(i), 100, 10) for i in range(60)]
     context = Context(load_profile("l40s"), trace, 30.0, 2, 2.0, 0.15)
     for name, list_settings in POLICIES.items():
         labels = [setting.label for setting in list_settings()]
         assert len(set(labels)) == len(labels), name
         for setting in list_settings():
-            view = Script({})
-            Simulation(context.profile, trace, view, cold_start_s=30.0, initial=2, limits=(1, 9)).run()
-            setting.build(context).decide(view.views[0])
-            break
+            outcome = Simulation(
+                context.profile, trace, setting.build(context), cold_start_s=5.0, initial=2, limits=(1, 9)
+            ).run()
+            assert all(request.finished_s > 0 for request in outcome.requests), (name, setting.label)
+            assert min(current for current, *_ in outcome.timeline) >= 1, (name, setting.label)
+            assert outcome.most_replicas <= 9, (name, setting.label)
 
 
 def test_a_run_is_the_same_each_time() -> None:
