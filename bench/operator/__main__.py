@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
@@ -16,6 +17,10 @@ from bench.operator.figures import Outcome
 from bench.operator.report import Report
 from bench.operator.scenarios import burst, first_pod, footprint, latency, scale_down, step, throughput
 from bench.operator.stage import Cluster, Stage, start_stage
+from llmos_operator.runtime.app import Options
+
+REPORT_COLUMNS = 200
+"""Width of the table where it does not go to a terminal."""
 
 
 class Scenario(StrEnum):
@@ -49,14 +54,16 @@ def main(
     burst_objects: Annotated[int, typer.Option(min=10, help="Pools of the bursts.")] = 200,
     footprint_pools: Annotated[int, typer.Option(min=8, max=2400, help="Pools with two pods each.")] = 2000,
     change_s: Annotated[float, typer.Option(min=1, help="How long the latency scenario changes pools.")] = 30.0,
-    rest_s: Annotated[float, typer.Option(min=5, help="How long the footprint scenario rests.")] = 150.0,
+    rest_s: Annotated[
+        float, typer.Option(min=5, help="How long the footprint scenario rests; a whole resync by default.")
+    ] = Options().resync_s,
 ) -> None:
     """Measure the operator on a real kube-apiserver and etcd that are started for it, and print targets and verdicts.
 
     scale-down and step need a node that runs pods, step a gateway too. They run only with --cluster, which leaves out
     the scenarios that bring their own control plane unless --only names them.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else REPORT_COLUMNS)
     wanted = list(only) if only else [scenario for scenario in Scenario if (scenario in ON_A_NODE) == bool(cluster)]
     on_a_node = [scenario for scenario in wanted if scenario in ON_A_NODE]
     if on_a_node and cluster is None:

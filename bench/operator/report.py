@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -86,3 +86,12 @@ class Report:
         for row in self._rows:
             table.add_row(row.scenario, row.measure, row.value, row.target, _VERDICTS[row.is_met], row.peer)
         self._console.print(table)
+        self._console.print(build_verdict(self._rows))
+
+
+def build_verdict(rows: Sequence[Row]) -> str:
+    """Return how many targets were met, and every one that was missed."""
+    judged = [row for row in rows if row.is_met is not None]
+    missed = [row for row in judged if not row.is_met]
+    lines = [f"Missed: {row.scenario}, {row.measure}: {row.value} instead of {row.target}." for row in missed]
+    return "\n".join([f"{len(judged) - len(missed)} of {len(judged)} targets met.", *lines])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -125,6 +126,13 @@ class Cluster:
         for kind in (INFERENCE_POOLS, SERVICES):
             await self._delete_all(kind, namespace)
         await wait_until(is_empty, what=f"That namespace {namespace} is empty", timeout_s=_CLEAN_TIMEOUT_S, poll_s=1.0)
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU time that each process has used so far: control plane, operator, and this one, which makes the load."""
+        processes = self.stage.plane.processes
+        pids = {name: pid for name in processes.names() if (pid := processes.pid(name)) is not None}
+        used = {name: psutil.Process(pid).cpu_times() for name, pid in {**pids, "load": os.getpid()}.items()}
+        return {name: times.user + times.system for name, times in used.items()}
 
     async def are_nodes_ready(self) -> bool:
         """Whether all simulated nodes are."""

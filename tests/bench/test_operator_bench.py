@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.operator.figures import (
+    Row,
     compute_line,
     compute_percentile,
     compute_schedule_s,
@@ -16,6 +17,7 @@ from bench.operator.figures import (
     parse_metrics,
 )
 from bench.operator.objects import build_accelerator, build_model, build_names, build_pool
+from bench.operator.report import build_verdict
 from bench.operator.scenarios.footprint import plan_sizes
 from bench.operator.scenarios.step import Run, Sample, Setting, build_rows
 from bench.operator.scenarios.throughput import has_status
@@ -111,3 +113,12 @@ def test_a_step_that_overshoots_or_fails_a_request_misses_its_target() -> None:
     run.samples = [Sample(4.0, 5, 1), Sample(9.0, 5, 5), Sample(40.0, 1, 1)]
     rows = build_rows(Setting("quick", 5, 1, "7 s", "11 s", "9 s"), [run])
     assert [row.is_met for row in rows] == [False, None, False, False, False]
+
+
+def test_the_verdict_names_what_was_missed_and_leaves_out_what_has_no_target() -> None:
+    rows = (
+        Row("burst", "all with a first status", "3.9 s", "<= 4.2 s", is_met=True),
+        Row("burst", "operator CPU", "1.4 s", "<= 0.9 s", is_met=False),
+        Row("burst", "RSS", "70 MiB"),
+    )
+    assert build_verdict(rows) == ("1 of 2 targets met.\nMissed: burst, operator CPU: 1.4 s instead of <= 0.9 s.")

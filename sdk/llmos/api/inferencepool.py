@@ -239,7 +239,7 @@ class InferencePoolStatus(ApiModel):
     selector: Annotated[str, Field(max_length=512)] = ""
     """Label selector of the replicas' pods, for the scale subresource."""
     url: Annotated[str, Field(max_length=512)] = ""
-    """Base URL of the OpenAI-compatible API inside the cluster."""
+    """Base URL of the OpenAI-compatible API inside the cluster; its name resolves from the first replica on."""
     revision: Annotated[str, Field(max_length=64)] = ""
     """Newest revision: a hash of everything that makes a replica."""
     plan: PoolPlan | None = None
