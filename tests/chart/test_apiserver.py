@@ -12,6 +12,7 @@ import pytest
 
 from e2e.cluster.binaries import ensure_binaries
 from e2e.cluster.controlplane import ControlPlane
+from llmos.api import KINDS
 from tests.chart.helm import CHART, EVERYTHING, TIMEOUT_S, find, load_everything, render, run_helm
 
 pytestmark = pytest.mark.apiserver
@@ -84,10 +85,10 @@ def test_definitions_stay_when_their_switch_is_turned_off_and_are_found_again_wh
 ) -> None:
     cluster.helm("install", "llmos", str(CHART))
     cluster.helm("upgrade", "llmos", str(CHART), "--set=crds.install=false")
-    assert len(cluster.get("customresourcedefinitions")["items"]) == 3
+    assert len(cluster.get("customresourcedefinitions")["items"]) == len(KINDS)
     cluster.helm("upgrade", "llmos", str(CHART), "--set=crds.install=true")
     cluster.helm("uninstall", "llmos")
-    assert len(cluster.get("customresourcedefinitions")["items"]) == 3
+    assert len(cluster.get("customresourcedefinitions")["items"]) == len(KINDS)
 
 
 def test_a_second_release_adopts_nothing_of_the_first(cluster: Cluster) -> None:

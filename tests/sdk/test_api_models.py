@@ -75,6 +75,26 @@ SERVED: dict[str, dict[str, Any]] = {
         "spec": {"memory": "80Gi", "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]},
         "status": {"nodes": 2, "capacity": 16, "conditions": [CONDITION]},
     },
+    "Tenant": {
+        "metadata": METADATA,
+        "spec": {
+            "namespaces": ["team-a"],
+            "cohort": "research",
+            "weight": 2,
+            "quota": [{"class": "nvidia-h100", "guaranteed": 8, "borrowLimit": 8, "lendLimit": 4}],
+            "priorityRange": {"min": 0, "max": 100},
+            "tokens": {"perMinute": "200k", "perDay": "20M", "cost": {"input": 1.0, "cached": 0.1, "output": 4.0}},
+            "models": {"allow": ["shared/*"]},
+            "isolation": {"profile": "strict", "dedicatedPools": True, "egressAllow": ["10.0.0.0/8"]},
+        },
+        "status": {
+            "accelerators": "6/8",
+            "usage": [{"class": "nvidia-h100", "guaranteed": 8, "used": 6, "lent": 2}],
+            "tokens": [{"window": "day", "used": 5, "limit": 20, "resetsAt": TIME}],
+            "thisMonth": {"month": "2026-01", "gpuSeconds": 60},
+            "conditions": [CONDITION],
+        },
+    },
 }
 # Engine arguments are a map: every name in it is known.
 NOT_OBJECTS = {"args"}

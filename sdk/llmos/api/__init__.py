@@ -40,8 +40,22 @@ from llmos.api.scaling import (
     ScalingTarget,
     ScheduleWindow,
 )
+from llmos.api.tenant import (
+    AllowedModels,
+    ClassQuota,
+    ClassUsage,
+    Isolation,
+    MonthlyUsage,
+    PriorityRange,
+    Tenant,
+    TenantSpec,
+    TenantStatus,
+    TokenBudget,
+    TokenCost,
+    TokenWindow,
+)
 
-KINDS = (LLMModel, InferencePool, AcceleratorClass)
+KINDS = (LLMModel, InferencePool, AcceleratorClass, Tenant)
 
 __all__ = [
     "KINDS",
@@ -50,7 +64,10 @@ __all__ = [
     "AcceleratorClass",
     "AcceleratorClassSpec",
     "AcceleratorClassStatus",
+    "AllowedModels",
     "ApiModel",
+    "ClassQuota",
+    "ClassUsage",
     "Condition",
     "Drain",
     "Engine",
@@ -60,6 +77,7 @@ __all__ = [
     "InferencePool",
     "InferencePoolSpec",
     "InferencePoolStatus",
+    "Isolation",
     "LLMModel",
     "LLMModelSpec",
     "LLMModelStatus",
@@ -69,8 +87,10 @@ __all__ = [
     "ModelArchitecture",
     "ModelSource",
     "ModelStorage",
+    "MonthlyUsage",
     "Parallelism",
     "PoolPlan",
+    "PriorityRange",
     "Reason",
     "ReasonInfo",
     "ReplicaCapacity",
@@ -83,6 +103,12 @@ __all__ = [
     "ScalingStatus",
     "ScalingTarget",
     "ScheduleWindow",
+    "Tenant",
+    "TenantSpec",
+    "TenantStatus",
+    "TokenBudget",
+    "TokenCost",
+    "TokenWindow",
     "Toleration",
     "TrustRemoteCode",
 ]

@@ -64,6 +64,16 @@ class ListMap:
 
 
 @dataclass(frozen=True)
+class ListSet:
+    """Mark a list of scalars as a set: no value twice, and server-side apply merges what several managers add."""
+
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        schema["x-kubernetes-list-type"] = "set"
+        return schema
+
+
+@dataclass(frozen=True)
 class FreeScalar:
     """Mark a value whose type the API server cannot say (bool, number or string); pydantic checks it instead."""
 

@@ -54,6 +54,9 @@ CONDITION_STORED: Final = "Stored"
 CONDITION_PLANNED: Final = "Planned"
 CONDITION_AVAILABLE: Final = "Available"
 CONDITION_PROGRESSING: Final = "Progressing"
+CONDITION_NAMESPACES_OWNED: Final = "NamespacesOwned"
+CONDITION_GUARANTEED: Final = "Guaranteed"
+CONDITION_ADMITTED: Final = "Admitted"
 
 # Containers and ports of worker pods.
 CONTAINER_ENGINE: Final = "engine"

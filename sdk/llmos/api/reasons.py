@@ -67,6 +67,18 @@ class Reason(StrEnum):
     ReplicaFailed = "ReplicaFailed"
     # AcceleratorClass.
     NodesFound = "NodesFound"
+    # Tenant.
+    NamespacesOwned = "NamespacesOwned"
+    NamespaceTaken = "NamespaceTaken"
+    GuaranteesHold = "GuaranteesHold"
+    Overcommitted = "Overcommitted"
+    # Quota, said on the object that asks for accelerators.
+    Admitted = "Admitted"
+    WaitsForRoom = "WaitsForRoom"
+    WaitsForReclaim = "WaitsForReclaim"
+    QuotaExceeded = "QuotaExceeded"
+    NoTenant = "NoTenant"
+    NotBoundInTime = "NotBoundInTime"
 
 
 Retry = Literal["none", "back-off", "on-change"]
@@ -91,6 +103,7 @@ class ReasonInfo:
 _MODEL: Final = ("LLMModel",)
 _POOL: Final = ("InferencePool",)
 _BOTH: Final = ("LLMModel", "InferencePool")
+_TENANT: Final = ("Tenant",)
 
 
 def _good(kinds: tuple[str, ...], condition: str, cause: str) -> ReasonInfo:
@@ -337,4 +350,55 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.NodesFound: _good(("AcceleratorClass",), "Ready", "At least one node has this accelerator."),
+    Reason.NamespacesOwned: _good(_TENANT, "NamespacesOwned", "All namespaces of the tenant are its own."),
+    Reason.NamespaceTaken: _bad(
+        _TENANT,
+        "NamespacesOwned",
+        "A namespace belongs to an older Tenant already; it stays with that one.",
+        "Remove the namespace that the message names from one of the two Tenants.",
+        "on-change",
+    ),
+    Reason.GuaranteesHold: _good(
+        _TENANT, "Guaranteed", "The cluster has at least as many accelerators as are guaranteed."
+    ),
+    Reason.Overcommitted: _bad(
+        _TENANT,
+        "Guaranteed",
+        "More accelerators of a class are guaranteed to tenants than the cluster has: no guarantee of that class can "
+        "be relied on.",
+        "Lower the guarantees to what the message says, or add nodes.",
+        "on-change",
+    ),
+    Reason.Admitted: _good(_POOL, "Admitted", "All replicas that were asked for hold their accelerators."),
+    Reason.WaitsForRoom: _bad(
+        _POOL,
+        "Admitted",
+        "The tenant may have the accelerators, but no nodes have room for them now.",
+        "The message says who holds them and what would help; the replica starts by itself when there is room.",
+        "back-off",
+    ),
+    Reason.WaitsForReclaim: _good(
+        _POOL, "Admitted", "Others give back what they borrowed: they drain or save their work first."
+    ),
+    Reason.QuotaExceeded: _bad(
+        _POOL,
+        "Admitted",
+        "The tenant holds all the accelerators that it may have now.",
+        "Lower replicas, raise the Tenant's quota, or wait until others leave theirs idle.",
+        "back-off",
+    ),
+    Reason.NoTenant: _bad(
+        _POOL,
+        "Admitted",
+        "The namespace belongs to no Tenant, and namespaces without one get no accelerators here.",
+        "Ask an administrator to add the namespace to a Tenant's spec.namespaces.",
+        "on-change",
+    ),
+    Reason.NotBoundInTime: _bad(
+        _POOL,
+        "Admitted",
+        "The pods of a replica did not all find their nodes in time; the replica was withdrawn as a whole.",
+        "Look at the events of its pods for what the scheduler missed; LLMOS tries again with growing pauses.",
+        "back-off",
+    ),
 }

@@ -62,6 +62,8 @@ def _walk(node: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
         yield path, "exclusiveMinimum" if node.get("exclusiveMinimum") else "minimum", ""
     if "x-kubernetes-list-map-keys" in node:
         yield path, "listMapKeys", ""
+    if node.get("x-kubernetes-list-type") == "set":
+        yield path, "listSet", ""
     for name, field in node.get("properties", {}).items():
         yield from _walk(field, f"{path}.{name}".lstrip("."))
     if "items" in node:

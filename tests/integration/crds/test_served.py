@@ -176,6 +176,16 @@ class TestKubectl:
         assert header.split() == columns
         assert row.split()[:-1] == ["columns", "m", "2", "3", "4", "Ready", "maxReplicas", "48", "http://columns"]
 
+    def test_get_shows_the_columns_of_a_tenant(self, server: Server, kubectl: Kubectl) -> None:
+        server.create(smallest("Tenant", "team", namespaces=["team-a", "team-b"]))
+        status = {"accelerators": "6/8", "borrowed": 2, "waiting": 4, "conditions": [condition("Ready", "True")]}
+        manifest = {"apiVersion": API_VERSION, "kind": "Tenant", "metadata": {"name": "team"}, "status": status}
+        flags = ["--server-side", "--subresource=status", "--field-manager=test", "--filename=-"]
+        kubectl("apply", *flags, given=json.dumps(manifest))
+        header, row = kubectl("get", f"tenants.{GROUP}", "team").splitlines()
+        assert header.split() == ["NAME", "NAMESPACES", "GPUS", "BORROWED", "WAITING", "REASON", "AGE"]
+        assert row.split()[:-1] == ["team", '["team-a","team-b"]', "6/8", "2", "4", "Ready"]
+
     def test_get_llmos_lists_every_kind(self, server: Server, kubectl: Kubectl) -> None:
         for kind in BY_KIND:
             server.create(smallest(kind, f"listed-{kind.lower()}"))
@@ -183,7 +193,7 @@ class TestKubectl:
         for kind, info in INFO.items():
             assert f"{info.singular}.{GROUP}/listed-{kind.lower()}" in listed
 
-    @pytest.mark.parametrize("short", ["llm", "ipool", "accel"])
+    @pytest.mark.parametrize("short", ["llm", "ipool", "accel", "lten"])
     def test_get_knows_the_short_name(self, short: str, crds: None, kubectl: Kubectl) -> None:
         kubectl("get", short)
 
