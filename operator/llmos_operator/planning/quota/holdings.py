@@ -1,0 +1,153 @@
+"""Who holds what, and who will when everybody who was asked to go is gone: accounts, nodes and gangs in step.
+
+Every change goes through `replace`: the effect of the gang as it was is taken away, the effect of the gang as it is now
+is added. Nothing else touches accounts or nodes, so they cannot drift from the gangs, and a change that was only tried
+is taken back by replacing it again. What a gang counts for:
+
+    state               accounts and nodes now    then
+    waiting             -                         -
+    waiting, a claim    -                         the claim
+    starting, running   yes                       yes
+    stopping, ending    yes                       -
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from llmos_operator.planning.quota.books import Book, Verdict
+from llmos_operator.planning.quota.room import ClassRoom
+from llmos_operator.planning.quota.values import Gang, GangKind, GangState, Node, Placement, TenantQuota
+
+GaveBack = Callable[[str, str], None]
+
+_HOLDING = frozenset({GangState.STARTING, GangState.RUNNING})
+_LEAVING = frozenset({GangState.STOPPING, GangState.ENDING})
+_NO_REPLICAS: Mapping[str, int] = {}
+
+
+class Holdings:
+    """The mutable state of the ledger. `gave_back` is called with tenant and class whenever somebody holds less."""
+
+    def __init__(
+        self,
+        tenants: Iterable[TenantQuota],
+        nodes: Iterable[Node],
+        costs: Mapping[str, float],
+        gave_back: GaveBack,
+    ) -> None:
+        tenants, nodes = tuple(tenants), tuple(nodes)
+        self.now = Book(tenants, nodes, costs)
+        self.then = Book(tenants, nodes, costs)
+        by_class: dict[str, list[Node]] = {}
+        for node in nodes:
+            by_class.setdefault(node.class_name, []).append(node)
+        self.rooms = {name: ClassRoom(name, members) for name, members in by_class.items()}
+        self.gangs: dict[str, Gang] = {}
+        self.claims: dict[str, Gang] = {}
+        """Waiting gangs for which room is kept."""
+        self._gave_back = gave_back
+        self._held: dict[tuple[str, str], dict[str, Gang]] = {}
+        self._replicas: dict[str, dict[str, int]] = {}
+        self._promised: dict[str, set[str]] = {}
+
+    def replace(self, new: Gang, *, on_trial: bool = False) -> None:
+        """Put a gang in the place of the one with the same id, or add it. Nobody is told of what is only tried."""
+        old = self.gangs.get(new.id)
+        if old is not None:
+            self._count(old, -1)
+        self.gangs[new.id] = new
+        self._count(new, 1)
+        if old is not None and not on_trial:
+            self._tell(old)
+
+    def remove(self, gang_id: str) -> Gang | None:
+        """Forget a gang and everything that it holds."""
+        old = self.gangs.pop(gang_id, None)
+        if old is not None:
+            self._count(old, -1)
+            self._tell(old)
+        return old
+
+    def held_by(self, tenant: str, class_name: str) -> Iterable[Gang]:
+        """Gangs of a tenant that hold accelerators of a class and were not asked to go."""
+        return self._held.get((tenant, class_name), {}).values()
+
+    def leaving_for(self, gang_id: str) -> frozenset[str]:
+        """Gangs that were asked to go for this one and are not gone."""
+        return frozenset(self._promised.get(gang_id, ()))
+
+    def fits_quota(self, gang: Gang, class_name: str, *, then: bool = False) -> Verdict:
+        """Whether the quota lets the gang in: now and after all promises are kept, or only then."""
+        wanted = gang.accelerators
+        verdict = self.then.judge(gang.tenant, class_name, wanted)
+        if then or verdict is not Verdict.YES:
+            return verdict
+        return self.now.judge(gang.tenant, class_name, wanted)
+
+    def find_place(self, gang: Gang, class_name: str, *, then: bool = False) -> Placement | None:
+        """Nodes for the gang."""
+        room = self.rooms.get(class_name)
+        if room is None:
+            return None
+        return room.find(gang, self._replicas.get(gang.owner, _NO_REPLICAS), then=then)
+
+    def is_within_guarantee(self, gang: Gang) -> bool:
+        """Whether its tenant's guarantee covers it beside what the tenant holds, in one of the classes that will do."""
+        return any(self.then.is_within_guarantee(gang.tenant, name, gang.accelerators) for name in gang.classes)
+
+    def _tell(self, old: Gang) -> None:
+        placement = placement_of(old)
+        if placement is not None:
+            self._gave_back(old.tenant, placement.class_name)
+
+    def _count(self, gang: Gang, sign: int) -> None:
+        placement = placement_of(gang)
+        if placement is None:
+            return
+        now, then = gang.state is not GangState.WAITING, gang.state not in _LEAVING
+        accelerators = sign * gang.accelerators
+        if now:
+            self.now.add(gang.tenant, placement.class_name, accelerators)
+        if then:
+            self.then.add(gang.tenant, placement.class_name, accelerators)
+        room = self.rooms.get(placement.class_name)
+        if room is not None:
+            room.add(placement.nodes, sign * gang.accelerators_per_pod, now=now, then=then)
+        self._index(gang, placement, sign)
+
+    def _index(self, gang: Gang, placement: Placement, sign: int) -> None:
+        if gang.state is GangState.WAITING:
+            _set(self.claims, gang.id, gang, sign)
+        elif gang.state in _HOLDING:
+            _set(self._held.setdefault((gang.tenant, placement.class_name), {}), gang.id, gang, sign)
+        if gang.state in _LEAVING and gang.stop is not None:
+            promised = self._promised.setdefault(gang.stop.for_id, set())
+            promised.add(gang.id) if sign > 0 else promised.discard(gang.id)
+            if not promised:
+                del self._promised[gang.stop.for_id]
+        if gang.kind is not GangKind.JOB and gang.state in _HOLDING:
+            self._count_replicas(gang.owner, placement.nodes, sign)
+
+    def _count_replicas(self, owner: str, nodes: Iterable[str], sign: int) -> None:
+        counts = self._replicas.setdefault(owner, {})
+        for node in dict.fromkeys(nodes):
+            counts[node] = counts.get(node, 0) + sign
+            if counts[node] <= 0:
+                del counts[node]
+        if not counts:
+            del self._replicas[owner]
+
+
+def placement_of(gang: Gang) -> Placement | None:
+    """Where a gang stands, or will stand if room is kept for it."""
+    if gang.state is GangState.WAITING:
+        return gang.claim.placement if gang.claim is not None else None
+    return gang.placement
+
+
+def _set(members: dict[str, Gang], gang_id: str, gang: Gang, sign: int) -> None:
+    if sign > 0:
+        members[gang_id] = gang
+    else:
+        members.pop(gang_id, None)

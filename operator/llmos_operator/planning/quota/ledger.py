@@ -1,0 +1,353 @@
+"""The ledger: which gangs may hold accelerators. It takes what is observed, and says what to do.
+
+One moment's decisions, in this order:
+
+1. gangs that were not bound in time are withdrawn whole; gangs that answered a request to stop, or ran out of time, are
+   ended;
+2. gangs for which room is kept get it as soon as it is free, or go elsewhere if that is sooner;
+3. waiting gangs are admitted as far as quota and nodes allow, in the order of `queues`;
+4. for gangs that found no room, others are asked to go if a rule of `reclaim` allows it, and the room is kept for them;
+5. for the first gang of each class that waited beyond all patience, room is kept as it comes free, so that small gangs
+   do not starve a large one.
+
+The ledger follows observations one by one and looks only at what they changed, so that a decision costs the same with a
+hundred gangs waiting as with fifteen thousand. It believes its own decisions until it observes otherwise. Nothing of
+its memory is needed to go on: a ledger built from a snapshot decides the same (a test holds the two side by side).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
+
+from llmos_operator.planning.quota.books import Verdict
+from llmos_operator.planning.quota.holdings import Holdings
+from llmos_operator.planning.quota.plan import (
+    Admit,
+    Ask,
+    Decisions,
+    End,
+    How,
+    Keep,
+    LetGo,
+    Overcommitted,
+    QuotaPlan,
+    QuotaReport,
+    Withdraw,
+)
+from llmos_operator.planning.quota.queues import Lines, Order, OrderKey, compute_key
+from llmos_operator.planning.quota.reclaim import Search, Swaps, Takeover, build_leaving
+from llmos_operator.planning.quota.report import build_report
+from llmos_operator.planning.quota.values import (
+    Claim,
+    Gang,
+    GangKind,
+    GangState,
+    Placement,
+    QuotaRules,
+    Snapshot,
+    Swap,
+)
+
+
+def plan_quota(snapshot: Snapshot) -> QuotaPlan:
+    """Return the decisions for one moment."""
+    return Ledger(snapshot).plan(snapshot.now_s)
+
+
+class Ledger:
+    """Follows tenants, nodes and gangs, and plans. When tenants, nodes or costs change, build a new one."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._rules: QuotaRules = snapshot.rules
+        self._now_s = snapshot.now_s
+        self._lines = Lines()
+        self._holdings = Holdings(snapshot.tenants, snapshot.nodes, snapshot.costs, self._gave_back)
+        self._swaps = Swaps(snapshot.swaps, snapshot.rules.swap_window_s)
+        self._timers: list[tuple[float, str]] = []
+        self._overcommitted = self._find_overcommitted()
+        for gang in snapshot.gangs:
+            self.observe(gang)
+
+    def observe(self, gang: Gang) -> None:
+        """Take a gang as it is now."""
+        known = self._holdings.gangs.get(gang.id)
+        if known is not None and known.state is GangState.WAITING:
+            self._lines.remove(known)
+        self._put(gang)
+
+    def forget(self, gang_id: str) -> None:
+        """The gang is gone, with all its pods."""
+        known = self._holdings.remove(gang_id)
+        if known is not None and known.state is GangState.WAITING:
+            self._lines.remove(known)
+
+    def plan(self, now_s: float, *, reclaim: bool = True) -> QuotaPlan:
+        """Return what to do now.
+
+        Args:
+            now_s: the current time; it never goes back.
+            reclaim: also look whom to ask to go. It looks at all lines, so callers with many events do it at a pace.
+        """
+        self._now_s = now_s
+        self._swaps.forget_old(now_s)
+        self._lines.let_join(now_s)
+        decisions = Decisions()
+        self._act_on_deadlines(decisions)
+        self._serve_claims(decisions)
+        self._admit(decisions)
+        search = Search(self._holdings, self._rules, self._swaps, now_s)
+        if reclaim:
+            self._reclaim(search, decisions)
+            self._keep_room_for_the_patient(decisions)
+        # Room that was taken from a claim is free at once: look again.
+        next_s = now_s if decisions.let_go else self._next_s(search)
+        return decisions.as_plan(self._overcommitted, next_s)
+
+    def report(self) -> QuotaReport:
+        """Return how things stand: usage, shares, and why each gang waits. It looks at every gang."""
+        return build_report(self._holdings, self._lines, self._rules, self._now_s)
+
+    def gang(self, gang_id: str) -> Gang | None:
+        """The gang as the ledger believes it to be."""
+        return self._holdings.gangs.get(gang_id)
+
+    def _put(self, gang: Gang) -> None:
+        self._holdings.replace(gang)
+        if gang.state is GangState.WAITING:
+            if gang.claim is None:
+                self._lines.push(gang, self._now_s)
+            return
+        due_s = self._due_s(gang)
+        if due_s is not None:
+            heappush(self._timers, (due_s, gang.id))
+            if len(self._timers) > 2 * len(self._holdings.gangs) + 64:  # most are of gangs that went on
+                self._timers = [(s, g.id) for g in self._holdings.gangs.values() if (s := self._due_s(g)) is not None]
+                heapify(self._timers)
+
+    def _gave_back(self, tenant: str, class_name: str) -> None:
+        """Somebody holds less: wake whoever may wait for it."""
+        for event in (
+            ("", class_name),
+            (f"tenant {tenant}", class_name),
+            (f"cohort {self._holdings.then.tenant(tenant).cohort_key}", class_name),
+        ):
+            self._lines.wake(event)
+
+    def _due_s(self, gang: Gang) -> float | None:
+        """When something is done about a gang that does not go on by itself."""
+        if gang.state is GangState.STARTING:
+            return gang.since_s + self._rules.bind_deadline_s
+        if gang.state is GangState.STOPPING and gang.stop is not None:
+            return self._now_s if gang.stop.is_answered else gang.stop.deadline_s
+        return None
+
+    # Deadlines
+
+    def _act_on_deadlines(self, decisions: Decisions) -> None:
+        due = []
+        while self._timers and self._timers[0][0] <= self._now_s:
+            _, gang_id = heappop(self._timers)
+            gang = self._holdings.gangs.get(gang_id)
+            due_s = self._due_s(gang) if gang is not None else None
+            if gang is not None and due_s is not None and due_s <= self._now_s:
+                due.append(gang)
+        for gang in dict.fromkeys(sorted(due, key=lambda gang: gang.id)):
+            if gang.state is GangState.STARTING:
+                self._withdraw(gang, decisions)
+            else:
+                self._end(gang, decisions)
+
+    def _withdraw(self, gang: Gang, decisions: Decisions) -> None:
+        attempts = gang.attempts + 1
+        retry_at_s = self._now_s + compute_backoff_s(attempts, self._rules)
+        why = f"Not all of its {gang.pods} pods had a node {self._now_s - gang.since_s:.0f} s after they were released."
+        decisions.withdraw.append(Withdraw(gang.id, attempts, retry_at_s, why))
+        self._put(replace(gang, state=GangState.ENDING, since_s=self._now_s, attempts=attempts, retry_at_s=retry_at_s))
+
+    def _end(self, gang: Gang, decisions: Decisions) -> None:
+        assert gang.stop is not None  # noqa: S101 - a stopping gang was asked by somebody
+        why = "It answered." if gang.stop.is_answered else f"It did not answer in {gang.grace_s:.0f} s."
+        decisions.end.append(End(gang.id, gang.stop.for_id, why))
+        self._put(replace(gang, state=GangState.ENDING, since_s=self._now_s))
+
+    # Admission
+
+    def _order_key(self, gang: Gang) -> OrderKey:
+        return (
+            not self._holdings.is_within_guarantee(gang),
+            self._holdings.then.share(gang.tenant),
+            compute_key(gang, self._rules.aging_s),
+            gang.id,
+        )
+
+    def _serve_claims(self, decisions: Decisions) -> None:
+        """Admit whoever has room kept; let the room go that never comes free."""
+        claims = list(self._holdings.claims.values())
+        for gang in sorted(claims, key=self._order_key):
+            claim = gang.claim
+            assert claim is not None  # noqa: S101 - that is what makes it a claim
+            free = replace(gang, claim=None)
+            self._holdings.replace(free, on_trial=True)
+            if self._try_to_admit(free, decisions) is None:
+                self._gave_back(gang.tenant, claim.placement.class_name)  # it may have gone elsewhere
+                continue
+            room = self._holdings.rooms.get(claim.placement.class_name)
+            is_coming = bool(self._holdings.leaving_for(gang.id)) or self._now_s < claim.since_s + self._rules.hold_s
+            if is_coming and room is not None and room.has(claim.placement.nodes):
+                self._holdings.replace(gang, on_trial=True)
+            else:
+                self._let_go(gang, "The room that was kept for it did not come free.", decisions)
+
+    def _admit(self, decisions: Decisions) -> None:
+        """Serve the lines that may have a chance, best first."""
+        order = Order(self._lines.awake(), self._order_key)
+        while (line := order.pop()) is not None:
+            head = line.head()
+            if head is None:
+                continue
+            waits_for = self._try_to_admit(head, decisions)
+            if waits_for is not None:
+                self._lines.let_sleep(line, until=waits_for)
+                continue
+            self._lines.remove(head)
+            order.push(line)
+
+    def _try_to_admit(self, gang: Gang, decisions: Decisions) -> list[tuple[str, str]] | None:
+        """Admit a gang in the first class that has room; otherwise return the events that it waits for."""
+        waits_for: list[tuple[str, str]] = []
+        for class_name in gang.classes:
+            verdict = self._holdings.fits_quota(gang, class_name)
+            if verdict is Verdict.YES:
+                placement = self._holdings.find_place(gang, class_name)
+                if placement is not None:
+                    self._let_in(gang, placement, decisions)
+                    return None
+                waits_for.append(("", class_name))
+            elif verdict is Verdict.LIMIT:
+                waits_for.append((f"tenant {gang.tenant}", class_name))
+            elif verdict is Verdict.NOTHING_TO_BORROW:
+                waits_for.append(self._event_of_quota(gang, class_name))
+        return waits_for
+
+    def _event_of_quota(self, gang: Gang, class_name: str) -> tuple[str, str]:
+        """What has to happen for more quota: if other cohorts hold of the spare, any of them may give back."""
+        cohort = self._holdings.now.tenant(gang.tenant).cohort_key
+        others = max(
+            self._holdings.now.excess(class_name, without_cohort=cohort),
+            self._holdings.then.excess(class_name, without_cohort=cohort),
+        )
+        return ("", class_name) if others > 0 else (f"cohort {cohort}", class_name)
+
+    def _let_in(self, gang: Gang, placement: Placement, decisions: Decisions) -> None:
+        self._put(
+            replace(
+                gang,
+                state=GangState.STARTING,
+                since_s=self._now_s,
+                admitted_s=self._now_s,
+                placement=placement,
+                claim=None,
+            )
+        )
+        is_borrowed = self._holdings.then.borrowed(gang.tenant, placement.class_name) > 0
+        decisions.admit.append(Admit(gang.id, placement, is_borrowed))
+
+    # Reclaim
+
+    def _reclaim(self, search: Search, decisions: Decisions) -> None:
+        """Look for takeovers for all lines, best first, until the head of each line found none."""
+        order = Order(self._lines.all(), self._order_key)
+        while (line := order.pop()) is not None:
+            head = line.head()
+            takeover = search.find(head) if head is not None else None
+            if head is not None and takeover is not None:
+                self._take_over(head, takeover, search, decisions)
+                order.push(line)
+
+    def _take_over(self, gang: Gang, takeover: Takeover, search: Search, decisions: Decisions) -> None:
+        why = f"{gang.tenant}'s {gang.id} takes its place."
+        for victim in takeover.victims:
+            if victim.state is GangState.WAITING:
+                self._let_go(victim, f"{gang.tenant}'s guarantee comes first.", decisions)
+                continue
+            leaving = build_leaving(victim, gang.id, self._now_s)
+            if leaving.state is GangState.STOPPING and leaving.stop is not None:
+                how: How = "save" if victim.kind is GangKind.JOB else "drain"
+                decisions.ask.append(Ask(victim.id, gang.id, how, leaving.stop.deadline_s, why))
+            else:
+                decisions.end.append(End(victim.id, gang.id, why))
+            swap = Swap(gang.id, gang.owner, victim.id, victim.owner, self._now_s)
+            self._swaps.add(swap)
+            decisions.swaps.append(swap)
+            self._put(leaving)
+            search.forget(victim.tenant, takeover.placement.class_name)
+        names = ", ".join(sorted(victim.id for victim in takeover.victims))
+        self._keep(gang, takeover.placement, f"{names} give it back.", decisions)
+        search.forget(gang.tenant, takeover.placement.class_name)
+
+    def _keep(self, gang: Gang, placement: Placement, why: str, decisions: Decisions) -> None:
+        self._lines.remove(gang)
+        claim = Claim(placement, self._now_s)
+        self._put(replace(gang, claim=claim))
+        decisions.keep.append(Keep(gang.id, claim, why))
+
+    def _let_go(self, gang: Gang, why: str, decisions: Decisions) -> None:
+        self._put(gang)  # so that taking the claim away is told to whoever waits for it
+        self._put(replace(gang, claim=None))
+        decisions.let_go.append(LetGo(gang.id, why))
+
+    # Patience
+
+    def _keep_room_for_the_patient(self, decisions: Decisions) -> None:
+        """Keep room for one gang of each class that waited too long: more would leave too much idle."""
+        taken = {
+            gang.claim.placement.class_name
+            for gang in self._holdings.claims.values()
+            if gang.claim is not None and not self._holdings.leaving_for(gang.id)
+        }
+        order = Order(self._lines.all(), self._order_key)
+        while (line := order.pop()) is not None:
+            head = line.head()
+            if head is None or self._now_s < head.created_s + self._rules.patience_s:
+                continue
+            placement = self._place_to_wait_for(head, taken)
+            if placement is not None:
+                taken.add(placement.class_name)
+                waited_s = self._now_s - head.created_s
+                self._keep(head, placement, f"It waits for {waited_s:.0f} s and is next.", decisions)
+
+    def _place_to_wait_for(self, gang: Gang, taken: set[str]) -> Placement | None:
+        for class_name in gang.classes:
+            room = self._holdings.rooms.get(class_name)
+            if room is None or class_name in taken:
+                continue
+            if gang.accelerators <= self._holdings.then.reach(gang.tenant, class_name):
+                return room.find_to_wait_for(gang)
+        return None
+
+    # What is true for all classes, and when to look again
+
+    def _find_overcommitted(self) -> tuple[Overcommitted, ...]:
+        book = self._holdings.then
+        return tuple(
+            Overcommitted(name, book.guaranteed(name), book.capacity(name))
+            for name in book.classes()
+            if book.guaranteed(name) > book.capacity(name)
+        )
+
+    def _next_s(self, search: Search) -> float | None:
+        moments = [search.next_s, self._lines.next_join_s(), self._timers[0][0] if self._timers else None]
+        moments += [
+            gang.claim.since_s + self._rules.hold_s for gang in self._holdings.claims.values() if gang.claim is not None
+        ]
+        heads = (line.head() for line in self._lines.all())
+        patience = [head.created_s + self._rules.patience_s for head in heads if head is not None]
+        moments += [moment for moment in patience if moment > self._now_s]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+
+def compute_backoff_s(attempts: int, rules: QuotaRules) -> float:
+    """Return the pause after a gang was withdrawn so many times."""
+    doublings = min(max(attempts - 1, 0), 16)
+    return float(min(rules.backoff_first_s * 2.0**doublings, rules.backoff_limit_s))

@@ -1,0 +1,228 @@
+"""Finds whom to ask to go so that one waiting gang gets its place: all of it, or nothing.
+
+Three rules say who may be asked by whom:
+
+- **guarantee**: for a gang that its tenant's guarantee covers, whatever another tenant borrowed;
+- **fairness**: for a gang that would borrow, what another tenant borrowed, if afterwards the taker's share is not above
+  the loser's: share(taker with it) <= share(loser without it). Both shares are then below the loser's share before, so
+  the greater of the two falls with every such exchange; going back would raise it, and is therefore refused;
+- **rank**: a gang of the same tenant that is less important.
+
+The search is tried on the real accounts and taken back: gangs are taken in the order of what their going costs until
+the waiting one fits quota and nodes; then each is given back, dearest first, unless it no longer fits without; then
+each that is left is held against its rule once more, for giving some back may have raised the taker's share again (the
+cause of Kueue's issue 14543). If one does not stand, the whole plan is dropped. Nobody is asked to go unless the gang
+is then placed.
+
+Two gangs that changed places do not change back within `swap_window_s`; for fairness and rank the same holds for any
+two gangs of the same two owners, whose gangs may have new names. A guarantee is not held up by what another gang of the
+owner did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from llmos_operator.planning.quota.books import Verdict
+from llmos_operator.planning.quota.holdings import Holdings
+from llmos_operator.planning.quota.values import Gang, GangState, Placement, QuotaRules, Stop, Swap
+from llmos_operator.planning.quota.victims import compute_covered, compute_rank, compute_victim_key
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """A place for a waiting gang, and who has to go for it."""
+
+    placement: Placement
+    victims: tuple[Gang, ...]
+    """As they are now; a waiting one among them loses its claim."""
+
+
+class Swaps:
+    """Who was asked to go for whom, within the window."""
+
+    def __init__(self, swaps: Iterable[Swap], window_s: float) -> None:
+        self._window_s = window_s
+        self._gangs: dict[tuple[str, str], float] = {}
+        self._owners: dict[tuple[str, str], float] = {}
+        for swap in swaps:
+            self.add(swap)
+
+    def add(self, swap: Swap) -> None:
+        """Remember a swap."""
+        self._gangs[swap.winner_id, swap.loser_id] = swap.at_s
+        self._owners[swap.winner_owner, swap.loser_owner] = swap.at_s
+
+    def forget_old(self, now_s: float) -> None:
+        """Drop what is out of the window."""
+        for known in (self._gangs, self._owners):
+            for pair in [pair for pair, at_s in known.items() if at_s + self._window_s <= now_s]:
+                del known[pair]
+
+    def would_reverse(self, winner: Gang, loser: Gang, *, owners: bool) -> bool:
+        """Whether the loser, or if `owners` any gang of its owner, took the winner's place a short time ago."""
+        return (loser.id, winner.id) in self._gangs or (owners and (loser.owner, winner.owner) in self._owners)
+
+
+class Search:
+    """Looks for takeovers at one moment. What it learns on the way tells when to look again."""
+
+    def __init__(self, holdings: Holdings, rules: QuotaRules, swaps: Swaps, now_s: float) -> None:
+        self._holdings = holdings
+        self._rules = rules
+        self._swaps = swaps
+        self._now_s = now_s
+        self._borrowed: dict[tuple[str, str], list[Gang]] = {}
+        self.next_s: float | None = None
+        """When the first gang that was spared for its minimum run time may be asked."""
+
+    def forget(self, tenant: str, class_name: str) -> None:
+        """Drop what is known about a tenant whose holdings changed."""
+        self._borrowed.pop((tenant, class_name), None)
+
+    def find(self, gang: Gang) -> Takeover | None:
+        """Return the takeover that costs least, None if there is none."""
+        then = self._holdings.then
+        for class_name in sorted(
+            gang.classes, key=lambda name: not then.is_within_guarantee(gang.tenant, name, gang.accelerators)
+        ):
+            found = self._find_in_class(gang, class_name)
+            if found is not None:
+                return found
+        return None
+
+    def _find_in_class(self, gang: Gang, class_name: str) -> Takeover | None:
+        then = self._holdings.then
+        room = self._holdings.rooms.get(class_name)
+        verdict = then.judge(gang.tenant, class_name, gang.accelerators)
+        if verdict is Verdict.NO_ENTRY or room is None:
+            return None
+        is_guaranteed = then.is_within_guarantee(gang.tenant, class_name, gang.accelerators)
+        # At its own limit a tenant can only make room in itself; within its guarantee all that it holds is covered.
+        others = [] if verdict is Verdict.LIMIT else self._others(gang, class_name, is_guaranteed=is_guaranteed)
+        own = [] if is_guaranteed else self._own(gang, class_name)
+        if not (others or own) or not room.could_hold(gang):
+            return None
+        attempts = (others, own, own + others) if own and others else (own or others,)
+        return next((found for each in attempts if (found := self._try(gang, class_name, each))), None)
+
+    def _others(self, gang: Gang, class_name: str, *, is_guaranteed: bool) -> list[Gang]:
+        """Gangs of other tenants that may be asked, cheapest first; before them borrowers that only wait for room."""
+        then = self._holdings.then
+        share = then.share_with(gang.tenant, class_name, gang.accelerators)
+        found: list[Gang] = []
+        for tenant in list(then.holders(class_name)):
+            if tenant == gang.tenant or then.borrowed(tenant, class_name) == 0:
+                continue
+            if is_guaranteed or then.share(tenant) > share:
+                found += self._borrowed_by(tenant, class_name)
+        claims = self._claims_of_borrowers(gang, class_name) if is_guaranteed else []
+        return claims + self._in_order(self._without_protected(gang, found, owners=not is_guaranteed))
+
+    def _claims_of_borrowers(self, gang: Gang, class_name: str) -> list[Gang]:
+        then = self._holdings.then
+        return [
+            waiting
+            for waiting in self._holdings.claims.values()
+            if waiting.claim is not None
+            and waiting.claim.placement.class_name == class_name
+            and waiting.tenant != gang.tenant
+            and then.borrowed(waiting.tenant, class_name) > 0
+        ]
+
+    def _own(self, gang: Gang, class_name: str) -> list[Gang]:
+        """Gangs of the same tenant that are less important, cheapest first."""
+        rank = compute_rank(gang)
+        held = self._holdings.held_by(gang.tenant, class_name)
+        lower = [other for other in held if compute_rank(other) < rank]
+        return self._in_order(self._without_protected(gang, lower, owners=True))
+
+    def _borrowed_by(self, tenant: str, class_name: str) -> list[Gang]:
+        """Gangs of a tenant that its guarantee does not cover."""
+        known = self._borrowed.get((tenant, class_name))
+        if known is None:
+            held = list(self._holdings.held_by(tenant, class_name))
+            covered = compute_covered(held, self._holdings.then.quota(tenant, class_name).guaranteed)
+            known = self._borrowed[tenant, class_name] = [gang for gang in held if gang.id not in covered]
+        return known
+
+    def _without_protected(self, gang: Gang, others: Iterable[Gang], *, owners: bool) -> Iterator[Gang]:
+        for other in others:
+            protected_until_s = other.admitted_s + other.min_runtime_s
+            if protected_until_s > self._now_s:
+                self.next_s = protected_until_s if self.next_s is None else min(self.next_s, protected_until_s)
+            elif not self._swaps.would_reverse(gang, other, owners=owners):
+                yield other
+
+    def _in_order(self, gangs: Iterable[Gang]) -> list[Gang]:
+        then, now_s, fresh_s = self._holdings.then, self._now_s, self._rules.fresh_save_s
+        return sorted(gangs, key=lambda gang: compute_victim_key(gang, then.share(gang.tenant), now_s, fresh_s))
+
+    def _try(self, gang: Gang, class_name: str, candidates: list[Gang]) -> Takeover | None:
+        taken: list[Gang] = []
+        try:
+            placement = self._take_until_it_fits(gang, class_name, candidates, taken)
+            if placement is None:
+                return None
+            placement = self._give_back(gang, class_name, taken, placement)
+            if not all(self._is_legal(gang, class_name, victim) for victim in taken):
+                return None
+            return Takeover(placement, tuple(taken))
+        finally:
+            for victim in taken:
+                self._holdings.replace(victim, on_trial=True)
+
+    def _take_until_it_fits(
+        self, gang: Gang, class_name: str, candidates: list[Gang], taken: list[Gang]
+    ) -> Placement | None:
+        for candidate in candidates:
+            self._take(candidate, gang)
+            if not self._is_legal(gang, class_name, candidate):
+                self._holdings.replace(candidate, on_trial=True)
+                continue
+            taken.append(candidate)
+            placement = self._fit(gang, class_name)
+            if placement is not None:
+                return placement
+        return None
+
+    def _give_back(self, gang: Gang, class_name: str, taken: list[Gang], placement: Placement) -> Placement:
+        """Give back whoever is not needed, dearest first, and return the place that is left for the gang."""
+        for victim in reversed(taken[:-1]):
+            self._holdings.replace(victim, on_trial=True)
+            found = self._fit(gang, class_name)
+            if found is None:
+                self._take(victim, gang)
+            else:
+                taken.remove(victim)
+                placement = found
+        # The place of the last fit may be that of somebody who has to stay after all.
+        return self._fit(gang, class_name) or placement
+
+    def _fit(self, gang: Gang, class_name: str) -> Placement | None:
+        if self._holdings.fits_quota(gang, class_name, then=True) is not Verdict.YES:
+            return None
+        return self._holdings.find_place(gang, class_name, then=True)
+
+    def _take(self, victim: Gang, gang: Gang) -> None:
+        self._holdings.replace(build_leaving(victim, gang.id, self._now_s), on_trial=True)
+
+    def _is_legal(self, gang: Gang, class_name: str, victim: Gang) -> bool:
+        """Whether the rule allows it, all who are taken at this moment being gone."""
+        then = self._holdings.then
+        if victim.tenant == gang.tenant:
+            return compute_rank(victim) < compute_rank(gang)
+        if then.is_within_guarantee(gang.tenant, class_name, gang.accelerators):
+            return True
+        share = then.share_with(gang.tenant, class_name, gang.accelerators)
+        return share <= then.share(victim.tenant) and share != float("inf")
+
+
+def build_leaving(gang: Gang, for_id: str, now_s: float) -> Gang:
+    """Return the gang as it is after it was asked to go: one that does not run yet has nothing to drain or save."""
+    if gang.state is GangState.WAITING:
+        return replace(gang, claim=None)
+    if gang.state is GangState.RUNNING:
+        return replace(gang, state=GangState.STOPPING, since_s=now_s, stop=Stop(for_id, now_s, now_s + gang.grace_s))
+    return replace(gang, state=GangState.ENDING, since_s=now_s, stop=Stop(for_id, now_s, now_s, is_answered=True))

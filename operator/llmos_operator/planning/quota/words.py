@@ -1,0 +1,152 @@
+"""Says in words why a gang waits: what it waits for, how far down it stands, and what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from llmos.api.reasons import Reason
+from llmos_operator.planning.quota.books import Verdict
+from llmos_operator.planning.quota.holdings import Holdings
+from llmos_operator.planning.quota.plan import Waiting
+from llmos_operator.planning.quota.queues import OrderKey, compute_key
+from llmos_operator.planning.quota.values import Gang, QuotaRules
+
+_NAMED = 3
+"""Names in a sentence; of more it says how many."""
+
+
+class Explainer:
+    """Explains all waiting gangs at one moment."""
+
+    def __init__(self, holdings: Holdings, rules: QuotaRules, now_s: float) -> None:
+        self._holdings = holdings
+        self._rules = rules
+        self._now_s = now_s
+        self._told: dict[tuple[str, ...], tuple[Reason, str]] = {}
+
+    def explain(self, waiting: Iterable[Gang]) -> tuple[Waiting, ...]:
+        """Return one explanation for each gang, first those that are served first."""
+        ordered = sorted(waiting, key=self._order_key)
+        ahead: dict[str, int] = {}
+        of: dict[str, int] = {}
+        for gang in ordered:
+            of[_line_of(gang)] = of.get(_line_of(gang), 0) + 1
+        explained = []
+        for gang in ordered:
+            line = _line_of(gang)
+            ahead[line] = ahead.get(line, 0) + 1
+            reason, message = self._explain(gang)
+            place = f" It is number {ahead[line]} of {of[line]} that wait." if of[line] > 1 else ""
+            explained.append(Waiting(gang.id, reason, ahead[line], of[line], message + place))
+        return tuple(explained)
+
+    def _order_key(self, gang: Gang) -> OrderKey:
+        return (
+            not self._holdings.is_within_guarantee(gang),
+            self._holdings.then.share(gang.tenant),
+            compute_key(gang, self._rules.aging_s),
+            gang.id,
+        )
+
+    def _explain(self, gang: Gang) -> tuple[Reason, str]:
+        if gang.claim is not None:
+            return self._explain_claim(gang)
+        if gang.retry_at_s > self._now_s:
+            return Reason.NotBoundInTime, (
+                f"It was withdrawn {_times(gang.attempts)} because its pods did not all find their nodes; tried again "
+                f"in {gang.retry_at_s - self._now_s:.0f} s."
+            )
+        parts = [self._explain_in_class(gang, name) for name in gang.classes]
+        if not parts:
+            return Reason.QuotaExceeded, "It names no accelerator class."
+        # Whatever the quota allows is nearer than what it does not.
+        reason = min((reason for reason, _ in parts), key=lambda reason: reason is not Reason.WaitsForRoom)
+        return reason, " ".join(dict.fromkeys(message for _, message in parts))
+
+    def _explain_claim(self, gang: Gang) -> tuple[Reason, str]:
+        names = sorted(self._holdings.leaving_for(gang.id))
+        if not names:
+            return Reason.WaitsForRoom, (
+                f"It waits for {self._now_s - gang.created_s:.0f} s; room is kept for it as it comes free on "
+                f"{_list(sorted(set(gang.claim.placement.nodes)) if gang.claim else [])}."
+            )
+        stops = [self._holdings.gangs[name].stop for name in names]
+        left_s = max((stop.deadline_s - self._now_s for stop in stops if stop is not None), default=0.0)
+        return Reason.WaitsForReclaim, (
+            f"{_list(names)} {'goes' if len(names) == 1 else 'go'} to make room, in {max(0.0, left_s):.0f} s at the latest."
+        )
+
+    def _explain_in_class(self, gang: Gang, class_name: str) -> tuple[Reason, str]:
+        """Gangs of one tenant, class and size wait for the same: it is put into words once."""
+        key = gang.tenant, class_name, str(gang.pods), str(gang.accelerators_per_pod), str(sorted(gang.node_selector))
+        if key not in self._told:
+            self._told[key] = self._put_into_words(gang, class_name)
+        return self._told[key]
+
+    def _put_into_words(self, gang: Gang, class_name: str) -> tuple[Reason, str]:
+        if not gang.tenant:
+            return Reason.NoTenant, (
+                f"Its namespace belongs to no Tenant and gets no {class_name}. Add the namespace to a Tenant."
+            )
+        verdict = self._holdings.fits_quota(gang, class_name)
+        if verdict is Verdict.NO_ENTRY:
+            return Reason.QuotaExceeded, (
+                f"Tenant {gang.tenant} has no quota of {class_name}. Add an entry to its spec.quota."
+            )
+        if verdict is Verdict.LIMIT:
+            return Reason.QuotaExceeded, self._say_limit(gang, class_name)
+        if verdict is Verdict.NOTHING_TO_BORROW:
+            return Reason.QuotaExceeded, self._say_nothing_to_borrow(gang, class_name)
+        return Reason.WaitsForRoom, self._say_no_room(gang, class_name)
+
+    def _say_limit(self, gang: Gang, class_name: str) -> str:
+        book = self._holdings.now
+        quota, used = book.quota(gang.tenant, class_name), book.used(gang.tenant, class_name)
+        return (
+            f"Tenant {gang.tenant} holds {used} of at most {quota.limit} {class_name}; this needs {gang.accelerators}. "
+            "Stop something of the tenant's, or raise guaranteed or borrowLimit."
+        )
+
+    def _say_nothing_to_borrow(self, gang: Gang, class_name: str) -> str:
+        book = self._holdings.now
+        beyond = book.used(gang.tenant, class_name) + gang.accelerators - book.quota(gang.tenant, class_name).guaranteed
+        holders = [(book.borrowed(name, class_name), name) for name in book.holders(class_name) if name != gang.tenant]
+        borrowers = [f"{name} ({borrowed})" for borrowed, name in sorted(holders, reverse=True) if borrowed]
+        who = f" Borrowed by others: {_list(borrowers)}." if borrowers else ""
+        if beyond > 0:
+            return (
+                f"Tenant {gang.tenant} would borrow {beyond} {class_name}, and others leave fewer idle.{who} It starts "
+                "when they give back; a higher guarantee would not have to wait."
+            )
+        return f"Tenant {gang.tenant}'s guarantee of {class_name} is held by others.{who} It comes back if it can."
+
+    def _say_no_room(self, gang: Gang, class_name: str) -> str:
+        room = self._holdings.rooms.get(class_name)
+        per_pod = gang.accelerators_per_pod
+        if room is None:
+            return f"No node has {class_name}. Add one, or name another class."
+        if room.largest_node() < per_pod:
+            return (
+                f"It needs {per_pod} {class_name} on one node, and the largest has {room.largest_node()}. "
+                "Ask for fewer, or add larger nodes."
+            )
+        if not room.could_hold(gang):
+            return f"It needs {gang.accelerators} {class_name}, more than the nodes that it may use have. Add nodes."
+        return (
+            f"The quota allows it, but the nodes have no room: {room.free()} {class_name} are free, at most "
+            f"{room.most_free()} on one node, and it needs {gang.pods} x {per_pod}. It starts when pods end; fewer "
+            "accelerators for each pod would fit sooner."
+        )
+
+
+def _line_of(gang: Gang) -> str:
+    return gang.classes[0] if gang.classes else ""
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _list(names: list[str]) -> str:
+    shown = names[:_NAMED]
+    return ", ".join(shown) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
