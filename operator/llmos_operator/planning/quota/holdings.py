@@ -21,7 +21,7 @@ from llmos_operator.planning.quota.values import Gang, GangKind, GangState, Node
 
 GaveBack = Callable[[str, str], None]
 
-_HOLDING = frozenset({GangState.STARTING, GangState.RUNNING})
+STANDING = frozenset({GangState.STARTING, GangState.RUNNING})
 _LEAVING = frozenset({GangState.STOPPING, GangState.ENDING})
 _NO_REPLICAS: Mapping[str, int] = {}
 
@@ -119,14 +119,14 @@ class Holdings:
     def _index(self, gang: Gang, placement: Placement, sign: int) -> None:
         if gang.state is GangState.WAITING:
             _set(self.claims, gang.id, gang, sign)
-        elif gang.state in _HOLDING:
+        elif gang.state in STANDING:
             _set(self._held.setdefault((gang.tenant, placement.class_name), {}), gang.id, gang, sign)
         if gang.state in _LEAVING and gang.stop is not None:
             promised = self._promised.setdefault(gang.stop.for_id, set())
             promised.add(gang.id) if sign > 0 else promised.discard(gang.id)
             if not promised:
                 del self._promised[gang.stop.for_id]
-        if gang.kind is not GangKind.JOB and gang.state in _HOLDING:
+        if gang.kind is not GangKind.JOB and gang.state in STANDING:
             self._count_replicas(gang.owner, placement.nodes, sign)
 
     def _count_replicas(self, owner: str, nodes: Iterable[str], sign: int) -> None:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from llmos_operator.planning.quota.books import Verdict
-from llmos_operator.planning.quota.holdings import Holdings
+from llmos_operator.planning.quota.holdings import STANDING, Holdings
 from llmos_operator.planning.quota.plan import (
     Admit,
     Ask,
@@ -193,11 +193,18 @@ class Ledger:
                 self._gave_back(gang.tenant, claim.placement.class_name)  # it may have gone elsewhere
                 continue
             room = self._holdings.rooms.get(claim.placement.class_name)
-            is_coming = bool(self._holdings.leaving_for(gang.id)) or self._now_s < claim.since_s + self._rules.hold_s
-            if is_coming and room is not None and room.has(claim.placement.nodes):
+            if self._is_coming(gang.id, claim) and room is not None and room.has(claim.placement.nodes):
                 self._holdings.replace(gang, on_trial=True)
             else:
                 self._let_go(gang, "The room that was kept for it did not come free.", decisions)
+
+    def _is_coming(self, gang_id: str, claim: Claim) -> bool:
+        """Whether those go who have to, or whatever holds the room may still end by itself."""
+        asked = (self._holdings.gangs.get(name) for name in claim.of)
+        # An operator that was killed may have kept the room without having asked for it.
+        if any(gang is not None and gang.state in STANDING for gang in asked):
+            return False
+        return bool(self._holdings.leaving_for(gang_id)) or self._now_s < claim.since_s + self._rules.hold_s
 
     def _admit(self, decisions: Decisions) -> None:
         """Serve the lines that may have a chance, best first."""
@@ -282,13 +289,13 @@ class Ledger:
             decisions.swaps.append(swap)
             self._put(leaving)
             search.forget(victim.tenant, takeover.placement.class_name)
-        names = ", ".join(sorted(victim.id for victim in takeover.victims))
-        self._keep(gang, takeover.placement, f"{names} give it back.", decisions)
+        of = tuple(victim.id for victim in takeover.victims if victim.state is not GangState.WAITING)
+        why = f"{', '.join(of)} make room for it." if of else "Enough room was made already."
+        self._keep(gang, Claim(takeover.placement, self._now_s, of), why, decisions)
         search.forget(gang.tenant, takeover.placement.class_name)
 
-    def _keep(self, gang: Gang, placement: Placement, why: str, decisions: Decisions) -> None:
+    def _keep(self, gang: Gang, claim: Claim, why: str, decisions: Decisions) -> None:
         self._lines.remove(gang)
-        claim = Claim(placement, self._now_s)
         self._put(replace(gang, claim=claim))
         decisions.keep.append(Keep(gang.id, claim, why))
 
@@ -315,7 +322,8 @@ class Ledger:
             if placement is not None:
                 taken.add(placement.class_name)
                 waited_s = self._now_s - head.created_s
-                self._keep(head, placement, f"It waits for {waited_s:.0f} s and is next.", decisions)
+                why = f"It waits for {waited_s:.0f} s and is next."
+                self._keep(head, Claim(placement, self._now_s), why, decisions)
 
     def _place_to_wait_for(self, gang: Gang, taken: set[str]) -> Placement | None:
         for class_name in gang.classes:

@@ -98,6 +98,10 @@ class Search:
         verdict = then.judge(gang.tenant, class_name, gang.accelerators)
         if verdict is Verdict.NO_ENTRY or room is None:
             return None
+        placement = self._fit(gang, class_name)
+        if placement is not None:
+            # Enough goes already. If it goes for this gang, an operator was killed before it kept the room.
+            return Takeover(placement, ()) if self._holdings.leaving_for(gang.id) else None
         is_guaranteed = then.is_within_guarantee(gang.tenant, class_name, gang.accelerators)
         # At its own limit a tenant can only make room in itself; within its guarantee all that it holds is covered.
         others = [] if verdict is Verdict.LIMIT else self._others(gang, class_name, is_guaranteed=is_guaranteed)

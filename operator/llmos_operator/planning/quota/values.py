@@ -52,6 +52,8 @@ class Claim:
 
     placement: Placement
     since_s: float
+    of: tuple[str, ...] = ()
+    """Gangs that have to go for it."""
 
 
 @dataclass(frozen=True, slots=True)

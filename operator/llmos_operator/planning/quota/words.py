@@ -72,9 +72,8 @@ class Explainer:
             )
         stops = [self._holdings.gangs[name].stop for name in names]
         left_s = max((stop.deadline_s - self._now_s for stop in stops if stop is not None), default=0.0)
-        return Reason.WaitsForReclaim, (
-            f"{_list(names)} {'goes' if len(names) == 1 else 'go'} to make room, in {max(0.0, left_s):.0f} s at the latest."
-        )
+        who = f"{_list(names)} {'goes' if len(names) == 1 else 'go'}"
+        return Reason.WaitsForReclaim, f"{who} to make room for it, in {max(0.0, left_s):.0f} s at the latest."
 
     def _explain_in_class(self, gang: Gang, class_name: str) -> tuple[Reason, str]:
         """Gangs of one tenant, class and size wait for the same: it is put into words once."""
