@@ -158,6 +158,15 @@ class Ledger:
             else:
                 self._end(gang, decisions)
 
+    def _next_deadline_s(self) -> float | None:
+        while self._timers:
+            due_s, gang_id = self._timers[0]
+            gang = self._holdings.gangs.get(gang_id)
+            if gang is not None and self._due_s(gang) == due_s:
+                return due_s
+            heappop(self._timers)
+        return None
+
     def _withdraw(self, gang: Gang, decisions: Decisions) -> None:
         attempts = gang.attempts + 1
         retry_at_s = self._now_s + compute_backoff_s(attempts, self._rules)
@@ -177,6 +186,7 @@ class Ledger:
         return (
             not self._holdings.is_within_guarantee(gang),
             self._holdings.then.share(gang.tenant),
+            gang.kind is not GangKind.REPLICA,
             compute_key(gang, self._rules.aging_s),
             gang.id,
         )
@@ -345,7 +355,7 @@ class Ledger:
         )
 
     def _next_s(self, search: Search) -> float | None:
-        moments = [search.next_s, self._lines.next_join_s(), self._timers[0][0] if self._timers else None]
+        moments = [search.next_s, self._lines.next_join_s(), self._next_deadline_s()]
         moments += [
             gang.claim.since_s + self._rules.hold_s for gang in self._holdings.claims.values() if gang.claim is not None
         ]

@@ -1,8 +1,8 @@
 """Waiting gangs in the order in which they are served, kept so that a decision looks at one gang of each kind only.
 
-Order: gangs within their tenant's guarantee come first; then those of the tenant with the lower share; then higher
-priority, where waiting counts as priority (`aging_s` seconds are worth one point); then age. Because everybody ages
-equally fast, the order of two gangs never changes by waiting,
+Order: gangs within their tenant's guarantee come first; then those of the tenant with the lower share; then replicas
+that keep a pool at its minReplicas; then higher priority, where waiting counts as priority (`aging_s` seconds are worth
+one point); then age. Because everybody ages equally fast, the order of two gangs never changes by waiting,
 
     priority_a + waited_a / aging  >  priority_b + waited_b / aging
       <=>  created_a - aging * priority_a  <  created_b - aging * priority_b
@@ -22,8 +22,8 @@ from heapq import heapify, heappop, heappush
 
 from llmos_operator.planning.quota.values import Gang, GangKind
 
-OrderKey = tuple[bool, float, float, str]
-"""Beyond the guarantee, share, priority with aging, id: the smallest is served first."""
+OrderKey = tuple[bool, float, bool, float, str]
+"""Beyond the guarantee, share, no replica of the minimum, priority with aging, id: the smallest is served first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,13 @@ class Lines:
 
     def next_join_s(self) -> float | None:
         """When the next gang joins its line."""
-        return self._later[0][0] if self._later else None
+        while self._later:
+            retry_at_s, gang_id = self._later[0]
+            gang = self._backing_off.get(gang_id)
+            if gang is not None and gang.retry_at_s == retry_at_s:
+                return retry_at_s
+            heappop(self._later)
+        return None
 
     def backing_off(self) -> list[Gang]:
         """Gangs that may not be tried yet."""

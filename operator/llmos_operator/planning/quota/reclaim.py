@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from llmos_operator.planning.quota.books import Verdict
 from llmos_operator.planning.quota.holdings import Holdings
 from llmos_operator.planning.quota.values import Gang, GangState, Placement, QuotaRules, Stop, Swap
-from llmos_operator.planning.quota.victims import compute_covered, compute_rank, compute_victim_key
+from llmos_operator.planning.quota.victims import compute_covered, compute_victim_key, is_less_important
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,8 @@ class Search:
 
     def _own(self, gang: Gang, class_name: str) -> list[Gang]:
         """Gangs of the same tenant that are less important, cheapest first."""
-        rank = compute_rank(gang)
         held = self._holdings.held_by(gang.tenant, class_name)
-        lower = [other for other in held if compute_rank(other) < rank]
+        lower = [other for other in held if is_less_important(other, gang, self._rules.aging_s)]
         return self._in_order(self._without_protected(gang, lower, owners=True))
 
     def _borrowed_by(self, tenant: str, class_name: str) -> list[Gang]:
@@ -153,7 +152,7 @@ class Search:
 
     def _without_protected(self, gang: Gang, others: Iterable[Gang], *, owners: bool) -> Iterator[Gang]:
         for other in others:
-            protected_until_s = other.admitted_s + other.min_runtime_s
+            protected_until_s = other.admitted_s + max(other.min_runtime_s, self._rules.settle_s)
             if protected_until_s > self._now_s:
                 self.next_s = protected_until_s if self.next_s is None else min(self.next_s, protected_until_s)
             elif not self._swaps.would_reverse(gang, other, owners=owners):
@@ -216,7 +215,7 @@ class Search:
         """Whether the rule allows it, all who are taken at this moment being gone."""
         then = self._holdings.then
         if victim.tenant == gang.tenant:
-            return compute_rank(victim) < compute_rank(gang)
+            return is_less_important(victim, gang, self._rules.aging_s)
         if then.is_within_guarantee(gang.tenant, class_name, gang.accelerators):
             return True
         share = then.share_with(gang.tenant, class_name, gang.accelerators)

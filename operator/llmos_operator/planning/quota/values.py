@@ -183,6 +183,8 @@ class QuotaRules:
     """After waiting for so long, room is kept free for the first gang that cannot be placed."""
     hold_s: float = 600.0
     """Room that is kept but does not come free in this time is chosen anew."""
+    settle_s: float = 1.0
+    """Nobody is asked to go sooner than this after its admission, whatever its own minimum run time."""
     swap_window_s: float = 300.0
     """Two gangs that changed places do not change back within this time."""
     fresh_save_s: float = 300.0

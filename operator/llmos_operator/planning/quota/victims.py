@@ -7,7 +7,8 @@ If every tenant held only what is covered, all tenants together would hold no mo
 promised can be had by taking back what is borrowed.
 
 Within one tenant a gang gives way to a more important one: a replica up to minReplicas is worth more than anything
-else, otherwise the higher priority is. This is a strict order, so two gangs never take turns.
+else; otherwise the other one must have the higher priority and, waiting counted in, come first in the queue, or waiting
+would be worth nothing once a gang runs. This is a strict order, so two gangs never take turns.
 
 Among those who may be asked, the one whose going costs least is first: gangs that do not run yet, burst replicas (which
 drain), jobs that saved their work a short time ago, other jobs, replicas up to minReplicas; then lower priority, the
@@ -18,12 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from llmos_operator.planning.quota.queues import compute_key
 from llmos_operator.planning.quota.values import Gang, GangKind, GangState
 
 
-def compute_rank(gang: Gang) -> tuple[bool, int]:
-    """Return how important a gang is to its tenant."""
-    return gang.kind is GangKind.REPLICA, gang.priority
+def is_less_important(gang: Gang, other: Gang, aging_s: float) -> bool:
+    """Whether a gang gives way to another one of its tenant."""
+    is_replica, may_be = gang.kind is GangKind.REPLICA, other.kind is GangKind.REPLICA
+    if is_replica != may_be:
+        return may_be
+    return gang.priority < other.priority and compute_key(gang, aging_s) > compute_key(other, aging_s)
 
 
 def compute_covered(gangs: Iterable[Gang], guaranteed: int) -> frozenset[str]:
@@ -60,8 +65,7 @@ def compute_victim_key(
 
 
 def _importance(gang: Gang) -> tuple[bool, int, float, str]:
-    is_replica, priority = compute_rank(gang)
-    return not is_replica, -priority, gang.admitted_s, gang.id
+    return gang.kind is not GangKind.REPLICA, -gang.priority, gang.admitted_s, gang.id
 
 
 def _loss_class(gang: Gang, now_s: float, fresh_save_s: float) -> int:

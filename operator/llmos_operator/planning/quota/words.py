@@ -9,7 +9,7 @@ from llmos_operator.planning.quota.books import Verdict
 from llmos_operator.planning.quota.holdings import Holdings
 from llmos_operator.planning.quota.plan import Waiting
 from llmos_operator.planning.quota.queues import OrderKey, compute_key
-from llmos_operator.planning.quota.values import Gang, QuotaRules
+from llmos_operator.planning.quota.values import Gang, GangKind, QuotaRules
 
 _NAMED = 3
 """Names in a sentence; of more it says how many."""
@@ -44,6 +44,7 @@ class Explainer:
         return (
             not self._holdings.is_within_guarantee(gang),
             self._holdings.then.share(gang.tenant),
+            gang.kind is not GangKind.REPLICA,
             compute_key(gang, self._rules.aging_s),
             gang.id,
         )

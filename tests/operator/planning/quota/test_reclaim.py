@@ -50,6 +50,7 @@ class TestTwoPhases:
         for _ in range(8):
             world.want("b")
         world.step()
+        world.pass_time(1)
         world.want("a")
         plan = world.step()
         assert (plan.ask, len(plan.end)) == ((), 1)
@@ -60,7 +61,7 @@ class TestTwoPhases:
         mine = world.want("a", 2)
         world.step()
         world.pass_time(1)
-        world.want("b", name="thief", priority=100)
+        world.want("b", name="thief")
         world.settle()
         assert world.gangs[mine].state is GangState.RUNNING
         assert world.gangs["thief"].state is GangState.WAITING
@@ -133,8 +134,7 @@ class TestWhoGoes:
         world = World([tenant("a", 8), tenant("b", 8)], nodes(2))
         small = [world.want("b", 1, kind=GangKind.BURST) for _ in range(8)]
         large = world.want("b", 8, kind=GangKind.BURST)
-        world.step()
-        world.run_what_starts()
+        world.settle()
         mine = world.want("a", 8)
         world.settle()
         assert world.gangs[mine].state is GangState.RUNNING
@@ -145,8 +145,7 @@ class TestWhoGoes:
         world = World([tenant("a", 4), tenant("b", 4)], nodes(1))
         kept = [world.want("b", kind=GangKind.REPLICA, owner="chat") for _ in range(4)]
         burst = [world.want("b", kind=GangKind.BURST, owner="chat", priority=99) for _ in range(4)]
-        world.step()
-        world.run_what_starts()
+        world.settle()
         for _ in range(20):
             world.want("a")
         world.settle()

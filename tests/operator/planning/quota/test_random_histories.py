@@ -1,0 +1,348 @@
+"""Any order of demands, ends, answers, node losses, quota changes and operator restarts keeps the promises.
+
+Beside the ledger that a real operator would keep, a new one is built from what is observed at every step: the two must
+decide the same. What was planned is carried out write by write, and the operator may be killed between any two writes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmos_operator.planning.quota import (
+    Gang,
+    GangKind,
+    GangState,
+    Ledger,
+    Node,
+    Quota,
+    QuotaPlan,
+    QuotaRules,
+    TenantQuota,
+)
+from tests.operator.planning.quota.world import H100, HOLDING, STANDING, World, nodes
+
+NAMES = ("a", "b", "c")
+CLASSES = ((H100,), (H100,), (H100, "l4"), ("l4", H100))
+RULES = QuotaRules(patience_s=200, hold_s=200, swap_window_s=100, bind_deadline_s=60, aging_s=5)
+
+
+class History:
+    """A world of three tenants, two classes and some nodes, to which things happen by chance."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)  # noqa: S311 - it decides nothing but what the test does
+        pick = self.chance.choice
+        domains = pick([1, 1, 2])
+        supply = [*nodes(pick([1, 2, 3]), pick([4, 8, 8, 1]), domains=domains), *nodes(pick([0, 1, 2]), 4, "l4")]
+        tenants = [self.tenant(name) for name in NAMES]
+        self.world = World(tenants, supply, costs={H100: 1.0, "l4": 0.3}, rules=RULES, grace_s=30)
+        self.ledger = Ledger(self.world.snapshot())
+        self.seen: dict[str, Gang] = {}
+        self.happened: list[str] = []
+
+    def tenant(self, name: str) -> TenantQuota:
+        pick = self.chance.choice
+        quotas = {class_name: self.quota() for class_name in pick([(H100, "l4"), (H100, "l4"), (H100,)])}
+        return TenantQuota(name, pick(["x", "x", "x", "y", ""]), pick([1, 1, 0.5, 3]), quotas)
+
+    def quota(self) -> Quota:
+        pick = self.chance.choice
+        return Quota(pick([0, 2, 4, 8]), pick([None, None, None, 0, 3]), pick([None, None, None, 0, 2]))
+
+    def go(self, steps: int) -> None:
+        for _ in range(steps):
+            happening = self.chance.choice(HAPPENINGS)
+            self.happened.append(happening.__name__)
+            happening(self)
+            self.world.check()
+            self.plan()
+
+    def some(self, *states: GangState) -> str | None:
+        names = self.world.in_state(*states)
+        return self.chance.choice(names) if names else None
+
+    def want(self) -> None:
+        pick = self.chance.choice
+        for _ in range(pick([1, 2, 6])):
+            tenant, kind = pick([*NAMES, *NAMES, "nobody"]), pick(list(GangKind))
+            self.world.want(
+                tenant,
+                pick([1, 1, 1, 2, 2, 4, 8]),
+                pods=pick([1, 1, 1, 1, 2, 3]),
+                kind=kind,
+                classes=pick(CLASSES),
+                priority=pick([0, 0, 1, 3]),
+                owner=f"{tenant}-{kind.name}",
+                min_runtime_s=pick([0, 0, 50]),
+            )
+
+    def pass_time(self) -> None:
+        self.world.pass_time(self.chance.choice([1.0, 10.0, 31.0, 61.0, 250.0]))
+
+    def bind(self) -> None:
+        self.world.run_what_starts()
+
+    def finish(self) -> None:
+        if self.world.gangs:
+            self.world.finish(self.chance.choice(sorted(self.world.gangs)))
+
+    def answer(self) -> None:
+        name = self.some(GangState.STOPPING)
+        if name:
+            self.world.answer(name)
+
+    def clear(self) -> None:
+        name = self.some(GangState.ENDING)
+        if name:
+            self.world.clear(name)
+
+    def lose_a_pod(self) -> None:
+        name = self.some(GangState.RUNNING)
+        if name:
+            self.world.change(name, state=GangState.STARTING, since_s=self.world.now_s)
+
+    def save(self) -> None:
+        name = self.some(GangState.RUNNING)
+        if name:
+            self.world.change(name, saved_s=self.world.now_s)
+
+    def lose_a_node(self) -> None:
+        name = self.chance.choice(sorted(self.world.nodes))
+        if len(self.world.nodes) == 1:
+            return
+        del self.world.nodes[name]
+        for gang in list(self.world.gangs.values()):
+            if gang.placement is not None and name in gang.placement.nodes:
+                self.world.finish(gang.id)
+        self.restart()
+
+    def add_a_node(self) -> None:
+        node = self.chance.choice([Node("new-1", H100, 8, domain="d0"), Node("new-2", "l4", 4)])
+        self.world.nodes[node.name] = node
+        self.restart()
+
+    def change_a_quota(self) -> None:
+        known = self.world.tenants[self.chance.choice(NAMES)]
+        self.world.tenants[known.name] = replace(known, quotas={**known.quotas, H100: self.quota()})
+        self.restart()
+
+    def restart(self) -> None:
+        self.ledger = Ledger(self.world.snapshot())
+        self.seen = dict(self.world.gangs)
+
+    def be_killed(self) -> None:
+        """Only some of the writes are done, in any order, and a new operator looks at what is there."""
+        writes = self.world.writes(Ledger(self.world.snapshot()).plan(self.world.now_s))
+        self.chance.shuffle(writes)
+        for write in writes[: self.chance.randint(0, len(writes))]:
+            write()
+        self.restart()
+
+    def plan(self) -> None:
+        """Observe what changed, in any order; plan, compare with a ledger built anew, carry out, and check."""
+        world = self.world
+        changed = [gang for name, gang in world.gangs.items() if self.seen.get(name) != gang]
+        self.chance.shuffle(changed)
+        for gang in changed:
+            self.ledger.observe(gang)
+        for name in self.seen.keys() - world.gangs.keys():
+            self.ledger.forget(name)
+        plan = self.ledger.plan(world.now_s)
+        assert plan == Ledger(world.snapshot()).plan(world.now_s), "a new operator decides the same"
+        self.carry_out(plan)
+        self.seen = dict(world.gangs)
+        assert {name: self.ledger.gang(name) for name in world.gangs} == world.gangs, "it knows what it did"
+
+    def carry_out(self, plan: QuotaPlan) -> None:
+        world = self.world
+        before = dict(world.gangs)
+        held = [class_name for class_name in (H100, "l4") if not is_over(world, class_name)]
+        was_enough = is_room_enough(world)
+        for write in world.writes(QuotaPlan(admit=plan.admit)):
+            write()
+        covered_before = {name for tenant in NAMES for kind in (H100, "l4") for name in covered(world, tenant, kind)}
+        for write in world.writes(replace(plan, admit=())):
+            write()
+        asked = [(ask.gang_id, ask.for_id) for ask in plan.ask]
+        asked += [(end.gang_id, end.for_id) for end in plan.end if before[end.gang_id].state in STANDING]
+        for victim, winner in asked:
+            self.check_victim(world.gangs[victim], world.gangs[winner], covered_before)
+        for admit in plan.admit:
+            self.check_admission(world.gangs[admit.gang_id])
+        for class_name in held:
+            assert not is_over(world, class_name), "no admission goes over a quota"
+        assert is_room_enough(world) or not was_enough, "nobody is asked to go for somebody who then has no room"
+
+    def check_victim(self, victim: Gang, winner: Gang, covered_before: set[str]) -> None:
+        assert self.world.now_s - victim.admitted_s >= victim.min_runtime_s
+        assert winner.claim is not None, "room is kept for whom it is made"
+        if victim.tenant != winner.tenant:
+            assert victim.id not in covered_before, "only what is borrowed goes for others"
+            return
+        assert victim.kind is not GangKind.REPLICA or winner.kind is GangKind.REPLICA
+        if (victim.kind is GangKind.REPLICA) == (winner.kind is GangKind.REPLICA):
+            assert victim.priority < winner.priority, "only the less important goes for the own"
+
+    def check_admission(self, gang: Gang) -> None:
+        assert gang.placement is not None
+        assert len(gang.placement.nodes) == gang.pods
+        where = [self.world.nodes[name] for name in gang.placement.nodes]
+        assert all(node.class_name == gang.placement.class_name for node in where)
+        if len({node.domain for node in where}) > 1 and gang.pods > 1:
+            empty = {name: node.accelerators for name, node in self.world.nodes.items()}
+            for domain in {node.domain for node in where}:
+                assert count_slots(self.world, gang, empty, gang.placement.class_name, domain) < gang.pods
+
+
+HAPPENINGS: list[Callable[[History], None]] = [
+    *[History.want] * 4,
+    *[History.bind] * 4,
+    *[History.pass_time] * 3,
+    *[History.answer] * 3,
+    *[History.clear] * 4,
+    *[History.finish] * 2,
+    History.save,
+    History.lose_a_pod,
+    History.lose_a_node,
+    History.add_a_node,
+    History.change_a_quota,
+    History.restart,
+    History.be_killed,
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(seed=st.integers(0, 2**32), steps=st.integers(1, 60))
+def test_any_history_keeps_the_promises_and_comes_to_rest(seed: int, steps: int) -> None:
+    history = History(seed)
+    history.go(steps)
+    come_to_rest(history.world)
+
+
+def covered(world: World, tenant: str, class_name: str) -> set[str]:
+    """Gangs that a tenant's guarantee pays for, counted naively."""
+    standing = [
+        gang
+        for gang in world.gangs.values()
+        if gang.tenant == tenant
+        and gang.state in STANDING
+        and gang.placement is not None
+        and gang.placement.class_name == class_name
+    ]
+    left = world.tenants[tenant].quotas.get(class_name, Quota()).guaranteed if tenant in world.tenants else 0
+    found = set()
+    for gang in sorted(standing, key=lambda g: (g.kind is not GangKind.REPLICA, -g.priority, g.admitted_s, g.id)):
+        if gang.accelerators <= left:
+            left -= gang.accelerators
+            found.add(gang.id)
+    return found
+
+
+def is_room_enough(world: World) -> bool:
+    """Whether all that stands, and all for whom others go, has room when everybody who leaves has left."""
+    free = {name: node.accelerators - node.taken for name, node in world.nodes.items()}
+    for gang in world.gangs.values():
+        placement = gang.placement if gang.state in STANDING else None
+        if gang.state is GangState.WAITING and gang.claim is not None and gang.claim.of:
+            placement = gang.claim.placement
+        for name in placement.nodes if placement is not None else ():
+            if name in free:
+                free[name] -= gang.accelerators_per_pod
+    return all(left >= 0 for left in free.values())
+
+
+def come_to_rest(world: World) -> None:
+    """Let everything go well for a long time: the plans end, and then guarantees are met and nothing lies idle."""
+    for _ in range(60):
+        world.step()
+        world.check()
+        world.run_what_starts()
+        world.let_go_who_leaves()
+        world.pass_time(30)
+    asked = len(world.asked)
+    for _ in range(30):
+        world.step()
+        world.run_what_starts()
+        world.let_go_who_leaves()
+        world.pass_time(30)
+    assert len(world.asked) == asked, f"no endless preemption: {world.asked[-6:]}"
+    assert not world.in_state(GangState.STARTING, GangState.STOPPING, GangState.ENDING)
+    check_guarantees(world)
+    check_nothing_idle(world)
+
+
+def check_guarantees(world: World) -> None:
+    """Nobody waits within a guarantee for what could be had if all that is borrowed were given back."""
+    for gang in world.gangs.values():
+        if gang.state is not GangState.WAITING or gang.tenant not in world.tenants:
+            continue
+        for class_name in gang.classes:
+            quota = world.tenants[gang.tenant].quotas.get(class_name)
+            if quota is None or world.used(gang.tenant, class_name) + gang.accelerators > quota.guaranteed:
+                continue
+            kept = [name for tenant in world.tenants for name in covered(world, tenant, class_name)]
+            assert not has_room(world, gang, class_name, kept), f"{gang.id} waits within its guarantee"
+
+
+def check_nothing_idle(world: World) -> None:
+    """Nobody waits for what lies idle and may be used, unless it is kept for somebody who waits longer."""
+    if any(gang.claim is not None for gang in world.gangs.values()):
+        return
+    standing = [gang.id for gang in world.gangs.values() if gang.state in HOLDING]
+    for gang in world.gangs.values():
+        if gang.state is GangState.WAITING and gang.retry_at_s <= world.now_s:
+            for class_name in gang.classes:
+                if may_hold(world, gang, class_name):
+                    assert not has_room(world, gang, class_name, standing), f"{gang.id} waits for what is idle"
+
+
+def is_over(world: World, class_name: str) -> bool:
+    """Whether a limit is passed, or more is borrowed than is lent and spare."""
+    try:
+        world.check_quota(class_name)
+    except AssertionError:
+        return True
+    return False
+
+
+def may_hold(world: World, gang: Gang, class_name: str) -> bool:
+    each = world.tenants.get(gang.tenant)
+    if each is None or class_name not in each.quotas:
+        return False
+    trial = World(world.tenants.values(), world.nodes.values())
+    trial.gangs = {**world.gangs, gang.id: replace(gang, state=GangState.RUNNING, claim=None)}
+    nodes_of_class = [name for name, node in world.nodes.items() if node.class_name == class_name]
+    if not nodes_of_class:
+        return False
+    trial.place(gang.id, *(nodes_of_class[0] for _ in range(gang.pods)))
+    return not is_over(trial, class_name)
+
+
+def has_room(world: World, gang: Gang, class_name: str, kept: list[str]) -> bool:
+    """Whether the nodes have room beside these gangs, one domain for all pods if one could hold them."""
+    empty = {name: node.accelerators - node.taken for name, node in world.nodes.items()}
+    free = dict(empty)
+    for name in kept:
+        placement = world.gangs[name].placement
+        for node in placement.nodes if placement is not None and placement.class_name == class_name else ():
+            if node in free:
+                free[node] -= world.gangs[name].accelerators_per_pod
+    domains = {node.domain for node in world.nodes.values() if node.class_name == class_name}
+    is_one = any(count_slots(world, gang, empty, class_name, domain) >= gang.pods for domain in domains)
+    if gang.pods == 1 or not is_one:
+        return sum(count_slots(world, gang, free, class_name, domain) for domain in domains) >= gang.pods
+    return any(count_slots(world, gang, free, class_name, domain) >= gang.pods for domain in domains)
+
+
+def count_slots(world: World, gang: Gang, free: dict[str, int], class_name: str, domain: str) -> int:
+    """Pods of the gang that have room in a domain."""
+    return sum(
+        max(0, count) // gang.accelerators_per_pod
+        for name, count in free.items()
+        if world.nodes[name].class_name == class_name and world.nodes[name].domain == domain
+    )
