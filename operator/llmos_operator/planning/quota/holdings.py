@@ -19,7 +19,7 @@ from llmos_operator.planning.quota.books import Book, Verdict
 from llmos_operator.planning.quota.room import ClassRoom
 from llmos_operator.planning.quota.values import Gang, GangKind, GangState, Node, Placement, TenantQuota
 
-GaveBack = Callable[[str, str], None]
+GaveBack = Callable[[Gang], None]
 
 STANDING = frozenset({GangState.STARTING, GangState.RUNNING})
 _LEAVING = frozenset({GangState.STOPPING, GangState.ENDING})
@@ -27,7 +27,7 @@ _NO_REPLICAS: Mapping[str, int] = {}
 
 
 class Holdings:
-    """The mutable state of the ledger. `gave_back` is called with tenant and class whenever somebody holds less."""
+    """The mutable state of the ledger. `gave_back` is called with the gang as it was whenever one changed or went."""
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class Holdings:
         self.gangs[new.id] = new
         self._count(new, 1)
         if old is not None and not on_trial:
-            self._tell(old)
+            self._gave_back(old)
 
     def remove(self, gang_id: str) -> Gang | None:
         """Forget a gang and everything that it holds."""
         old = self.gangs.pop(gang_id, None)
         if old is not None:
             self._count(old, -1)
-            self._tell(old)
+            self._gave_back(old)
         return old
 
     def held_by(self, tenant: str, class_name: str) -> Iterable[Gang]:
@@ -95,11 +95,6 @@ class Holdings:
     def is_within_guarantee(self, gang: Gang) -> bool:
         """Whether its tenant's guarantee covers it beside what the tenant holds, in one of the classes that will do."""
         return any(self.then.is_within_guarantee(gang.tenant, name, gang.accelerators) for name in gang.classes)
-
-    def _tell(self, old: Gang) -> None:
-        placement = placement_of(old)
-        if placement is not None:
-            self._gave_back(old.tenant, placement.class_name)
 
     def _count(self, gang: Gang, sign: int) -> None:
         placement = placement_of(gang)

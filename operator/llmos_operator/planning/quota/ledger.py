@@ -21,7 +21,7 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from llmos_operator.planning.quota.books import Verdict
-from llmos_operator.planning.quota.holdings import STANDING, Holdings
+from llmos_operator.planning.quota.holdings import STANDING, Holdings, placement_of
 from llmos_operator.planning.quota.plan import (
     Admit,
     Ask,
@@ -125,14 +125,14 @@ class Ledger:
                 self._timers = [(s, g.id) for g in self._holdings.gangs.values() if (s := self._due_s(g)) is not None]
                 heapify(self._timers)
 
-    def _gave_back(self, tenant: str, class_name: str) -> None:
-        """Somebody holds less: wake whoever may wait for it."""
-        for event in (
-            ("", class_name),
-            (f"tenant {tenant}", class_name),
-            (f"cohort {self._holdings.then.tenant(tenant).cohort_key}", class_name),
-        ):
-            self._lines.wake(event)
+    def _gave_back(self, gang: Gang) -> None:
+        """The gang holds less than it did: wake whoever may wait for that."""
+        placement = placement_of(gang)
+        if placement is None:
+            return
+        cohort = self._holdings.then.tenant(gang.tenant).cohort_key
+        for event in ("", f"tenant {gang.tenant}", f"cohort {cohort}"):
+            self._lines.wake((event, placement.class_name))
 
     def _due_s(self, gang: Gang) -> float | None:
         """When something is done about a gang that does not go on by itself."""
@@ -192,29 +192,37 @@ class Ledger:
         )
 
     def _serve_claims(self, decisions: Decisions) -> None:
-        """Admit whoever has room kept; let the room go that never comes free."""
-        claims = list(self._holdings.claims.values())
-        for gang in sorted(claims, key=self._order_key):
-            claim = gang.claim
-            assert claim is not None  # noqa: S101 - that is what makes it a claim
-            free = replace(gang, claim=None)
-            self._holdings.replace(free, on_trial=True)
-            if self._try_to_admit(free, decisions) is None:
-                self._gave_back(gang.tenant, claim.placement.class_name)  # it may have gone elsewhere
-                continue
-            room = self._holdings.rooms.get(claim.placement.class_name)
-            if self._is_coming(gang.id, claim) and room is not None and room.has(claim.placement.nodes):
-                self._holdings.replace(gang, on_trial=True)
-            else:
-                self._let_go(gang, "The room that was kept for it did not come free.", decisions)
+        """Admit whoever has room kept; let the room go that never comes free.
 
-    def _is_coming(self, gang_id: str, claim: Claim) -> bool:
-        """Whether those go who have to, or whatever holds the room may still end by itself."""
+        Each is judged as if only those before it had claims, those for whom somebody went before those who only wait.
+        """
+        claimed = list(self._holdings.claims.values())
+        for gang in claimed:
+            self._holdings.replace(replace(gang, claim=None), on_trial=True)
+        for gang in sorted(claimed, key=lambda gang: (gang.claim is None or not gang.claim.of, self._order_key(gang))):
+            claim = gang.claim
+            if claim is None or self._try_to_admit(replace(gang, claim=None), decisions) is None:
+                self._gave_back(gang)  # it may have gone elsewhere
+                continue
+            if self._is_coming(gang, claim):
+                self._holdings.replace(gang, on_trial=True)
+                continue
+            self._put(gang)
+            self._let_go(gang, "The room that was kept for it did not come free.", decisions)
+
+    def _is_coming(self, gang: Gang, claim: Claim) -> bool:
+        """Whether the kept room will be the gang's when all have gone who have to, or may come free by itself."""
+        room = self._holdings.rooms.get(claim.placement.class_name)
         asked = (self._holdings.gangs.get(name) for name in claim.of)
         # An operator that was killed may have kept the room without having asked for it.
-        if any(gang is not None and gang.state in STANDING for gang in asked):
+        if room is None or any(other is not None and other.state in STANDING for other in asked):
             return False
-        return bool(self._holdings.leaving_for(gang_id)) or self._now_s < claim.since_s + self._rules.hold_s
+        if not room.has(claim.placement.nodes):
+            return False
+        # Another gang that comes first may have taken what was made for this one.
+        if claim.of and not room.fits(claim.placement.nodes, gang.accelerators_per_pod):
+            return False
+        return bool(self._holdings.leaving_for(gang.id)) or self._now_s < claim.since_s + self._rules.hold_s
 
     def _admit(self, decisions: Decisions) -> None:
         """Serve the lines that may have a chance, best first."""
@@ -310,9 +318,11 @@ class Ledger:
         decisions.keep.append(Keep(gang.id, claim, why))
 
     def _let_go(self, gang: Gang, why: str, decisions: Decisions) -> None:
-        self._put(gang)  # so that taking the claim away is told to whoever waits for it
         self._put(replace(gang, claim=None))
-        decisions.let_go.append(LetGo(gang.id, why))
+        kept = len(decisions.keep)
+        decisions.keep = [keep for keep in decisions.keep if keep.gang_id != gang.id]
+        if len(decisions.keep) == kept:
+            decisions.let_go.append(LetGo(gang.id, why))
 
     # Patience
 

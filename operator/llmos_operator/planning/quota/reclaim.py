@@ -131,6 +131,8 @@ class Search:
             for waiting in self._holdings.claims.values()
             if waiting.claim is not None
             and waiting.claim.placement.class_name == class_name
+            # What others were only just asked for is not taken back in the same breath.
+            and not (waiting.claim.of and waiting.claim.since_s >= self._now_s)
             and waiting.tenant != gang.tenant
             and then.borrowed(waiting.tenant, class_name) > 0
         ]

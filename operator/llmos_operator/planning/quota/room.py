@@ -76,6 +76,15 @@ class ClassRoom:
         """Whether all these nodes exist."""
         return all(name in self._places for name in nodes)
 
+    def fits(self, nodes: Iterable[str], per_pod: int) -> bool:
+        """Whether these nodes have room for the pods when everybody who was asked to go is gone."""
+        wanted: dict[str, int] = {}
+        for name in nodes:
+            wanted[name] = wanted.get(name, 0) + per_pod
+        return self.has(wanted) and all(
+            self._places[name].total - self._places[name].then >= count for name, count in wanted.items()
+        )
+
     def find(self, gang: Gang, replicas: Mapping[str, int], *, then: bool = False) -> Placement | None:
         """A place for the gang, now or when everybody who was asked to go is gone; None if there is none."""
         return self._find(gang, replicas, self._then if then else self._now)
