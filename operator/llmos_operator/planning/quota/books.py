@@ -46,17 +46,55 @@ class Verdict(Enum):
 
 
 @dataclass(slots=True)
-class _ClassAccount:
-    spare: int
+class _Pot:
+    """What a cohort put in, and what its tenants take."""
+
+    lendable: int = 0
+    over: int = 0
+
+    @property
+    def excess(self) -> int:
+        return max(0, self.over - self.lendable)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One tenant's account of one class."""
+
+    guaranteed: int
+    kept: int
+    """Of the guarantee, what is not lent."""
+    limit: int | None
+    has_quota: bool
+    pot: _Pot
+    used: int = 0
+
+    def excess_with(self, accelerators: int) -> int:
+        """The change of the cohort's excess if the tenant held so many more."""
+        pot, kept, used = self.pot, self.kept, self.used
+        change = max(0, used + accelerators - kept) - max(0, used - kept)
+        if change == 0:
+            return 0
+        taken = pot.over - pot.lendable
+        return max(0, taken + change) - max(0, taken)
+
+
+@dataclass(slots=True)
+class _Account:
+    """All accounts of one class."""
+
     capacity: int
     guaranteed: int
-    lendable: dict[str, int]
+    cost: int
+    pots: dict[str, _Pot] = field(default_factory=dict)
     """By cohort."""
-    used: dict[str, int] = field(default_factory=dict)
+    slots: dict[str, _Slot] = field(default_factory=dict)
     """By tenant."""
-    over: dict[str, int] = field(default_factory=dict)
-    """By cohort."""
     excess: int = 0
+
+    @property
+    def spare(self) -> int:
+        return max(0, self.capacity - self.guaranteed)
 
 
 class Book:
@@ -64,9 +102,9 @@ class Book:
 
     def __init__(self, tenants: Iterable[TenantQuota], nodes: Iterable[Node], costs: Mapping[str, float]) -> None:
         self._tenants = {tenant.name: tenant for tenant in tenants}
-        self._accounts = _open_accounts(self._tenants.values(), nodes)
-        self._costs = {name: max(1, round(costs.get(name, 1.0) * _THOUSANDTHS)) for name in self._accounts}
+        self._accounts = _open_accounts(self._tenants.values(), nodes, costs)
         self._borrowed: dict[str, int] = {}
+        """Cost-weighted units, by tenant."""
 
     def tenant(self, name: str) -> TenantQuota:
         """The tenant of that name; one without any quota if there is none."""
@@ -86,17 +124,23 @@ class Book:
 
     def used(self, tenant: str, class_name: str) -> int:
         """Accelerators of a class that the tenant holds."""
-        account = self._accounts.get(class_name)
-        return account.used.get(tenant, 0) if account else 0
+        slot = self._slot(tenant, class_name)
+        return slot.used if slot else 0
 
     def borrowed(self, tenant: str, class_name: str) -> int:
         """Accelerators of a class that the tenant holds beyond its guarantee."""
-        return max(0, self.used(tenant, class_name) - self.quota(tenant, class_name).guaranteed)
+        slot = self._slot(tenant, class_name)
+        return max(0, slot.used - slot.guaranteed) if slot else 0
 
-    def holders(self, class_name: str) -> Iterable[str]:
-        """Tenants that held accelerators of a class at some time."""
+    def borrowers(self, class_name: str) -> list[str]:
+        """Tenants that hold more of a class than is guaranteed to them."""
         account = self._accounts.get(class_name)
-        return account.used.keys() if account else ()
+        return [name for name, slot in account.slots.items() if slot.used > slot.guaranteed] if account else []
+
+    def holders(self, class_name: str) -> list[str]:
+        """Tenants that hold accelerators of a class."""
+        account = self._accounts.get(class_name)
+        return [name for name, slot in account.slots.items() if slot.used] if account else []
 
     def capacity(self, class_name: str) -> int:
         """Accelerators of a class that the nodes have for tenants."""
@@ -113,99 +157,104 @@ class Book:
     def excess(self, class_name: str, *, without_cohort: str = "") -> int:
         """Accelerators that cohorts take from the spare, one cohort left out if named."""
         account = self._accounts[class_name]
-        mine = max(0, account.over.get(without_cohort, 0) - account.lendable.get(without_cohort, 0))
-        return account.excess - mine
+        pot = account.pots.get(without_cohort)
+        return account.excess - (pot.excess if pot else 0)
 
     def units(self) -> int:
         """Cost-weighted accelerators of the whole cluster, the denominator of all shares."""
-        return sum(account.capacity * self._costs[name] for name, account in self._accounts.items())
+        return sum(account.capacity * account.cost for account in self._accounts.values())
 
     def share(self, tenant: str, more: int = 0) -> float:
         """Weighted share of what the tenant borrows, with `more` units on top."""
         units = self._borrowed.get(tenant, 0) + more
-        weight = self.tenant(tenant).weight
         if units == 0:
             return 0.0
+        weight = self.tenant(tenant).weight
         return units / weight if weight > 0 else float("inf")
 
     def share_with(self, tenant: str, class_name: str, accelerators: int) -> float:
         """Share that the tenant would have if it held so many accelerators more (or, if negative, fewer)."""
-        guaranteed, used = self.quota(tenant, class_name).guaranteed, self.used(tenant, class_name)
-        more = max(0, used + accelerators - guaranteed) - max(0, used - guaranteed)
-        return self.share(tenant, more * self._costs.get(class_name, 0))
+        slot = self._slot(tenant, class_name)
+        if slot is None:
+            return self.share(tenant)
+        more = max(0, slot.used + accelerators - slot.guaranteed) - max(0, slot.used - slot.guaranteed)
+        return self.share(tenant, more * self._accounts[class_name].cost)
 
     def is_within_guarantee(self, tenant: str, class_name: str, accelerators: int) -> bool:
         """Whether the guarantee covers so many accelerators more."""
-        return self.used(tenant, class_name) + accelerators <= self.quota(tenant, class_name).guaranteed
+        slot = self._slot(tenant, class_name)
+        return slot is not None and slot.used + accelerators <= slot.guaranteed
 
     def reach(self, tenant: str, class_name: str) -> int:
         """Accelerators of a class that the tenant could hold if nobody else borrowed any."""
-        owner, account = self.tenant(tenant), self._accounts.get(class_name)
-        quota = owner.quotas.get(class_name)
-        if quota is None or account is None:
+        slot = self._slot(tenant, class_name)
+        if slot is None or not slot.has_quota:
             return 0
-        reach = quota.guaranteed - quota.lendable + account.lendable.get(owner.cohort_key, 0) + account.spare
-        return reach if quota.limit is None else min(reach, quota.limit)
+        reach = slot.kept + slot.pot.lendable + self._accounts[class_name].spare
+        return reach if slot.limit is None else min(reach, slot.limit)
 
     def judge(self, tenant: str, class_name: str, accelerators: int) -> Verdict:
         """Whether the tenant may hold so many accelerators more."""
-        owner = self.tenant(tenant)
-        quota = owner.quotas.get(class_name)
-        account = self._accounts.get(class_name)
-        if quota is None or account is None:
+        slot = self._slot(tenant, class_name)
+        if slot is None or not slot.has_quota:
             return Verdict.NO_ENTRY
-        used = account.used.get(tenant, 0)
-        limit = quota.limit
-        if limit is not None and used + accelerators > limit:
+        if slot.limit is not None and slot.used + accelerators > slot.limit:
             return Verdict.LIMIT
-        excess = account.excess + self._excess_change(account, owner, quota, used, accelerators)
+        change = slot.excess_with(accelerators)
         # What a tenant keeps for itself changes no excess: it may be held even after nodes were lost.
-        return Verdict.YES if excess <= max(account.spare, account.excess) else Verdict.NOTHING_TO_BORROW
+        if change <= 0:
+            return Verdict.YES
+        account = self._accounts[class_name]
+        return Verdict.YES if account.excess + change <= account.spare else Verdict.NOTHING_TO_BORROW
+
+    def may_relieve(self, tenant: str, other: str, class_name: str) -> bool:
+        """Whether the tenant may borrow more when the other gives back: both take from one pot, or from the spare."""
+        mine, theirs = self._slot(tenant, class_name), self._slot(other, class_name)
+        return mine is not None and theirs is not None and (mine.pot is theirs.pot or theirs.pot.excess > 0)
 
     def add(self, tenant: str, class_name: str, accelerators: int) -> None:
         """Count accelerators of a class as held by the tenant; negative ones as given back."""
         account = self._accounts.get(class_name)
         if account is None:
             return
-        owner = self.tenant(tenant)
-        quota = owner.quotas.get(class_name, NO_QUOTA)
-        used = account.used.get(tenant, 0)
-        account.excess += self._excess_change(account, owner, quota, used, accelerators)
-        kept = quota.guaranteed - quota.lendable
-        change = max(0, used + accelerators - kept) - max(0, used - kept)
-        account.over[owner.cohort_key] = account.over.get(owner.cohort_key, 0) + change
-        account.used[tenant] = used + accelerators
-        borrowed = max(0, used + accelerators - quota.guaranteed) - max(0, used - quota.guaranteed)
-        self._borrowed[tenant] = self._borrowed.get(tenant, 0) + borrowed * self._costs[class_name]
+        slot = account.slots.get(tenant)
+        if slot is None:
+            slot = account.slots[tenant] = _open_slot(self.tenant(tenant), class_name, account)
+        before = slot.used
+        after = before + accelerators
+        account.excess += slot.excess_with(accelerators)
+        slot.pot.over += max(0, after - slot.kept) - max(0, before - slot.kept)
+        slot.used = after
+        borrowed = max(0, after - slot.guaranteed) - max(0, before - slot.guaranteed)
+        if borrowed:
+            self._borrowed[tenant] = self._borrowed.get(tenant, 0) + borrowed * account.cost
 
-    @staticmethod
-    def _excess_change(account: _ClassAccount, owner: TenantQuota, quota: Quota, used: int, accelerators: int) -> int:
-        kept = quota.guaranteed - quota.lendable
-        change = max(0, used + accelerators - kept) - max(0, used - kept)
-        if change == 0:
-            return 0
-        cohort = owner.cohort_key
-        over, lendable = account.over.get(cohort, 0), account.lendable.get(cohort, 0)
-        return max(0, over + change - lendable) - max(0, over - lendable)
+    def _slot(self, tenant: str, class_name: str) -> _Slot | None:
+        account = self._accounts.get(class_name)
+        return account.slots.get(tenant) if account is not None else None
 
 
-def _open_accounts(tenants: Iterable[TenantQuota], nodes: Iterable[Node]) -> dict[str, _ClassAccount]:
+def _open_accounts(
+    tenants: Iterable[TenantQuota], nodes: Iterable[Node], costs: Mapping[str, float]
+) -> dict[str, _Account]:
+    tenants = tuple(tenants)
     capacity: dict[str, int] = {}
     for node in nodes:
         capacity[node.class_name] = capacity.get(node.class_name, 0) + max(0, node.accelerators - node.taken)
-    guaranteed: dict[str, int] = {}
-    lendable: dict[str, dict[str, int]] = {}
-    for tenant in tenants:
-        for name, quota in tenant.quotas.items():
-            guaranteed[name] = guaranteed.get(name, 0) + quota.guaranteed
-            pots = lendable.setdefault(name, {})
-            pots[tenant.cohort_key] = pots.get(tenant.cohort_key, 0) + quota.lendable
-    return {
-        name: _ClassAccount(
-            spare=max(0, capacity.get(name, 0) - guaranteed.get(name, 0)),
-            capacity=capacity.get(name, 0),
-            guaranteed=guaranteed.get(name, 0),
-            lendable=lendable.get(name, {}),
-        )
-        for name in sorted(capacity.keys() | guaranteed.keys())
-    }
+    accounts = {}
+    for name in sorted(capacity.keys() | {name for tenant in tenants for name in tenant.quotas}):
+        guaranteed = sum(tenant.quotas[name].guaranteed for tenant in tenants if name in tenant.quotas)
+        cost = max(1, round(costs.get(name, 1.0) * _THOUSANDTHS))
+        account = accounts[name] = _Account(capacity.get(name, 0), guaranteed, cost)
+        for tenant in tenants:
+            account.slots[tenant.name] = _open_slot(tenant, name, account)
+    return accounts
+
+
+def _open_slot(tenant: TenantQuota, class_name: str, account: _Account) -> _Slot:
+    quota = tenant.quotas.get(class_name)
+    pot = account.pots.setdefault(tenant.cohort_key, _Pot())
+    if quota is None:
+        return _Slot(0, 0, 0, has_quota=False, pot=pot)
+    pot.lendable += quota.lendable
+    return _Slot(quota.guaranteed, quota.guaranteed - quota.lendable, quota.limit, has_quota=True, pot=pot)

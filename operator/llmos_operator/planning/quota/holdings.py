@@ -61,6 +61,23 @@ class Holdings:
         if old is not None and not on_trial:
             self._gave_back(old)
 
+    def lift(self, gang: Gang) -> None:
+        """Reckon as if the gang were gone in the end. Only tried: `put_back` has to follow."""
+        self._try_then(gang, -1)
+
+    def put_back(self, gang: Gang) -> None:
+        """Take `lift` back."""
+        self._try_then(gang, 1)
+
+    def _try_then(self, gang: Gang, sign: int) -> None:
+        placement = placement_of(gang)
+        if placement is None:
+            return
+        self.then.add(gang.tenant, placement.class_name, sign * gang.accelerators)
+        room = self.rooms.get(placement.class_name)
+        if room is not None:
+            room.add(placement.nodes, sign * gang.accelerators_per_pod, now=False, then=True)
+
     def remove(self, gang_id: str) -> Gang | None:
         """Forget a gang and everything that it holds."""
         old = self.gangs.pop(gang_id, None)

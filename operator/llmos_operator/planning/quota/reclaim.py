@@ -103,26 +103,44 @@ class Search:
             # Enough goes already. If it goes for this gang, an operator was killed before it kept the room.
             return Takeover(placement, ()) if self._holdings.leaving_for(gang.id) else None
         is_guaranteed = then.is_within_guarantee(gang.tenant, class_name, gang.accelerators)
-        # At its own limit a tenant can only make room in itself; within its guarantee all that it holds is covered.
-        others = [] if verdict is Verdict.LIMIT else self._others(gang, class_name, is_guaranteed=is_guaranteed)
-        own = [] if is_guaranteed else self._own(gang, class_name)
-        if not (others or own) or not room.could_hold(gang):
-            return None
-        attempts = (others, own, own + others) if own and others else (own or others,)
-        return next((found for each in attempts if (found := self._try(gang, class_name, each))), None)
+        for candidates in self._candidates(gang, class_name, verdict, is_guaranteed=is_guaranteed):
+            if candidates and room.could_hold(gang):
+                found = self._try(gang, class_name, candidates)
+                if found is not None:
+                    return found
+        return None
 
-    def _others(self, gang: Gang, class_name: str, *, is_guaranteed: bool) -> list[Gang]:
-        """Gangs of other tenants that may be asked, cheapest first; before them borrowers that only wait for room."""
+    def _candidates(
+        self, gang: Gang, class_name: str, verdict: Verdict, *, is_guaranteed: bool
+    ) -> Iterator[list[Gang]]:
+        """Yield whom to ask, cheapest first: others, the tenant's own, and both."""
+        if is_guaranteed:  # all that the tenant holds is covered
+            yield self._claims_of_borrowers(gang, class_name) + self._others(gang, class_name, float("-inf"))
+            return
+        own, others = self._own(gang, class_name), []
+        # At its own limit a tenant can only make room in itself.
+        if verdict is not Verdict.LIMIT:
+            share = self._holdings.then.share_with(gang.tenant, class_name, gang.accelerators)
+            others = self._others(gang, class_name, share)
+            yield others
+        yield own
+        if own and others:
+            yield own + others
+
+    def _others(self, gang: Gang, class_name: str, share: float) -> list[Gang]:
+        """Borrowed gangs of other tenants that keep at least this share when one of them goes, cheapest first."""
         then = self._holdings.then
-        share = then.share_with(gang.tenant, class_name, gang.accelerators)
         found: list[Gang] = []
-        for tenant in list(then.holders(class_name)):
-            if tenant == gang.tenant or then.borrowed(tenant, class_name) == 0:
-                continue
-            if is_guaranteed or then.share(tenant) > share:
-                found += self._borrowed_by(tenant, class_name)
-        claims = self._claims_of_borrowers(gang, class_name) if is_guaranteed else []
-        return claims + self._in_order(self._without_protected(gang, found, owners=not is_guaranteed))
+        for tenant in then.borrowers(class_name):
+            if tenant != gang.tenant and then.share(tenant) > share:
+                may_go: dict[int, bool] = {}
+                for other in self._borrowed_by(tenant, class_name):
+                    size = other.accelerators
+                    if size not in may_go:
+                        may_go[size] = then.share_with(tenant, class_name, -size) >= share
+                    if may_go[size]:
+                        found.append(other)
+        return self._in_order(self._without_protected(gang, found, owners=share >= 0))
 
     def _claims_of_borrowers(self, gang: Gang, class_name: str) -> list[Gang]:
         then = self._holdings.then
@@ -176,29 +194,44 @@ class Search:
             return Takeover(placement, tuple(taken))
         finally:
             for victim in taken:
-                self._holdings.replace(victim, on_trial=True)
+                self._holdings.put_back(victim)
 
     def _take_until_it_fits(
         self, gang: Gang, class_name: str, candidates: list[Gang], taken: list[Gang]
     ) -> Placement | None:
-        for candidate in candidates:
-            self._take(candidate, gang)
-            if not self._is_legal(gang, class_name, candidate):
-                self._holdings.replace(candidate, on_trial=True)
-                continue
-            taken.append(candidate)
-            placement = self._fit(gang, class_name)
-            if placement is not None:
-                return placement
+        """Take one after the other. As long as it is the quota that lacks, whose going gives none is left aside."""
+        then = self._holdings.then
+        if not self._may_suffice(gang, class_name, candidates):
+            return None
+        aside: list[Gang] = []
+        is_allowed = then.judge(gang.tenant, class_name, gang.accelerators) is Verdict.YES
+        for queue in (candidates, aside):
+            for candidate in queue:
+                if not is_allowed and not then.may_relieve(gang.tenant, candidate.tenant, class_name):
+                    aside.append(candidate)
+                elif self._is_legal(gang, class_name, candidate, more=candidate.accelerators):
+                    self._holdings.lift(candidate)
+                    taken.append(candidate)
+                    is_allowed = is_allowed or then.judge(gang.tenant, class_name, gang.accelerators) is Verdict.YES
+                    placement = self._holdings.find_place(gang, class_name, then=True) if is_allowed else None
+                    if placement is not None:
+                        return placement
+            if not is_allowed:
+                return None
         return None
+
+    def _may_suffice(self, gang: Gang, class_name: str, candidates: list[Gang]) -> bool:
+        """Whether all that they hold, with what is free anyway, is enough; most searches end here."""
+        free = self._holdings.rooms[class_name].free_then()
+        return free + sum(candidate.accelerators for candidate in candidates) >= gang.accelerators
 
     def _give_back(self, gang: Gang, class_name: str, taken: list[Gang], placement: Placement) -> Placement:
         """Give back whoever is not needed, dearest first, and return the place that is left for the gang."""
         for victim in reversed(taken[:-1]):
-            self._holdings.replace(victim, on_trial=True)
+            self._holdings.put_back(victim)
             found = self._fit(gang, class_name)
             if found is None:
-                self._take(victim, gang)
+                self._holdings.lift(victim)
             else:
                 taken.remove(victim)
                 placement = found
@@ -210,18 +243,15 @@ class Search:
             return None
         return self._holdings.find_place(gang, class_name, then=True)
 
-    def _take(self, victim: Gang, gang: Gang) -> None:
-        self._holdings.replace(build_leaving(victim, gang.id, self._now_s), on_trial=True)
-
-    def _is_legal(self, gang: Gang, class_name: str, victim: Gang) -> bool:
-        """Whether the rule allows it, all who are taken at this moment being gone."""
+    def _is_legal(self, gang: Gang, class_name: str, victim: Gang, *, more: int = 0) -> bool:
+        """Whether the rule allows it, all who are taken by now and `more` of the victim's tenant being gone."""
         then = self._holdings.then
         if victim.tenant == gang.tenant:
             return is_less_important(victim, gang, self._rules.aging_s)
         if then.is_within_guarantee(gang.tenant, class_name, gang.accelerators):
             return True
         share = then.share_with(gang.tenant, class_name, gang.accelerators)
-        return share <= then.share(victim.tenant) and share != float("inf")
+        return share <= then.share_with(victim.tenant, class_name, -more) and share != float("inf")
 
 
 def build_leaving(gang: Gang, for_id: str, now_s: float) -> Gang:

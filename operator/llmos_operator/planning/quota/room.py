@@ -55,6 +55,7 @@ class ClassRoom:
         self._places = {node.name: _Place(node, max(0, node.accelerators - node.taken)) for node in nodes}
         domains = [place.node.domain for place in self._places.values()]
         self._now, self._then, self._empty = _View(domains), _View(domains), _View(domains)
+        self._free_then = sum(place.total for place in self._places.values())
         self._largest_domain: dict[int, int] = {}
         """Most pods that an empty domain holds, by accelerators of a pod: at most one entry for each size of a pod."""
         for place in self._places.values():
@@ -68,8 +69,12 @@ class ClassRoom:
             # The node of a pod may be gone, or take no new pods: what is held there frees nothing for others.
             if place is None:
                 continue
-            place.now += accelerators if now else 0
-            place.then += accelerators if then else 0
+            if now:
+                place.now += accelerators
+            if then:
+                self._free_then -= max(0, place.total - place.then)
+                place.then += accelerators
+                self._free_then += max(0, place.total - place.then)
             self._put(place)
 
     def has(self, nodes: Iterable[str]) -> bool:
@@ -120,6 +125,10 @@ class ClassRoom:
     def most_free(self) -> int:
         """Most accelerators free on one node."""
         return self._now.all.most()
+
+    def free_then(self) -> int:
+        """Accelerators that nobody holds when everybody who was asked to go is gone."""
+        return self._free_then
 
     def free(self) -> int:
         """Accelerators that no pod holds."""

@@ -63,6 +63,8 @@ class Shelf:
             names = self._compartments.get(free)
             if not names:
                 continue
+            if not replicas and allowed is anywhere:
+                return names[0]
             found = [name for name in _first(names, _LOOK_AT, allowed) if name not in avoided]
             if found:
                 return min(found, key=lambda name: (replicas.get(name, 0), name)) if replicas else found[0]
