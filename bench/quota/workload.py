@@ -73,8 +73,10 @@ class Workload:
         return sum(job.runtime_s * job.gang.accelerators for job in self.jobs)
 
 
-def build_workload(*, cohorts: int = 5, queues: int = 6, part: float = 1.0, whole_nodes: bool = False) -> Workload:
-    """Return the baseline.
+def build_workload(
+    *, cohorts: int = 5, queues: int = 6, part: float = 1.0, whole_nodes: bool = False, rush: bool = False
+) -> Workload:
+    """Return the baseline, or a variant of it.
 
     Args:
         cohorts: cohorts of `queues` tenants each.
@@ -82,6 +84,7 @@ def build_workload(*, cohorts: int = 5, queues: int = 6, part: float = 1.0, whol
         part: part of the jobs of each tenant, for a short run.
         whole_nodes: nodes of 8 accelerators instead of one large node for each cohort; a medium gang is one pod of 5, a
             large one 5 pods of 4.
+        rush: the first tenant of each cohort asks for all that it wants at the very beginning.
     """
     names = [(f"t{cohort}-{queue}", f"cohort-{cohort}") for cohort in range(cohorts) for queue in range(queues)]
     quotas = {ACCELERATOR: Quota(QUOTA, BORROW_LIMIT)}
@@ -89,7 +92,9 @@ def build_workload(*, cohorts: int = 5, queues: int = 6, part: float = 1.0, whol
     size = NODE if whole_nodes else queues * QUOTA
     nodes = tuple(Node(f"node-{number:04}", ACCELERATOR, size) for number in range(len(tenants) * QUOTA // size))
     jobs = [
-        _build_job(tenant.name, each, number, offset * OFFSET_S, whole_nodes=whole_nodes)
+        _build_job(
+            tenant.name, each, number, offset * OFFSET_S, whole_nodes=whole_nodes, rush=rush and is_first(tenant)
+        )
         for offset, tenant in enumerate(tenants)
         for each in SIZES
         for number in range(max(1, round(each.count * part)))
@@ -97,7 +102,12 @@ def build_workload(*, cohorts: int = 5, queues: int = 6, part: float = 1.0, whol
     return Workload(tenants, nodes, tuple(sorted(jobs, key=lambda job: (job.gang.created_s, job.gang.id))))
 
 
-def _build_job(tenant: str, size: Size, number: int, offset_s: float, *, whole_nodes: bool) -> Job:
+def is_first(tenant: TenantQuota) -> bool:
+    """Whether it is the first tenant of its cohort, the one that may rush."""
+    return tenant.name.endswith("-0")
+
+
+def _build_job(tenant: str, size: Size, number: int, offset_s: float, *, whole_nodes: bool, rush: bool) -> Job:
     is_spread = whole_nodes and size.accelerators > NODE
     name = f"{tenant}-{size.name}-{number}"
     gang = Gang(
@@ -109,7 +119,7 @@ def _build_job(tenant: str, size: Size, number: int, offset_s: float, *, whole_n
         pods=size.accelerators // 4 if is_spread else 1,
         accelerators_per_pod=4 if is_spread else size.accelerators,
         priority=size.priority,
-        created_s=STRETCH * size.interval_s * (number + 1) + offset_s,
+        created_s=0.0 if rush else STRETCH * size.interval_s * (number + 1) + offset_s,
         min_runtime_s=MIN_RUNTIME_S,
         grace_s=GRACE_S,
     )
