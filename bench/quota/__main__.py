@@ -33,7 +33,7 @@ def main(
 
     Time is simulated; only the processor time of the policies is real.
     """
-    console = Console()
+    console = Console(width=150)
     rows: list[dict[str, Any]] = []
     machine = describe_machine()
     for name, options in SCENARIOS.items():

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.quota.simulation import Result, Track
-from bench.quota.workload import SIZES, STRETCH, Workload
+from bench.quota.workload import SIZES, STRETCH, Workload, is_first
 
 TARGET_ADMISSIONS_PER_S = 1000
 
@@ -46,7 +46,7 @@ def build_row(scenario: str, policy: str, result: Result) -> dict[str, Any]:
         "ideal_s": result.workload.work_s / result.workload.accelerators / STRETCH,
         "use": result.use,
         "wait": {size.name: _waits([track for track in tracks if track.job.size == size.name]) for size in SIZES},
-        "wait_of_neighbours": _waits([track for track in tracks if not track.job.gang.tenant.endswith("-0")]),
+        "wait_of_neighbours": _waits([track for track in tracks if not is_first(track.job.gang.tenant)]),
         "worst_tenant_mean_wait_s": max(_mean_waits(result.workload, tracks).values()),
         "asked_to_go": result.asked,
         "admissions": result.admissions,

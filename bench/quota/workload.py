@@ -102,9 +102,9 @@ def build_workload(
     return Workload(tenants, nodes, tuple(sorted(jobs, key=lambda job: (job.gang.created_s, job.gang.id))))
 
 
-def is_first(tenant: TenantQuota) -> bool:
+def is_first(tenant: str) -> bool:
     """Whether it is the first tenant of its cohort, the one that may rush."""
-    return tenant.name.endswith("-0")
+    return tenant.endswith("-0")
 
 
 def _build_job(tenant: str, size: Size, number: int, offset_s: float, *, whole_nodes: bool, rush: bool) -> Job:

@@ -243,6 +243,38 @@ def covered(world: World, tenant: str, class_name: str) -> set[str]:
     return found
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    weights=st.lists(st.sampled_from([0.5, 1, 2, 3]), min_size=2, max_size=4),
+    guarantees=st.lists(st.integers(0, 4), min_size=4, max_size=4),
+    size=st.integers(4, 24),
+    seed=st.integers(0, 2**16),
+)
+def test_shares_of_all_who_want_more_differ_by_less_than_a_gang_however_they_came(
+    weights: list[float], guarantees: list[int], size: int, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - it decides nothing but what the test does
+    tenants = [
+        TenantQuota(f"t{number}", "x", weight, {H100: Quota(guaranteed)})
+        for number, (weight, guaranteed) in enumerate(zip(weights, guarantees, strict=False))
+    ]
+    world = World(tenants, nodes(size, 1))
+    for each in chance.sample(tenants, len(tenants)):
+        for _ in range(size):
+            world.want(each.name, kind=GangKind.BURST, owner=each.name)
+        world.settle()
+        world.pass_time(1000)
+    world.settle()
+    promised = sum(each.quotas[H100].guaranteed for each in tenants)
+    for each in tenants:
+        if promised <= size:
+            assert world.used(each.name) >= each.quotas[H100].guaranteed, "a guarantee is never worth less than a part"
+        for other in tenants:
+            if promised <= size and world.used(other.name) > other.quotas[H100].guaranteed:
+                assert world.share(each.name) + 1 / each.weight > world.share(other.name) - 1 / other.weight
+    assert sum(world.used(each.name) for each in tenants) == size
+
+
 def is_room_enough(world: World) -> bool:
     """Whether all that stands, and all for whom others go, has room when everybody who leaves has left."""
     free = {name: node.accelerators - node.taken for name, node in world.nodes.items()}

@@ -1,0 +1,53 @@
+"""The simulation around the ledger: nothing is lost, nothing is held twice, and what is reported was counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.quota.__main__ import SCENARIOS, main
+from bench.quota.policies import build_policies
+from bench.quota.simulation import Result, Simulation
+from bench.quota.workload import build_workload
+
+PART = 0.02
+
+
+def run_all(**options: bool) -> dict[str, Result]:
+    workload = build_workload(part=PART, **options)
+    return {name: Simulation(workload, policy).run() for name, policy in build_policies(workload, reclaim_every_s=10.0)}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_job_is_done_and_ran_for_as_long_as_it_needs(scenario: str) -> None:
+    for result in run_all(**SCENARIOS[scenario]).values():
+        for track in result.tracks:
+            assert track.finished_s is not None
+            assert track.admitted_s is not None
+            assert track.finished_s - track.admitted_s >= track.job.runtime_s - 1e-6
+            assert track.waited_s >= 0
+        assert 0 < result.use <= 1
+        assert result.admissions == len(result.tracks) + sum(track.stops for track in result.tracks)
+
+
+def test_the_whole_baseline_has_the_size_and_the_work_of_kueue_s() -> None:
+    workload = build_workload()
+    assert (len(workload.tenants), len(workload.jobs), workload.accelerators) == (30, 15_000, 600)
+    assert workload.work_s / workload.accelerators == pytest.approx(66_000)
+    assert build_workload(whole_nodes=True).work_s == workload.work_s
+
+
+def test_only_the_ledger_asks_anybody_to_go() -> None:
+    results = run_all(rush=True)
+    assert results["FIFO"].asked == results["strict priority"].asked == 0
+    assert results["LLMOS ledger"].asked > 0
+
+
+def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "quota.json"
+    main(json_out=out, part=PART)
+    written = json.loads(out.read_text())
+    assert len(written["rows"]) == 3 * len(SCENARIOS)
+    assert "Kueue (commit ff69552e)" in capsys.readouterr().out
