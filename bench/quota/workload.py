@@ -93,7 +93,7 @@ def build_workload(
     nodes = tuple(Node(f"node-{number:04}", ACCELERATOR, size) for number in range(len(tenants) * QUOTA // size))
     jobs = [
         _build_job(
-            tenant.name, each, number, offset * OFFSET_S, whole_nodes=whole_nodes, rush=rush and is_first(tenant)
+            tenant.name, each, number, offset * OFFSET_S, whole_nodes=whole_nodes, rush=rush and is_first(tenant.name)
         )
         for offset, tenant in enumerate(tenants)
         for each in SIZES

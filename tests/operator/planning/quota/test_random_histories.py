@@ -216,7 +216,7 @@ HAPPENINGS: list[Callable[[History], None]] = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 60))
 def test_any_history_keeps_the_promises_and_comes_to_rest(seed: int, steps: int) -> None:
     history = History(seed)
@@ -290,18 +290,18 @@ def is_room_enough(world: World) -> bool:
 
 def come_to_rest(world: World) -> None:
     """Let everything go well for a long time: the plans end, and then guarantees are met and nothing lies idle."""
-    for _ in range(60):
+    for _ in range(30):
         world.step()
         world.check()
         world.run_what_starts()
         world.let_go_who_leaves()
-        world.pass_time(30)
+        world.pass_time(60)
     asked = len(world.asked)
-    for _ in range(30):
+    for _ in range(15):
         world.step()
         world.run_what_starts()
         world.let_go_who_leaves()
-        world.pass_time(30)
+        world.pass_time(60)
     assert len(world.asked) == asked, f"no endless preemption: {world.asked[-6:]}"
     assert not world.in_state(GangState.STARTING, GangState.STOPPING, GangState.ENDING)
     check_guarantees(world)
