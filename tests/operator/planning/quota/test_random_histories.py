@@ -216,7 +216,7 @@ HAPPENINGS: list[Callable[[History], None]] = [
 ]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 60))
 def test_any_history_keeps_the_promises_and_comes_to_rest(seed: int, steps: int) -> None:
     history = History(seed)
