@@ -44,6 +44,14 @@ ANNOTATION_SOURCE_HASH: Final = f"{GROUP}/source-hash"
 ANNOTATION_INPUTS: Final = f"{GROUP}/inputs"
 ANNOTATION_FAILURE: Final = f"{GROUP}/failure"
 ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"
+ANNOTATION_QUOTA: Final = f"{GROUP}/quota"
+"""On the leader pod of a gang: what the quota ledger decided about it, so that it outlives the operator."""
+
+GATE_QUOTA: Final = f"{GROUP}/quota"
+"""The scheduling gate that holds a gang's pods until it is admitted."""
+
+LABEL_FABRIC_DOMAIN: Final = f"{GROUP}/fabric-domain"
+"""On nodes: those with the same value are connected by a fast network."""
 
 FINALIZER_IN_USE: Final = f"{GROUP}/in-use"
 

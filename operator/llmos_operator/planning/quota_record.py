@@ -1,0 +1,47 @@
+"""What the ledger decided about a gang, as it stands in an annotation of the gang's leader pod.
+
+Everything that a new operator needs to go on stands here or in the pod itself. The annotation is written in the same
+patch that carries a decision out, so the two cannot disagree. What somebody else wrote into it counts as nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from llmos.api.names import ANNOTATION_QUOTA
+from llmos_operator.planning.quota import Claim, Placement, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRecord:
+    """Times in seconds since 1970."""
+
+    placement: Placement | None = None
+    """Where the gang was admitted to."""
+    admitted_s: float = 0.0
+    incomplete_s: float = 0.0
+    """When a gang that ran lost a pod."""
+    claim: Claim | None = None
+    stop: Stop | None = None
+    attempts: int = 0
+    retry_at_s: float = 0.0
+
+
+_ADAPTER = TypeAdapter(QuotaRecord)
+
+
+def read_record(metadata: Mapping[str, Any]) -> QuotaRecord:
+    """Read the annotation from a pod's metadata; an empty record if there is none that can be understood."""
+    try:
+        return _ADAPTER.validate_json((metadata.get("annotations") or {}).get(ANNOTATION_QUOTA, "{}"))
+    except ValidationError:
+        return QuotaRecord()
+
+
+def build_record_annotation(record: QuotaRecord) -> dict[str, str]:
+    """Return the annotation; what is as it is by default is left out."""
+    return {ANNOTATION_QUOTA: _ADAPTER.dump_json(record, exclude_defaults=True).decode()}

@@ -1,0 +1,370 @@
+"""From observed tenants, nodes, pools and pods to the ledger's snapshot: what is whose, and what holds accelerators.
+
+The rules that are decided here:
+
+- A namespace has one tenant. If two Tenants name it, it stays with the older one.
+- Quota is on as soon as there is a Tenant. From then on the pods of every pool on accelerators are made with a
+  scheduling gate; pods on the processor never are. Pods that were made before have no gate and count as admitted where
+  they stand.
+- A namespace of no Tenant may hold `untenanted` accelerators of a class together with all other such namespaces, as a
+  borrower without guarantee; by default none.
+- Of a pool's replicas, the first minReplicas (or all of a fixed number) are its minimum: those that hold accelerators
+  before those that wait, then the oldest. The others are burst replicas.
+- A gang is waiting while all of its pods are gated. One that has lost some gates was admitted: releasing is one write
+  for each pod, and an operator may be killed in between.
+- A node that takes no new pods counts with what stands on it, so that nothing is promised there.
+- A node belongs to the class with the most specific node selector that selects it: an accelerator is counted once.
+
+Reading the objects and carrying out plans is the reconciler's; until there is one that calls this module, quota is not
+enforced.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from llmos.api import AcceleratorClass, InferencePool, Tenant, Toleration
+from llmos.api.names import (
+    CPU_CLASS,
+    GATE_QUOTA,
+    LABEL_FABRIC_DOMAIN,
+    LABEL_POOL,
+    LABEL_RANK,
+    LABEL_REPLICA,
+)
+from llmos_operator.planning.failures import read_time
+from llmos_operator.planning.quantities import parse_quantity_bytes
+from llmos_operator.planning.quota import (
+    Gang,
+    GangKind,
+    GangState,
+    Node,
+    Placement,
+    Quota,
+    QuotaRules,
+    Snapshot,
+    Swap,
+    TenantQuota,
+)
+from llmos_operator.planning.quota_record import QuotaRecord, read_record
+from llmos_operator.planning.schedule import find_limits
+
+JsonObject = Mapping[str, Any]
+
+DOMAIN_LABELS = (LABEL_FABRIC_DOMAIN, "nvidia.com/gpu.clique")
+"""Labels that tell which nodes a fast network connects; the first one that a node has counts."""
+
+_FINISHED = frozenset({"Succeeded", "Failed"})
+_NO_NEW_PODS = frozenset({"NoSchedule", "NoExecute"})
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Objects as they were read, all at one time."""
+
+    now: datetime
+    tenants: tuple[Tenant, ...] = ()
+    classes: tuple[AcceleratorClass, ...] = ()
+    pools: tuple[InferencePool, ...] = ()
+    nodes: tuple[JsonObject, ...] = ()
+    pods: tuple[JsonObject, ...] = ()
+    """Of all who may hold accelerators, not of LLMOS alone."""
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Which tenant a namespace belongs to."""
+
+    by_namespace: Mapping[str, str] = field(default_factory=dict)
+    taken: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """By tenant: namespaces that it names but an older tenant has, with that tenant."""
+
+
+def find_owners(tenants: Iterable[Tenant]) -> Owners:
+    """Give each namespace to the oldest tenant that names it; of equally old ones to the first by name."""
+    owners: dict[str, str] = {}
+    taken: dict[str, list[tuple[str, str]]] = {}
+    for tenant in sorted(tenants, key=_age):
+        for namespace in tenant.spec.namespaces:
+            owner = owners.setdefault(namespace, tenant.metadata.name)
+            if owner != tenant.metadata.name:
+                taken.setdefault(tenant.metadata.name, []).append((namespace, owner))
+    return Owners(owners, {name: tuple(pairs) for name, pairs in taken.items()})
+
+
+def needs_gate(pool: InferencePool, tenants: Sequence[Tenant]) -> bool:
+    """Whether the pods of the pool are made with a scheduling gate."""
+    return bool(tenants) and pool.spec.accelerator.class_name != CPU_CLASS
+
+
+def build_snapshot(
+    observed: Observed,
+    *,
+    rules: QuotaRules,
+    swaps: Iterable[Swap] = (),
+    untenanted: Mapping[str, int] | None = None,
+    domain_labels: Sequence[str] = DOMAIN_LABELS,
+) -> Snapshot:
+    """Return what the ledger decides from.
+
+    Args:
+        observed: the objects.
+        rules: times of the ledger.
+        swaps: who was asked to go for whom, as earlier plans said.
+        untenanted: accelerators by class for namespaces of no tenant, all together.
+        domain_labels: node labels that tell which nodes a fast network connects.
+    """
+    owners = find_owners(observed.tenants)
+    gangs = build_gangs(observed, owners)
+    return Snapshot(
+        now_s=observed.now.timestamp(),
+        tenants=build_tenant_quotas(observed.tenants, untenanted or {}),
+        nodes=build_nodes(observed, gangs, domain_labels),
+        gangs=gangs,
+        costs={accelerator.metadata.name: accelerator.spec.cost_weight for accelerator in observed.classes},
+        swaps=tuple(swaps),
+        rules=rules,
+    )
+
+
+def build_tenant_quotas(tenants: Iterable[Tenant], untenanted: Mapping[str, int]) -> tuple[TenantQuota, ...]:
+    """Return the quotas of all tenants, and of those who have none if the installation grants them any."""
+    quotas = [
+        TenantQuota(
+            name=tenant.metadata.name,
+            cohort=tenant.spec.cohort,
+            weight=tenant.spec.weight,
+            quotas={
+                each.class_name: Quota(each.guaranteed, each.borrow_limit, each.lend_limit)
+                for each in tenant.spec.quota
+            },
+        )
+        for tenant in sorted(tenants, key=_age)
+    ]
+    if untenanted:
+        quotas.append(TenantQuota("", quotas={name: Quota(0, most) for name, most in sorted(untenanted.items())}))
+    return tuple(quotas)
+
+
+def build_nodes(observed: Observed, gangs: Iterable[Gang], domain_labels: Sequence[str]) -> tuple[Node, ...]:
+    """Return the accelerators of all nodes, each under one class."""
+    held = _held_by_gangs(gangs)
+    taken = _held_by_others(observed)
+    nodes = []
+    for node in sorted(observed.nodes, key=lambda node: str(node["metadata"]["name"])):
+        for accelerator in _classes_of(node, observed.classes):
+            name, class_name = node["metadata"]["name"], accelerator.metadata.name
+            count = _allocatable(node, accelerator.spec.resource_name)
+            if not _takes_pods(node, accelerator):
+                count = held[name, class_name]
+            nodes.append(
+                Node(
+                    name=name,
+                    class_name=class_name,
+                    accelerators=count,
+                    taken=min(count, taken[name, accelerator.spec.resource_name]),
+                    domain=_domain(node, domain_labels),
+                    labels=frozenset(_labels(node).items()),
+                )
+            )
+    return tuple(nodes)
+
+
+def build_gangs(observed: Observed, owners: Owners) -> tuple[Gang, ...]:
+    """Return the replicas of all pools on accelerators, those that wait and those that hold some."""
+    pools = {(pool.metadata.namespace or "", pool.metadata.name): pool for pool in observed.pools}
+    tenants = {tenant.metadata.name: tenant for tenant in observed.tenants}
+    replicas: dict[tuple[str, str], dict[str, list[JsonObject]]] = {}
+    for pod in observed.pods:
+        labels = _labels(pod)
+        key = pod["metadata"]["namespace"], labels.get(LABEL_POOL, "")
+        if key in pools and LABEL_REPLICA in labels:
+            replicas.setdefault(key, {}).setdefault(labels[LABEL_REPLICA], []).append(pod)
+    gangs = []
+    for key, members in replicas.items():
+        pool = pools[key]
+        if pool.spec.accelerator.class_name != CPU_CLASS:
+            name = owners.by_namespace.get(key[0], "")
+            gangs += _build_gangs_of_pool(pool, members, name, tenants.get(name), observed.now)
+    return tuple(gangs)
+
+
+def _build_gangs_of_pool(
+    pool: InferencePool, members: Mapping[str, list[JsonObject]], owner: str, tenant: Tenant | None, now: datetime
+) -> list[Gang]:
+    gangs = [
+        _build_gang(pool, name, pods, owner, tenant)
+        for name, pods in members.items()
+        if not all(_phase(pod) in _FINISHED for pod in pods)
+    ]
+    gangs.sort(key=lambda gang: (gang.state is GangState.WAITING, gang.created_s, gang.id))
+    staying = [gang for gang in gangs if gang.state not in (GangState.STOPPING, GangState.ENDING)]
+    minimum = {gang.id for gang in staying[: _count_minimum(pool, now)]}
+    return [replace(gang, kind=GangKind.REPLICA) if gang.id in minimum else gang for gang in gangs]
+
+
+def _count_minimum(pool: InferencePool, now: datetime) -> int:
+    """Replicas of the pool that are not a burst."""
+    if pool.spec.scaling is None or pool.spec.replicas is not None:
+        return pool.spec.replicas or 0
+    return find_limits(pool.spec.scaling, now).min_replicas
+
+
+def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owner: str, tenant: Tenant | None) -> Gang:
+    leader = min(pods, key=_rank)
+    record = read_record(leader["metadata"])
+    placement = record.placement or _placement_of_bound(pool, pods)
+    state = _state_of(pods, record, placement)
+    created_s = _created_s(leader)
+    admitted_s = record.admitted_s or created_s
+    return Gang(
+        id=f"{pool.metadata.namespace}/{name}",
+        tenant=owner,
+        owner=f"{pool.metadata.namespace}/{pool.metadata.name}",
+        kind=GangKind.BURST,
+        classes=(pool.spec.accelerator.class_name,),
+        pods=len(placement.nodes) if placement else len(pods),
+        accelerators_per_pod=pool.spec.accelerator.count,
+        priority=_clamp(int(leader["spec"].get("priority") or 0), tenant),
+        created_s=created_s,
+        grace_s=float(pool.spec.drain.timeout_seconds),
+        state=state,
+        since_s=max(admitted_s, record.incomplete_s),
+        placement=None if state is GangState.WAITING else placement,
+        admitted_s=admitted_s,
+        stop=record.stop,
+        claim=record.claim if state is GangState.WAITING else None,
+        attempts=record.attempts,
+        retry_at_s=record.retry_at_s,
+    )
+
+
+def _state_of(pods: Sequence[JsonObject], record: QuotaRecord, placement: Placement | None) -> GangState:
+    if any("deletionTimestamp" in pod["metadata"] for pod in pods):
+        return GangState.ENDING
+    if record.stop is not None:
+        return GangState.STOPPING
+    if all(_is_gated(pod) for pod in pods):
+        return GangState.WAITING
+    is_whole = placement is not None and len(pods) >= len(placement.nodes)
+    return GangState.RUNNING if is_whole and all(_node_of(pod) for pod in pods) else GangState.STARTING
+
+
+def _placement_of_bound(pool: InferencePool, pods: Sequence[JsonObject]) -> Placement | None:
+    """Where pods stand that were made before there was any quota."""
+    bound = [name for pod in sorted(pods, key=_rank) if (name := _node_of(pod))]
+    return Placement(pool.spec.accelerator.class_name, tuple(bound)) if len(bound) == len(pods) else None
+
+
+def _held_by_gangs(gangs: Iterable[Gang]) -> Counter[tuple[str, str]]:
+    held: Counter[tuple[str, str]] = Counter()
+    for gang in gangs:
+        if gang.placement is not None:
+            for node in gang.placement.nodes:
+                held[node, gang.placement.class_name] += gang.accelerators_per_pod
+    return held
+
+
+def _held_by_others(observed: Observed) -> Counter[tuple[str, str]]:
+    """Accelerators by node and resource that pods of nobody's pools hold."""
+    pools = {(pool.metadata.namespace or "", pool.metadata.name) for pool in observed.pools}
+    resources = {accelerator.spec.resource_name for accelerator in observed.classes}
+    taken: Counter[tuple[str, str]] = Counter()
+    for pod in observed.pods:
+        node = _node_of(pod)
+        if not node or _phase(pod) in _FINISHED:
+            continue
+        if (pod["metadata"]["namespace"], _labels(pod).get(LABEL_POOL, "")) in pools:
+            continue
+        for resource in resources:
+            taken[node, resource] += sum(_requested(container, resource) for container in pod["spec"]["containers"])
+    return taken
+
+
+def _classes_of(node: JsonObject, classes: Iterable[AcceleratorClass]) -> list[AcceleratorClass]:
+    """The class that each resource of the node belongs to."""
+    labels = _labels(node)
+    found: dict[str, AcceleratorClass] = {}
+    for accelerator in sorted(classes, key=lambda each: (-len(each.spec.node_selector), each.metadata.name)):
+        resource = accelerator.spec.resource_name
+        is_selected = all(labels.get(key) == value for key, value in accelerator.spec.node_selector.items())
+        if is_selected and _allocatable(node, resource) > 0:
+            found.setdefault(resource, accelerator)
+    return list(found.values())
+
+
+def _takes_pods(node: JsonObject, accelerator: AcceleratorClass) -> bool:
+    """Whether new pods of the class may go there: no cordon, no taint that the class does not tolerate, and ready."""
+    spec = node.get("spec", {})
+    conditions = {each["type"]: each["status"] for each in node.get("status", {}).get("conditions", ())}
+    if spec.get("unschedulable") or conditions.get("Ready", "True") != "True":
+        return False
+    return all(
+        any(_tolerates(toleration, taint) for toleration in accelerator.spec.tolerations)
+        for taint in spec.get("taints", ())
+        if taint.get("effect") in _NO_NEW_PODS and taint["key"] != accelerator.spec.resource_name
+    )
+
+
+def _tolerates(toleration: Toleration, taint: JsonObject) -> bool:
+    if toleration.effect not in ("", taint.get("effect")) or toleration.key not in ("", taint["key"]):
+        return False
+    return toleration.operator == "Exists" or toleration.value == taint.get("value", "")
+
+
+def _clamp(priority: int, tenant: Tenant | None) -> int:
+    if tenant is None:
+        return priority
+    return min(max(priority, tenant.spec.priority_range.min), tenant.spec.priority_range.max)
+
+
+def _domain(node: JsonObject, domain_labels: Sequence[str]) -> str:
+    labels = _labels(node)
+    return next((str(labels[key]) for key in domain_labels if labels.get(key)), "")
+
+
+def _allocatable(node: JsonObject, resource: str) -> int:
+    return parse_quantity_bytes(str(node.get("status", {}).get("allocatable", {}).get(resource, "0")))
+
+
+def _requested(container: JsonObject, resource: str) -> int:
+    # For extended resources requests equal limits, and the API server fills in the requests.
+    resources = container.get("resources", {})
+    wanted = (resources.get("requests") or {}).get(resource) or (resources.get("limits") or {}).get(resource, "0")
+    return parse_quantity_bytes(str(wanted))
+
+
+def _is_gated(pod: JsonObject) -> bool:
+    return any(gate.get("name") == GATE_QUOTA for gate in pod["spec"].get("schedulingGates", ()))
+
+
+def _node_of(pod: JsonObject) -> str:
+    return str(pod["spec"].get("nodeName") or "")
+
+
+def _phase(pod: JsonObject) -> str:
+    return str(pod.get("status", {}).get("phase", ""))
+
+
+def _labels(manifest: JsonObject) -> Mapping[str, str]:
+    labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
+    return labels
+
+
+def _rank(pod: JsonObject) -> int:
+    text = _labels(pod).get(LABEL_RANK, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _created_s(pod: JsonObject) -> float:
+    created = read_time(pod["metadata"].get("creationTimestamp"))
+    return created.timestamp() if created is not None else 0.0
+
+
+def _age(tenant: Tenant) -> tuple[float, str]:
+    created = tenant.metadata.creation_timestamp
+    return created.timestamp() if created is not None else 0.0, tenant.metadata.name
