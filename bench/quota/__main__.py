@@ -14,7 +14,10 @@ from bench.quota.report import KUEUE, build_row, describe_machine, print_rows
 from bench.quota.simulation import Simulation
 from bench.quota.workload import build_workload
 
+RECLAIM_EVERY_S = 30.0
+
 SCENARIOS: dict[str, dict[str, bool]] = {
+    "burst": {"burst": True},
     "baseline": {},
     "baseline on nodes of 8": {"whole_nodes": True},
     "one tenant of six rushes": {"whole_nodes": True, "rush": True},
@@ -27,7 +30,7 @@ def main(
     part: Annotated[float, typer.Option(min=0.02, max=1, help="Part of the 15,000 gangs.")] = 1.0,
     reclaim_every_s: Annotated[
         float, typer.Option(min=0, help="Pace at which the ledger looks whom to ask to go, in stretched seconds.")
-    ] = 10.0,
+    ] = RECLAIM_EVERY_S,
 ) -> None:
     """Measure the quota ledger on demand shaped like Kueue's published baseline, beside FIFO and strict priority.
 

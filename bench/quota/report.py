@@ -45,8 +45,8 @@ def build_row(scenario: str, policy: str, result: Result) -> dict[str, Any]:
         "makespan_s": result.makespan_s / STRETCH,
         "ideal_s": result.workload.work_s / result.workload.accelerators / STRETCH,
         "use": result.use,
-        "wait": {size.name: _waits([track for track in tracks if track.job.size == size.name]) for size in SIZES},
-        "wait_of_neighbours": _waits([track for track in tracks if not is_first(track.job.gang.tenant)]),
+        "wait": {size.name: _waits(track for track in tracks if track.job.size == size.name) for size in SIZES},
+        "wait_of_neighbours": _waits(track for track in tracks if not is_first(track.job.gang.tenant)),
         "worst_tenant_mean_wait_s": max(_mean_waits(result.workload, tracks).values()),
         "asked_to_go": result.asked,
         "admissions": result.admissions,
@@ -57,8 +57,10 @@ def build_row(scenario: str, policy: str, result: Result) -> dict[str, Any]:
     }
 
 
-def _waits(tracks: list[Track]) -> dict[str, float]:
+def _waits(tracks: Iterable[Track]) -> dict[str, float] | None:
     waits = [track.waited_s / STRETCH for track in tracks]
+    if len(waits) < 2:
+        return None
     return {"mean_s": mean(waits), "p95_s": quantiles(waits, n=20)[-1], "max_s": max(waits)}
 
 
@@ -96,5 +98,5 @@ def print_rows(console: Console, machine: dict[str, Any], rows: list[dict[str, A
     console.print(KUEUE)
 
 
-def _say(wait: dict[str, float]) -> str:
-    return f"{wait['mean_s']:.1f} ({wait['p95_s']:.1f})"
+def _say(wait: dict[str, float] | None) -> str:
+    return "" if wait is None else f"{wait['mean_s']:.1f} ({wait['p95_s']:.1f})"

@@ -43,6 +43,7 @@ SIZES = (
     Size("medium", 100, 0.5, 0.5, 5, 100),
     Size("large", 50, 1.2, 1.0, 20, 200),
 )
+BURST_SIZE = Size("small", 500, 0.0, 0.001, 1, 50)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,13 @@ class Workload:
 
 
 def build_workload(
-    *, cohorts: int = 5, queues: int = 6, part: float = 1.0, whole_nodes: bool = False, rush: bool = False
+    *,
+    cohorts: int = 5,
+    queues: int = 6,
+    part: float = 1.0,
+    whole_nodes: bool = False,
+    rush: bool = False,
+    burst: bool = False,
 ) -> Workload:
     """Return the baseline, or a variant of it.
 
@@ -85,7 +92,10 @@ def build_workload(
         whole_nodes: nodes of 8 accelerators instead of one large node for each cohort; a medium gang is one pod of 5, a
             large one 5 pods of 4.
         rush: the first tenant of each cohort asks for all that it wants at the very beginning.
+        burst: instead, each tenant asks for 500 small gangs at the very beginning, and the quota is far above need.
     """
+    if burst:
+        return _build_burst(cohorts * queues, max(1, round(BURST_SIZE.count * part)))
     names = [(f"t{cohort}-{queue}", f"cohort-{cohort}") for cohort in range(cohorts) for queue in range(queues)]
     quotas = {ACCELERATOR: Quota(QUOTA, BORROW_LIMIT)}
     tenants = tuple(TenantQuota(name, cohort, 1.0, quotas) for name, cohort in names)
@@ -100,6 +110,19 @@ def build_workload(
         for number in range(max(1, round(each.count * part)))
     ]
     return Workload(tenants, nodes, tuple(sorted(jobs, key=lambda job: (job.gang.created_s, job.gang.id))))
+
+
+def _build_burst(tenants: int, count: int) -> Workload:
+    quotas = {ACCELERATOR: Quota(2 * BURST_SIZE.count, 0)}
+    nodes = tuple(Node(f"node-{number:04}", ACCELERATOR, 2 * BURST_SIZE.count) for number in range(tenants))
+    jobs = [
+        _build_job(f"t{number}", BURST_SIZE, each, 0.0, whole_nodes=False, rush=True)
+        for number in range(tenants)
+        for each in range(count)
+    ]
+    return Workload(
+        tuple(TenantQuota(f"t{number}", "all", 1.0, quotas) for number in range(tenants)), nodes, tuple(jobs)
+    )
 
 
 def is_first(tenant: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.quota.__main__ import SCENARIOS, main
+from bench.quota.__main__ import RECLAIM_EVERY_S, SCENARIOS, main
 from bench.quota.policies import build_policies
 from bench.quota.simulation import Result, Simulation
 from bench.quota.workload import build_workload
@@ -17,7 +17,10 @@ PART = 0.02
 
 def run_all(**options: bool) -> dict[str, Result]:
     workload = build_workload(part=PART, **options)
-    return {name: Simulation(workload, policy).run() for name, policy in build_policies(workload, reclaim_every_s=10.0)}
+    return {
+        name: Simulation(workload, policy).run()
+        for name, policy in build_policies(workload, reclaim_every_s=RECLAIM_EVERY_S)
+    }
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -236,7 +236,7 @@ class Ledger:
                 self._lines.let_sleep(line, until=waits_for)
                 continue
             self._lines.remove(head)
-            order.push(line)
+            order.push_served(line)
 
     def _try_to_admit(self, gang: Gang, decisions: Decisions) -> list[tuple[str, str]] | None:
         """Admit a gang in the first class that has room; otherwise return the events that it waits for."""
@@ -288,7 +288,7 @@ class Ledger:
             takeover = search.find(head) if head is not None else None
             if head is not None and takeover is not None:
                 self._take_over(head, takeover, search, decisions)
-                order.push(line)
+                order.push_served(line)
 
     def _take_over(self, gang: Gang, takeover: Takeover, search: Search, decisions: Decisions) -> None:
         why = f"{gang.tenant}'s {gang.id} takes its place."
@@ -306,11 +306,10 @@ class Ledger:
             self._swaps.add(swap)
             decisions.swaps.append(swap)
             self._put(leaving)
-            search.forget(victim.tenant, takeover.placement.class_name)
         of = tuple(victim.id for victim in takeover.victims if victim.state is not GangState.WAITING)
         why = f"{', '.join(of)} make room for it." if of else "Enough room was made already."
         self._keep(gang, Claim(takeover.placement, self._now_s, of), why, decisions)
-        search.forget(gang.tenant, takeover.placement.class_name)
+        search.forget(takeover.placement.class_name)
 
     def _keep(self, gang: Gang, claim: Claim, why: str, decisions: Decisions) -> None:
         self._lines.remove(gang)

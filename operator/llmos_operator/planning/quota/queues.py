@@ -190,30 +190,35 @@ class Lines:
 class Order:
     """Lines in the order of their heads.
 
-    Serving a line makes the keys of its tenant worse, never better, so a key is reckoned anew only when it comes up.
+    Serving a line makes the keys of its tenant worse, never better, so a key is reckoned anew only when it comes up,
+    and only if a line was served since it was reckoned.
     """
 
     def __init__(self, lines: Iterable[Line], key_of: Callable[[Gang], OrderKey]) -> None:
         self._key_of = key_of
-        self._heap: list[tuple[OrderKey, Line]] = []
+        self._served = 0
+        self._heap: list[tuple[OrderKey, int, Line]] = []
         for line in lines:
-            self.push(line)
+            self._push(line)
 
-    def push(self, line: Line) -> None:
-        """Put a line in its place, if somebody waits in it."""
-        head = line.head()
-        if head is not None:
-            heappush(self._heap, (self._key_of(head), line))
+    def push_served(self, line: Line) -> None:
+        """Put a line back whose head was served, if somebody waits in it."""
+        self._served += 1
+        self._push(line)
 
     def pop(self) -> Line | None:
         """Take the first line."""
         while self._heap:
-            key, line = heappop(self._heap)
+            key, served, line = heappop(self._heap)
             head = line.head()
             if head is None:
                 continue
-            key_now = self._key_of(head)
-            if key_now <= key:
+            if served == self._served or self._key_of(head) <= key:
                 return line
-            heappush(self._heap, (key_now, line))
+            self._push(line)
         return None
+
+    def _push(self, line: Line) -> None:
+        head = line.head()
+        if head is not None:
+            heappush(self._heap, (self._key_of(head), self._served, line))

@@ -73,13 +73,13 @@ class Search:
         self._rules = rules
         self._swaps = swaps
         self._now_s = now_s
-        self._borrowed: dict[tuple[str, str], list[Gang]] = {}
+        self._borrowed: dict[str, list[Gang]] = {}
         self.next_s: float | None = None
         """When the first gang that was spared for its minimum run time may be asked."""
 
-    def forget(self, tenant: str, class_name: str) -> None:
-        """Drop what is known about a tenant whose holdings changed."""
-        self._borrowed.pop((tenant, class_name), None)
+    def forget(self, class_name: str) -> None:
+        """Drop what is known about a class in which somebody was asked to go."""
+        self._borrowed.pop(class_name, None)
 
     def find(self, gang: Gang) -> Takeover | None:
         """Return the takeover that costs least, None if there is none."""
@@ -130,17 +130,17 @@ class Search:
     def _others(self, gang: Gang, class_name: str, share: float) -> list[Gang]:
         """Borrowed gangs of other tenants that keep at least this share when one of them goes, cheapest first."""
         then = self._holdings.then
+        is_fair = share >= 0
+        may_go: dict[tuple[str, int], bool] = {}
         found: list[Gang] = []
-        for tenant in then.borrowers(class_name):
-            if tenant != gang.tenant and then.share(tenant) > share:
-                may_go: dict[int, bool] = {}
-                for other in self._borrowed_by(tenant, class_name):
-                    size = other.accelerators
-                    if size not in may_go:
-                        may_go[size] = then.share_with(tenant, class_name, -size) >= share
-                    if may_go[size]:
-                        found.append(other)
-        return self._in_order(self._without_protected(gang, found, owners=share >= 0))
+        for other in self._borrowed_in_order(class_name):
+            key = other.tenant, other.accelerators
+            if key not in may_go:
+                is_other = other.tenant != gang.tenant and then.share(other.tenant) > share
+                may_go[key] = is_other and then.share_with(other.tenant, class_name, -other.accelerators) >= share
+            if may_go[key] and not self._swaps.would_reverse(gang, other, owners=is_fair):
+                found.append(other)
+        return found
 
     def _claims_of_borrowers(self, gang: Gang, class_name: str) -> list[Gang]:
         then = self._holdings.then
@@ -159,24 +159,28 @@ class Search:
         """Gangs of the same tenant that are less important, cheapest first."""
         held = self._holdings.held_by(gang.tenant, class_name)
         lower = [other for other in held if is_less_important(other, gang, self._rules.aging_s)]
-        return self._in_order(self._without_protected(gang, lower, owners=True))
+        lower = [other for other in lower if not self._swaps.would_reverse(gang, other, owners=True)]
+        return self._in_order(self._without_protected(lower))
 
-    def _borrowed_by(self, tenant: str, class_name: str) -> list[Gang]:
-        """Gangs of a tenant that its guarantee does not cover."""
-        known = self._borrowed.get((tenant, class_name))
+    def _borrowed_in_order(self, class_name: str) -> list[Gang]:
+        """Gangs that no guarantee covers and that ran long enough, cheapest first."""
+        known = self._borrowed.get(class_name)
         if known is None:
-            held = list(self._holdings.held_by(tenant, class_name))
-            covered = compute_covered(held, self._holdings.then.quota(tenant, class_name).guaranteed)
-            known = self._borrowed[tenant, class_name] = [gang for gang in held if gang.id not in covered]
+            then, found = self._holdings.then, []
+            for tenant in then.borrowers(class_name):
+                held = list(self._holdings.held_by(tenant, class_name))
+                covered = compute_covered(held, then.quota(tenant, class_name).guaranteed)
+                found += [gang for gang in held if gang.id not in covered]
+            known = self._borrowed[class_name] = self._in_order(self._without_protected(found))
         return known
 
-    def _without_protected(self, gang: Gang, others: Iterable[Gang], *, owners: bool) -> Iterator[Gang]:
-        for other in others:
-            protected_until_s = other.admitted_s + max(other.min_runtime_s, self._rules.settle_s)
-            if protected_until_s > self._now_s:
+    def _without_protected(self, gangs: Iterable[Gang]) -> Iterator[Gang]:
+        for gang in gangs:
+            protected_until_s = gang.admitted_s + max(gang.min_runtime_s, self._rules.settle_s)
+            if protected_until_s <= self._now_s:
+                yield gang
+            else:
                 self.next_s = protected_until_s if self.next_s is None else min(self.next_s, protected_until_s)
-            elif not self._swaps.would_reverse(gang, other, owners=owners):
-                yield other
 
     def _in_order(self, gangs: Iterable[Gang]) -> list[Gang]:
         then, now_s, fresh_s = self._holdings.then, self._now_s, self._rules.fresh_save_s
