@@ -1,0 +1,280 @@
+"""From objects to the ledger's snapshot: whose they are, what holds accelerators, and what a new operator knows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmos.api import AcceleratorClass, InferencePool, Tenant
+from llmos.api.names import (
+    ANNOTATION_QUOTA,
+    GATE_QUOTA,
+    LABEL_FABRIC_DOMAIN,
+    LABEL_POOL,
+    LABEL_RANK,
+    LABEL_REPLICA,
+)
+from llmos_operator.planning.quota import (
+    Claim,
+    GangKind,
+    GangState,
+    Placement,
+    Quota,
+    QuotaRules,
+    Snapshot,
+    Stop,
+    plan_quota,
+)
+from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation, read_record
+from llmos_operator.planning.quota_view import Observed, build_snapshot, find_owners, needs_gate
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+H100 = "nvidia-h100"
+GPU = "nvidia.com/gpu"
+
+
+def tenant(name: str, *namespaces: str, age_s: int = 0, **spec: Any) -> Tenant:
+    created = (NOW - timedelta(seconds=age_s)).isoformat()
+    return Tenant.model_validate(
+        {"metadata": {"name": name, "creationTimestamp": created}, "spec": {"namespaces": list(namespaces), **spec}}
+    )
+
+
+def accelerator(name: str = H100, **spec: Any) -> AcceleratorClass:
+    return AcceleratorClass.model_validate({"metadata": {"name": name}, "spec": {"memory": "80Gi", **spec}})
+
+
+def pool(name: str = "chat", *, namespace: str = "team-a", count: int = 2, **spec: Any) -> InferencePool:
+    size = {} if spec else {"replicas": 1}
+    return InferencePool.model_validate(
+        {
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"modelRef": {"name": "m"}, "accelerator": {"class": H100, "count": count}, **size, **spec},
+        }
+    )
+
+
+def node(name: str, gpus: int = 8, *, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "labels": labels or {}},
+        "spec": spec,
+        "status": {"allocatable": {GPU: str(gpus)}},
+    }
+
+
+def pod(
+    replica: str,
+    *,
+    of: str = "chat",
+    namespace: str = "team-a",
+    rank: int = 0,
+    on: str = "",
+    gated: bool = False,
+    record: QuotaRecord | None = None,
+    age_s: float = 10,
+    phase: str = "",
+    priority: int = 0,
+    ending: bool = False,
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "name": f"{replica}-{rank}",
+        "namespace": namespace,
+        "labels": {LABEL_POOL: of, LABEL_REPLICA: replica, LABEL_RANK: str(rank)},
+        "annotations": build_record_annotation(record) if record else {},
+        "creationTimestamp": (NOW - timedelta(seconds=age_s)).isoformat(),
+    }
+    if ending:
+        metadata["deletionTimestamp"] = NOW.isoformat()
+    spec: dict[str, Any] = {"containers": [], "priority": priority}
+    spec |= {"nodeName": on} if on else {}
+    spec |= {"schedulingGates": [{"name": GATE_QUOTA}]} if gated else {}
+    return {"metadata": metadata, "spec": spec, "status": {"phase": phase or ("Running" if on else "Pending")}}
+
+
+def stranger(on: str, gpus: int, phase: str = "Running") -> dict[str, Any]:
+    return {
+        "metadata": {"name": "notebook", "namespace": "elsewhere"},
+        "spec": {"nodeName": on, "containers": [{"resources": {"limits": {GPU: str(gpus)}}}, {}]},
+        "status": {"phase": phase},
+    }
+
+
+def snapshot(
+    *pods: dict[str, Any],
+    tenants: tuple[Tenant, ...] = (tenant("a", "team-a", quota=[{"class": H100, "guaranteed": 4}]),),
+    pools: tuple[InferencePool, ...] = (pool(),),
+    nodes: tuple[dict[str, Any], ...] = (node("n1"),),
+    classes: tuple[AcceleratorClass, ...] = (accelerator(),),
+    untenanted: dict[str, int] | None = None,
+) -> Snapshot:
+    observed = Observed(NOW, tenants, classes, pools, nodes, pods)
+    return build_snapshot(observed, rules=QuotaRules(), untenanted=untenanted)
+
+
+class TestTenants:
+    def test_a_namespace_stays_with_the_older_of_two_tenants_and_the_younger_is_told(self) -> None:
+        owners = find_owners([tenant("young", "x", "y", age_s=1), tenant("old", "y", "z", age_s=2)])
+        assert owners.by_namespace == {"x": "young", "y": "old", "z": "old"}
+        assert owners.taken == {"young": (("y", "old"),)}
+
+    def test_the_quota_is_what_the_administrator_wrote(self) -> None:
+        entry = {"class": H100, "guaranteed": 8, "borrowLimit": 2, "lendLimit": 4}
+        (only,) = snapshot(tenants=(tenant("a", "x", cohort="research", weight=2, quota=[entry]),)).tenants
+        assert (only.name, only.cohort, only.weight) == ("a", "research", 2)
+        assert only.quotas == {H100: Quota(8, 2, 4)}
+
+    def test_namespaces_of_no_tenant_get_nothing_by_default(self) -> None:
+        gated = pod("chat-r1-0", namespace="elsewhere", gated=True)
+        pools = (pool(namespace="elsewhere"),)
+        assert plan_quota(snapshot(gated, pools=pools)).admit == ()
+        assert len(plan_quota(snapshot(gated, pools=pools, untenanted={H100: 2})).admit) == 1
+
+    @pytest.mark.parametrize(("tenants", "expected"), [((), False), ((tenant("a", "x"),), True)])
+    def test_pods_get_a_gate_as_soon_as_there_is_a_tenant(self, tenants: tuple[Tenant, ...], expected: bool) -> None:
+        assert needs_gate(pool(), tenants) is expected
+
+    def test_pods_on_the_processor_never_get_one(self) -> None:
+        on_cpu = pool(accelerator={"class": "cpu", "count": 1}, replicas=1)
+        assert not needs_gate(on_cpu, [tenant("a", "team-a")])
+        assert snapshot(pod("chat-r1-0", on="n1"), pools=(on_cpu,)).gangs == ()
+
+
+class TestNodes:
+    def test_pods_that_are_none_of_ours_take_accelerators_away(self) -> None:
+        (only,) = snapshot(stranger("n1", 3), stranger("n1", 2, "Succeeded")).nodes
+        assert (only.accelerators, only.taken) == (8, 3)
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            {"unschedulable": True},
+            {"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]},
+            {"taints": [{"key": "team", "value": "x", "effect": "NoExecute"}]},
+        ],
+        ids=["cordoned", "not ready", "tainted"],
+    )
+    def test_a_node_that_takes_no_new_pods_has_what_stands_on_it_and_no_more(self, spec: dict[str, Any]) -> None:
+        closed = snapshot(pod("chat-r1-0", on="n1"), nodes=(node("n1", **spec),))
+        assert [each.accelerators for each in closed.nodes] == [2]
+
+    def test_a_taint_that_the_class_tolerates_or_that_is_named_after_the_resource_is_none(self) -> None:
+        taints = [{"key": GPU, "effect": "NoSchedule"}, {"key": "team", "value": "x", "effect": "NoSchedule"}]
+        tolerant = accelerator(tolerations=[{"key": "team", "value": "x", "effect": "NoSchedule"}])
+        (only,) = snapshot(nodes=(node("n1", taints=taints),), classes=(tolerant,)).nodes
+        assert only.accelerators == 8
+
+    def test_an_accelerator_is_counted_under_the_most_specific_class(self) -> None:
+        classes = (accelerator("any"), accelerator("rack-7", nodeSelector={"rack": "7"}))
+        nodes = (node("n1", labels={"rack": "7"}), node("n2"))
+        assert [(each.name, each.class_name) for each in snapshot(nodes=nodes, classes=classes).nodes] == [
+            ("n1", "rack-7"),
+            ("n2", "any"),
+        ]
+
+    def test_a_label_tells_the_fast_network(self) -> None:
+        (only,) = snapshot(nodes=(node("n1", labels={LABEL_FABRIC_DOMAIN: "pod-3"}),)).nodes
+        assert only.domain == "pod-3"
+
+
+class TestGangs:
+    def test_the_life_of_a_gang_is_read_from_its_pods(self) -> None:
+        place = QuotaRecord(Placement(H100, ("n1",)), 5.0)
+        stopping = QuotaRecord(Placement(H100, ("n1",)), 5.0, stop=Stop("team-b/x", 6.0, 7.0))
+        states = {
+            "chat-r1-0": pod("chat-r1-0", gated=True),
+            "chat-r1-1": pod("chat-r1-1", record=place),
+            "chat-r1-2": pod("chat-r1-2", record=place, on="n1"),
+            "chat-r1-3": pod("chat-r1-3", record=stopping, on="n1"),
+            "chat-r1-4": pod("chat-r1-4", record=stopping, on="n1", ending=True),
+            "chat-r1-5": pod("chat-r1-5", on="n1", phase="Failed"),
+        }
+        found = {gang.id.removeprefix("team-a/"): gang.state for gang in snapshot(*states.values()).gangs}
+        assert found == {
+            "chat-r1-0": GangState.WAITING,
+            "chat-r1-1": GangState.STARTING,
+            "chat-r1-2": GangState.RUNNING,
+            "chat-r1-3": GangState.STOPPING,
+            "chat-r1-4": GangState.ENDING,
+        }
+
+    def test_a_gang_of_which_only_some_pods_were_released_was_admitted(self) -> None:
+        place = QuotaRecord(Placement(H100, ("n1", "n2")), 5.0)
+        (gang,) = snapshot(pod("chat-r1-0", record=place), pod("chat-r1-0", rank=1, gated=True)).gangs
+        assert (gang.state, gang.pods, gang.accelerators) == (GangState.STARTING, 2, 4)
+
+    def test_a_gang_that_lost_a_pod_still_holds_what_it_was_admitted_to(self) -> None:
+        place = QuotaRecord(Placement(H100, ("n1", "n2")), 5.0, incomplete_s=50.0)
+        (gang,) = snapshot(pod("chat-r1-0", record=place, on="n1")).gangs
+        assert (gang.state, gang.accelerators, gang.since_s) == (GangState.STARTING, 4, 50.0)
+
+    def test_pods_from_before_there_was_a_quota_count_where_they_stand(self) -> None:
+        (gang,) = snapshot(pod("chat-r1-0", on="n1", age_s=100)).gangs
+        assert (gang.state, gang.placement) == (GangState.RUNNING, Placement(H100, ("n1",)))
+        assert gang.admitted_s == NOW.timestamp() - 100
+
+    def test_the_first_min_replicas_are_the_minimum_and_the_others_a_burst(self) -> None:
+        scaled = pool(scaling={"minReplicas": 2, "maxReplicas": 5})
+        pods = (
+            pod("chat-r1-0", gated=True, age_s=90),
+            pod("chat-r1-1", on="n1", age_s=30),
+            pod("chat-r1-2", on="n1", age_s=20),
+            pod("chat-r1-3", on="n1", age_s=10),
+        )
+        kinds = {gang.id[-1]: gang.kind for gang in snapshot(*pods, pools=(scaled,)).gangs}
+        burst, minimum = GangKind.BURST, GangKind.REPLICA
+        assert kinds == {"0": burst, "1": minimum, "2": minimum, "3": burst}
+
+    def test_all_of_a_fixed_number_are_the_minimum(self) -> None:
+        pods = [pod(f"chat-r1-{number}", on="n1") for number in range(3)]
+        assert [gang.kind for gang in snapshot(*pods, pools=(pool(replicas=2),)).gangs] == [
+            GangKind.REPLICA,
+            GangKind.REPLICA,
+            GangKind.BURST,
+        ]
+
+    def test_a_priority_is_moved_into_the_tenant_s_range(self) -> None:
+        modest = tenant("a", "team-a", priorityRange={"min": -5, "max": 10})
+        pods = (pod("chat-r1-0", on="n1", priority=2_000_000), pod("chat-r1-1", on="n1", priority=-100))
+        assert sorted(gang.priority for gang in snapshot(*pods, tenants=(modest,)).gangs) == [-5, 10]
+
+    def test_pods_that_a_person_labelled_like_ours_belong_to_no_pool(self) -> None:
+        assert snapshot(pod("chat-r1-0", of="unknown", on="n1")).gangs == ()
+
+
+class TestRecord:
+    @given(
+        record=st.builds(
+            QuotaRecord,
+            placement=st.none() | st.builds(Placement, st.text(), st.lists(st.text()).map(tuple)),
+            admitted_s=st.floats(0, 1e10),
+            claim=st.none() | st.builds(Claim, st.just(Placement(H100, ("n",))), st.floats(0, 1e10)),
+            stop=st.none() | st.builds(Stop, st.text(), st.floats(0, 1e10), st.floats(0, 1e10), st.booleans()),
+            attempts=st.integers(0, 99),
+            retry_at_s=st.floats(0, 1e10),
+        )
+    )
+    def test_comes_back_as_it_was_written(self, record: QuotaRecord) -> None:
+        assert read_record({"annotations": build_record_annotation(record)}) == record
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"attempts": "many"}', '{"placement": {"nodes": 3}}'])
+    def test_that_a_person_wrote_counts_as_nothing(self, text: str) -> None:
+        assert read_record({"annotations": {ANNOTATION_QUOTA: text}}) == QuotaRecord()
+
+    def test_is_short(self) -> None:
+        assert build_record_annotation(QuotaRecord(attempts=1)) == {ANNOTATION_QUOTA: '{"attempts":1}'}
+
+
+def test_a_pool_is_admitted_from_what_is_observed() -> None:
+    gated = [pod(f"chat-r1-{number}", gated=True, age_s=10 - number) for number in range(4)]
+    plan = plan_quota(snapshot(*gated, pools=(pool(replicas=4),)))
+    assert [admit.gang_id for admit in plan.admit] == [
+        "team-a/chat-r1-0",
+        "team-a/chat-r1-1",
+        "team-a/chat-r1-2",
+        "team-a/chat-r1-3",
+    ]
+    assert [admit.is_borrowed for admit in plan.admit] == [False, False, True, True]
