@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from llmos.api.names import ANNOTATION_QUOTA
-from llmos_operator.planning.quota import Claim, Placement, Stop
+from llmos_operator.planning.quota import Placement, Reservation, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class QuotaRecord:
     admitted_s: float = 0.0
     incomplete_s: float = 0.0
     """When a gang that ran lost a pod."""
-    claim: Claim | None = None
+    reservation: Reservation | None = None
     stop: Stop | None = None
     attempts: int = 0
     retry_at_s: float = 0.0

@@ -237,7 +237,7 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
         placement=None if state is GangState.WAITING else placement,
         admitted_s=admitted_s,
         stop=record.stop,
-        claim=record.claim if state is GangState.WAITING else None,
+        reservation=record.reservation if state is GangState.WAITING else None,
         attempts=record.attempts,
         retry_at_s=record.retry_at_s,
     )

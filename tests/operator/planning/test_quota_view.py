@@ -19,12 +19,12 @@ from llmos.api.names import (
     LABEL_REPLICA,
 )
 from llmos_operator.planning.quota import (
-    Claim,
     GangKind,
     GangState,
     Placement,
     Quota,
     QuotaRules,
+    Reservation,
     Snapshot,
     Stop,
     plan_quota,
@@ -251,7 +251,7 @@ class TestRecord:
             QuotaRecord,
             placement=st.none() | st.builds(Placement, st.text(), st.lists(st.text()).map(tuple)),
             admitted_s=st.floats(0, 1e10),
-            claim=st.none() | st.builds(Claim, st.just(Placement(H100, ("n",))), st.floats(0, 1e10)),
+            reservation=st.none() | st.builds(Reservation, st.just(Placement(H100, ("n",))), st.floats(0, 1e10)),
             stop=st.none() | st.builds(Stop, st.text(), st.floats(0, 1e10), st.floats(0, 1e10), st.booleans()),
             attempts=st.integers(0, 99),
             retry_at_s=st.floats(0, 1e10),

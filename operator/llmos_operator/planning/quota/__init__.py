@@ -8,7 +8,6 @@ for whom), `ledger` (one moment's decisions). docs/concepts/quota.md tells it fo
 from llmos_operator.planning.quota.ledger import Ledger, plan_quota
 from llmos_operator.planning.quota.plan import QuotaPlan, QuotaReport
 from llmos_operator.planning.quota.values import (
-    Claim,
     Gang,
     GangKind,
     GangState,
@@ -16,6 +15,7 @@ from llmos_operator.planning.quota.values import (
     Placement,
     Quota,
     QuotaRules,
+    Reservation,
     Snapshot,
     Stop,
     Swap,
@@ -23,7 +23,6 @@ from llmos_operator.planning.quota.values import (
 )
 
 __all__ = [
-    "Claim",
     "Gang",
     "GangKind",
     "GangState",
@@ -34,6 +33,7 @@ __all__ = [
     "QuotaPlan",
     "QuotaReport",
     "QuotaRules",
+    "Reservation",
     "Snapshot",
     "Stop",
     "Swap",

@@ -6,7 +6,7 @@ is taken back by replacing it again. What a gang counts for:
 
     state               accounts and nodes now    then
     waiting             -                         -
-    waiting, a claim    -                         the claim
+    waiting, a reservation    -                         the reservation
     starting, running   yes                       yes
     stopping, ending    yes                       -
 """
@@ -44,7 +44,7 @@ class Holdings:
             by_class.setdefault(node.class_name, []).append(node)
         self.rooms = {name: ClassRoom(name, members) for name, members in by_class.items()}
         self.gangs: dict[str, Gang] = {}
-        self.claims: dict[str, Gang] = {}
+        self.reservations: dict[str, Gang] = {}
         """Waiting gangs for which room is kept."""
         self._gave_back = gave_back
         self._held: dict[tuple[str, str], dict[str, Gang]] = {}
@@ -130,7 +130,7 @@ class Holdings:
 
     def _index(self, gang: Gang, placement: Placement, sign: int) -> None:
         if gang.state is GangState.WAITING:
-            _set(self.claims, gang.id, gang, sign)
+            _set(self.reservations, gang.id, gang, sign)
         elif gang.state in STANDING:
             _set(self._held.setdefault((gang.tenant, placement.class_name), {}), gang.id, gang, sign)
         if gang.state in _LEAVING and gang.stop is not None:
@@ -154,7 +154,7 @@ class Holdings:
 def placement_of(gang: Gang) -> Placement | None:
     """Where a gang stands, or will stand if room is kept for it."""
     if gang.state is GangState.WAITING:
-        return gang.claim.placement if gang.claim is not None else None
+        return gang.reservation.placement if gang.reservation is not None else None
     return gang.placement
 
 

@@ -28,24 +28,25 @@ from llmos_operator.planning.quota.plan import (
     Decisions,
     End,
     How,
-    Keep,
-    LetGo,
     Overcommitted,
     QuotaPlan,
     QuotaReport,
+    Reserve,
+    Unreserve,
     Withdraw,
 )
 from llmos_operator.planning.quota.queues import Lines, Order, OrderKey, compute_key
 from llmos_operator.planning.quota.reclaim import Search, Swaps, Takeover, build_leaving
 from llmos_operator.planning.quota.report import build_report
 from llmos_operator.planning.quota.values import (
-    Claim,
     Gang,
     GangKind,
     GangState,
     Placement,
     QuotaRules,
+    Reservation,
     Snapshot,
+    Stop,
     Swap,
 )
 
@@ -94,14 +95,14 @@ class Ledger:
         self._lines.let_join(now_s)
         decisions = Decisions()
         self._act_on_deadlines(decisions)
-        self._serve_claims(decisions)
+        self._serve_reservations(decisions)
         self._admit(decisions)
         search = Search(self._holdings, self._rules, self._swaps, now_s)
         if reclaim:
             self._reclaim(search, decisions)
             self._keep_room_for_the_patient(decisions)
-        # Room that was taken from a claim is free at once: look again.
-        next_s = now_s if decisions.let_go else self._next_s(search)
+        # Room that was taken from a reservation is free at once: look again.
+        next_s = now_s if decisions.unreserve else self._next_s(search)
         return decisions.as_plan(self._overcommitted, next_s)
 
     def report(self) -> QuotaReport:
@@ -115,7 +116,7 @@ class Ledger:
     def _put(self, gang: Gang) -> None:
         self._holdings.replace(gang)
         if gang.state is GangState.WAITING:
-            if gang.claim is None:
+            if gang.reservation is None:
                 self._lines.push(gang, self._now_s)
             return
         due_s = self._due_s(gang)
@@ -155,8 +156,8 @@ class Ledger:
         for gang in dict.fromkeys(sorted(due, key=lambda gang: gang.id)):
             if gang.state is GangState.STARTING:
                 self._withdraw(gang, decisions)
-            else:
-                self._end(gang, decisions)
+            elif gang.stop is not None:
+                self._end(gang, gang.stop, decisions)
 
     def _next_deadline_s(self) -> float | None:
         while self._timers:
@@ -174,10 +175,9 @@ class Ledger:
         decisions.withdraw.append(Withdraw(gang.id, attempts, retry_at_s, why))
         self._put(replace(gang, state=GangState.ENDING, since_s=self._now_s, attempts=attempts, retry_at_s=retry_at_s))
 
-    def _end(self, gang: Gang, decisions: Decisions) -> None:
-        assert gang.stop is not None  # noqa: S101 - a stopping gang was asked by somebody
-        why = "It answered." if gang.stop.is_answered else f"It did not answer in {gang.grace_s:.0f} s."
-        decisions.end.append(End(gang.id, gang.stop.for_id, why))
+    def _end(self, gang: Gang, stop: Stop, decisions: Decisions) -> None:
+        why = "It answered." if stop.is_answered else f"It did not answer in {gang.grace_s:.0f} s."
+        decisions.end.append(End(gang.id, stop.for_id, why))
         self._put(replace(gang, state=GangState.ENDING, since_s=self._now_s))
 
     # Admission
@@ -191,38 +191,42 @@ class Ledger:
             gang.id,
         )
 
-    def _serve_claims(self, decisions: Decisions) -> None:
+    def _serve_reservations(self, decisions: Decisions) -> None:
         """Admit whoever has room kept; let the room go that never comes free.
 
-        Each is judged as if only those before it had claims, those for whom somebody went before those who only wait.
+        Each is judged as if only those before it had reservations: those for whom somebody went, then those who wait.
         """
-        claimed = list(self._holdings.claims.values())
-        for gang in claimed:
-            self._holdings.replace(replace(gang, claim=None), on_trial=True)
-        for gang in sorted(claimed, key=lambda gang: (gang.claim is None or not gang.claim.of, self._order_key(gang))):
-            claim = gang.claim
-            if claim is None or self._try_to_admit(replace(gang, claim=None), decisions) is None:
+        reserved = list(self._holdings.reservations.values())
+        for gang in reserved:
+            self._holdings.replace(replace(gang, reservation=None), on_trial=True)
+        for gang in sorted(reserved, key=self._reserved_key):
+            reservation = gang.reservation
+            if reservation is None or self._try_to_admit(replace(gang, reservation=None), decisions) is None:
                 self._gave_back(gang)  # it may have gone elsewhere
                 continue
-            if self._is_coming(gang, claim):
+            if self._is_coming(gang, reservation):
                 self._holdings.replace(gang, on_trial=True)
                 continue
             self._put(gang)
-            self._let_go(gang, "The room that was kept for it did not come free.", decisions)
+            self._unreserve(gang, "The room that was kept for it did not come free.", decisions)
 
-    def _is_coming(self, gang: Gang, claim: Claim) -> bool:
+    def _reserved_key(self, gang: Gang) -> tuple[bool, OrderKey]:
+        return gang.reservation is None or not gang.reservation.of, self._order_key(gang)
+
+    def _is_coming(self, gang: Gang, reservation: Reservation) -> bool:
         """Whether the kept room will be the gang's when all have gone who have to, or may come free by itself."""
-        room = self._holdings.rooms.get(claim.placement.class_name)
-        asked = (self._holdings.gangs.get(name) for name in claim.of)
+        room = self._holdings.rooms.get(reservation.placement.class_name)
+        asked = (self._holdings.gangs.get(name) for name in reservation.of)
         # An operator that was killed may have kept the room without having asked for it.
         if room is None or any(other is not None and other.state in STANDING for other in asked):
             return False
-        if not room.has(claim.placement.nodes):
+        if not room.has(reservation.placement.nodes):
             return False
         # Another gang that comes first may have taken what was made for this one.
-        if claim.of and not room.fits(claim.placement.nodes, gang.accelerators_per_pod):
+        if reservation.of and not room.fits(reservation.placement.nodes, gang.accelerators_per_pod):
             return False
-        return bool(self._holdings.leaving_for(gang.id)) or self._now_s < claim.since_s + self._rules.hold_s
+        expires_s = reservation.since_s + self._rules.reservation_s
+        return bool(self._holdings.leaving_for(gang.id)) or self._now_s < expires_s
 
     def _admit(self, decisions: Decisions) -> None:
         """Serve the lines that may have a chance, best first."""
@@ -272,7 +276,7 @@ class Ledger:
                 since_s=self._now_s,
                 admitted_s=self._now_s,
                 placement=placement,
-                claim=None,
+                reservation=None,
             )
         )
         is_borrowed = self._holdings.then.borrowed(gang.tenant, placement.class_name) > 0
@@ -294,7 +298,7 @@ class Ledger:
         why = f"{gang.tenant}'s {gang.id} takes its place."
         for victim in takeover.victims:
             if victim.state is GangState.WAITING:
-                self._let_go(victim, f"{gang.tenant}'s guarantee comes first.", decisions)
+                self._unreserve(victim, f"{gang.tenant}'s guarantee comes first.", decisions)
                 continue
             leaving = build_leaving(victim, gang.id, self._now_s)
             if leaving.state is GangState.STOPPING and leaving.stop is not None:
@@ -308,29 +312,29 @@ class Ledger:
             self._put(leaving)
         of = tuple(victim.id for victim in takeover.victims if victim.state is not GangState.WAITING)
         why = f"{', '.join(of)} make room for it." if of else "Enough room was made already."
-        self._keep(gang, Claim(takeover.placement, self._now_s, of), why, decisions)
+        self._reserve(gang, Reservation(takeover.placement, self._now_s, of), why, decisions)
         search.forget(takeover.placement.class_name)
 
-    def _keep(self, gang: Gang, claim: Claim, why: str, decisions: Decisions) -> None:
+    def _reserve(self, gang: Gang, reservation: Reservation, why: str, decisions: Decisions) -> None:
         self._lines.remove(gang)
-        self._put(replace(gang, claim=claim))
-        decisions.keep.append(Keep(gang.id, claim, why))
+        self._put(replace(gang, reservation=reservation))
+        decisions.reserve.append(Reserve(gang.id, reservation, why))
 
-    def _let_go(self, gang: Gang, why: str, decisions: Decisions) -> None:
-        self._put(replace(gang, claim=None))
-        kept = len(decisions.keep)
-        decisions.keep = [keep for keep in decisions.keep if keep.gang_id != gang.id]
-        if len(decisions.keep) == kept:
-            decisions.let_go.append(LetGo(gang.id, why))
+    def _unreserve(self, gang: Gang, why: str, decisions: Decisions) -> None:
+        self._put(replace(gang, reservation=None))
+        kept = len(decisions.reserve)
+        decisions.reserve = [reserve for reserve in decisions.reserve if reserve.gang_id != gang.id]
+        if len(decisions.reserve) == kept:
+            decisions.unreserve.append(Unreserve(gang.id, why))
 
     # Patience
 
     def _keep_room_for_the_patient(self, decisions: Decisions) -> None:
-        """Keep room for one gang of each class that waited too long: more would leave too much idle."""
+        """Reserve room for one gang of each class that waited too long: more would leave too much idle."""
         taken = {
-            gang.claim.placement.class_name
-            for gang in self._holdings.claims.values()
-            if gang.claim is not None and not self._holdings.leaving_for(gang.id)
+            gang.reservation.placement.class_name
+            for gang in self._holdings.reservations.values()
+            if gang.reservation is not None and not self._holdings.leaving_for(gang.id)
         }
         order = Order(self._lines.all(), self._order_key)
         while (line := order.pop()) is not None:
@@ -342,7 +346,7 @@ class Ledger:
                 taken.add(placement.class_name)
                 waited_s = self._now_s - head.created_s
                 why = f"It waits for {waited_s:.0f} s and is next."
-                self._keep(head, Claim(placement, self._now_s), why, decisions)
+                self._reserve(head, Reservation(placement, self._now_s), why, decisions)
 
     def _place_to_wait_for(self, gang: Gang, taken: set[str]) -> Placement | None:
         for class_name in gang.classes:
@@ -364,13 +368,12 @@ class Ledger:
         )
 
     def _next_s(self, search: Search) -> float | None:
-        moments = [search.next_s, self._lines.next_join_s(), self._next_deadline_s()]
-        moments += [
-            gang.claim.since_s + self._rules.hold_s for gang in self._holdings.claims.values() if gang.claim is not None
-        ]
+        rules, reserved = self._rules, (gang.reservation for gang in self._holdings.reservations.values())
         heads = (line.head() for line in self._lines.all())
-        patience = [head.created_s + self._rules.patience_s for head in heads if head is not None]
-        moments += [moment for moment in patience if moment > self._now_s]
+        passing = [each.since_s + rules.reservation_s for each in reserved if each is not None]
+        passing += [head.created_s + rules.patience_s for head in heads if head is not None]
+        moments = [search.next_s, self._lines.next_join_s(), self._next_deadline_s()]
+        moments += [moment for moment in passing if moment > self._now_s]
         return min((moment for moment in moments if moment is not None), default=None)
 
 

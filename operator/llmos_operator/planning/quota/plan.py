@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llmos.api.reasons import Reason
-from llmos_operator.planning.quota.values import Claim, Placement, Swap
+from llmos_operator.planning.quota.values import Placement, Reservation, Swap
 
 How = Literal["drain", "save"]
 """What a gang does before it goes."""
@@ -53,17 +53,17 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
-    """Keep room for a waiting gang."""
+class Reserve:
+    """Reserve room for a waiting gang."""
 
     gang_id: str
-    claim: Claim
+    reservation: Reservation
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class LetGo:
-    """Keep room for a gang no more; it goes on waiting."""
+class Unreserve:
+    """Reserve room for a gang no more; it goes on waiting."""
 
     gang_id: str
     why: str
@@ -86,8 +86,8 @@ class QuotaPlan:
     ask: tuple[Ask, ...] = ()
     end: tuple[End, ...] = ()
     withdraw: tuple[Withdraw, ...] = ()
-    keep: tuple[Keep, ...] = ()
-    let_go: tuple[LetGo, ...] = ()
+    reserve: tuple[Reserve, ...] = ()
+    unreserve: tuple[Unreserve, ...] = ()
     swaps: tuple[Swap, ...] = ()
     """To be remembered for the window of the rules."""
     overcommitted: tuple[Overcommitted, ...] = ()
@@ -96,7 +96,7 @@ class QuotaPlan:
 
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.admit or self.ask or self.end or self.withdraw or self.keep or self.let_go)
+        return not (self.admit or self.ask or self.end or self.withdraw or self.reserve or self.unreserve)
 
 
 @dataclass(slots=True)
@@ -107,8 +107,8 @@ class Decisions:
     ask: list[Ask] = field(default_factory=list)
     end: list[End] = field(default_factory=list)
     withdraw: list[Withdraw] = field(default_factory=list)
-    keep: list[Keep] = field(default_factory=list)
-    let_go: list[LetGo] = field(default_factory=list)
+    reserve: list[Reserve] = field(default_factory=list)
+    unreserve: list[Unreserve] = field(default_factory=list)
     swaps: list[Swap] = field(default_factory=list)
 
     def as_plan(self, overcommitted: tuple[Overcommitted, ...], next_s: float | None) -> QuotaPlan:
@@ -118,8 +118,8 @@ class Decisions:
             ask=tuple(self.ask),
             end=tuple(self.end),
             withdraw=tuple(self.withdraw),
-            keep=tuple(self.keep),
-            let_go=tuple(self.let_go),
+            reserve=tuple(self.reserve),
+            unreserve=tuple(self.unreserve),
             swaps=tuple(self.swaps),
             overcommitted=overcommitted,
             next_s=next_s,

@@ -36,7 +36,7 @@ class Takeover:
 
     placement: Placement
     victims: tuple[Gang, ...]
-    """As they are now; a waiting one among them loses its claim."""
+    """As they are now; a waiting one among them loses its reservation."""
 
 
 class Swaps:
@@ -115,7 +115,7 @@ class Search:
     ) -> Iterator[list[Gang]]:
         """Yield whom to ask, cheapest first: others, the tenant's own, and both."""
         if is_guaranteed:  # all that the tenant holds is covered
-            yield self._claims_of_borrowers(gang, class_name) + self._others(gang, class_name, float("-inf"))
+            yield self._reservations_of_borrowers(gang, class_name) + self._others(gang, class_name, float("-inf"))
             return
         own, others = self._own(gang, class_name), []
         # At its own limit a tenant can only make room in itself.
@@ -142,15 +142,15 @@ class Search:
                 found.append(other)
         return found
 
-    def _claims_of_borrowers(self, gang: Gang, class_name: str) -> list[Gang]:
+    def _reservations_of_borrowers(self, gang: Gang, class_name: str) -> list[Gang]:
         then = self._holdings.then
         return [
             waiting
-            for waiting in self._holdings.claims.values()
-            if waiting.claim is not None
-            and waiting.claim.placement.class_name == class_name
+            for waiting in self._holdings.reservations.values()
+            if waiting.reservation is not None
+            and waiting.reservation.placement.class_name == class_name
             # What others were only just asked for is not taken back in the same breath.
-            and not (waiting.claim.of and waiting.claim.since_s >= self._now_s)
+            and not (waiting.reservation.of and waiting.reservation.since_s >= self._now_s)
             and waiting.tenant != gang.tenant
             and then.borrowed(waiting.tenant, class_name) > 0
         ]
@@ -261,7 +261,7 @@ class Search:
 def build_leaving(gang: Gang, for_id: str, now_s: float) -> Gang:
     """Return the gang as it is after it was asked to go: one that does not run yet has nothing to drain or save."""
     if gang.state is GangState.WAITING:
-        return replace(gang, claim=None)
+        return replace(gang, reservation=None)
     if gang.state is GangState.RUNNING:
         return replace(gang, state=GangState.STOPPING, since_s=now_s, stop=Stop(for_id, now_s, now_s + gang.grace_s))
     return replace(gang, state=GangState.ENDING, since_s=now_s, stop=Stop(for_id, now_s, now_s, is_answered=True))

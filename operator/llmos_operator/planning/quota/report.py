@@ -19,7 +19,7 @@ from llmos_operator.planning.quota.words import Explainer
 def build_report(holdings: Holdings, lines: Lines, rules: QuotaRules, now_s: float) -> QuotaReport:
     """Return usage by tenant and class, and an explanation for each waiting gang."""
     waiting = [gang for line in lines.all() for gang in line]
-    waiting += [*lines.backing_off(), *holdings.claims.values()]
+    waiting += [*lines.backing_off(), *holdings.reservations.values()]
     explainer = Explainer(holdings, rules, now_s)
     return QuotaReport(
         tenants=tuple(_usage(holdings.now, waiting)),

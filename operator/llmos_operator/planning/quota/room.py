@@ -1,9 +1,9 @@
 """Where gangs stand and where they may go: the nodes of one class, now and when everybody who was asked to go is gone.
 
 Each node is counted twice. `now` is what pods hold, pods that are ending included. `then` is what will be held when the
-gangs that are stopping have gone and the claims of waiting gangs are taken. A gang may start only where both have room,
-so that it neither waits for a pod that is still there nor takes what is kept for another; room to reclaim is looked for
-in `then` alone.
+gangs that are stopping have gone and waiting gangs have taken what is reserved for them. A gang may start only where
+both have room, so that it neither waits for a pod that is still there nor takes what is kept for another; room to
+reclaim is looked for in `then` alone.
 
 Where, among nodes with room:
 

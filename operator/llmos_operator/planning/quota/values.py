@@ -47,7 +47,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Reservation:
     """Room that is kept for a waiting gang until it is free. Nobody else gets it; the gang may still go elsewhere."""
 
     placement: Placement
@@ -99,7 +99,7 @@ class Gang:
     saved_s: float | None = None
     """When a job last saved its work."""
     stop: Stop | None = None
-    claim: Claim | None = None
+    reservation: Reservation | None = None
     attempts: int = 0
     """How often it was withdrawn because it did not bind in time."""
     retry_at_s: float = 0.0
@@ -181,7 +181,7 @@ class QuotaRules:
     """An admitted gang whose pods have not all found a node after this time is withdrawn."""
     patience_s: float = 300.0
     """After waiting for so long, room is kept free for the first gang that cannot be placed."""
-    hold_s: float = 600.0
+    reservation_s: float = 600.0
     """Room that is kept but does not come free in this time is chosen anew."""
     settle_s: float = 1.0
     """Nobody is asked to go sooner than this after its admission, whatever its own minimum run time."""

@@ -50,8 +50,8 @@ class Explainer:
         )
 
     def _explain(self, gang: Gang) -> tuple[Reason, str]:
-        if gang.claim is not None:
-            return self._explain_claim(gang)
+        if gang.reservation is not None:
+            return self._explain_reservation(gang)
         if gang.retry_at_s > self._now_s:
             return Reason.NotBoundInTime, (
                 f"It was withdrawn {_times(gang.attempts)} because its pods did not all find their nodes; tried again "
@@ -64,12 +64,12 @@ class Explainer:
         reason = min((reason for reason, _ in parts), key=lambda reason: reason is not Reason.WaitsForRoom)
         return reason, " ".join(dict.fromkeys(message for _, message in parts))
 
-    def _explain_claim(self, gang: Gang) -> tuple[Reason, str]:
+    def _explain_reservation(self, gang: Gang) -> tuple[Reason, str]:
         names = sorted(self._holdings.leaving_for(gang.id))
         if not names:
             return Reason.WaitsForRoom, (
                 f"It waits for {self._now_s - gang.created_s:.0f} s; room is kept for it as it comes free on "
-                f"{_list(sorted(set(gang.claim.placement.nodes)) if gang.claim else [])}."
+                f"{_list(sorted(set(gang.reservation.placement.nodes)) if gang.reservation else [])}."
             )
         stops = [self._holdings.gangs[name].stop for name in names]
         left_s = max((stop.deadline_s - self._now_s for stop in stops if stop is not None), default=0.0)

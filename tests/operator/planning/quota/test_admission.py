@@ -267,7 +267,7 @@ class TestPatience:
         for _ in range(3):
             world.want("a", 8)
         world.pass_time(61)
-        assert len(world.step().keep) == 1
+        assert len(world.step().reserve) == 1
         small = world.want("a")
         assert admitted(world) == [small], "the other node is for whoever comes"
 
@@ -276,7 +276,7 @@ class TestPatience:
         world.place(world.want("b"), "h100-000")
         world.want("b", 8, name="large")
         world.pass_time(61)
-        assert [keep.gang_id for keep in world.step().keep] == ["large"]
+        assert [reserve.gang_id for reserve in world.step().reserve] == ["large"]
         mine = world.want("a")
         world.step()
         assert admitted(world) == [mine]

@@ -28,7 +28,7 @@ from tests.operator.planning.quota.world import H100, HOLDING, STANDING, World, 
 
 NAMES = ("a", "b", "c")
 CLASSES = ((H100,), (H100,), (H100, "l4"), ("l4", H100))
-RULES = QuotaRules(patience_s=200, hold_s=200, swap_window_s=100, bind_deadline_s=60, aging_s=5)
+RULES = QuotaRules(patience_s=200, reservation_s=200, swap_window_s=100, bind_deadline_s=60, aging_s=5)
 
 
 class History:
@@ -180,7 +180,7 @@ class History:
 
     def check_victim(self, victim: Gang, winner: Gang, covered_before: set[str]) -> None:
         assert self.world.now_s - victim.admitted_s >= victim.min_runtime_s
-        assert winner.claim is not None, "room is kept for whom it is made"
+        assert winner.reservation is not None, "room is kept for whom it is made"
         if victim.tenant != winner.tenant:
             assert victim.id not in covered_before, "only what is borrowed goes for others"
             return
@@ -280,8 +280,8 @@ def is_room_enough(world: World) -> bool:
     free = {name: node.accelerators - node.taken for name, node in world.nodes.items()}
     for gang in world.gangs.values():
         placement = gang.placement if gang.state in STANDING else None
-        if gang.state is GangState.WAITING and gang.claim is not None and gang.claim.of:
-            placement = gang.claim.placement
+        if gang.state is GangState.WAITING and gang.reservation is not None and gang.reservation.of:
+            placement = gang.reservation.placement
         for name in placement.nodes if placement is not None else ():
             if name in free:
                 free[name] -= gang.accelerators_per_pod
@@ -323,7 +323,7 @@ def check_guarantees(world: World) -> None:
 
 def check_nothing_idle(world: World) -> None:
     """Nobody waits for what lies idle and may be used, unless it is kept for somebody who waits longer."""
-    if any(gang.claim is not None for gang in world.gangs.values()):
+    if any(gang.reservation is not None for gang in world.gangs.values()):
         return
     standing = [gang.id for gang in world.gangs.values() if gang.state in HOLDING]
     for gang in world.gangs.values():
@@ -347,7 +347,7 @@ def may_hold(world: World, gang: Gang, class_name: str) -> bool:
     if each is None or class_name not in each.quotas:
         return False
     trial = World(world.tenants.values(), world.nodes.values())
-    trial.gangs = {**world.gangs, gang.id: replace(gang, state=GangState.RUNNING, claim=None)}
+    trial.gangs = {**world.gangs, gang.id: replace(gang, state=GangState.RUNNING, reservation=None)}
     nodes_of_class = [name for name, node in world.nodes.items() if node.class_name == class_name]
     if not nodes_of_class:
         return False

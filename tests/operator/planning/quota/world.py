@@ -141,7 +141,7 @@ class World:
         """The pods of an ending gang are gone: a job or a withdrawn gang waits again, a replica is no more."""
         gang = self.gangs[name]
         if gang.kind is GangKind.JOB or gang.stop is None:
-            fields = {"state": GangState.WAITING, "placement": None, "stop": None, "claim": None}
+            fields = {"state": GangState.WAITING, "placement": None, "stop": None, "reservation": None}
             self.change(name, **fields, since_s=self.now_s)
         else:
             self.finish(name)
@@ -190,7 +190,7 @@ class World:
     def writes(self, plan: QuotaPlan) -> list[Write]:
         """The single writes of a plan; an operator may be killed between any two of them."""
         writes: list[Write] = [partial(self.swaps.append, swap) for swap in plan.swaps]
-        writes += [self._write(let_go.gang_id, claim=None) for let_go in plan.let_go]
+        writes += [self._write(unreserve.gang_id, reservation=None) for unreserve in plan.unreserve]
         for ask in plan.ask:
             stop = Stop(ask.for_id, self.now_s, ask.deadline_s)
             writes.append(self._write_stop(ask.gang_id, ask.for_id, GangState.STOPPING, stop))
@@ -201,9 +201,9 @@ class World:
         for withdraw in plan.withdraw:
             fields: dict[str, object] = {"attempts": withdraw.attempts, "retry_at_s": withdraw.retry_at_s, "stop": None}
             writes.append(self._write(withdraw.gang_id, state=GangState.ENDING, since_s=self.now_s, **fields))
-        writes += [self._write(keep.gang_id, claim=keep.claim) for keep in plan.keep]
+        writes += [self._write(reserve.gang_id, reservation=reserve.reservation) for reserve in plan.reserve]
         for admit in plan.admit:
-            fields = {"placement": admit.placement, "admitted_s": self.now_s, "claim": None}
+            fields = {"placement": admit.placement, "admitted_s": self.now_s, "reservation": None}
             writes.append(self._write(admit.gang_id, state=GangState.STARTING, since_s=self.now_s, **fields))
         return writes
 
