@@ -163,10 +163,11 @@ class History:
         before = dict(world.gangs)
         held = [class_name for class_name in (H100, "l4") if not is_over(world, class_name)]
         was_enough = is_room_enough(world)
-        for write in world.writes(QuotaPlan(admit=plan.admit)):
+        # What a guarantee covers is told by who stands once gangs were withdrawn and admitted.
+        for write in world.writes(QuotaPlan(admit=plan.admit, withdraw=plan.withdraw)):
             write()
         covered_before = {name for tenant in NAMES for kind in (H100, "l4") for name in covered(world, tenant, kind)}
-        for write in world.writes(replace(plan, admit=())):
+        for write in world.writes(replace(plan, admit=(), withdraw=())):
             write()
         asked = [(ask.gang_id, ask.for_id) for ask in plan.ask]
         asked += [(end.gang_id, end.for_id) for end in plan.end if before[end.gang_id].state in STANDING]
