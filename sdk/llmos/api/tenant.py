@@ -244,7 +244,10 @@ class TenantStatus(ApiModel):
 
 
 class Tenant(ApiModel):
-    """A team that shares the cluster: its namespaces, its accelerators, its tokens, and what is kept apart."""
+    """A team that shares the cluster: its namespaces, its accelerators, its tokens, and what is kept apart.
+
+    Nothing enforces it yet: this version of the operator keeps no quota and no isolation by it.
+    """
 
     info: ClassVar[KindInfo] = KindInfo(
         kind="Tenant",
