@@ -296,9 +296,15 @@ async def _wait(event: asyncio.Event) -> None:
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end, but not for ever: one that ignores it must not keep the process."""
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    ended, late = await asyncio.wait(tasks, timeout=EXIT_S) if tasks else (set(), set())
+    for task in late:
+        _logger.error("The part %r did not end within %g s.", task.get_name(), EXIT_S)
+    for task in ended:
+        if not task.cancelled():
+            task.exception()
 
 
 def _read_clock_s() -> float:

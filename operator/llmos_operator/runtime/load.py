@@ -15,7 +15,6 @@ everybody in sight.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -123,8 +122,10 @@ class LoadTask:
             finally:
                 losing.cancel()
                 leading.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await leading
+                # Not `await leading`: a cancellation of this task would look like the end of that one.
+                await asyncio.wait({leading})
+            if not leading.cancelled():
+                leading.result()
 
     def wake(self, answer: GatewayLoad) -> None:
         """Decide at once about pools that sleep while this gateway holds requests for them."""

@@ -345,3 +345,18 @@ async def test_what_was_recorded_can_be_run_again() -> None:
         text = (world.recorder.read(KEY) or b"").decode()
         for record, plan in replay(read_records(text.splitlines())):
             assert (plan.desired, plan.raw, plan.bounded_by) == (record.desired, record.raw, record.bounded_by)
+
+
+@pytest.mark.parametrize("passes", range(8))
+async def test_it_ends_when_it_is_cancelled_at_any_moment_of_losing_the_leadership(passes: int) -> None:
+    async with open_world(FakeGateway()) as world:
+        task = asyncio.create_task(world.task.run())
+        world.task.set_leader(True)
+        await asyncio.sleep(0.05)
+        world.task.set_leader(False)
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        task.cancel()
+        ended, _ = await asyncio.wait({task}, timeout=10)
+        assert ended == {task}
+        assert task.cancelled()
