@@ -12,26 +12,18 @@ import typer
 import uvloop
 
 from llmos.kubeconfig import NoClusterError, load_configuration
+from llmos.logs import LogLevel, configure_logs
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.cluster import AioSource, ClusterWatch, StaticError, StaticWatch
 from llmos_gateway.http.connections import ConnectionLimits
 from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.runtime.app import Gateway, Options
-from llmos_gateway.runtime.logs import configure_logs
 
 _OPTIONS, _LIMITS, _CONNECTIONS = Options(), Limits(), ConnectionLimits()
 _MIB = 1024 * 1024
+_CHATTY = ("asyncio", "aiohttp", "opentelemetry")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-class LogLevel(StrEnum):
-    """How much the gateway tells of itself."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class Auth(StrEnum):
@@ -129,7 +121,7 @@ def run(
     """Run the gateway until SIGTERM."""
     if (tls_certificate is None) != (tls_key is None):
         raise typer.BadParameter("Give both --tls-certificate and --tls-key, or neither.")
-    configure_logs(log_level.value, sys.stderr)
+    configure_logs(log_level, sys.stderr, chatty=_CHATTY)
     options = Options(
         host=host or None,
         port=port,

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import gc
 import sys
-from enum import StrEnum
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 import uvloop
 
+from llmos.logs import LogLevel, configure_logs
 from llmos_operator.kube.config import NoClusterError
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.registry import RECONCILERS
 from llmos_operator.runtime.app import Operator, Options
-from llmos_operator.runtime.logs import configure_logs
+from llmos_operator.runtime.logs import CHATTY, read_key_fields
 
 _SETTINGS, _OPTIONS = Settings(), Options()
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-class LogLevel(StrEnum):
-    """How much the operator tells."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 @app.callback()
@@ -119,7 +110,7 @@ def run(
     log_level: Annotated[LogLevel, typer.Option(envvar="LLMOS_LOG_LEVEL")] = LogLevel.INFO,
 ) -> None:
     """Run the operator until SIGTERM."""
-    configure_logs(log_level.value, sys.stderr)
+    configure_logs(log_level, sys.stderr, chatty=CHATTY, read_context=read_key_fields)
     settings = Settings(
         namespace=namespace,
         worker_image=worker_image,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from e2e.cluster.binaries import ensure_binaries
 from e2e.cluster.controlplane import ControlPlane
+
+CRDS = Path(__file__).parents[2] / "crds"
 
 Kubectl = Callable[..., str]
 
@@ -31,3 +34,10 @@ def kubectl(control_plane: ControlPlane) -> Kubectl:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def our_kinds(kubectl: Kubectl) -> None:
+    """Have the API server serve the definitions of this checkout."""
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
+    kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))

@@ -8,6 +8,7 @@ at most the greater of +100 % and +4 pods in 15 s, on the way down at most 100 %
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -70,10 +71,10 @@ class Behaviour:
         return base
 
 
-class Hpa:
-    """HPA on a metric of pods."""
+class _Hpa(ABC):
+    """A turn of the HPA: a recommendation, and the behaviour that holds it back."""
 
-    def __init__(self, target: float, metric: Metric = count_in_flight, behaviour: Behaviour | None = None) -> None:
+    def __init__(self, target: float, metric: Metric, behaviour: Behaviour | None = None) -> None:
         self._target, self._metric = target, metric
         self._behaviour = behaviour or Behaviour()
         self._ticker = Ticker(SYNC_S)
@@ -82,6 +83,16 @@ class Hpa:
         if not self._ticker.is_due(view.now_s):
             return None
         return max(1, self._behaviour.apply(view.now_s, view.current, self._recommend(view)))
+
+    @abstractmethod
+    def _recommend(self, view: View) -> int: ...
+
+
+class Hpa(_Hpa):
+    """HPA on a metric of pods."""
+
+    def __init__(self, target: float, metric: Metric = count_in_flight, behaviour: Behaviour | None = None) -> None:
+        super().__init__(target, metric, behaviour)
 
     def _recommend(self, view: View) -> int:
         total, ready, unready = self._metric(view), view.ready, len(view.starting_ages_s)
@@ -96,7 +107,7 @@ class Hpa:
         return max(view.current, ceil(with_unready * (ready + unready)))
 
 
-class Keda:
+class Keda(_Hpa):
     """KEDA: an external metric, AverageValue. KAITO uses it with the number of waiting requests.
 
     The polling interval of 30 s and the cool-down of 300 s matter from and to zero only; the HPA reads the metric at
@@ -104,15 +115,10 @@ class Keda:
     """
 
     def __init__(self, target: float, metric: Metric = count_waiting, behaviour: Behaviour | None = None) -> None:
-        self._target, self._metric = target, metric
-        self._behaviour = behaviour or Behaviour()
-        self._ticker = Ticker(SYNC_S)
+        super().__init__(target, metric, behaviour)
 
-    def decide(self, view: View) -> int | None:
-        if not self._ticker.is_due(view.now_s):
-            return None
-        recommended = compute_average_value(self._metric(view), self._target, view.current)
-        return max(1, self._behaviour.apply(view.now_s, view.current, recommended))
+    def _recommend(self, view: View) -> int:
+        return compute_average_value(self._metric(view), self._target, view.current)
 
 
 def compute_average_value(total: float, target: float, current: int) -> int:

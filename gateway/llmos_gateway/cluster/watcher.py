@@ -9,7 +9,8 @@ Pauses grow from `FIRST_PAUSE_S` to `LONGEST_PAUSE_S` with jitter, so that a ret
 every gateway at once, and shrink back when a watch brings something or lasts. Bookmarks carry the version forward on
 quiet watches.
 
-An object that cannot be read is logged and left as it was known before.
+An object that cannot be read is logged and counts as absent, in a list as in an event: a key whose Secret was broken
+must not go on opening doors.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ class Watcher(Generic[T]):
                 things, query = {}, self._build_query()
                 continue
             for item in page.get("items") or ():
-                self._read(item, things.__setitem__)
+                if (thing := self._read(item)) is not None:
+                    things[_find_name(item)] = thing
             token = page["metadata"].get("continue")
             if not token:
                 self._note_contact()
@@ -145,22 +147,21 @@ class Watcher(Generic[T]):
             raise _build_error(self._subject.what, thing)
         self._note_contact()
         self._pause_s = FIRST_PAUSE_S
-        metadata = thing["metadata"]
-        if kind == "DELETED":
-            self._sink.remove((metadata.get("namespace", ""), metadata["name"]))
-        elif kind != "BOOKMARK":
-            self._read(thing, self._sink.put)
-        return str(metadata["resourceVersion"])
+        if kind != "BOOKMARK":
+            known = None if kind == "DELETED" else self._read(thing)
+            if known is None:
+                self._sink.remove(_find_name(thing))
+            else:
+                self._sink.put(_find_name(thing), known)
+        return str(thing["metadata"]["resourceVersion"])
 
-    def _read(self, item: Object, receive: Callable[[Name, T], None]) -> None:
-        metadata = item["metadata"]
-        name = (metadata.get("namespace", ""), metadata["name"])
+    def _read(self, item: Object) -> T | None:
+        """Return what an object says, None if it cannot be read."""
         try:
-            thing = self._subject.parse(item)
+            return self._subject.parse(item)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            _logger.error("%s %s/%s cannot be read and is left out: %r", self._subject.what, *name, error)
-            return
-        receive(name, thing)
+            _logger.error("%s %s/%s cannot be read and is left out: %r", self._subject.what, *_find_name(item), error)
+            return None
 
     def _build_query(self, **further: str) -> dict[str, str]:
         selection = {"labelSelector": self._subject.selector} if self._subject.selector else {}
@@ -180,6 +181,11 @@ class Watcher(Generic[T]):
     async def _rest(self) -> None:
         await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+
+def _find_name(item: Object) -> Name:
+    metadata = item["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
 
 
 def _build_error(what: str, status: Object) -> Refused:

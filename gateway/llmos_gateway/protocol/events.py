@@ -7,6 +7,7 @@ with `"usage"` or `"error"` in structural quotes (see `usage`) is looked at:
   if it has choices too, only its usage is taken out.
 - Engines may write `"usage":null` into every chunk because usage was asked for; it is cut out again.
 - An error is noted: the answer failed, though it began with status 200.
+- `[DONE]` is noted: chats and completions end with it, and one that does not was cut off, however clean its end.
 
 Whole events leave here, so that an error event of the gateway never lands inside another one. Bytes that wait for the
 end of their event are bounded; beyond that they pass as they are.
@@ -21,7 +22,7 @@ import orjson
 
 from llmos_gateway.protocol.usage import Usage, find_usage
 
-DONE: Final = b"[DONE]"
+_DONE_EVENT: Final = b"data: [DONE]"
 MAX_EVENT_BYTES: Final = 1024 * 1024
 _USAGE: Final = b'"usage"'
 _ERROR: Final = b'"error"'
@@ -33,7 +34,7 @@ _DATA: Final = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
 class EventFilter:
     """The events of one answer."""
 
-    __slots__ = ("_hides_usage", "_rest", "events", "has_error", "usage")
+    __slots__ = ("_hides_usage", "_rest", "events", "has_error", "is_done", "usage")
 
     def __init__(self, *, hides_usage: bool) -> None:
         self._hides_usage = hides_usage
@@ -43,11 +44,14 @@ class EventFilter:
         self.usage: Usage | None = None
         self.has_error = False
         """Whether the engine reported a failure inside the stream."""
+        self.is_done = False
+        """Whether the last event said that the answer is whole."""
 
     def feed(self, data: bytes) -> bytes:
         """Take a chunk; return what may be sent on, which may be nothing."""
         if not self._rest and data.endswith(b"\n\n") and _USAGE not in data and _ERROR not in data:
             self.events += _count_events(data)
+            self.is_done = data.endswith(_DONE_EVENT + b"\n\n")
             return data
         return self._feed_slowly(data)
 
@@ -70,6 +74,7 @@ class EventFilter:
         return b"".join(passed)
 
     def _pass(self, event: bytes) -> bytes:
+        self.is_done = event.rstrip() == _DONE_EVENT
         if _ERROR in event and _has_error(event):
             self.has_error = True
         if _USAGE in event:

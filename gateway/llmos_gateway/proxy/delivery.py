@@ -29,6 +29,7 @@ from llmos_gateway.protocol.answers import MAX_ERROR_BYTES, build_engine_error
 from llmos_gateway.protocol.errors import ApiError, BadGatewayError, build_refusal
 from llmos_gateway.protocol.events import EventFilter
 from llmos_gateway.protocol.headers import build_caller_headers, build_upstream_headers
+from llmos_gateway.protocol.requests import ApiPart
 from llmos_gateway.protocol.usage import MAX_USAGE_BYTES, find_usage
 from llmos_gateway.proxy.accounts import Accounts, Attempt
 from llmos_gateway.proxy.call import Call
@@ -49,6 +50,7 @@ from llmos_gateway.routing import PromptBlocks
 
 WAITING_FOR_REPLICA: Final = "waiting for a replica (pool wakes up)"
 WAITING_FOR_ENGINE: Final = "waiting for the first token"
+_END_WITH_DONE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
 _BOOT: Final = os.urandom(4).hex()
 _numbers = itertools.count()
 
@@ -217,6 +219,8 @@ class Delivery:
                 data = await read_some(answer)
             if passed := events.finish():
                 await stream.send(passed)
+            if call.part in _END_WITH_DONE and not events.is_done and not events.has_error:
+                raise LostError("the answer ended before [DONE]")
         except LostError as error:
             if not stream.has_events:
                 raise

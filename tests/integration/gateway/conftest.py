@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 from kubernetes.aio.client import ApiClient, CoreV1Api
@@ -15,16 +14,9 @@ from llmos.kubeconfig import load_configuration
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.cluster import AioSource, ClusterWatch
 
-CRDS = Path(__file__).parents[3] / "crds"
 PATIENCE_S = 20.0
 
 Kubectl = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def our_kinds(kubectl: Kubectl) -> None:
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
 
 
 @pytest.fixture

@@ -87,3 +87,24 @@ def find_refused(events: Iterable[Json]) -> set[str]:
     return {
         f"{event['verb']} {event['requestURI']}" for event in events if event["responseStatus"]["code"] in {401, 403}
     }
+
+
+@dataclass(frozen=True)
+class AccessRecord:
+    """What a program may do by the chart's rules, and what it did by the audit log."""
+
+    grants: set[Access]
+    events: list[Json]
+
+    def find_refused(self) -> set[str]:
+        """Return what was asked for and refused."""
+        return find_refused(self.events)
+
+    def find_uncovered(self) -> set[Access]:
+        """Return what was asked for without a rule that allows it."""
+        return {r for r in read_requests(self.events) if not any(grant.covers(r) for grant in self.grants)}
+
+    def find_unused(self) -> set[Access]:
+        """Return what a rule allows and nobody asked for."""
+        requests = read_requests(self.events)
+        return {grant for grant in self.grants if not any(grant.covers(r) for r in requests)}

@@ -16,7 +16,7 @@ from e2e.cluster.controlplane import ControlPlane, find_free_ports
 from llmos.api.apikeys import build_key_secret
 from llmos.kubeconfig import load_configuration
 from tests.gateway.values import key_text, stored_key
-from tests.integration.rbac.access import Access, Json, find_events, find_refused, observe_grants, read_requests
+from tests.integration.rbac.access import AccessRecord, find_events, observe_grants
 from tests.integration.rbac.conftest import build_token_kubeconfig
 from tests.integration.rbac.names import GATEWAY_ACCOUNT, GATEWAY_USER, NAMESPACE
 
@@ -25,17 +25,11 @@ PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(AccessRecord):
     """What the gateway may do, what it did, and how it answered a caller before and after the key was made."""
 
-    grants: set[Access]
-    events: list[Json]
     answers: tuple[int, int]
     exit_code: int
-
-    @property
-    def requests(self) -> set[Access]:
-        return read_requests(self.events)
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +94,15 @@ def test_a_caller_is_let_in_by_the_key_and_not_without(record: Record) -> None:
 
 
 def test_no_request_was_refused_for_lack_of_rights(record: Record) -> None:
-    assert find_refused(record.events) == set()
+    assert record.find_refused() == set()
 
 
 def test_every_request_is_covered_by_a_rule_of_the_chart(record: Record) -> None:
-    uncovered = {request for request in record.requests if not any(grant.covers(request) for grant in record.grants)}
-    assert sorted(uncovered) == []
+    assert sorted(record.find_uncovered()) == []
 
 
 def test_every_rule_of_the_chart_is_used(record: Record) -> None:
-    unused = {grant for grant in record.grants if not any(grant.covers(request) for request in record.requests)}
-    assert sorted(unused) == []
+    assert sorted(record.find_unused()) == []
 
 
 def test_the_gateway_only_reads(record: Record) -> None:

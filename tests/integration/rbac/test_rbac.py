@@ -20,7 +20,7 @@ from kubernetes.aio.client import ApiClient, CoreV1Api
 from e2e.cluster.controlplane import ControlPlane
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.config import load_configuration
-from tests.integration.rbac.access import Access, Json, find_events, find_refused, observe_grants, read_requests
+from tests.integration.rbac.access import AccessRecord, find_events, find_refused, observe_grants
 from tests.integration.rbac.conftest import build_token_kubeconfig
 from tests.integration.rbac.kubelet import Kubelet, add_node
 from tests.integration.rbac.names import ACCOUNT, NAMESPACE, OPERATOR_USER
@@ -33,18 +33,12 @@ DISCOVERY = ("/api", "/apis", "/version")
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(AccessRecord):
     """What the operator may do, and what it did."""
 
-    grants: set[Access]
-    events: list[Json]
     holder_during: str
     holder_after: str
     exit_code: int
-
-    @property
-    def requests(self) -> set[Access]:
-        return read_requests(self.events)
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +116,15 @@ def test_the_operator_led_and_gave_the_lease_back(record: Record) -> None:
 
 
 def test_no_request_was_refused_for_lack_of_rights(record: Record) -> None:
-    assert find_refused(record.events) == set()
+    assert record.find_refused() == set()
 
 
 def test_every_request_is_covered_by_a_rule_of_the_chart(record: Record) -> None:
-    uncovered = {request for request in record.requests if not any(grant.covers(request) for grant in record.grants)}
-    assert sorted(uncovered) == []
+    assert sorted(record.find_uncovered()) == []
 
 
 def test_every_rule_of_the_chart_is_used(record: Record) -> None:
-    unused = {grant for grant in record.grants if not any(grant.covers(request) for request in record.requests)}
-    assert sorted(unused) == []
+    assert sorted(record.find_unused()) == []
 
 
 def test_nothing_else_is_asked_than_what_the_server_offers(record: Record) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +12,7 @@ import pytest
 from e2e.cluster.controlplane import ControlPlane
 from llmos.client import Client
 
-CRDS = Path(__file__).parents[3] / "crds"
 Kubectl = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def our_kinds(kubectl: Kubectl) -> None:
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
 
 
 @pytest.fixture

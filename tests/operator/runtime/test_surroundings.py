@@ -13,13 +13,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from llmos.logs import LogLevel, configure_logs
 from llmos_operator.kube.errors import Conflict, Unavailable
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.runtime.dispatch import Dispatcher
 from llmos_operator.runtime.health import HealthLimits, find_problems, serve_health
 from llmos_operator.runtime.inflight import InFlightObserver
-from llmos_operator.runtime.logs import configure_logs, current_key
+from llmos_operator.runtime.logs import CHATTY, current_key, read_key_fields
 from llmos_operator.runtime.metrics import Metrics
 from tests.operator.fake_kube import FakeKube
 
@@ -38,7 +39,7 @@ def log_lines() -> Iterator[Callable[[], list[dict[str, str]]]]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()
-    configure_logs("info", stream)
+    configure_logs(LogLevel.INFO, stream, chatty=CHATTY, read_context=read_key_fields)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     root.handlers[:] = handlers
     root.setLevel(level)

@@ -1,0 +1,48 @@
+"""What an LLMModel may say."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.integration.crds.constraints.case import (
+    Case,
+    one_of,
+    pod_name_part,
+    quantity,
+    reference,
+)
+
+_MODEL: Final = "LLMModel"
+_URI_SAYS: Final = "the URI must start with one of"
+
+MODEL_CASES: Final = [
+    Case(_MODEL, "", "required:spec", {}, {"spec": None}),
+    *pod_name_part(_MODEL),
+    Case(_MODEL, "spec", "required:source", {}, {"source": None}),
+    Case(_MODEL, "spec.source", "required:uri", {}, {"uri": None}),
+    Case(_MODEL, "spec.source.uri", "maxLength", "hf://" + "a" * 1019, "hf://" + "a" * 1020),
+    *(
+        Case(_MODEL, "spec.source.uri", "rule", accepted, refused, says=_URI_SAYS)
+        for accepted, refused in (
+            ("hf://org/name@main", "ftp://host/path"),
+            ("s3://bucket/path", "s3:/bucket"),
+            ("gs://bucket/path", "gs://bucket/a path"),
+            ("oci://registry.example/repository:tag", "oci://a\nb"),
+            ("https://host/path/", "https://"),
+            ("http://host/path/", " http://host/"),
+            ("pvc://claim/path", "file:///etc/passwd"),
+            ("pypi://name==1.0/file.gguf", "HF://org/name"),
+        )
+    ),
+    Case(_MODEL, "spec.source.secretRef", "required:name", {"name": "hf-token"}, {}),
+    *reference(_MODEL, "spec.source.secretRef.name"),
+    *one_of(_MODEL, "spec.format", "auto", "safetensors", "gguf"),
+    *one_of(_MODEL, "spec.storage.mode", "ephemeral", "claim"),
+    *quantity(_MODEL, "spec.storage.size"),
+    *reference(_MODEL, "spec.storage.storageClassName"),
+    *one_of(_MODEL, "spec.storage.accessMode", "ReadWriteOnce", "ReadWriteMany"),
+    Case(_MODEL, "spec.trustRemoteCode", "required:revision", {"revision": "0" * 40}, {}),
+    Case(_MODEL, "spec.trustRemoteCode.revision", "maxLength", "a" * 40, "a" * 41),
+    Case(_MODEL, "spec.trustRemoteCode.revision", "pattern", "0123456789abcdef" * 2 + "0" * 8, "main"),
+    Case(_MODEL, "spec.trustRemoteCode.revision", "pattern", "0" * 40, "0" * 39),
+]
