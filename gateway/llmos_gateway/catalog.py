@@ -65,8 +65,6 @@ class Pool:
     """Unix time."""
     context_length: int = 0
     """Longest prompt plus answer in tokens; 0 = unknown."""
-    problem_reason: str = ""
-    """The condition's reason behind `problem`, for programs."""
 
     @property
     def id(self) -> str:

@@ -114,6 +114,14 @@ async def die_in_stream(engine: Engine, request: web.Request) -> web.StreamRespo
     return _break(request)
 
 
+async def end_early(_: Engine, request: web.Request) -> web.StreamResponse:
+    """Send two tokens and end the answer as if that were all of it."""
+    response = await begin_stream(request)
+    for line in build_stream(wants_usage=False)[:3]:
+        await response.write(line)
+    return response
+
+
 async def die_in_body(_: Engine, request: web.Request) -> web.StreamResponse:
     """Promise a long answer, send a part of it, and break the connection."""
     response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "100000"})

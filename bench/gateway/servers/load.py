@@ -97,9 +97,6 @@ def find_length(head: bytes) -> int:
     return int(head[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
 
 
-LOOPBACK = "127.0.0.1"
-
-
 async def run_rate(url: str, request: bytes, rate: float, seconds: float) -> dict[str, Any]:
     """Send requests at a rate."""
     parts = urlsplit(url)

@@ -55,7 +55,6 @@ class _Outlook:
     """What a pool without replicas can expect."""
 
     problem: str = ""
-    reason: str = ""
     is_hopeless: bool = False
 
 
@@ -79,16 +78,15 @@ def parse_pool(item: Object) -> Pool:
         start_s=float(((status.get("scaling") or {}).get("capacity") or {}).get("startSeconds") or 0),
         created_s=int(datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()),
         context_length=int((status.get("plan") or {}).get("maxModelLen") or 0),
-        problem_reason=outlook.reason,
     )
 
 
 def _read_outlook(item: Object) -> _Outlook:
     metadata, spec = item["metadata"], item["spec"]
     if metadata.get("deletionTimestamp"):
-        return _Outlook("It is being deleted.", "Deleting", is_hopeless=True)
+        return _Outlook("It is being deleted.", is_hopeless=True)
     if spec.get("replicas") == 0:
-        return _Outlook("Its spec.replicas is 0: raise it, or let it scale by load.", "ScaledToZero", is_hopeless=True)
+        return _Outlook("Its spec.replicas is 0: raise it, or let it scale by load.", is_hopeless=True)
     ready = _find_ready(item)
     reason = ready.get("reason", "")
     is_judged = int(ready.get("observedGeneration") or 0) >= int(metadata.get("generation") or 0)
@@ -98,7 +96,7 @@ def _read_outlook(item: Object) -> _Outlook:
     if not info.problem:
         return _Outlook()
     is_hopeless = info.retry == "on-change" and Reason(reason) not in _MENDS_ITSELF
-    return _Outlook(ready.get("message") or info.cause, reason, is_hopeless)
+    return _Outlook(ready.get("message") or info.cause, is_hopeless=is_hopeless)
 
 
 def _find_ready(item: Object) -> Object:

@@ -111,3 +111,12 @@ def test_usage_of_a_response_stream_is_found() -> None:
 
 def test_comments_are_lines_that_clients_skip() -> None:
     assert build_comment("one moment") == b": one moment\n\n"
+
+
+@given(cut_streams(), st.booleans())
+def test_the_end_of_a_whole_answer_is_seen_however_it_is_cut(drawn: Drawn, is_whole: bool) -> None:
+    chunks = drawn[1]
+    if not is_whole:
+        data = b"".join(chunks).removesuffix(b"data: [DONE]\n\n")
+        chunks = [data[: len(data) // 2], data[len(data) // 2 :]]
+    assert run(chunks)[0].is_done is is_whole

@@ -17,6 +17,7 @@ from tests.gateway.engines import (
     build_event,
     build_stream,
     die_in_stream,
+    end_early,
     hang,
     open_engine,
     pause_in_stream,
@@ -78,6 +79,15 @@ async def test_a_replica_that_dies_in_a_stream_ends_it_with_an_error_and_no_done
     assert events[-1]["error"].keys() == {"message", "type", "param", "code"}
     assert "data: [DONE]" not in events
     assert (line["status"], line["code"], line["completion_tokens"]) == (502, "replica_lost", 2)
+
+
+async def test_a_stream_that_an_engine_ends_without_done_is_no_whole_answer() -> None:
+    async with open_engine(end_early) as engine, open_gateway(engine.address) as stage:
+        async with stage.post(STREAM) as response:
+            events = split_events(await response.read())
+        (line,) = await stage.read_log(1)
+    assert events[-1]["error"]["code"] == "replica_lost"
+    assert (line["status"], line["code"]) == (502, "replica_lost")
 
 
 async def test_an_error_event_never_lands_inside_another_event() -> None:

@@ -182,10 +182,6 @@ class Lines:
             if shape in self._lines:
                 self._awake[shape] = None
 
-    def wake_line(self, line: Line) -> None:
-        """Look at a line again."""
-        self._awake[line.shape] = None
-
 
 class Order:
     """Lines in the order of their heads.
