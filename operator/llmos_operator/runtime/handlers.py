@@ -3,7 +3,8 @@
 Which objects are watched is said to the API server (label selectors), not sorted out here: children by the label that
 every object of ours bears. A child's event enqueues its owner, found by the owner's name in a label. An object of our
 own kinds enqueues itself if more than its status changed (the status is our own writing), always the pools that refer
-to it, and a model that it no longer uses, for that may now be deleted.
+to it, and a model that it no longer uses, for that may now be deleted. A change of one Tenant concerns all of them: a
+namespace has only one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from llmos_operator.kube.resources import (
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
     SERVICES,
+    TENANTS,
     Resource,
 )
 from llmos_operator.reconcilers.base import Key
@@ -31,11 +33,13 @@ from llmos_operator.runtime.essence import NoEssence, NoProgress
 from llmos_operator.runtime.references import DISCOVERY, References, build_work_key
 from llmos_operator.runtime.sessions import open_watch_session
 
-OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, ACCELERATOR_CLASSES)
+OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, ACCELERATOR_CLASSES, TENANTS)
 CHILD_KINDS: Final = (PODS, JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES)
 
 DISCOVERY_DELAY_S: Final = 1.0
 """Nodes come and go in groups; one look at all of them is enough."""
+TENANTS_DELAY_S: Final = 0.2
+"""Tenants are often written many at a time."""
 _DELETED: Final = "DELETED"
 _CAME: Final = (None, "ADDED")
 """Types of events about an object that was not there before, or not known to this process."""
@@ -76,6 +80,7 @@ class Router:
         metadata = body["metadata"]
         key = Key(resource.kind, metadata.get("namespace", ""), metadata["name"])
         targets_before = self._references.targets(key)
+        is_news = True
         if event_type == _DELETED:
             self._references.forget(key)
             self._sink.add(build_work_key(key))
@@ -83,12 +88,19 @@ class Router:
             # It was there before this watch, which may have missed something; but there may be thousands of them.
             self._references.see(key, body)
             self._sink.add_after(build_work_key(key), 0.0)
-        elif self._references.see(key, body):
+        elif is_news := self._references.see(key, body):
             self._sink.add(build_work_key(key))
         for referrer in self._references.referrers(key):
             self._sink.add(referrer)
+        if resource is TENANTS and is_news:
+            self._see_tenants()
         for target in set(targets_before).difference(self._references.targets(key)):
             self._sink.add(build_work_key(target))
+
+    def _see_tenants(self) -> None:
+        for key in self._references.keys():  # noqa: SIM118 - a method of ours, not of a dict
+            if key.kind == TENANTS.kind:
+                self._sink.add_after(key, TENANTS_DELAY_S)
 
     def see_child(self, resource: Resource, event_type: str | None, body: Mapping[str, Any]) -> None:
         """A child came, changed or went: its owner is due. A Service that came tells nothing: its owner made it."""

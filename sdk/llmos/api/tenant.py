@@ -206,10 +206,12 @@ class TokenWindow(ApiModel):
 class MonthlyUsage(ApiModel):
     """What was used in a calendar month (UTC), for accounting."""
 
-    month: Annotated[str, Field(max_length=7, pattern=r"^[0-9]{4}-[0-9]{2}$")] = ""
+    month: Annotated[str, Field(max_length=7, pattern=r"^([0-9]{4}-[0-9]{2})?$")] = ""
     """The month, for example 2026-11."""
     gpu_seconds: Annotated[int, Field(ge=0)] = 0
     """Seconds for which accelerators were held, summed over accelerators."""
+    counted_until: datetime | None = None
+    """The time up to which gpuSeconds counts: it is written now and then only."""
     input_tokens: Annotated[int, Field(ge=0)] = 0
     """Prompt tokens computed."""
     cached_tokens: Annotated[int, Field(ge=0)] = 0

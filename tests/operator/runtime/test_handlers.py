@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from llmos_operator.kube.config import Connection
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, JOBS, LLM_MODELS, PODS, SERVICES
+from llmos_operator.kube.resources import (
+    ACCELERATOR_CLASSES,
+    INFERENCE_POOLS,
+    JOBS,
+    LLM_MODELS,
+    PODS,
+    SERVICES,
+    TENANTS,
+)
 from llmos_operator.reconcilers.base import Key
 from llmos_operator.runtime.handlers import (
     CHILD_KINDS,
@@ -106,6 +114,18 @@ class TestOwnKinds:
         assert sink.take() == {POOL, OTHER_MODEL, DISCOVERY}
         router.see_own(LLM_MODELS, "MODIFIED", own("other", version="2"))
         assert POOL not in sink.take()
+
+    def test_a_change_of_one_tenant_concerns_all_of_them_and_a_status_nobody(self) -> None:
+        router, sink = build()
+        for name in ("a", "b"):
+            router.see_own(TENANTS, "ADDED", own(name, namespace=""))
+        sink.take()
+        router.see_own(TENANTS, "MODIFIED", own("a", namespace="", version="2"))
+        assert sink.take() == set()
+        router.see_own(TENANTS, "MODIFIED", own("a", namespace="", version="3", generation=2))
+        assert sink.take() == {Key("Tenant", "", "a"), Key("Tenant", "", "b")}
+        router.see_own(TENANTS, "DELETED", own("a", namespace="", generation=2))
+        assert sink.take() == {Key("Tenant", "", "a"), Key("Tenant", "", "b")}
 
     def test_every_accelerator_class_is_the_same_work(self) -> None:
         router, sink = build()
@@ -236,7 +256,7 @@ class TestKopf:
             raise AssertionError("building the registry logs nobody in")
 
         registry = build_registry(build()[0], login)
-        assert len(registry._watching.get_all_handlers()) == 8
+        assert len(registry._watching.get_all_handlers()) == 9
         assert not registry._changing.get_all_handlers()
         assert not registry._spawning.get_all_handlers()
         assert not registry._indexing.get_all_handlers()
