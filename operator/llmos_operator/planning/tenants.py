@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from llmos.api import Reason, Tenant, TenantStatus
-from llmos.api.names import CONDITION_NAMESPACES_OWNED, CONDITION_READY
+from llmos.api.names import CONDITION_GUARANTEED, CONDITION_NAMESPACES_OWNED, CONDITION_READY
 from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true
 from llmos_operator.planning.failures import describe
+from llmos_operator.planning.quota_news import TenantNews, build_monthly_usage
 from llmos_operator.planning.quota_view import Owners
 
+USAGE_SHOWN = 32
+"""Classes in status."""
 _NAMED = 5
 """Namespaces in a sentence; of more it says how many."""
 
@@ -27,6 +30,8 @@ class TenantFacts:
 
     facts: tuple[Fact, ...]
     """One for each condition but Ready."""
+    news: TenantNews | None = None
+    """How it stands; None if the ledger has not told, or there is nothing to tell."""
 
 
 def build_namespaces_fact(tenant: Tenant, owners: Owners) -> Fact:
@@ -41,6 +46,20 @@ def build_namespaces_fact(tenant: Tenant, owners: Owners) -> Fact:
         Reason.NamespaceTaken,
         describe(Reason.NamespaceTaken, f"{', '.join(shown)}{more}."),
     )
+
+
+def build_guaranteed_fact(tenant: Tenant, news: TenantNews | None) -> Fact | None:
+    """Say whether the cluster has what is guaranteed; what was said last, until the ledger has looked."""
+    if news is None:
+        before = next((c for c in tenant.status.conditions if c.type == CONDITION_GUARANTEED), None)
+        return Fact(before.type, before.status, Reason(before.reason), before.message) if before else None
+    if not news.overcommitted:
+        return is_true(CONDITION_GUARANTEED, Reason.GuaranteesHold)
+    numbers = [
+        f"{each.guaranteed} {each.class_name} are guaranteed to all together, and the nodes have {each.capacity}."
+        for each in news.overcommitted
+    ]
+    return is_false(CONDITION_GUARANTEED, Reason.Overcommitted, describe(Reason.Overcommitted, " ".join(numbers)))
 
 
 def build_ready_fact(facts: Sequence[Fact]) -> Fact:
@@ -63,7 +82,23 @@ def build_tenant_status(tenant: Tenant, known: TenantFacts, now: datetime) -> Te
     facts = (*known.facts, build_ready_fact(known.facts))
     return tenant.status.model_copy(
         update={
+            **_build_usage(tenant, known.news),
             "observed_generation": generation,
             "conditions": build_conditions(facts, tenant.status.conditions, generation, now),
         }
     )
+
+
+def _build_usage(tenant: Tenant, news: TenantNews | None) -> dict[str, object]:
+    if news is None:
+        return {}
+    used, guaranteed = (sum(getattr(each, name) for each in news.usage) for name in ("used", "guaranteed"))
+    return {
+        "accelerators": f"{used}/{guaranteed}",
+        "borrowed": sum(each.borrowed for each in news.usage),
+        "lent": sum(each.lent for each in news.usage),
+        "waiting": sum(each.waiting for each in news.usage),
+        "share": news.share,
+        "usage": news.usage[:USAGE_SHOWN],
+        "this_month": build_monthly_usage(news.meter, tenant.status.this_month),
+    }

@@ -12,7 +12,12 @@ from llmos.api import Tenant
 from llmos_operator.kube.resources import TENANTS
 from llmos_operator.planning.conditions import Fact
 from llmos_operator.planning.quota_view import find_owners
-from llmos_operator.planning.tenants import TenantFacts, build_namespaces_fact, build_tenant_status
+from llmos_operator.planning.tenants import (
+    TenantFacts,
+    build_guaranteed_fact,
+    build_namespaces_fact,
+    build_tenant_status,
+)
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.writing import apply_status_if_changed
@@ -29,7 +34,7 @@ async def reconcile_tenant(context: Context, key: Key) -> Result:
         await apply_invalid_status(context, current, error)
         return DONE
     facts = await _gather_facts(context, tenant)
-    status = build_tenant_status(tenant, TenantFacts(facts), context.now())
+    status = build_tenant_status(tenant, TenantFacts(facts, context.quota.tenant(key.name)), context.now())
     await apply_status_if_changed(context.kube, current, status, context.now())
     return DONE
 
@@ -37,7 +42,9 @@ async def reconcile_tenant(context: Context, key: Key) -> Result:
 async def _gather_facts(context: Context, tenant: Tenant) -> tuple[Fact, ...]:
     """Return one fact for each condition but Ready, in the order in which a person would mend what is false."""
     owners = find_owners(await observe_tenants(context))
-    return (build_namespaces_fact(tenant, owners),)
+    guaranteed = build_guaranteed_fact(tenant, context.quota.tenant(tenant.metadata.name))
+    facts = (build_namespaces_fact(tenant, owners), guaranteed)
+    return tuple(fact for fact in facts if fact is not None)
 
 
 async def observe_tenants(context: Context) -> tuple[Tenant, ...]:
