@@ -336,7 +336,7 @@ async def cut_off(world: Cluster, survived: int) -> None:
             raise Unavailable("killed")
         return await merge(*arguments)
 
-    world.kube.merge = refuse  # type: ignore[method-assign]  # the process ends here
+    world.kube.merge = refuse  # type: ignore[method-assign,assignment]  # the process ends here
     try:
         await world.quota()
     except Unavailable:
