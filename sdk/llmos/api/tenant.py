@@ -248,7 +248,10 @@ class TenantStatus(ApiModel):
 class Tenant(ApiModel):
     """A team that shares the cluster: its namespaces, its accelerators, its tokens, and what is kept apart.
 
-    Nothing enforces it yet: this version of the operator keeps no quota and no isolation by it.
+    Accelerators are enforced: as soon as there is a Tenant, pods of InferencePools on accelerators wait behind a
+    scheduling gate until the quota admits them, and what was borrowed comes back by draining. Pods that others make are
+    counted where they stand, and not held back. `tokens`, `models` and `isolation` are not enforced by this version of
+    the operator.
     """
 
     info: ClassVar[KindInfo] = KindInfo(
