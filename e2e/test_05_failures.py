@@ -364,15 +364,12 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.ReplicaFailed: "the net below all others",
         Reason.ModelFilesMissing: "tests/workers/serve: a volume that lost its files",
         Reason.ModelNotReady: "test_06_all_deleted",
-    }
-    # Nothing raises these until the operator enforces a Tenant.
-    not_raised_yet = {
-        Reason.NamespaceTaken,
-        Reason.NoTenant,
-        Reason.NotBoundInTime,
-        Reason.Overcommitted,
-        Reason.QuotaExceeded,
-        Reason.WaitsForRoom,
+        Reason.NamespaceTaken: "test_20_why_it_waits",
+        Reason.NoTenant: "test_20_why_it_waits",
+        Reason.NotBoundInTime: "test_20_why_it_waits",
+        Reason.Overcommitted: "test_20_why_it_waits",
+        Reason.QuotaExceeded: "test_17_borrow_and_reclaim",
+        Reason.WaitsForRoom: "test_20_why_it_waits",
     }
     problems = {reason for reason, info in REASONS.items() if info.problem}
-    assert {failure.reason for failure in FAILURES} | set(told_elsewhere) | not_raised_yet == problems
+    assert {failure.reason for failure in FAILURES} | set(told_elsewhere) == problems

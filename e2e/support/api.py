@@ -37,6 +37,7 @@ _PREFIXES: Final = {
     "CustomResourceDefinition": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
     "LLMModel": ("apis/llmos.dev/v1alpha1", "llmmodels"),
     "InferencePool": ("apis/llmos.dev/v1alpha1", "inferencepools"),
+    "Tenant": ("apis/llmos.dev/v1alpha1", "tenants"),
     "AcceleratorClass": ("apis/llmos.dev/v1alpha1", "acceleratorclasses"),
 }
 

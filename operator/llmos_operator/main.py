@@ -82,6 +82,13 @@ def run(
             help="When an autoscaled pool stops asking for replicas that cannot start, in seconds after it says so.",
         ),
     ] = _SETTINGS.withdraw_after_s,
+    untenanted: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="LLMOS_UNTENANTED",
+            help="CLASS=NUMBER: accelerators for namespaces of no Tenant, all together; may be repeated.",
+        ),
+    ] = None,
     gateway_url: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,6 +131,7 @@ def run(
         unschedulable_after_s=unschedulable_after_s,
         image_pull_timeout_s=image_pull_timeout_s,
         withdraw_after_s=withdraw_after_s,
+        untenanted=tuple(map(_parse_share, untenanted or ())),
     )
     options = Options(
         kubeconfig=kubeconfig,
@@ -148,6 +156,13 @@ def _parse_variable(text: str) -> tuple[str, str]:
     if not separator or not name:
         raise typer.BadParameter(f"{text!r} is not NAME=VALUE.", param_hint="--fetch-env")
     return name, value
+
+
+def _parse_share(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not name or not number.isdecimal():
+        raise typer.BadParameter(f"{text!r} is not CLASS=NUMBER.", param_hint="--untenanted")
+    return name, int(number)
 
 
 def _parse_url(text: str) -> str:

@@ -29,7 +29,7 @@ def _add_nothing() -> Mapping[str, str]:
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON.
+    """Formats a record as one line of JSON; what the caller gives as `extra={"fields": ...}` stands in it as fields.
 
     Args:
         read_context: asked at each line for further fields: what the program is working on.
@@ -47,6 +47,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             **self._read_context(),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -187,6 +187,14 @@ class FakeKube(Kube):
         self._disown(place, {"metadata": patched})
         return self._commit("patch", place, {**current, "metadata": metadata})
 
+    async def merge(self, resource: Resource, name: str, namespace: str, patch: Mapping[str, Any]) -> Object:
+        place = Place(resource, namespace, name)
+        self._record("patch", place)
+        current = self._existing("patch", place)
+        _check_identity(place, patch.get("metadata") or {}, current)
+        self._disown(place, fake_merge.build_tree({**patch, "metadata": _without(patch.get("metadata") or {}, "uid")}))
+        return self._commit("patch", place, fake_merge.merge_patch(current, patch))
+
     async def delete(
         self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace_period_s: int | None = None
     ) -> None:

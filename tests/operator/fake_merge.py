@@ -56,6 +56,19 @@ def merge(current: Any, applied: Any) -> Any:
     return {**current, **{key: merge(current.get(key), item) for key, item in applied.items()}}
 
 
+def merge_patch(current: Any, patch: Any) -> Any:
+    """Return what a JSON merge patch (RFC 7386) makes of a JSON value."""
+    if not isinstance(patch, Mapping):
+        return patch
+    base = dict(current) if isinstance(current, Mapping) else {}
+    for key, value in patch.items():
+        if value is None:
+            base.pop(key, None)
+        else:
+            base[key] = merge_patch(base.get(key), value)
+    return base
+
+
 def remove(current: Tree, abandoned: Tree, kept: Iterable[Tree]) -> Tree:
     """Return `current` without the leaves of `abandoned`, except those that another tree still names."""
     others = list(kept)

@@ -9,6 +9,9 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
 {{- range $name, $value := .Values.fetch.env }}
 - {{ printf "--fetch-env=%s=%s" $name $value | replace "$" "$$" | quote }}
 {{- end }}
+{{- range $class, $number := .Values.quota.untenanted }}
+- {{ printf "--untenanted=%s=%d" $class (int $number) | quote }}
+{{- end }}
 {{- with .Values.operator.extraArgs }}
 {{ toYaml . }}
 {{- end }}

@@ -181,6 +181,11 @@ class AioKube(Kube):
         path = _path(resource, namespace, name)
         return await self._write("patch", target, "PATCH", path, {"metadata": metadata}, content_type=_MERGE)
 
+    async def merge(self, resource: Resource, name: str, namespace: str, patch: Mapping[str, Any]) -> Object:
+        target = _reference(resource, name, namespace)
+        path = _path(resource, namespace, name)
+        return await self._write("patch", target, "PATCH", path, patch, content_type=_MERGE)
+
     async def delete(
         self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace_period_s: int | None = None
     ) -> None:

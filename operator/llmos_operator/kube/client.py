@@ -73,6 +73,13 @@ class Kube(Protocol):
         """
         ...
 
+    async def merge(self, resource: Resource, name: str, namespace: str, patch: Mapping[str, Any]) -> Object:
+        """JSON merge patch: null removes a field, a list replaces the whole list; raises `NotFound`.
+
+        `metadata.uid` in the patch makes sure that an object of the same name is not mistaken for it (`Conflict`).
+        """
+        ...
+
     async def delete(
         self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace_period_s: int | None = None
     ) -> None:

@@ -46,6 +46,7 @@ INFERENCE_POOLS: Final = Resource(names.GROUP, names.VERSION, "inferencepools", 
 ACCELERATOR_CLASSES: Final = Resource(
     names.GROUP, names.VERSION, "acceleratorclasses", "AcceleratorClass", namespaced=False
 )
+TENANTS: Final = Resource(names.GROUP, names.VERSION, "tenants", "Tenant", namespaced=False)
 
 ALL: Final = (
     PODS,
@@ -58,6 +59,7 @@ ALL: Final = (
     LLM_MODELS,
     INFERENCE_POOLS,
     ACCELERATOR_CLASSES,
+    TENANTS,
 )
 
 _BY_TYPE: Final = {(resource.api_version, resource.kind): resource for resource in ALL}

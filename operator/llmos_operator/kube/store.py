@@ -14,7 +14,8 @@ an event, and has it run again. Versions, which grow with every change, keep the
 - An answer is remembered unless something newer was told or written while the request was under way.
 - After a write whose outcome is unknown its object is in doubt: nothing that events tell is believed, until a request
   that began later was answered.
-- Absence is never remembered: what is not known is asked for.
+- Absence of a single object is never remembered: what is not known is asked for. But once all objects of one of our own
+  kinds were listed, all of them are known, unless an object of that kind was told of or doubted whose body is missing.
 - Another process may have written while this one was not the leader: then everything is forgotten, all objects of our
   own kinds are listed anew, and events count from the version of that list on.
 
@@ -27,16 +28,16 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from llmos.api.names import LABEL_MANAGED_BY, MANAGED_BY
 from llmos_operator.kube.client import Object
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, SERVICES
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, SERVICES, TENANTS
 
-OWN_KINDS: Final = frozenset({INFERENCE_POOLS.kind, LLM_MODELS.kind, ACCELERATOR_CLASSES.kind})
+OWN_KINDS: Final = frozenset({INFERENCE_POOLS.kind, LLM_MODELS.kind, ACCELERATOR_CLASSES.kind, TENANTS.kind})
 """Their events bring bodies."""
 CHILD_KINDS: Final = frozenset({SERVICES.kind})
 """Their events bring metadata; bodies come with answers."""
@@ -86,6 +87,8 @@ class Store:
         self._size_bytes = 0
         self._bodies: OrderedDict[Place, _Body] = OrderedDict()
         self._doubted: set[Place] = set()
+        self._missing: set[Place] = set()
+        """Objects of our own kinds that may exist and whose bodies are not known."""
         self._listed: dict[str, float] = {}
         """Versions of the lists of all objects of a kind."""
         self._requests: list[Told] = []
@@ -104,9 +107,15 @@ class Store:
         if known is not None and (known.version > version or (known.version == version and not is_gone)):
             return
         self._drop(place)
-        is_news = kind in OWN_KINDS and version > self._listed.get(kind, math.inf)
+        if kind not in OWN_KINDS:
+            return
+        is_news = version > self._listed.get(kind, math.inf)
         if is_news and not is_gone and place not in self._doubted:
             self._put(place, version, item)
+        elif not is_gone:
+            self._missing.add(place)
+        elif place not in self._doubted:
+            self._missing.discard(place)
 
     def get(self, place: Place) -> Object | None:
         """Return a body that may be acted on; None if the API server must be asked."""
@@ -119,6 +128,13 @@ class Store:
         self._bodies.move_to_end(place)
         body: Object = json.loads(known.data)
         return body
+
+    def list(self, kind: str) -> list[Object] | None:
+        """Return the bodies of all objects of one of our own kinds; None if the API server must be asked."""
+        if not self.is_listed(kind) or any(place.kind == kind for place in self._missing):
+            return None
+        places = sorted(place for place in self._bodies if place.kind == kind)
+        return [json.loads(self._bodies[place].data) for place in places]
 
     @contextmanager
     def request(self) -> Iterator[Told]:
@@ -142,6 +158,8 @@ class Store:
         if told.is_void or newest == math.inf or not is_kept(place.kind):
             return
         self._doubted.discard(place)
+        if answer is None and newest == 0.0:
+            self._missing.discard(place)
         if answer is None or not _is_watched(place.kind, answer["metadata"]):
             return
         version, known = _read_version(answer), self._bodies.get(place)
@@ -152,6 +170,16 @@ class Store:
         if version >= newest and (known is None or known.version < version):
             self._drop(place)
             self._put(place, version, answer)
+
+    def keep_absence(self, kind: str, items: Iterable[Mapping[str, Any]], told: Told) -> None:
+        """Note that a list of all objects of a kind, given to `keep` already, did not show the others."""
+        if told.is_void:
+            return
+        shown = {Place.of(kind, item["metadata"]) for item in items}
+        for place in [place for place in self._missing if place.kind == kind and place not in shown]:
+            if place not in told:
+                self._doubted.discard(place)
+                self._missing.discard(place)
 
     def is_listed(self, kind: str) -> bool:
         """Whether all objects of a kind were listed since `forget`."""
@@ -168,10 +196,13 @@ class Store:
             self._drop(place)
             self._doubted.add(place)
             self._note(place, math.inf)
+            if place.kind in OWN_KINDS:
+                self._missing.add(place)
 
     def forget(self) -> None:
         """Another process may have written meanwhile: believe nothing."""
         self._bodies.clear()
+        self._missing.clear()
         self._listed.clear()
         self._size_bytes = 0
         for told in self._requests:
@@ -185,6 +216,7 @@ class Store:
         metadata = {key: value for key, value in item["metadata"].items() if key != "managedFields"}
         data = json.dumps({**item, "metadata": metadata}, separators=(",", ":")).encode()
         self._bodies[place] = _Body(version, data, self._clock())
+        self._missing.discard(place)
         self._size_bytes += len(data)
         while self._size_bytes > self._limit_bytes:
             self.doubt(next(iter(self._bodies)))  # An event that is still on its way may be older than it was.

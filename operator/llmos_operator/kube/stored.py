@@ -106,6 +106,8 @@ class StoredKube(Kube):
         return self._store.get(place) or answer
 
     async def list(self, resource: Resource, *, namespace: str = "", label_selector: str = "") -> Objects:
+        if resource.kind in OWN_KINDS and not namespace and not label_selector:
+            return await self._list_own(resource)
         owner = owner_in(namespace, label_selector) if resource == PODS else None
         if owner is None:
             return await self._server.list(resource, namespace=namespace, label_selector=label_selector)
@@ -118,6 +120,19 @@ class StoredKube(Kube):
             items = await self._server.list(resource, namespace=namespace, label_selector=label_selector)
         if not items:
             self._pods.learn_none(owner, touched)
+        return items
+
+    async def _list_own(self, resource: Resource) -> Objects:
+        if not self._store.is_listed(resource.kind):
+            await self._learn_bodies(resource)
+        if (known := self._store.list(resource.kind)) is not None:
+            self._on_answer("list", resource.kind)
+            return known
+        with self._store.request() as told:
+            items = await self._server.list(resource)
+        for item in items:
+            self._store.keep(Place.of(resource.kind, item["metadata"]), item, told)
+        self._store.keep_absence(resource.kind, items, told)
         return items
 
     async def create(self, manifest: Mapping[str, Any]) -> Object:
@@ -151,6 +166,11 @@ class StoredKube(Kube):
                 finalizers=finalizers,
                 resource_version=resource_version,
             ),
+        )
+
+    async def merge(self, resource: Resource, name: str, namespace: str, patch: Mapping[str, Any]) -> Object:
+        return await self._send(
+            Place(resource.kind, namespace, name), lambda: self._server.merge(resource, name, namespace, patch)
         )
 
     async def delete(

@@ -14,6 +14,7 @@ from llmos.api.names import (
     CONTAINER_ENGINE,
     CONTROL_PORT,
     ENGINE_PORT,
+    GATE_QUOTA,
     LABEL_COMPONENT,
     LABEL_MODEL,
     LABEL_POOL,
@@ -42,6 +43,7 @@ from llmos_operator.manifests.steps import (
     compute_source_claim,
     needs_fetch,
 )
+from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation
 from llmos_operator.planning.settings import Settings
 
 GANG_SIZE = 1
@@ -82,9 +84,17 @@ def build_pool_selector(pool: InferencePool) -> dict[str, str]:
     return {LABEL_POOL: pool.metadata.name, LABEL_COMPONENT: COMPONENT_REPLICA}
 
 
-def build_replica_pods(template: ReplicaTemplate, *, revision: str, ordinal: int, attempt: int) -> list[Manifest]:
-    """Return the pods of one replica, leader first."""
-    return [_build_pod(template, revision, ordinal, attempt, rank) for rank in range(GANG_SIZE)]
+def build_replica_pods(
+    template: ReplicaTemplate, *, revision: str, ordinal: int, attempt: int, record: QuotaRecord | None = None
+) -> list[Manifest]:
+    """Return the pods of one replica, leader first; with a record they wait behind a gate until they are admitted."""
+    pods = [_build_pod(template, revision, ordinal, attempt, rank) for rank in range(GANG_SIZE)]
+    if record is not None:
+        for pod in pods:
+            pod["spec"]["schedulingGates"] = [{"name": GATE_QUOTA}]
+        if record != QuotaRecord():
+            pods[0]["metadata"]["annotations"] |= build_record_annotation(record)
+    return pods
 
 
 def _build_pod(template: ReplicaTemplate, revision: str, ordinal: int, attempt: int, rank: int) -> Manifest:

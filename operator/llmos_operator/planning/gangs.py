@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmos.api.names import (
@@ -26,6 +26,8 @@ from llmos_operator.planning.failures import (
     read_attempt,
     read_time,
 )
+from llmos_operator.planning.quota_record import QuotaRecord, read_record
+from llmos_operator.planning.quota_view import is_gated
 from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, compute_backoff_s
 
 Pod = Mapping[str, Any]
@@ -71,8 +73,10 @@ def _build_replica(
 ) -> Replica:
     leader = min(gang, key=_rank)
     labels = leader["metadata"]["labels"]
-    state = _state_of_gang(gang, gang_size, now)
+    record = read_record(leader["metadata"])
+    state = _state_of_gang(gang, gang_size, now, record)
     failure, failed_at = _failure_of_gang(gang, now) if state is ReplicaState.FAILED else (None, now)
+    withdrawn = record.for_successor() if record.is_withdrawn and state is ReplicaState.FAILED else None
     attempt = read_attempt(leader["metadata"])
     ran_stable = failure is not None and _ran_stable(gang)
     if ran_stable:
@@ -90,9 +94,12 @@ def _build_replica(
         drain_started=_drain_started(gang),
         failure=failure,
         stuck=_first_stuck(gang, times, now) if state is ReplicaState.STARTING else None,
-        retry_at=_retry_at(failure, failed_at, attempt, ran_stable=ran_stable),
+        retry_at=now if withdrawn else _retry_at(failure, failed_at, attempt, ran_stable=ran_stable),
         lost_at=max(_lost_times(gang), default=None),
         incomplete=len(gang) < gang_size and state is ReplicaState.STARTING,
+        is_gated=state is ReplicaState.STARTING and all(is_gated(pod) for pod in gang),
+        admitted=datetime.fromtimestamp(record.admitted_s, UTC) if record.admitted_s else None,
+        withdrawn=withdrawn,
     )
 
 
@@ -120,12 +127,12 @@ def is_lost(pod: Pod, now: datetime) -> bool:
     return any(moment <= now for moment in _lost_times((pod,)))
 
 
-def _state_of_gang(gang: Sequence[Pod], gang_size: int, now: datetime) -> ReplicaState:
+def _state_of_gang(gang: Sequence[Pod], gang_size: int, now: datetime, record: QuotaRecord) -> ReplicaState:
     if any(is_lost(pod, now) for pod in gang):
         return ReplicaState.LOST
     if any("deletionTimestamp" in pod["metadata"] for pod in gang):
         return ReplicaState.TERMINATING
-    if any(pod.get("status", {}).get("phase") in {"Failed", "Succeeded"} for pod in gang):
+    if record.is_withdrawn or any(pod.get("status", {}).get("phase") in {"Failed", "Succeeded"} for pod in gang):
         return ReplicaState.FAILED
     if any(pod["metadata"]["labels"].get(LABEL_SERVING) == "false" for pod in gang):
         return ReplicaState.DRAINING
@@ -216,9 +223,12 @@ def _retry_at(failure: Failure | None, failed_at: datetime, attempt: int, *, ran
 
 
 def _first_stuck(gang: Sequence[Pod], times: PodTimes, now: datetime) -> Failure | None:
+    # A pod was unscheduled all the time that it waited for its quota: only what came after counts.
+    admitted_s = read_record(min(gang, key=_rank)["metadata"]).admitted_s
+    is_fresh = now.timestamp() - admitted_s < times.unschedulable_after_s
     for pod in gang:
         stuck = (
-            failure_of_unscheduled_pod(pod, now, times.unschedulable_after_s)
+            (None if is_fresh else failure_of_unscheduled_pod(pod, now, times.unschedulable_after_s))
             or failure_of_waiting_pod(pod)
             or _failure_of_slow_start(pod, times, now)
         )

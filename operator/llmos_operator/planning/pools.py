@@ -8,6 +8,7 @@ from datetime import datetime
 
 from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
 from llmos.api.names import (
+    CONDITION_ADMITTED,
     CONDITION_AVAILABLE,
     CONDITION_PLANNED,
     CONDITION_PROGRESSING,
@@ -15,8 +16,17 @@ from llmos.api.names import (
     CPU_CLASS,
 )
 from llmos.api.scaling import ScalingStatus
-from llmos_operator.planning.conditions import Announcement, Fact, build_conditions, is_false, is_true, last_failure
+from llmos_operator.planning.conditions import (
+    Announcement,
+    Fact,
+    build_conditions,
+    is_false,
+    is_true,
+    is_unknown,
+    last_failure,
+)
 from llmos_operator.planning.failures import Failure, describe
+from llmos_operator.planning.quota_news import PoolNews
 from llmos_operator.planning.replicas import HOLDING, Replica, ReplicaState
 from llmos_operator.planning.schedule import ReplicaLimits, find_limits, find_schedule_problem
 
@@ -55,6 +65,14 @@ class PoolSize:
         return "The pool sleeps at zero replicas; the first request through the gateway wakes it."
 
 
+@dataclass(frozen=True)
+class Admission:
+    """What the quota says of a pool whose replicas wait for it."""
+
+    news: PoolNews | None = None
+    """Why replicas wait; None if the ledger has not told, or none waits."""
+
+
 def build_pool_status(
     pool: InferencePool,
     *,
@@ -66,6 +84,7 @@ def build_pool_status(
     replicas: Sequence[Replica],
     refused: Failure | None,
     now: datetime,
+    admission: Admission | None = None,
 ) -> InferencePoolStatus:
     """Return the status of `pool`.
 
@@ -79,16 +98,25 @@ def build_pool_status(
         replicas: replicas observed before this reconcile's writes.
         refused: what the API server refused in this reconcile, if anything.
         now: the current time.
+        admission: what the quota says; None if it does not concern the pool.
     """
     count = _count(size, replicas, revision)
-    failure = layout.refusal or refused or _first_failure(pool, replicas, revision) or _no_room(pool, size)
+    gated = sum(replica.is_gated for replica in replicas)
+    failure = (
+        layout.refusal
+        or refused
+        or _first_failure(pool, replicas, revision)
+        or _not_admitted(admission, gated)
+        or _no_room(pool, size)
+    )
     facts = (
         _planned(layout),
+        *(() if admission is None else (_admitted(admission, gated),)),
         _available(count, failure, size),
         _progressing(count, failure),
         _ready(count, failure, size),
     )
-    holding = sum(1 for replica in replicas if replica.state in HOLDING)
+    holding = sum(1 for replica in replicas if replica.state in HOLDING and not replica.is_gated)
     per_replica = 0 if pool.spec.accelerator.class_name == CPU_CLASS else pool.spec.accelerator.count
     return InferencePoolStatus(
         observed_generation=pool.metadata.generation,
@@ -194,6 +222,24 @@ def _no_room(pool: InferencePool, size: PoolSize) -> Failure | None:
     if earlier is None or earlier.reason is Reason.InvalidSpec:
         return Failure(Reason.Unschedulable, size.scaling.message)
     return Failure(earlier.reason, earlier.message.partition(_MEANWHILE)[0])
+
+
+def _not_admitted(admission: Admission | None, gated: int) -> Failure | None:
+    """Return why replicas wait for their quota. Until the ledger has told, they just start."""
+    if admission is None or admission.news is None or not gated:
+        return None
+    who = "1 replica waits" if gated == 1 else f"{gated} replicas wait"
+    first = admission.news.first
+    return Failure(first.reason, f"{who}. {first.message}")
+
+
+def _admitted(admission: Admission, gated: int) -> Fact:
+    if not gated:
+        return is_true(CONDITION_ADMITTED, Reason.Admitted)
+    waits = _not_admitted(admission, gated)
+    if waits is None:
+        return is_unknown(CONDITION_ADMITTED, Reason.Starting, "The quota ledger has not looked at it yet.")
+    return is_false(CONDITION_ADMITTED, waits.reason, waits.message)
 
 
 def _planned(layout: Layout) -> Fact:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from llmos.api.names import ANNOTATION_QUOTA
-from llmos_operator.planning.quota import Placement, Reservation, Stop
+from llmos_operator.planning.quota import Placement, Reservation, Stop, Swap
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,15 @@ class QuotaRecord:
     stop: Stop | None = None
     attempts: int = 0
     retry_at_s: float = 0.0
+    is_withdrawn: bool = False
+    """The gang was not bound in time: its pool makes another in its place, which carries `attempts` and
+    `retry_at_s` on, and then deletes this one."""
+    swaps: tuple[Swap, ...] = ()
+    """Who was asked to go for this gang, so that a new operator does not undo it."""
+
+    def for_successor(self) -> QuotaRecord:
+        """Return what the gang that takes a withdrawn one's place begins with."""
+        return QuotaRecord(attempts=self.attempts, retry_at_s=self.retry_at_s, swaps=self.swaps)
 
 
 _ADAPTER = TypeAdapter(QuotaRecord)

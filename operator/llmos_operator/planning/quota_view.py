@@ -15,8 +15,7 @@ The rules that are decided here:
 - A node that takes no new pods counts with what stands on it, so that nothing is promised there.
 - A node belongs to the class with the most specific node selector that selects it: an accelerator is counted once.
 
-Reading the objects and carrying out plans is the reconciler's; until there is one that calls this module, quota is not
-enforced.
+Reading the objects is the reconciler's (`reconcilers/quota.py`), what becomes of the plan `quota_writes` says.
 """
 
 from __future__ import annotations
@@ -96,9 +95,25 @@ def find_owners(tenants: Iterable[Tenant]) -> Owners:
     return Owners(owners, {name: tuple(pairs) for name, pairs in taken.items()})
 
 
-def needs_gate(pool: InferencePool, tenants: Sequence[Tenant]) -> bool:
+def needs_gate(pool: InferencePool, tenants: Sequence[object]) -> bool:
     """Whether the pods of the pool are made with a scheduling gate."""
     return bool(tenants) and pool.spec.accelerator.class_name != CPU_CLASS
+
+
+def is_gated(pod: JsonObject) -> bool:
+    """Whether a pod waits for the ledger."""
+    return any(gate.get("name") == GATE_QUOTA for gate in pod["spec"].get("schedulingGates", ()))
+
+
+def find_swaps(pods: Iterable[JsonObject]) -> tuple[Swap, ...]:
+    """Return who was asked to go for whom, as the records of those tell for whom it was."""
+    return tuple(swap for pod in pods for swap in read_record(pod["metadata"]).swaps)
+
+
+def requests_accelerators(pod: JsonObject, classes: Iterable[AcceleratorClass]) -> bool:
+    """Whether a pod holds accelerators of any of these classes, or will."""
+    resources = {accelerator.spec.resource_name for accelerator in classes}
+    return any(_requested(container, name) for container in pod["spec"]["containers"] for name in resources)
 
 
 def build_snapshot(
@@ -244,11 +259,11 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
 
 
 def _state_of(pods: Sequence[JsonObject], record: QuotaRecord, placement: Placement | None) -> GangState:
-    if any("deletionTimestamp" in pod["metadata"] for pod in pods):
+    if record.is_withdrawn or any("deletionTimestamp" in pod["metadata"] for pod in pods):
         return GangState.ENDING
     if record.stop is not None:
         return GangState.STOPPING
-    if all(_is_gated(pod) for pod in pods):
+    if all(is_gated(pod) for pod in pods):
         return GangState.WAITING
     is_whole = placement is not None and len(pods) >= len(placement.nodes)
     return GangState.RUNNING if is_whole and all(_node_of(pod) for pod in pods) else GangState.STARTING
@@ -336,10 +351,6 @@ def _requested(container: JsonObject, resource: str) -> int:
     resources = container.get("resources", {})
     wanted = (resources.get("requests") or {}).get(resource) or (resources.get("limits") or {}).get(resource, "0")
     return parse_quantity_bytes(str(wanted))
-
-
-def _is_gated(pod: JsonObject) -> bool:
-    return any(gate.get("name") == GATE_QUOTA for gate in pod["spec"].get("schedulingGates", ()))
 
 
 def _node_of(pod: JsonObject) -> str:

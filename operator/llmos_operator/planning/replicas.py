@@ -24,6 +24,7 @@ from datetime import datetime
 from enum import Enum
 
 from llmos_operator.planning.failures import Failure
+from llmos_operator.planning.quota_record import QuotaRecord
 
 BACKOFF_FIRST_S = 10.0
 BACKOFF_LIMIT_S = 300.0
@@ -71,6 +72,17 @@ class Replica:
     retry_at: datetime | None = None
     lost_at: datetime | None = None
     incomplete: bool = False
+    is_gated: bool = False
+    """It waits until the quota admits it, and holds nothing."""
+    admitted: datetime | None = None
+    """When the quota admitted it."""
+    withdrawn: QuotaRecord | None = None
+    """What the quota says of a replica that was not bound in time: another one takes its place and goes on from it."""
+
+    @property
+    def began(self) -> datetime:
+        """Since when it can start."""
+        return max(self.created, self.admitted) if self.admitted else self.created
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,8 @@ class NewReplica:
 
     ordinal: int
     attempt: int = 0
+    record: QuotaRecord | None = None
+    """What the quota knows of the one in whose place it comes."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +190,16 @@ def _plan_creation(
     room = desired + limits.max_surge - holding - waiting
     count = max(0, min(desired - alive - waiting, room))
     retried = due[:count]
-    attempts = [r.attempt + 1 for r in retried] + [0] * (count - len(retried))
     ordinals = _free_ordinals({r.ordinal for r in newest}, count)
-    created = tuple(NewReplica(ordinal, attempt) for ordinal, attempt in zip(ordinals, attempts, strict=True))
-    return created, tuple(retried)
+    again = [_try_again(failed, ordinal) for failed, ordinal in zip(retried, ordinals, strict=False)]
+    return (*again, *(NewReplica(ordinal) for ordinal in ordinals[len(again) :])), tuple(retried)
+
+
+def _try_again(failed: Replica, ordinal: int) -> NewReplica:
+    # One that was withdrawn has not failed: the quota counts how often it was tried.
+    if failed.withdrawn is not None:
+        return NewReplica(ordinal, failed.attempt, failed.withdrawn)
+    return NewReplica(ordinal, failed.attempt + 1)
 
 
 def _free_ordinals(taken: set[int], count: int) -> list[int]:
@@ -232,13 +252,14 @@ def _must_drain(replica: Replica) -> bool:
 
 
 def _victim_order(replica: Replica) -> tuple[bool, bool, bool, bool, int, float]:
-    """Sort the replica that is missed least first: one that never answered, and of these one that cannot go on, then
-    one that does not answer now, then the least busy, then the newest."""
+    """Sort the replica that is missed least first: one that never answered, and of these one that waits or cannot go
+    on, then one that does not answer now, then the least busy, then the newest."""
     unknown = replica.in_flight is None
     busy = 0 if replica.in_flight is None else replica.in_flight
     is_ready = replica.state is ReplicaState.READY
     may_hold_requests = replica.was_ready and not is_ready
-    return is_ready, may_hold_requests, replica.stuck is None, unknown, busy, -replica.created.timestamp()
+    goes_on = replica.stuck is None and not replica.is_gated
+    return is_ready, may_hold_requests, goes_on, unknown, busy, -replica.created.timestamp()
 
 
 def _next_look_s(replicas: Sequence[Replica], drain: Iterable[Replica], now: datetime, settle_s: float) -> float | None:

@@ -46,6 +46,8 @@ class ScaledPool:
     decided: ScalingStatus | None = None
     """What status says of that decision."""
     replicas: tuple[Replica, ...] = ()
+    has_quota: bool = False
+    """Whether its replicas wait until the quota admits them."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Control ports (host:port) of replicas that have an address, by name."""
 
@@ -135,6 +137,7 @@ def build_sample(
         replicas=tuple(_sample_replica(name, reading, memory, interval_s) for name, reading in replicas.items()),
         silent=len(pool.telling) - len(replicas),
         starting=tuple(_describe_starting(pool, now)),
+        has_quota=pool.has_quota,
         draining=sum(r.state in {ReplicaState.DRAINING, ReplicaState.TERMINATING} for r in pool.replicas),
         started_s=tuple(_find_start_times(pool, memory.starting, now)),
         stale=(*_find_stale_gateways(sources, memory), *_find_stale_replicas(pool, replicas, memory)),
@@ -217,15 +220,15 @@ def _sample_replica(name: str, reading: EngineReading, memory: SamplerMemory, in
 
 def _describe_starting(pool: ScaledPool, now: datetime) -> Iterator[StartingReplica]:
     for replica in pool.starting:
-        age_s = max(0.0, (now - replica.created).total_seconds())
+        age_s = max(0.0, (now - replica.began).total_seconds())
         is_stuck = replica.stuck is not None or replica.state is ReplicaState.FAILED
-        yield StartingReplica(replica.name, age_s, is_stuck)
+        yield StartingReplica(replica.name, age_s, is_stuck, replica.is_gated)
 
 
 def _find_start_times(pool: ScaledPool, starting_before: frozenset[str], now: datetime) -> Iterator[float]:
     for replica in pool.replicas:
         if replica.state is ReplicaState.READY and replica.name in starting_before:
-            yield max(0.0, ((replica.ready_at or now) - replica.created).total_seconds())
+            yield max(0.0, ((replica.ready_at or now) - replica.began).total_seconds())
 
 
 def _find_stale_gateways(sources: Sources, memory: SamplerMemory) -> Iterator[str]:

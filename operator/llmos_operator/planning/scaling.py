@@ -7,7 +7,7 @@ The decision, in order:
 2. Demand: what each target asks for (`scaling_demand`); the greatest is `raw`, rounded up it is wanted.
 3. Delay: up at once. Down only to the most that was wanted at any moment of the last `scale_down_delay_s` (the
    stabilisation of Kubernetes' HorizontalPodAutoscaler); to zero only after `scale_to_zero_after_s` without any work.
-4. Bound: no more than there is room for, then within the limits.
+4. Bound: no more than there is room for, under a quota no more than one beyond those admitted, then within the limits.
 
 Only complete samples move the clocks of step 3: a sample with figures missing may raise the number and never lowers it,
 and a delay is never spent while nobody looks. Nothing multiplies the present number of replicas, so replicas that are
@@ -38,8 +38,8 @@ from llmos_operator.planning.scaling_forecast import (
     look_ahead,
     look_back,
 )
-from llmos_operator.planning.scaling_inputs import GatewaySample, PoolSample
-from llmos_operator.planning.scaling_room import Room, count_serving, observe_room, reopen_room
+from llmos_operator.planning.scaling_inputs import GatewaySample, PoolSample, StartingReplica
+from llmos_operator.planning.scaling_room import Room, compute_quota_limit, count_serving, observe_room, reopen_room
 from llmos_operator.planning.scaling_traffic import Load, Traffic, build_load, observe
 from llmos_operator.planning.scaling_words import Circumstances, describe_decision
 
@@ -258,9 +258,13 @@ def has_stopped(memory: ScalingMemory) -> bool:
 
 
 def _build_situation(memory: ScalingMemory, load: Load, sample: PoolSample) -> Situation:
-    oldest_s = max((replica.age_s for replica in sample.starting if not replica.is_stuck), default=0.0)
+    oldest_s = max((replica.age_s for replica in sample.starting if _is_coming(replica)), default=0.0)
     outlook = NOTHING_AHEAD if has_stopped(memory) else look_ahead(memory.hindsight)
     return Situation(load, memory.learned, outlook, count_serving(sample), oldest_s)
+
+
+def _is_coming(replica: StartingReplica) -> bool:
+    return not (replica.is_stuck or replica.is_gated)
 
 
 def _decide(policy: ScalingPolicy, memory: ScalingMemory, sample: PoolSample, load: Load, raw: float) -> _Decision:
@@ -312,6 +316,9 @@ def _bound(
     if room.limit is not None and target > max(room.limit, 1):
         # One may always wait for a place, so that a pool with work and no replica takes the first that frees.
         target, bounded_by = max(room.limit, 1), "unschedulable"
+    quota_limit = compute_quota_limit(sample)
+    if quota_limit is not None and target > quota_limit:
+        target, bounded_by = quota_limit, "quota"
     lowest, highest = policy.min_replicas, max(policy.min_replicas, policy.max_replicas)
     if target < lowest:
         return lowest, "schedule" if policy.limits_from else "minReplicas"
@@ -328,7 +335,7 @@ def _build_inputs(load: Load, sample: PoolSample) -> ScalingInputs:
         prompt_tokens_per_second=round(load.prompt_tokens_per_s, 1),
         generation_tokens_per_second=round(load.generated_tokens_per_s, 1),
         ready=count_serving(sample),
-        starting=sum(not replica.is_stuck for replica in sample.starting),
+        starting=sum(_is_coming(replica) for replica in sample.starting),
         stale=tuple(name[:253] for name in sample.stale[:STALE_SHOWN]),
     )
 

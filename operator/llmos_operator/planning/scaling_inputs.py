@@ -67,6 +67,8 @@ class StartingReplica:
     """Since its creation."""
     is_stuck: bool = False
     """It cannot go on: no node has room, or it failed and waits for its next attempt."""
+    is_gated: bool = False
+    """It waits until the quota admits it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class PoolSample:
     """Replicas that answer requests, but whose figures are missing in this sample."""
     starting: tuple[StartingReplica, ...] = ()
     draining: int = 0
+    has_quota: bool = False
+    """Whether replicas wait until the quota admits them."""
     started_s: tuple[float, ...] = ()
     """Times from creation to readiness of replicas that became ready in the interval, in seconds."""
     stale: tuple[str, ...] = ()

@@ -42,6 +42,14 @@ def count_serving(sample: PoolSample) -> int:
     return len(sample.replicas) + sample.silent
 
 
+def compute_quota_limit(sample: PoolSample) -> int | None:
+    """Return the most replicas to ask for under a quota: one more than were admitted, so that one always waits for the
+    next place and no others stand in line behind it. None without a quota."""
+    if not sample.has_quota:
+        return None
+    return count_serving(sample) + sum(not replica.is_gated for replica in sample.starting) + 1
+
+
 def observe_room(room: Room, sample: PoolSample, unschedulable_after_s: float) -> Room:
     """Return what is known of the room after one more sample."""
     now_s, serving = sample.now_s, count_serving(sample)

@@ -71,6 +71,12 @@ def _describe_room(it: Circumstances) -> str:
     )
 
 
+def _describe_quota(it: Circumstances) -> str:
+    waiting = sum(replica.is_gated for replica in it.sample.starting)
+    waits = f"{waiting} of them {'waits' if waiting == 1 else 'wait'}" if waiting else "the next one is asked for"
+    return f"{it.desired} instead: the quota admits one after the other, and {waits}. Condition Admitted says why."
+
+
 def _describe_limit(it: Circumstances) -> str:
     limits = f"schedule window {it.limits_from}" if it.limits_from else "spec.scaling"
     bound = "at least" if it.desired > it.wanted else "at most"
@@ -83,6 +89,7 @@ _BOUNDS = {
     "scaleToZeroDelay": _describe_sleep,
     "staleInputs": _describe_stale,
     "unschedulable": _describe_room,
+    "quota": _describe_quota,
     "minReplicas": _describe_limit,
     "maxReplicas": _describe_limit,
     "schedule": _describe_limit,

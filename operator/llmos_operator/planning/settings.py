@@ -26,5 +26,7 @@ class Settings:
     """A pod that cannot be scheduled for so long makes the pool say so."""
     withdraw_after_s: int = 60
     """An autoscaled pool whose replicas cannot start for so long after that stops asking for them."""
+    untenanted: tuple[tuple[str, int], ...] = ()
+    """Accelerators by class for namespaces of no Tenant, all together, once there is a Tenant."""
     image_pull_timeout_s: int = 60
     """A pod whose image cannot be pulled for so long is ended, so that it holds no accelerator."""

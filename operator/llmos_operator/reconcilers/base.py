@@ -11,6 +11,7 @@ from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.board import Board
 from llmos_operator.reconcilers.keys import Key
 from llmos_operator.reconcilers.parsed import Parsed
+from llmos_operator.reconcilers.quota_board import QuotaBoard
 
 __all__ = ["DONE", "Context", "Key", "Result"]
 
@@ -43,3 +44,5 @@ class Context:
     out."""
     board: Board = field(default_factory=Board)
     """What this and the autoscaler tell each other."""
+    quota: QuotaBoard = field(default_factory=QuotaBoard)
+    """What the quota pass remembers, and tells pools and tenants."""

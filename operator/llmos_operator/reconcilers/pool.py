@@ -23,7 +23,7 @@ from llmos.api.names import (
 )
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES, TENANTS
 from llmos_operator.manifests.replica import (
     GANG_SIZE,
     ReplicaTemplate,
@@ -37,13 +37,23 @@ from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.gangs import PodTimes, build_replicas, is_lost, pods_to_retire
 from llmos_operator.planning.layout import plan_layout
 from llmos_operator.planning.pools import (
+    Admission,
     Layout,
     PoolSize,
     build_pool_status,
     compute_size,
     plan_scaling_announcement,
 )
-from llmos_operator.planning.replicas import Replica, ReplicaPlan, ReplicaState, RolloutLimits, plan_replicas
+from llmos_operator.planning.quota_record import QuotaRecord
+from llmos_operator.planning.quota_view import needs_gate
+from llmos_operator.planning.replicas import (
+    NewReplica,
+    Replica,
+    ReplicaPlan,
+    ReplicaState,
+    RolloutLimits,
+    plan_replicas,
+)
 from llmos_operator.planning.sampling import ScaledPool
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
@@ -62,6 +72,8 @@ class _Observed:
     layout: Layout
     revision: str
     pods: list[Object]
+    has_quota: bool = False
+    """Whether its replicas wait until the quota admits them."""
 
 
 async def reconcile_pool(context: Context, key: Key) -> Result:
@@ -91,6 +103,7 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         replicas=replicas,
         refused=refused,
         now=context.now(),
+        admission=Admission(context.quota.pool(key)) if observed.has_quota else None,
     )
     announcement = plan_scaling_announcement(observed.pool, size)
     await apply_status_if_changed(context.kube, current, status, context.now(), announcement)
@@ -113,6 +126,7 @@ def _publish(context: Context, key: Key, observed: _Observed, replicas: tuple[Re
             else status.desired_replicas,
             decided=status.scaling,
             replicas=replicas,
+            has_quota=observed.has_quota,
             addresses={name: _join(ip, CONTROL_PORT) for name, ip in _leader_ips(observed).items()},
         ),
     )
@@ -140,20 +154,26 @@ def _selector(pool: InferencePool) -> str:
 async def _observe(context: Context, current: Object, pool: InferencePool) -> _Observed:
     namespace = pool.metadata.namespace or ""
     # All at once: nobody should wait for their sum.
-    model, accelerator, pods = await asyncio.gather(
+    model, accelerator, pods, tenants = await asyncio.gather(
         context.kube.get(LLM_MODELS, pool.spec.model_ref.name, namespace),
         _observe_class(context, pool.spec.accelerator.class_name),
         context.kube.list(PODS, namespace=namespace, label_selector=_selector(pool)),
+        _observe_tenants(context, pool),
     )
+    has_quota = needs_gate(pool, tenants)
     parsed_model = context.shared.parse(LLMModel, model) if model else None
     parsed_class = context.shared.parse(AcceleratorClass, accelerator) if accelerator else None
     layout = plan_layout(pool, parsed_model, parsed_class)
     if layout.plan is None:
         # Without a plan nothing new is made, but what runs goes on, and may still shrink.
         revision = pool.status.revision or _newest_revision(pods)
-        return _Observed(current, pool, None, layout, revision, pods)
+        return _Observed(current, pool, None, layout, revision, pods, has_quota)
     template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings)
-    return _Observed(current, pool, template, layout, compute_revision(template), pods)
+    return _Observed(current, pool, template, layout, compute_revision(template), pods, has_quota)
+
+
+async def _observe_tenants(context: Context, pool: InferencePool) -> list[Object]:
+    return [] if pool.spec.accelerator.class_name == CPU_CLASS else await context.kube.list(TENANTS)
 
 
 async def _observe_class(context: Context, name: str) -> Object | None:
@@ -202,7 +222,7 @@ def _plan_with(
         settle_s=context.settings.drain_settle_s,
     )
     if observed.template is None:
-        retried = [r for r in plan.delete if r.state is ReplicaState.FAILED]
+        retried = [r for r in plan.delete if r.state is ReplicaState.FAILED and r.withdrawn is None]
         plan = replace(plan, create=(), complete=(), delete=tuple(r for r in plan.delete if r not in retried))
     return replicas, plan
 
@@ -214,9 +234,9 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
         if observed.pods or plan.create:
             await _apply_service(context, observed.pool)
         for new in plan.create:
-            await _apply_replica(context, observed, new.ordinal, new.attempt)
+            await _apply_replica(context, observed, new)
         for replica in plan.complete:
-            await _apply_replica(context, observed, replica.ordinal, replica.attempt)
+            await _apply_replica(context, observed, NewReplica(replica.ordinal, replica.attempt))
     except (Forbidden, Invalid) as error:
         refused = build_failure(Reason.ForbiddenByPolicy, f"The API server says: {error.message}")
     await _drain(context, observed, plan)
@@ -236,10 +256,16 @@ async def _apply_service(context: Context, pool: InferencePool) -> None:
     await apply_if_needed(context.kube, build_service(pool), existing)
 
 
-async def _apply_replica(context: Context, observed: _Observed, ordinal: int, attempt: int) -> None:
+async def _apply_replica(context: Context, observed: _Observed, new: NewReplica) -> None:
     if observed.template is None:
         return
-    pods = build_replica_pods(observed.template, revision=observed.revision, ordinal=ordinal, attempt=attempt)
+    pods = build_replica_pods(
+        observed.template,
+        revision=observed.revision,
+        ordinal=new.ordinal,
+        attempt=new.attempt,
+        record=(new.record or QuotaRecord()) if observed.has_quota else None,
+    )
     existing = {pod["metadata"]["name"] for pod in observed.pods}
     for pod in pods:
         if pod["metadata"]["name"] not in existing:

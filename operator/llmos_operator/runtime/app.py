@@ -37,6 +37,7 @@ from llmos_operator.kube.stored import Memory, StoredKube
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key
 from llmos_operator.reconcilers.board import Board
+from llmos_operator.reconcilers.quota_board import QUOTA, QuotaBoard
 from llmos_operator.runtime.dispatch import Dispatcher, Reconcile
 from llmos_operator.runtime.engines import Engines
 from llmos_operator.runtime.fetching import open_session
@@ -97,6 +98,7 @@ class Operator:
         self._references = References()
         self._memory = Memory(time.monotonic)
         self._board = Board()
+        self._quota = QuotaBoard()
         self._recorder = Recorder()
         self._stop = asyncio.Event()
         self._kopf_stop = asyncio.Event()
@@ -160,10 +162,13 @@ class Operator:
             now=lambda: datetime.now(UTC),
             observe_in_flight=InFlightObserver(session).observe,
             board=self._board,
+            quota=self._quota,
         )
         dispatcher = Dispatcher(context, self._reconcilers, self._metrics)
         queue = WorkQueue(dispatcher.process, workers=self._options.workers, on_failure=dispatcher.on_failure)
         self._metrics.watch_queue(lambda: queue.depth, queue.oldest_waiting_s, lambda: queue.running)
+        self._quota.on_news = queue.add
+        self._quota.on_pass = self._metrics.observe_quota
         queue.pause()
         return queue
 
@@ -222,7 +227,9 @@ class Operator:
         _logger.info("Stopped.")
 
     async def _run_kopf(self, configuration: Configuration) -> None:
-        router = Router(self._references, self._queue, self._metrics.count_event, self._memory.see)
+        router = Router(
+            self._references, self._queue, self._metrics.count_event, self._memory.see, self._quota.doubt_nodes
+        )
         login = functools.partial(read_connection, configuration)
         self._queue.add(DISCOVERY)
         # Not `kopf.operator`: when a watch fails it waits for all others, which may wait for a login that never comes.
@@ -264,7 +271,8 @@ class Operator:
         self._metrics.set_leader(is_leader)
         if is_leader:
             self._memory.forget()
-            for key in {DISCOVERY, *map(build_work_key, self._references.keys())}:
+            self._quota.forget()
+            for key in {DISCOVERY, QUOTA, *map(build_work_key, self._references.keys())}:
                 self._queue.add_after(key, 0.0)
             self._queue.resume()
             self._load.set_leader(True)

@@ -3,7 +3,8 @@
 Which objects are watched is said to the API server (label selectors), not sorted out here: children by the label that
 every object of ours bears. A child's event enqueues its owner, found by the owner's name in a label. An object of our
 own kinds enqueues itself if more than its status changed (the status is our own writing), always the pools that refer
-to it, and a model that it no longer uses, for that may now be deleted.
+to it, and a model that it no longer uses, for that may now be deleted. A change of one Tenant concerns all of them: a
+namespace has only one.
 """
 
 from __future__ import annotations
@@ -24,18 +25,24 @@ from llmos_operator.kube.resources import (
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
     SERVICES,
+    TENANTS,
     Resource,
 )
 from llmos_operator.reconcilers.base import Key
+from llmos_operator.reconcilers.quota_board import QUOTA
 from llmos_operator.runtime.essence import NoEssence, NoProgress
 from llmos_operator.runtime.references import DISCOVERY, References, build_work_key
 from llmos_operator.runtime.sessions import open_watch_session
 
-OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, ACCELERATOR_CLASSES)
+OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, ACCELERATOR_CLASSES, TENANTS)
 CHILD_KINDS: Final = (PODS, JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES)
 
 DISCOVERY_DELAY_S: Final = 1.0
 """Nodes come and go in groups; one look at all of them is enough."""
+TENANTS_DELAY_S: Final = 0.2
+"""Tenants are often written many at a time."""
+QUOTA_DELAY_S: Final = 0.05
+"""Pods change many at a time, and one look is at all of them."""
 _DELETED: Final = "DELETED"
 _CAME: Final = (None, "ADDED")
 """Types of events about an object that was not there before, or not known to this process."""
@@ -55,6 +62,7 @@ class Router:
     Args:
         on_event: told the kind of every event, for metrics.
         on_object: told the kind, the type of the event and the object, before any key is due; not of nodes.
+        on_node_change: told that a node came, went or changed in more than its heartbeat.
     """
 
     def __init__(
@@ -63,11 +71,13 @@ class Router:
         sink: Sink,
         on_event: Callable[[str], None] = lambda _kind: None,
         on_object: Callable[[str, str | None, Mapping[str, Any]], None] = lambda _kind, _type, _body: None,
+        on_node_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._references = references
         self._sink = sink
         self._on_event = on_event
         self._on_object = on_object
+        self._on_node_change = on_node_change
 
     def see_own(self, resource: Resource, event_type: str | None, body: Mapping[str, Any]) -> None:
         """An object of one of our kinds came, changed or went."""
@@ -76,6 +86,7 @@ class Router:
         metadata = body["metadata"]
         key = Key(resource.kind, metadata.get("namespace", ""), metadata["name"])
         targets_before = self._references.targets(key)
+        is_news = True
         if event_type == _DELETED:
             self._references.forget(key)
             self._sink.add(build_work_key(key))
@@ -83,12 +94,25 @@ class Router:
             # It was there before this watch, which may have missed something; but there may be thousands of them.
             self._references.see(key, body)
             self._sink.add_after(build_work_key(key), 0.0)
-        elif self._references.see(key, body):
+        elif is_news := self._references.see(key, body):
             self._sink.add(build_work_key(key))
         for referrer in self._references.referrers(key):
             self._sink.add(referrer)
+        if resource is TENANTS and is_news:
+            self._see_tenants()
+        if resource is not LLM_MODELS and is_news:
+            self._see_quota(always=resource is TENANTS)
         for target in set(targets_before).difference(self._references.targets(key)):
             self._sink.add(build_work_key(target))
+
+    def _see_tenants(self) -> None:
+        for key in self._references.tenants:
+            self._sink.add_after(key, TENANTS_DELAY_S)
+
+    def _see_quota(self, *, always: bool = False) -> None:
+        """Something changed that the quota may depend on; without any Tenant there is none."""
+        if always or self._references.tenants:
+            self._sink.add_after(QUOTA, QUOTA_DELAY_S)
 
     def see_child(self, resource: Resource, event_type: str | None, body: Mapping[str, Any]) -> None:
         """A child came, changed or went: its owner is due. A Service that came tells nothing: its owner made it."""
@@ -98,6 +122,8 @@ class Router:
         if resource is SERVICES and event_type in _CAME:
             return
         namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
+        if resource is PODS and LABEL_POOL in labels:
+            self._see_quota()
         for label, kind in ((LABEL_POOL, INFERENCE_POOLS.kind), (LABEL_MODEL, LLM_MODELS.kind)):
             if owner := labels.get(label):
                 self._sink.add(Key(kind, namespace, owner))
@@ -112,6 +138,8 @@ class Router:
         elif not self._references.see_node(name, body):
             return
         self._sink.add_after(DISCOVERY, DISCOVERY_DELAY_S)
+        self._on_node_change()
+        self._see_quota()
 
 
 def build_registry(router: Router, login: Callable[[], Awaitable[Connection]]) -> kopf.OperatorRegistry:

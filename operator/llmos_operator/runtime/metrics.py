@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter as PyCounter
 from collections.abc import Callable
 
 from prometheus_client import (
@@ -17,6 +18,7 @@ from prometheus_client import (
 )
 
 from llmos_operator.planning.scaling import ScalingPlan
+from llmos_operator.reconcilers.quota_board import Pass
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # A second time series for each of ours, which nobody asks for.
@@ -98,6 +100,42 @@ class Metrics:
             registry=self._registry,
         )
 
+        tenant = ("tenant", "class")
+        self._tenant_gauges = {
+            name: Gauge(f"llmos_operator_tenant_accelerators_{name}", text, tenant, registry=self._registry)
+            for name, text in (
+                ("guaranteed", "Accelerators guaranteed to a tenant."),
+                ("used", "Accelerators that a tenant holds, borrowed ones included."),
+                ("borrowed", "Accelerators that a tenant holds beyond its guarantee."),
+                ("lent", "Accelerators of a tenant's guarantee that others hold."),
+                ("waiting", "Accelerators that a tenant asked for and that are not admitted."),
+            )
+        }
+        self._class_gauges = {
+            name: Gauge(f"llmos_operator_class_{name}", text, ("class",), registry=self._registry)
+            for name, text in (
+                ("capacity", "Accelerators of a class that the nodes have."),
+                ("guaranteed", "Accelerators of a class that are guaranteed to tenants."),
+                ("used", "Accelerators of a class that replicas hold."),
+                ("fragmentation", "Part of the free accelerators of a class that lie on nodes in use."),
+            )
+        }
+        self._quota_decisions = Counter(
+            "llmos_operator_quota_decisions", "Decisions of the quota ledger.", ("action",), registry=self._registry
+        )
+        self._quota_waiting = Gauge(
+            "llmos_operator_quota_waiting",
+            "Replicas that wait for accelerators, by reason.",
+            ("reason",),
+            registry=self._registry,
+        )
+        self._quota_pass_s = Histogram(
+            "llmos_operator_quota_pass_seconds",
+            "Duration of one pass of the quota ledger with all its writes.",
+            buckets=_RECONCILE_BUCKETS_S,
+            registry=self._registry,
+        )
+
     def watch_queue(self, depth: Callable[[], int], oldest_s: Callable[[], float], running: Callable[[], int]) -> None:
         """Read the state of the queue at each scrape."""
         for name, text, value in (
@@ -153,6 +191,24 @@ class Metrics:
             # Where it has never been decided about there is nothing to remove.
             with contextlib.suppress(KeyError):
                 gauge.remove(namespace, pool)
+
+    def observe_quota(self, told: Pass | None) -> None:
+        """One pass of the quota ledger ended; None: there is no quota any more."""
+        for gauge in (*self._tenant_gauges.values(), *self._class_gauges.values(), self._quota_waiting):
+            gauge.clear()
+        if told is None:
+            return
+        for usage in told.report.tenants:
+            for name, gauge in self._tenant_gauges.items():
+                gauge.labels(usage.tenant, usage.class_name).set(getattr(usage, name))
+        for each in told.report.classes:
+            for name, gauge in self._class_gauges.items():
+                gauge.labels(each.class_name).set(getattr(each, name))
+        for reason, count in PyCounter(each.reason.value for each in told.report.waiting).items():
+            self._quota_waiting.labels(reason).set(count)
+        for audit in told.audits:
+            self._quota_decisions.labels(audit.action).inc()
+        self._quota_pass_s.observe(told.duration_s)
 
     def count_scaling_error(self) -> None:
         """The autoscaler failed to decide about a pool."""

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, TENANTS
 from llmos_operator.reconcilers.base import Key
 
 DISCOVERY: Final = Key(ACCELERATOR_CLASSES.kind, "", "")
@@ -32,10 +32,18 @@ class References:
         self._targets: dict[Key, tuple[Key, ...]] = {}
         self._referrers: defaultdict[Key, set[Key]] = defaultdict(set)
         self._nodes: dict[str, int] = {}
+        self._tenants: set[Key] = set()
+
+    @property
+    def tenants(self) -> frozenset[Key]:
+        """All Tenants that are known to exist."""
+        return frozenset(self._tenants)
 
     def see(self, key: Key, body: Mapping[str, Any]) -> bool:
         """Remember an object as an event shows it. Return whether more than its status changed."""
         self._versions[key] = body["metadata"].get("resourceVersion", "")
+        if key.kind == TENANTS.kind:
+            self._tenants.add(key)
         self._point(key, _build_targets(key, body))
         fingerprint = _fingerprint_intent(body)
         is_news = self._fingerprints.get(key) != fingerprint
@@ -45,6 +53,7 @@ class References:
     def forget(self, key: Key) -> None:
         """Forget an object that is gone; what refers to it still does."""
         self._versions.pop(key, None)
+        self._tenants.discard(key)
         self._fingerprints.pop(key, None)
         self._point(key, ())
 

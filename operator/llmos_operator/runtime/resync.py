@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from llmos_operator.kube.errors import KubeError
 from llmos_operator.kube.resources import Resource
 from llmos_operator.reconcilers.base import Key
+from llmos_operator.reconcilers.quota_board import QUOTA
 from llmos_operator.runtime.handlers import Sink
 from llmos_operator.runtime.references import DISCOVERY, References, build_work_key, find_missed
 
@@ -49,7 +50,7 @@ class Resync:
     async def run(self) -> None:
         """Go on until cancelled."""
         while True:
-            for key in {DISCOVERY, *map(build_work_key, self._references.keys())}:
+            for key in {DISCOVERY, QUOTA, *map(build_work_key, self._references.keys())}:
                 self._sink.add_after(key, self._interval_s * self._chance())
             await asyncio.sleep(self._interval_s)
 

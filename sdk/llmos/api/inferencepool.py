@@ -247,7 +247,7 @@ class InferencePoolStatus(ApiModel):
     scaling: ScalingStatus | None = None
     """The autoscaler's last decision, and why."""
     conditions: Conditions = ()
-    """Planned, Available, Progressing and their aggregate Ready."""
+    """Planned, Available, Progressing and their aggregate Ready; Admitted where there are Tenants."""
 
 
 class InferencePool(ApiModel):

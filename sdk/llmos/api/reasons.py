@@ -122,7 +122,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.FetchedByReplica: _good(
         _MODEL, "Stored", "Storage is ephemeral: each replica fetches the files for itself."
     ),
-    Reason.Available: _good(_BOTH, "Ready", "The object may be used."),
+    Reason.Available: _good((*_BOTH, "Tenant"), "Ready", "The object may be used."),
     Reason.InvalidSource: _bad(
         _MODEL, "Resolved", "The source URI cannot be understood.", "Correct spec.source.uri.", "on-change"
     ),

@@ -108,7 +108,15 @@ class Scaling(ApiModel):
 
 
 BoundedBy = Literal[
-    "", "minReplicas", "maxReplicas", "schedule", "scaleDownDelay", "scaleToZeroDelay", "unschedulable", "staleInputs"
+    "",
+    "minReplicas",
+    "maxReplicas",
+    "schedule",
+    "scaleDownDelay",
+    "scaleToZeroDelay",
+    "unschedulable",
+    "quota",
+    "staleInputs",
 ]
 """What kept the decision from following the demand."""
 

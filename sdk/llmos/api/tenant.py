@@ -206,10 +206,12 @@ class TokenWindow(ApiModel):
 class MonthlyUsage(ApiModel):
     """What was used in a calendar month (UTC), for accounting."""
 
-    month: Annotated[str, Field(max_length=7, pattern=r"^[0-9]{4}-[0-9]{2}$")] = ""
+    month: Annotated[str, Field(max_length=7, pattern=r"^([0-9]{4}-[0-9]{2})?$")] = ""
     """The month, for example 2026-11."""
     gpu_seconds: Annotated[int, Field(ge=0)] = 0
     """Seconds for which accelerators were held, summed over accelerators."""
+    counted_until: datetime | None = None
+    """The time up to which gpuSeconds counts: it is written now and then only."""
     input_tokens: Annotated[int, Field(ge=0)] = 0
     """Prompt tokens computed."""
     cached_tokens: Annotated[int, Field(ge=0)] = 0
@@ -246,7 +248,10 @@ class TenantStatus(ApiModel):
 class Tenant(ApiModel):
     """A team that shares the cluster: its namespaces, its accelerators, its tokens, and what is kept apart.
 
-    Nothing enforces it yet: this version of the operator keeps no quota and no isolation by it.
+    Accelerators are enforced: as soon as there is a Tenant, pods of InferencePools on accelerators wait behind a
+    scheduling gate until the quota admits them, and what was borrowed comes back by draining. Pods that others make are
+    counted where they stand, and not held back. `tokens`, `models` and `isolation` are not enforced by this version of
+    the operator.
     """
 
     info: ClassVar[KindInfo] = KindInfo(

@@ -263,6 +263,36 @@ class TestPatchMetadata:
             await kube.patch_metadata(INFERENCE_POOLS, "p", namespace, labels={"a": "b"})
 
 
+class TestMerge:
+    async def test_it_lifts_a_gate_and_pins_a_pod_in_one_write(self, kube: Kube, namespace: str) -> None:
+        gated = pod(namespace)
+        gated["spec"]["schedulingGates"] = [{"name": "llmos.dev/quota"}]
+        held = await kube.apply(gated)
+        fields = [{"key": "metadata.name", "operator": "In", "values": ["node-7"]}]
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": fields}]}}
+        after = await kube.merge(
+            PODS,
+            "a",
+            namespace,
+            {
+                "metadata": {"uid": held["metadata"]["uid"], "annotations": {"n": "1"}},
+                "spec": {"schedulingGates": None, "affinity": {"nodeAffinity": required}},
+            },
+        )
+        assert "schedulingGates" not in after["spec"]
+        assert after["spec"]["affinity"]["nodeAffinity"] == required
+        assert after["metadata"]["annotations"] == {"n": "1"}
+
+    async def test_another_uid_is_a_conflict(self, kube: Kube, namespace: str) -> None:
+        await kube.apply(pod(namespace))
+        with pytest.raises(Conflict):
+            await kube.merge(PODS, "a", namespace, {"metadata": {"uid": "other", "labels": {"a": "b"}}})
+
+    async def test_a_missing_object_is_an_error(self, kube: Kube, namespace: str) -> None:
+        with pytest.raises(NotFound):
+            await kube.merge(PODS, "a", namespace, {"metadata": {"labels": {"a": "b"}}})
+
+
 class TestDelete:
     async def test_an_object_that_is_gone_is_fine(self, kube: Kube, namespace: str) -> None:
         await kube.delete(PODS, "missing", namespace)

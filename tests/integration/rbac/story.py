@@ -18,6 +18,7 @@ from llmos_operator.kube.resources import (
     LLM_MODELS,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
+    TENANTS,
     Resource,
 )
 from llmos_operator.runtime.app import LEASE_NAME
@@ -42,6 +43,7 @@ class Story:
         await self._serve_and_change()
         await self._scale_by_load()
         await self._name_what_does_not_exist()
+        await self._write_a_tenant()
         await self._fail_to_pull_an_image()
         await self._give_a_claim_back()
         await self._delete_a_model_in_use()
@@ -112,6 +114,23 @@ class Story:
             return bool(settled and status["observedGeneration"] == generation)
 
         return is_settled
+
+    async def _write_a_tenant(self) -> None:
+        await self._admin.apply(
+            {
+                "apiVersion": API_VERSION,
+                "kind": "Tenant",
+                "metadata": {"name": "team"},
+                "spec": {"namespaces": ["nobody"]},
+            },
+            field_manager=_USER,
+        )
+
+        async def is_told() -> bool:
+            tenant = await self._admin.get(TENANTS, "team") or {}
+            return any(c["type"] == "Ready" for c in tenant.get("status", {}).get("conditions", ()))
+
+        await self._wait("the tenant to be told about", is_told)
 
     async def _name_what_does_not_exist(self) -> None:
         """Absence is never remembered: the API server is asked."""

@@ -116,6 +116,21 @@ class World:
         else:
             assert was_there is None or self.server.version(resource, NAMESPACE, NAME) != was_there
 
+    def list_pools(self) -> None:
+        if self.kube.is_learning(INFERENCE_POOLS):
+            return
+        place = Place(INFERENCE_POOLS.kind, NAMESPACE, NAME)
+        floor, was_there = self.floor.get(place, 0), self.server.version(INFERENCE_POOLS, NAMESPACE, NAME)
+        found = run(self.kube.list(INFERENCE_POOLS))
+        for item in found:
+            version = int(item["metadata"]["resourceVersion"])
+            assert version >= floor
+            self.keep(place, version)
+        if not found:
+            is_news = was_there is not None and was_there > floor
+            is_other = self.server.version(INFERENCE_POOLS, NAMESPACE, NAME) != was_there
+            assert was_there is None or is_news or is_other
+
     def list_pods(self) -> None:
         if self.kube.is_learning(PODS):
             return
@@ -170,7 +185,8 @@ POOLS: Final = (
     World.another_changes_a_pool,
     World.another_deletes_a_pool,
     World.read_a_pool,
-    World.read_a_pool,
+    World.list_pools,
+    World.list_pools,
     World.write_a_status,
     *WATCHES,
     *SELF,
@@ -226,6 +242,21 @@ def test_a_pool_is_never_older_than_what_was_written_read_or_told(steps: Steps) 
     found = run(world.kube.get(INFERENCE_POOLS, NAME, NAMESPACE))
     version = world.server.version(INFERENCE_POOLS, NAMESPACE, NAME)
     assert (found and int(found["metadata"]["resourceVersion"])) == version
+    listed = run(world.kube.list(INFERENCE_POOLS))
+    assert [int(item["metadata"]["resourceVersion"]) for item in listed] == [version] * (version is not None)
+
+
+def test_a_list_of_all_objects_of_an_own_kind_is_asked_for_once() -> None:
+    world = World()
+    world.another_changes_a_pool()
+    for _ in range(3):
+        world.list_pools()
+        world.all_events_arrive()
+    assert [read.verb for read in world.server.reads] == []
+    world.another_deletes_a_pool()
+    world.all_events_arrive()
+    assert run(world.kube.list(INFERENCE_POOLS)) == []
+    assert [read.verb for read in world.server.reads] == []
 
 
 @settings(max_examples=500, deadline=None)

@@ -346,3 +346,37 @@ def test_a_pool_with_work_and_no_room_keeps_one_in_line() -> None:
     desired = pool.seconds(300, load=30, starting=(StartingReplica("s0", 10.0, is_stuck=True),))
     assert desired[-1] == 1
     assert pool.plans[-1].bounded_by == "unschedulable"
+
+
+def test_under_a_quota_no_more_than_one_beyond_those_admitted_is_asked_for() -> None:
+    pool = Pool(ready=2)
+    plan = pool.second(load=40, has_quota=True)
+    assert (plan.desired, plan.bounded_by) == (3, "quota")
+    waiting = (StartingReplica("w0", 5.0, is_gated=True),)
+    for _ in range(5):
+        plan = pool.second(load=40, has_quota=True, starting=waiting)
+        assert (plan.desired, plan.bounded_by) == (3, "quota"), "who waits is not ordered again, and no others with it"
+    assert "3 instead: the quota admits one after the other, and 1 of them waits" in plan.message
+    assert plan.inputs.starting == 0
+    admitted = (StartingReplica("w0", 5.0),)
+    assert pool.second(load=40, has_quota=True, starting=admitted).desired == 4
+
+
+def test_a_quota_never_keeps_a_pool_from_its_minimum_or_from_shrinking() -> None:
+    pool = Pool(replace(QUEUE_POLICY, min_replicas=3), ready=0)
+    assert pool.second(has_quota=True).desired == 3
+    pool = Pool(ready=4)
+    assert pool.seconds(70, has_quota=True)[-1] == 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(policies(), st.lists(samples(), min_size=1, max_size=8))
+def test_a_quota_only_ever_lowers_what_is_asked_for_beyond_the_minimum(
+    policy: ScalingPolicy, seen: list[PoolSample]
+) -> None:
+    memory = ScalingMemory()
+    for second, sample in enumerate(seen):
+        plan = plan_scaling(policy, memory, replace(sample, now_s=float(second), has_quota=True))
+        admitted = len(sample.replicas) + sample.silent + sum(not each.is_gated for each in sample.starting)
+        assert plan.desired <= max(policy.min_replicas, admitted + 1)
+        memory = plan.memory

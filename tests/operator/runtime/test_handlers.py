@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from llmos.api.names import LABEL_POOL
 from llmos_operator.kube.config import Connection
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, JOBS, LLM_MODELS, PODS, SERVICES
+from llmos_operator.kube.resources import (
+    ACCELERATOR_CLASSES,
+    INFERENCE_POOLS,
+    JOBS,
+    LLM_MODELS,
+    PODS,
+    SERVICES,
+    TENANTS,
+)
 from llmos_operator.reconcilers.base import Key
+from llmos_operator.reconcilers.quota_board import QUOTA
 from llmos_operator.runtime.handlers import (
     CHILD_KINDS,
     Router,
@@ -106,6 +116,36 @@ class TestOwnKinds:
         assert sink.take() == {POOL, OTHER_MODEL, DISCOVERY}
         router.see_own(LLM_MODELS, "MODIFIED", own("other", version="2"))
         assert POOL not in sink.take()
+
+    def test_a_change_of_one_tenant_concerns_all_of_them_and_the_quota_and_a_status_nobody(self) -> None:
+        router, sink = build()
+        concerned = {Key("Tenant", "", "a"), Key("Tenant", "", "b"), QUOTA}
+        for name in ("a", "b"):
+            router.see_own(TENANTS, "ADDED", own(name, namespace=""))
+        assert sink.take() == concerned
+        router.see_own(TENANTS, "MODIFIED", own("a", namespace="", version="2"))
+        assert sink.take() == set()
+        router.see_own(TENANTS, "MODIFIED", own("a", namespace="", version="3", generation=2))
+        assert sink.take() == concerned
+        router.see_own(TENANTS, "DELETED", own("a", namespace="", generation=2))
+        assert sink.take() == concerned
+
+    def test_with_a_tenant_the_quota_is_due_after_all_that_holds_accelerators_and_without_one_never(self) -> None:
+        router, sink = build()
+        pod = {"metadata": {"name": "x", "namespace": "ns", "labels": {LABEL_POOL: "p"}}}
+        node = {"metadata": {"name": "n"}, "status": {}}
+        for has_tenant in (False, True):
+            if has_tenant:
+                router.see_own(TENANTS, "ADDED", own("a", namespace=""))
+                sink.take()
+            router.see_child(PODS, "MODIFIED", pod)
+            assert (QUOTA in sink.take()) is has_tenant
+            router.see_node("ADDED", node | {"status": {"capacity": {"gpu": str(has_tenant)}}})
+            assert (QUOTA in sink.take()) is has_tenant
+            router.see_own(INFERENCE_POOLS, "MODIFIED", pool(generation=7 + has_tenant))
+            assert (QUOTA in sink.take()) is has_tenant
+        router.see_own(TENANTS, "DELETED", own("a", namespace=""))
+        assert QUOTA in sink.take(), "its gates are lifted"
 
     def test_every_accelerator_class_is_the_same_work(self) -> None:
         router, sink = build()
@@ -236,7 +276,7 @@ class TestKopf:
             raise AssertionError("building the registry logs nobody in")
 
         registry = build_registry(build()[0], login)
-        assert len(registry._watching.get_all_handlers()) == 8
+        assert len(registry._watching.get_all_handlers()) == 9
         assert not registry._changing.get_all_handlers()
         assert not registry._spawning.get_all_handlers()
         assert not registry._indexing.get_all_handlers()

@@ -9,6 +9,7 @@ import pytest
 from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import INFERENCE_POOLS, Resource
 from llmos_operator.reconcilers.base import Key
+from llmos_operator.reconcilers.quota_board import QUOTA
 from llmos_operator.runtime.references import DISCOVERY, References
 from llmos_operator.runtime.resync import Resync, WatchCheck
 
@@ -62,11 +63,11 @@ async def run_for(seconds: float, resync: Resync | WatchCheck) -> None:
 
 
 async def test_all_keys_come_once_an_interval_each_at_its_own_moment() -> None:
-    references, sink, chances = known("1"), Sink(), iter([0.25, 0.5, 0.75, 0.1])
+    references, sink, chances = known("1"), Sink(), iter([0.25, 0.5, 0.3, 0.75, 0.1, 0.4])
     references.see(Key("AcceleratorClass", "", "h100"), {"metadata": {"name": "h100"}})
     await run_for(601, Resync(references, sink, interval_s=600, chance=lambda: next(chances)))
-    assert {key for key, _ in sink.later} == {POOL, DISCOVERY}
-    assert sorted(delay for _, delay in sink.later) == [60, 150, 300, 450]
+    assert {key for key, _ in sink.later} == {POOL, DISCOVERY, QUOTA}
+    assert sorted(delay for _, delay in sink.later) == [60, 150, 180, 240, 300, 450]
 
 
 async def test_watches_that_tell_everything_are_not_silent() -> None:

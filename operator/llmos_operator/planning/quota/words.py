@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from llmos.api.reasons import Reason
 from llmos_operator.planning.quota.books import Verdict
@@ -55,7 +56,7 @@ class Explainer:
         if gang.retry_at_s > self._now_s:
             return Reason.NotBoundInTime, (
                 f"It was withdrawn {_times(gang.attempts)} because its pods did not all find their nodes; tried again "
-                f"in {gang.retry_at_s - self._now_s:.0f} s."
+                f"at {_clock(gang.retry_at_s)}. The events of its pods say what the scheduler missed."
             )
         parts = [self._explain_in_class(gang, name) for name in gang.classes]
         if not parts:
@@ -68,13 +69,13 @@ class Explainer:
         names = sorted(self._holdings.leaving_for(gang.id))
         if not names:
             return Reason.WaitsForRoom, (
-                f"It waits for {self._now_s - gang.created_s:.0f} s; room is kept for it as it comes free on "
+                f"It waits since {_clock(gang.created_s)}; room is kept for it as it comes free on "
                 f"{_list(sorted(set(gang.reservation.placement.nodes)) if gang.reservation else [])}."
             )
         stops = [self._holdings.gangs[name].stop for name in names]
-        left_s = max((stop.deadline_s - self._now_s for stop in stops if stop is not None), default=0.0)
+        last_s = max((stop.deadline_s for stop in stops if stop is not None), default=self._now_s)
         who = f"{_list(names)} {'goes' if len(names) == 1 else 'go'}"
-        return Reason.WaitsForReclaim, f"{who} to make room for it, in {max(0.0, left_s):.0f} s at the latest."
+        return Reason.WaitsForReclaim, f"{who} to make room for it, by {_clock(last_s)} at the latest."
 
     def _explain_in_class(self, gang: Gang, class_name: str) -> tuple[Reason, str]:
         """Gangs of one tenant, class and size wait for the same: it is put into words once."""
@@ -141,6 +142,11 @@ class Explainer:
 
 def _line_of(gang: Gang) -> str:
     return gang.classes[0] if gang.classes else ""
+
+
+def _clock(moment_s: float) -> str:
+    # A moment stays what it is; a span would be another message with every look.
+    return f"{datetime.fromtimestamp(moment_s, UTC):%H:%M:%S} UTC"
 
 
 def _times(count: int) -> str:

@@ -74,7 +74,7 @@ class TestTwoPhases:
         world.step()
         (waiting,) = Ledger(world.snapshot()).report().waiting
         assert (waiting.gang_id, waiting.reason) == (mine, Reason.WaitsForReclaim)
-        assert waiting.message.endswith("goes to make room for it, in 60 s at the latest.")
+        assert waiting.message.endswith("goes to make room for it, by 00:19:20 UTC at the latest.")
 
     def test_a_gang_takes_other_room_if_that_is_free_sooner(self) -> None:
         world = World([tenant("a", 4), tenant("b", 4)], nodes(1))

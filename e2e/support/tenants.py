@@ -1,0 +1,76 @@
+"""Tenants as an administrator writes them, each with a namespace of its own that goes with the story."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from e2e.conftest import remove_namespace
+from e2e.support.api import Api, Object
+from e2e.support.objects import PRETEND_CLASS, build_namespace, read_condition
+from e2e.support.waiting import eventually
+from llmos.api.names import GATE_QUOTA
+
+
+def build_tenant(name: str, namespaces: list[str], *, accelerator: str = PRETEND_CLASS, **quota: int) -> Object:
+    """A Tenant in the cohort of all stories."""
+    return {
+        "apiVersion": "llmos.dev/v1alpha1",
+        "kind": "Tenant",
+        "metadata": {"name": name},
+        "spec": {"namespaces": namespaces, "cohort": "e2e", "quota": [{"class": accelerator, **quota}]},
+    }
+
+
+@asynccontextmanager
+async def tenants(
+    api: Api, *, accelerator: str = PRETEND_CLASS, within: dict[str, str] | None = None, **guaranteed: int
+) -> AsyncIterator[dict[str, str]]:
+    """Have Tenants with these guarantees; yield the namespace of each.
+
+    Args:
+        api: the API server.
+        accelerator: the class that is shared.
+        within: namespaces that exist already, by tenant.
+        guaranteed: accelerators by tenant.
+    """
+    places = dict(within or {})
+    async with AsyncExitStack() as stack:
+        for name, count in guaranteed.items():
+            if name not in places:
+                places[name] = f"e2e-tenant-{name}-{uuid.uuid4().hex[:6]}"
+                await api.create(build_namespace(places[name]))
+                stack.push_async_callback(remove_namespace, api, places[name])
+            await api.create(build_tenant(name, [places[name]], accelerator=accelerator, guaranteed=count))
+            stack.push_async_callback(api.delete, "Tenant", name)
+        yield places
+
+
+async def wait_for_tenant(api: Api, name: str, what: str, **wanted: Any) -> Object:
+    """Wait until fields of a Tenant's status have these values, and return the status."""
+
+    async def observe() -> Object:
+        status: Object = (await api.get("Tenant", name) or {}).get("status", {})
+        return status
+
+    return await eventually(
+        f"tenant {name}: {what}", observe, lambda seen: {field: seen.get(field) for field in wanted} == wanted
+    )
+
+
+async def wait_for_reason(api: Api, namespace: str, reason: str, *, pool: str = "pool", timeout_s: float = 90) -> str:
+    """Wait until a pool says why it is not admitted, and return the message."""
+    found = await eventually(
+        f"{pool} says {reason}",
+        lambda: api.get("InferencePool", pool, namespace),
+        lambda seen: read_condition(seen, "Admitted").get("reason") == reason,
+        timeout_s=timeout_s,
+    )
+    return str(read_condition(found, "Admitted")["message"])
+
+
+def is_gated(pod: Object) -> bool:
+    """Whether a pod waits until the quota admits it."""
+    return {"name": GATE_QUOTA} in pod["spec"].get("schedulingGates", [])

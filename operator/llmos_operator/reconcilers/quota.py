@@ -1,0 +1,299 @@
+"""One pass of the quota ledger over the whole cluster: observe everything at one moment, plan, write, tell.
+
+There is one key for it, so that accelerators are given out by one hand. What it decides from is never older than its
+own writes: lists of pods are not older than anything that this process wrote (`kube/freshness.py`), and a pass writes
+everything that it decided before it ends. It keeps nothing that the next pass needs: a pass that is cut off anywhere is
+followed by one that reads what was written and goes on.
+
+Passes are paced: events only make the next one due, it comes no sooner than a pass takes, so that at most half of the
+time is spent on it however many pods come and go. Whom to ask to go is looked for once a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from llmos.api import AcceleratorClass, InferencePool, Tenant
+from llmos.api.meta import ApiModel
+from llmos.api.names import CPU_CLASS, LABEL_POOL
+from llmos_operator.kube.client import Object, Objects
+from llmos_operator.kube.errors import Conflict, NotFound
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS, TENANTS
+from llmos_operator.planning.quota import Ledger, QuotaPlan, QuotaRules, Snapshot
+from llmos_operator.planning.quota_news import (
+    advance_meter,
+    begin_meter,
+    build_pool_news,
+    build_tenant_news,
+    holds_accelerators,
+)
+from llmos_operator.planning.quota_view import Observed, build_snapshot, find_swaps, requests_accelerators
+from llmos_operator.planning.quota_writes import (
+    Decision,
+    PodWrite,
+    build_completions,
+    build_decisions,
+    build_liftings,
+    group_by_gang,
+)
+from llmos_operator.reconcilers.base import DONE, Context, Key, Result
+from llmos_operator.reconcilers.quota_board import Pass, QuotaBoard
+
+AT_A_TIME: Final = 16
+"""Writes in flight."""
+SHORTEST_PAUSE_S: Final = 0.1
+RECLAIM_S: Final = 1.0
+"""Time between two looks for whom to ask to go."""
+LONGEST_PAUSE_S: Final = 30.0
+"""A pass comes so often even if nothing happens: accelerator-seconds are counted."""
+NODES_S: Final = 60.0
+STRANGERS_S: Final = 60.0
+"""Pods that are not LLMOS's are not watched: they are listed so often."""
+LEFTOVERS_S: Final = 60.0
+"""For so long after the last Tenant went, gates are looked for that were made just before."""
+
+_logger = logging.getLogger(__name__)
+_audit = logging.getLogger("llmos.audit")
+
+T = TypeVar("T", bound=ApiModel)
+
+
+async def reconcile_quota(context: Context, _key: Key) -> Result:
+    """Give out accelerators."""
+    board, now = context.quota, context.now()
+    if board.next_pass is not None and now < board.next_pass:
+        return Result(requeue_after_s=(board.next_pass - now).total_seconds())
+    began_s = time.perf_counter()
+    # A Tenant that cannot be read is there nevertheless: what others hold must not depend on a typing error.
+    tenants = await context.kube.list(TENANTS)
+    result = await _give_out(context, tenants, now, began_s) if tenants else await _lift_all(context, now)
+    pause_s = max(SHORTEST_PAUSE_S, time.perf_counter() - began_s)
+    board.next_pass = context.now() + timedelta(seconds=pause_s)
+    return result
+
+
+async def _give_out(context: Context, tenants: Objects, now: datetime, began_s: float) -> Result:
+    board = context.quota
+    is_first = board.was_on is None
+    board.was_on = now
+    observed = await _observe(context, tenants, now)
+    snapshot = _build_snapshot(context, observed)
+    ledger = Ledger(snapshot)
+    may_reclaim = board.reclaimed is None or (now - board.reclaimed).total_seconds() >= RECLAIM_S
+    plan = ledger.plan(snapshot.now_s, reclaim=may_reclaim)
+    if may_reclaim:
+        board.reclaimed = now
+    pods = group_by_gang(observed.pods)
+    gangs = {gang.id: gang for gang in snapshot.gangs}
+    decisions = build_decisions(plan, gangs, pods, now, snapshot.rules.swap_window_s)
+    await _write_all(context, build_completions(pods))
+    await _carry_out(context, decisions)
+    report = ledger.report()
+    meters = _count_seconds(board, observed.tenants, snapshot, now)
+    board.publish(build_pool_news(report, gangs), build_tenant_news(observed.tenants, report, plan, meters), now)
+    if is_first:
+        _tell_pools(board, observed.pools)
+    audits = tuple(decision.audit for decision in decisions)
+    board.on_pass(Pass(report, plan, audits, time.perf_counter() - began_s))
+    return Result(requeue_after_s=_next_look_s(plan, snapshot.now_s, may_reclaim=may_reclaim))
+
+
+def _next_look_s(plan: QuotaPlan, now_s: float, *, may_reclaim: bool) -> float:
+    """After what was decided comes another look: it may have made something else possible."""
+    if not may_reclaim or not plan.is_empty():
+        return RECLAIM_S
+    due_s = LONGEST_PAUSE_S if plan.next_s is None else plan.next_s - now_s
+    return min(max(due_s, RECLAIM_S), LONGEST_PAUSE_S)
+
+
+async def _lift_all(context: Context, now: datetime) -> Result:
+    """Without any Tenant there is no quota: lift the gates that are left, and look again for some that come late."""
+    board = context.quota
+    pods = await context.kube.list(PODS, label_selector=LABEL_POOL)
+    await _write_all(context, build_liftings(pods))
+    if board.was_on is None:
+        return DONE
+    pools = {(pod["metadata"]["namespace"], pod["metadata"]["labels"][LABEL_POOL]) for pod in pods}
+    if (now - board.was_on).total_seconds() < LEFTOVERS_S:
+        for namespace, name in pools:
+            board.on_news(Key(INFERENCE_POOLS.kind, namespace, name))
+        board.publish({}, {}, now)
+        return Result(requeue_after_s=LEFTOVERS_S / 10)
+    board.forget()
+    board.on_pass(None)
+    return DONE
+
+
+async def _observe(context: Context, tenants: Objects, now: datetime) -> Observed:
+    kube, board = context.kube, context.quota
+    classes, pools, pods, nodes = await asyncio.gather(
+        kube.list(ACCELERATOR_CLASSES),
+        kube.list(INFERENCE_POOLS),
+        kube.list(PODS, label_selector=LABEL_POOL),
+        _observe_nodes(context, now),
+    )
+    known = _parse_all(context, AcceleratorClass, classes)
+    strangers = await _observe_strangers(context, known, now)
+    return Observed(
+        now=now,
+        tenants=_parse_all(context, Tenant, tenants),
+        classes=known,
+        pools=tuple(
+            pool
+            for pool in _parse_all(context, InferencePool, pools, cache=board)
+            if pool.spec.accelerator.class_name != CPU_CLASS
+        ),
+        nodes=tuple(nodes),
+        pods=(*pods, *strangers),
+    )
+
+
+async def _observe_nodes(context: Context, now: datetime) -> Objects:
+    board = context.quota
+    is_old = board.nodes_read is None or (now - board.nodes_read).total_seconds() >= NODES_S
+    if board.nodes is None or is_old:
+        board.nodes, board.nodes_read = [], now  # A change that is told meanwhile makes it None again.
+        listed = [_slim_node(node) for node in await context.kube.list(NODES)]
+        if board.nodes is not None:
+            board.nodes = listed
+        return listed
+    return board.nodes
+
+
+async def _observe_strangers(context: Context, classes: tuple[AcceleratorClass, ...], now: datetime) -> Objects:
+    """Return pods on nodes that hold accelerators and are none of LLMOS's."""
+    board = context.quota
+    if board.strangers_read is None or (now - board.strangers_read).total_seconds() >= STRANGERS_S:
+        pods = await context.kube.list(PODS, label_selector=f"!{LABEL_POOL}")
+        board.strangers_read = now
+        board.strangers = [
+            _slim_pod(pod) for pod in pods if pod["spec"].get("nodeName") and requests_accelerators(pod, classes)
+        ]
+    return board.strangers
+
+
+def _parse_all(context: Context, kind: type[T], items: Objects, *, cache: QuotaBoard | None = None) -> tuple[T, ...]:
+    """Return the objects that can be read; of others their own reconcile tells."""
+    parsed = []
+    for item in items:
+        try:
+            parsed.append((cache.parsed if cache else context.shared).parse(kind, item))
+        except ValidationError:
+            continue
+    return tuple(parsed)
+
+
+def _build_snapshot(context: Context, observed: Observed) -> Snapshot:
+    return build_snapshot(
+        observed,
+        rules=QuotaRules(),
+        swaps=find_swaps(observed.pods),
+        untenanted=dict(context.settings.untenanted),
+    )
+
+
+def _count_seconds(
+    board: QuotaBoard, tenants: Iterable[Tenant], snapshot: Snapshot, now: datetime
+) -> Mapping[str, Any]:
+    holding: dict[str, list[Any]] = {}
+    for gang in snapshot.gangs:
+        if holds_accelerators(gang):
+            holding.setdefault(gang.tenant, []).append(gang)
+    board.meters = {
+        name: advance_meter(board.meters.get(name) or begin_meter(tenant, now), holding.get(name, ()), now)
+        for tenant in tenants
+        if (name := tenant.metadata.name)
+    }
+    return board.meters
+
+
+def _tell_pools(board: QuotaBoard, pools: Iterable[InferencePool]) -> None:
+    """Quota is on now: that it is, stands in the status of each pool on accelerators."""
+    for pool in pools:
+        board.on_news(Key(INFERENCE_POOLS.kind, pool.metadata.namespace or "", pool.metadata.name))
+
+
+async def _carry_out(context: Context, decisions: tuple[Decision, ...]) -> None:
+    """Write decisions in their order; those of one kind at the same time, for they concern different gangs."""
+    start = 0
+    while start < len(decisions):
+        action = decisions[start].audit.action
+        end = next((i for i in range(start, len(decisions)) if decisions[i].audit.action != action), len(decisions))
+        gate = asyncio.Semaphore(AT_A_TIME)
+        await _finish_all(_carry_out_one(context, decision, gate) for decision in decisions[start:end])
+        start = end
+
+
+async def _carry_out_one(context: Context, decision: Decision, gate: asyncio.Semaphore) -> None:
+    async with gate:
+        for write in decision.writes:
+            if not await _write(context, write):
+                return
+    _audit.info(
+        "%s %s", decision.audit.action, decision.audit.gang, extra={"fields": {"audit": asdict(decision.audit)}}
+    )
+
+
+async def _write_all(context: Context, writes: Iterable[PodWrite]) -> None:
+    gate = asyncio.Semaphore(AT_A_TIME)
+
+    async def write_one(write: PodWrite) -> None:
+        async with gate:
+            await _write(context, write)
+
+    await _finish_all(write_one(write) for write in writes)
+
+
+async def _finish_all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do everything, then raise what went wrong first: one pod's trouble does not hold up the others."""
+    outcomes = await asyncio.gather(*steps, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def _write(context: Context, write: PodWrite) -> bool:
+    """Write; False if the pod is gone or another one: the next pass sees what is there now."""
+    try:
+        if write.patch is None:
+            await context.kube.delete(PODS, write.name, write.namespace, uid=write.uid)
+        else:
+            await context.kube.merge(PODS, write.name, write.namespace, write.patch)
+    except (NotFound, Conflict) as error:
+        _logger.info("A pod changed before a decision about it was written, the next pass decides anew: %s", error)
+        return False
+    return True
+
+
+def _slim_node(node: Object) -> Object:
+    """Return what the ledger reads of a node: the rest (images, addresses) would be kept for nothing."""
+    status = node.get("status") or {}
+    spec = node.get("spec") or {}
+    return {
+        "metadata": {"name": node["metadata"]["name"], "labels": node["metadata"].get("labels") or {}},
+        "spec": {key: spec[key] for key in ("unschedulable", "taints") if key in spec},
+        "status": {
+            "allocatable": status.get("allocatable") or {},
+            "conditions": [c for c in status.get("conditions") or () if c["type"] == "Ready"],
+        },
+    }
+
+
+def _slim_pod(pod: Object) -> Object:
+    metadata = pod["metadata"]
+    return {
+        "metadata": {key: metadata[key] for key in ("name", "namespace", "labels") if key in metadata},
+        "spec": {
+            "nodeName": pod["spec"].get("nodeName", ""),
+            "containers": [{"resources": c.get("resources") or {}} for c in pod["spec"]["containers"]],
+        },
+        "status": {"phase": (pod.get("status") or {}).get("phase", "")},
+    }

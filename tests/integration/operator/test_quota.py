@@ -1,0 +1,187 @@
+"""The quota ledger in whole operator processes against a real kube-apiserver, which says what may become of gated pods.
+
+There is no scheduler here: a pod without a gate is all that an operator can bring about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.cluster.controlplane import ControlPlane
+from llmos.api.names import ANNOTATION_QUOTA, GATE_QUOTA, LABEL_POOL
+from llmos_operator.kube.aio import AioKube
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS, TENANTS
+from llmos_operator.planning.quota_record import read_record
+from tests.integration.operator.process import OperatorProcess, run_operator, wait_until
+
+pytestmark = pytest.mark.apiserver
+
+GPUS = 8
+CLASS = "quota-test-gpu"
+QUIET_S = 4.0
+
+
+class Cluster:
+    """What the API server has, in the words of these tests."""
+
+    def __init__(self, kube: AioKube, namespace: str) -> None:
+        self.kube, self.namespace = kube, namespace
+        self.most_admitted = 0
+
+    async def prepare(self, nodes: int = 1) -> None:
+        """Nodes with GPUs, their class, and a model that the simulator needs to exist only."""
+        for number in range(nodes):
+            identity = {"apiVersion": "v1", "kind": "Node"}
+            name = f"{self.namespace}-{number}"
+            await self.kube.apply(
+                {**identity, "metadata": {"name": name, "labels": {"gpu": CLASS}}}, field_manager="kubelet"
+            )
+            resources = {"nvidia.com/gpu": str(GPUS), "pods": "110"}
+            status = {"allocatable": resources, "capacity": resources}
+            await self.kube.apply_status({**identity, "metadata": {"name": name}, "status": status})
+            await self.kube.apply(
+                {**identity, "metadata": {"name": name, "labels": {"gpu": CLASS}}, "spec": {"taints": []}},
+                field_manager="kubelet",
+            )
+        await self.write("AcceleratorClass", CLASS, {"memory": "80Gi", "nodeSelector": {"gpu": CLASS}})
+        await self.write("LLMModel", "m", {"source": {"uri": "hf://org/name"}})
+
+    async def write(self, kind: str, name: str, spec: dict[str, Any]) -> None:
+        metadata = {"name": name} | ({} if kind in {"Tenant", "AcceleratorClass"} else {"namespace": self.namespace})
+        manifest = {"apiVersion": "llmos.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+        await self.kube.apply(manifest, field_manager="user")
+
+    async def write_tenant(self, guaranteed: int, *, borrow_limit: int = 0) -> None:
+        quota = {"class": CLASS, "guaranteed": guaranteed, "borrowLimit": borrow_limit}
+        await self.write("Tenant", self.namespace, {"namespaces": [self.namespace], "quota": [quota]})
+
+    async def write_pool(self, replicas: int) -> None:
+        accelerator = {"class": CLASS, "count": 1}
+        spec = {"modelRef": {"name": "m"}, "engine": {"name": "simulator"}, "accelerator": accelerator}
+        await self.write("InferencePool", "chat", {**spec, "replicas": replicas, "rollout": {"maxSurge": 1}})
+
+    async def pods(self) -> list[dict[str, Any]]:
+        return await self.kube.list(PODS, namespace=self.namespace, label_selector=f"{LABEL_POOL}=chat")
+
+    async def admitted(self) -> list[dict[str, Any]]:
+        found = [pod for pod in await self.pods() if not is_gated(pod)]
+        self.most_admitted = max(self.most_admitted, len(found))
+        return found
+
+    async def has(self, *, admitted: int, waiting: int) -> bool:
+        pods = await self.pods()
+        gated = sum(map(is_gated, pods))
+        self.most_admitted = max(self.most_admitted, len(pods) - gated)
+        return (len(pods) - gated, gated) == (admitted, waiting)
+
+    async def condition(self, kind: str) -> dict[str, Any]:
+        pool = await self.kube.get(INFERENCE_POOLS, "chat", self.namespace) or {}
+        return next((c for c in pool.get("status", {}).get("conditions", ()) if c["type"] == kind), {})
+
+    async def versions(self) -> set[str]:
+        pools = await self.kube.list(INFERENCE_POOLS, namespace=self.namespace)
+        return {item["metadata"]["resourceVersion"] for item in (*await self.pods(), *pools)}
+
+    async def remove(self) -> None:
+        await self.kube.delete(TENANTS, self.namespace)
+        await self.kube.delete(INFERENCE_POOLS, "chat", self.namespace)
+        for node in await self.kube.list(NODES, label_selector=f"gpu={CLASS}"):
+            await self.kube.delete(NODES, node["metadata"]["name"])
+        await self.kube.delete(ACCELERATOR_CLASSES, CLASS)
+
+
+def is_gated(pod: dict[str, Any]) -> bool:
+    return {"name": GATE_QUOTA} in pod["spec"].get("schedulingGates", [])
+
+
+def pinned_to(pod: dict[str, Any]) -> str:
+    required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    ((field,),) = (term["matchFields"] for term in required["nodeSelectorTerms"])
+    assert (field["key"], field["operator"]) == ("metadata.name", "In")
+    return str(field["values"][0])
+
+
+@pytest.fixture
+async def cluster(real_kube: AioKube, namespace: str) -> AsyncIterator[Cluster]:
+    cluster = Cluster(real_kube, namespace)
+    yield cluster
+    await cluster.remove()
+
+
+async def count_writes(operator: OperatorProcess) -> float:
+    _, text = await operator.ask("/metrics")
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("llmos_operator_writes_total{"))
+
+
+async def test_gates_are_lifted_within_the_quota_and_a_second_look_and_a_new_operator_write_nothing(
+    control_plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    await cluster.prepare()
+    await cluster.write_tenant(2)
+    arguments = ("--no-leader-election", "--resync-s", "1")
+    async with run_operator(control_plane, namespace, tmp_path, *arguments) as operator:
+        await cluster.write_pool(3)
+        await wait_until(lambda: cluster.has(admitted=2, waiting=1))
+        assert {pinned_to(pod) for pod in await cluster.admitted()} == {f"{namespace}-0"}
+        assert all(read_record(pod["metadata"]).placement for pod in await cluster.admitted())
+
+        async def is_told() -> bool:
+            return (await cluster.condition("Admitted")).get("reason") == "QuotaExceeded"
+
+        await wait_until(is_told)
+        message = (await cluster.condition("Ready"))["message"]
+        assert f"Tenant {namespace} holds 2 of at most 2 {CLASS}; this needs 1" in message
+        assert "llmos_operator_tenant_accelerators_waiting" in (await operator.ask("/metrics"))[1]
+        assert any(text.startswith("admit ") for text in operator.messages())
+
+        await asyncio.sleep(QUIET_S)
+        versions, writes = await cluster.versions(), await count_writes(operator)
+        await asyncio.sleep(QUIET_S)
+        assert (await cluster.versions(), await count_writes(operator)) == (versions, writes)
+        operator.process.kill()
+
+    async with run_operator(control_plane, namespace, tmp_path, *arguments) as operator:
+        await wait_until(operator.is_ready)
+        await asyncio.sleep(QUIET_S)
+        assert await cluster.versions() == versions
+
+        await cluster.write_tenant(3)
+        await wait_until(lambda: cluster.has(admitted=3, waiting=0))
+        await cluster.write_tenant(3)
+        await cluster.write_pool(5)
+        await wait_until(lambda: cluster.has(admitted=3, waiting=2))
+        await cluster.kube.delete(TENANTS, namespace)
+        await wait_until(lambda: cluster.has(admitted=5, waiting=0))
+        lifted = [pod for pod in await cluster.pods() if ANNOTATION_QUOTA not in pod["metadata"]["annotations"]]
+        assert len(lifted) == 2
+        assert await operator.end() == 0
+
+
+async def test_operators_that_are_killed_while_they_give_out_never_give_out_more_than_there_is(
+    control_plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    nodes = 3
+    await cluster.prepare(nodes)
+    await cluster.write_tenant(nodes * GPUS, borrow_limit=100)
+    await cluster.write_pool(nodes * GPUS + 6)
+    for wanted in (1, 8, 16):
+        async with run_operator(control_plane, namespace, tmp_path, "--no-leader-election") as operator:
+
+            async def has_given(least: int = wanted) -> bool:
+                return len(await cluster.admitted()) >= least
+
+            await wait_until(has_given)
+            operator.process.kill()
+    async with run_operator(control_plane, namespace, tmp_path, "--no-leader-election") as operator:
+        await wait_until(lambda: cluster.has(admitted=nodes * GPUS, waiting=6))
+        await asyncio.sleep(QUIET_S)
+        assert await cluster.has(admitted=nodes * GPUS, waiting=6)
+        assert await operator.end() == 0
+    assert cluster.most_admitted == nodes * GPUS
+    places = [pinned_to(pod) for pod in await cluster.admitted()]
+    assert {places.count(name) for name in set(places)} == {GPUS}
