@@ -68,7 +68,7 @@ class Judge:
             elif line.endswith(("return", "drop", "accept")) and not line.startswith(("type", "ct")):
                 condition, _, verdict = line.rpartition(" ")
                 if self._holds(condition, packet):
-                    return verdict
+                    return str(verdict)
         return "accept"
 
     def _holds(self, condition: str, packet: dict[str, str]) -> bool:
@@ -125,7 +125,7 @@ def test_labels_of_namespace_and_pod_must_both_match() -> None:
 
 
 def test_a_selector_of_pods_alone_means_those_of_the_same_namespace() -> None:
-    rule = {"from": [{"podSelector": {}}]}
+    rule: dict[str, Any] = {"from": [{"podSelector": {}}]}
     judge = Judge(policy(ingress=[rule]), pods=[*PODS, pod("c", "10.244.0.14")])
     assert judge.allows("10.244.0.14", A)
     assert not judge.allows(B, A)
