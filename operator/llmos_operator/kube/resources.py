@@ -47,6 +47,8 @@ ACCELERATOR_CLASSES: Final = Resource(
     names.GROUP, names.VERSION, "acceleratorclasses", "AcceleratorClass", namespaced=False
 )
 TENANTS: Final = Resource(names.GROUP, names.VERSION, "tenants", "Tenant", namespaced=False)
+SECRETS: Final = Resource("", "v1", "secrets", "Secret", namespaced=True)
+"""Of API keys, in the operator's own namespace: a Tenant does not go before its keys."""
 # What keeps tenants apart.
 NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 SERVICE_ACCOUNTS: Final = Resource("", "v1", "serviceaccounts", "ServiceAccount", namespaced=True)
@@ -77,6 +79,7 @@ ALL: Final = (
     INFERENCE_POOLS,
     ACCELERATOR_CLASSES,
     TENANTS,
+    SECRETS,
     NAMESPACES,
     SERVICE_ACCOUNTS,
     LIMIT_RANGES,

@@ -36,6 +36,8 @@ from llmos_operator.planning.conditions import Fact, is_false, is_true, is_unkno
 JsonObject = Mapping[str, Any]
 
 WAITING_AT_LEAST: Final = 32
+SALT_VARIABLE: Final = "LLMOS_CACHE_SALT_SECRET_FILE"
+SALT_OPTION: Final = "--cache-salt-secret-file"
 NAMED_AT_MOST: Final = 5
 """Names in one line; the rest is counted."""
 
@@ -166,6 +168,21 @@ def check_backstop(policy: JsonObject | None, binding: JsonObject | None, name: 
     if "Deny" not in (binding["spec"].get("validationActions") or ()):
         return Finding(Check.BACKSTOP, False, f"the binding of {name} denies nothing.")
     return Finding(Check.BACKSTOP, True, f"admission policy {name} is bound and denies.")
+
+
+def check_salt(gateways: Iterable[JsonObject]) -> Finding:
+    """Look whether every gateway was given the secret from which it makes the salts of prefix caches."""
+    pods = [pod for pod in gateways if (pod.get("status") or {}).get("phase") not in _FINISHED]
+    unsalted = sorted(pod["metadata"]["name"] for pod in pods if not any(map(_has_salt, pod["spec"]["containers"])))
+    if unsalted:
+        return Finding(Check.SALT, False, f"gateway {_name(unsalted)} has no secret for salts.")
+    return Finding(Check.SALT, True, f"{len(pods)} gateways have a secret for salts." if pods else "no gateway runs.")
+
+
+def _has_salt(container: JsonObject) -> bool:
+    words = (*(container.get("command") or ()), *(container.get("args") or ()))
+    variables = {each["name"]: each.get("value") for each in container.get("env") or ()}
+    return bool(variables.get(SALT_VARIABLE)) or any(word.startswith(SALT_OPTION) for word in words)
 
 
 def check_engines(pods: Sequence[JsonObject]) -> Finding:

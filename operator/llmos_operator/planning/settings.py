@@ -48,6 +48,8 @@ class Settings:
     """Accelerators by class for namespaces of no Tenant, all together, once there is a Tenant."""
     image_pull_timeout_s: int = 60
     """A pod whose image cannot be pulled for so long is ended, so that it holds no accelerator."""
+    chart_name: str = "llmos"
+    """What the chart puts before the names of what it makes."""
     dns_addresses: tuple[str, ...] = ()
     """Address ranges of name servers outside of kube-system, such as a node-local cache, that tenants' pods may ask."""
     internal_ranges: tuple[str, ...] = INTERNAL_RANGES

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-from llmos.api import AcceleratorClass, Tenant
+from llmos.api import AcceleratorClass, InferencePool, Reason, Tenant
 from llmos.api.isolation import CHECKS, Check, Finding
-from llmos.api.names import ADMISSION_POLICY, LABEL_COMPONENT, LABEL_TENANT
+from llmos.api.names import ADMISSION_POLICY, COMPONENT_GATEWAY, LABEL_COMPONENT, LABEL_FETCHES, LABEL_TENANT
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import (
@@ -40,19 +40,26 @@ from llmos_operator.manifests.isolation import (
     build_namespace_release,
 )
 from llmos_operator.planning.conditions import Fact
+from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.isolation import (
     build_isolation_fact,
     check_accelerators,
     check_backstop,
+    check_engines,
     check_policies,
+    check_salt,
+    check_way_out,
     is_as_made,
     name_namespace,
     plan_backstop,
 )
+from llmos_operator.planning.quota_view import find_owners
 from llmos_operator.reconcilers.base import Context
 from llmos_operator.reconcilers.sightings import Sighting
 
 LOOK_S: Final = 15.0
+FIRST_LOOK_S: Final = 2.0
+"""A pool that is looked at before its tenant asks again so soon."""
 _OWN_KINDS: Final = (NETWORK_POLICIES, LIMIT_RANGES, RESOURCE_QUOTAS, ROLE_BINDINGS)
 _CHECK_OF_KIND: Final = {
     "Namespace": Check.POD_SECURITY,
@@ -100,12 +107,14 @@ async def reconcile_isolation(
     """
     inputs = _compute_inputs(tenant, owned, classes)
     known = context.sightings.get(tenant.metadata.name)
-    if known is None or known.inputs != inputs or context.now() - known.at >= timedelta(seconds=LOOK_S):
+    is_recent = known is not None and known.inputs == inputs and context.now() - known.at < timedelta(seconds=LOOK_S)
+    if known is None or not is_recent:
         known = await _look(_Look(context, tenant, classes), owned, inputs)
         context.sightings.put(tenant.metadata.name, known)
     missing = tuple(name for name, found in known.namespaces.items() if _is_missing(found))
     findings = [f for name, found in known.findings for f in (name_namespace(found, name) if name else found)]
-    is_settled = all(finding.is_ok for finding in findings)
+    # Whatever called for this pass was not looked at if the last look still counts.
+    is_settled = not is_recent and all(finding.is_ok for finding in findings)
     return IsolationResult(build_isolation_fact(findings), missing, None if is_settled else LOOK_S)
 
 
@@ -136,10 +145,14 @@ async def _look(look: _Look, owned: Sequence[str], inputs: str) -> Sighting:
 
 
 async def _look_at_cluster(context: Context) -> tuple[Finding, ...]:
-    policy, binding = await asyncio.gather(
-        context.kube.get(ADMISSION_POLICIES, ADMISSION_POLICY), context.kube.get(ADMISSION_BINDINGS, ADMISSION_POLICY)
+    settings = context.settings
+    name = f"{settings.chart_name}-{ADMISSION_POLICY}"
+    policy, binding, gateways = await asyncio.gather(
+        context.kube.get(ADMISSION_POLICIES, name),
+        context.kube.get(ADMISSION_BINDINGS, name),
+        context.kube.list(PODS, namespace=settings.namespace, label_selector=f"{LABEL_COMPONENT}={COMPONENT_GATEWAY}"),
     )
-    return (check_backstop(policy, binding, ADMISSION_POLICY),)
+    return check_backstop(policy, binding, name), check_salt(gateways)
 
 
 async def _observe_own(look: _Look) -> None:
@@ -228,3 +241,38 @@ async def _release_namespace(context: Context, namespace: Object) -> None:
 
 def _place(item: Object) -> Place:
     return item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+@dataclass(frozen=True)
+class PoolIsolation:
+    """What isolation means for one pool."""
+
+    facts: tuple[Fact, ...] = ()
+    refusal: Failure | None = None
+    """Why nothing new of the pool may be made: the tenant's profile is strict and a check failed."""
+    look_again_s: float | None = None
+
+
+def look_at_pool(
+    context: Context, pool: InferencePool, pods: Sequence[Object], tenants: Sequence[Tenant]
+) -> PoolIsolation:
+    """Say whether a pool in a tenant's namespace is kept apart: the last look at the namespace, and the pool's pods."""
+    namespace = pool.metadata.namespace or ""
+    owner = find_owners(tenants).by_namespace.get(namespace)
+    if owner is None:
+        return PoolIsolation()
+    sighting = context.sightings.get(owner)
+    if sighting is None or namespace not in sighting.namespaces:
+        is_strict = any(t.metadata.name == owner and t.spec.isolation.profile == "strict" for t in tenants)
+        refusal = build_failure(Reason.NotIsolated, "Nobody has looked yet.") if is_strict else None
+        return PoolIsolation((build_isolation_fact(()),), refusal, FIRST_LOOK_S)
+    fetches = any((pod["metadata"].get("labels") or {}).get(LABEL_FETCHES) for pod in pods)
+    findings = (
+        *sighting.namespaces[namespace],
+        *sighting.shared,
+        check_engines(pods),
+        check_way_out(fetches=fetches, is_strict=sighting.is_strict),
+    )
+    fact = build_isolation_fact(findings)
+    refused = sighting.is_strict and fact.status == "False"
+    return PoolIsolation((fact,), Failure(Reason.NotIsolated, fact.message) if refused else None)

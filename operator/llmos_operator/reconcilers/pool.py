@@ -57,6 +57,8 @@ from llmos_operator.planning.replicas import (
 from llmos_operator.planning.sampling import ScaledPool
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
+from llmos_operator.reconcilers.isolation import look_at_pool
+from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed
 
 REFUSED_RETRY_S = 15.0
@@ -89,6 +91,9 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         context.board.forget(key)
         await apply_invalid_status(context, current, error)
         return DONE
+    isolation = look_at_pool(context, observed.pool, observed.pods, await observe_tenants(context))
+    if isolation.refusal is not None:
+        observed = _withhold(observed, isolation.refusal)
     size = compute_size(observed.pool, context.board.decision(key), context.now())
     replicas, plan = await _plan(context, observed, size)
     _publish(context, key, observed, replicas)
@@ -102,12 +107,20 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         url=compute_url(observed.pool),
         replicas=replicas,
         refused=refused,
+        isolation=isolation.facts,
         now=context.now(),
         admission=Admission(context.quota.pool(key)) if observed.has_quota else None,
     )
     announcement = plan_scaling_announcement(observed.pool, size)
     await apply_status_if_changed(context.kube, current, status, context.now(), announcement)
-    return Result(requeue_after_s=_next_look_s(replicas, plan, refused, context.now()))
+    looks = (isolation.look_again_s, _next_look_s(replicas, plan, refused, context.now()))
+    return Result(requeue_after_s=min((look for look in looks if look is not None), default=None))
+
+
+def _withhold(observed: _Observed, refusal: Failure) -> _Observed:
+    """Make nothing new, as for a pool that cannot be planned."""
+    revision = observed.pool.status.revision or _newest_revision(observed.pods)
+    return replace(observed, template=None, layout=Layout(refusal=refusal), revision=revision)
 
 
 def _publish(context: Context, key: Key, observed: _Observed, replicas: tuple[Replica, ...]) -> None:

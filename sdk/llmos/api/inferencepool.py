@@ -42,12 +42,11 @@ RESERVED_ENGINE_ARGS = (
 """Arguments that have a field of their own, or that LLMOS must set for drain and safety to work."""
 
 RESERVED_ENGINE_ENV = (
-    "HF_HUB_OFFLINE",
     "VLLM_ALLOW_INSECURE_SERIALIZATION",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "VLLM_SERVER_DEV_MODE",
 )
-"""Variables that would let a request change the engine, or the engine reach out."""
+"""Variables that would let requests change the engine, or run code in it."""
 
 _ARGUMENT_NAME = re.compile(r"[a-z][a-z0-9.-]{0,63}")
 

@@ -59,6 +59,7 @@ LABEL_FABRIC_DOMAIN: Final = f"{GROUP}/fabric-domain"
 """On nodes: those with the same value are connected by a fast network."""
 
 FINALIZER_IN_USE: Final = f"{GROUP}/in-use"
+FINALIZER_OFFBOARDING: Final = f"{GROUP}/offboarding"
 
 # Condition types. `Ready` is the aggregate that a person reads first.
 CONDITION_READY: Final = "Ready"
@@ -86,11 +87,11 @@ MODEL_DIR: Final = "/model"
 # The accelerator class that needs no AcceleratorClass object: the engine runs on the processor.
 CPU_CLASS: Final = "cpu"
 
-# What keeps tenants apart, where the chart and the operator must agree.
-ADMISSION_POLICY: Final = "llmos-tenant-pods"
+# What keeps tenants apart, where the chart and the operator must agree: the chart puts its name before each.
+ADMISSION_POLICY: Final = "tenant-pods"
 """The ValidatingAdmissionPolicy, and its binding."""
-ROLE_TENANT_ADMIN: Final = "llmos-tenant-admin"
-ROLE_TENANT_USER: Final = "llmos-tenant-user"
+ROLE_TENANT_ADMIN: Final = "tenant-admin"
+ROLE_TENANT_USER: Final = "tenant-user"
 
 
 def tenant_group(tenant: str, role: str) -> str:

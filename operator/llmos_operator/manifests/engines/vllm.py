@@ -15,7 +15,8 @@ from llmos_operator.manifests.engines.base import EngineCommand, build_user_args
 NO_MEDIA_DOMAIN: Final = "none.invalid"
 """An empty list means all; this domain is promised never to exist (RFC 2606)."""
 MOST_CHOICES: Final = 128
-"""Answers that one request may ask for (`n`): the most that OpenAI's API allows. vLLM's default is 16384."""_SAFE_ARGS: Final = ("--prefix-caching-hash-algo", "sha256", "--allowed-media-domains", NO_MEDIA_DOMAIN)
+"""Answers that one request may ask for (`n`): the most that OpenAI's API allows. vLLM's default is 16384."""
+_SAFE_ARGS: Final = ("--prefix-caching-hash-algo", "sha256", "--allowed-media-domains", NO_MEDIA_DOMAIN)
 _SAFE_ENV: Final = (("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0"), ("VLLM_MAX_N_SEQUENCES", str(MOST_CHOICES)))
 
 

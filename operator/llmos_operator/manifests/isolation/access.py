@@ -45,7 +45,7 @@ def _build_binding(namespace: TenantNamespace, role: str, group: str) -> Manifes
     return {
         "apiVersion": f"{_RBAC}/v1",
         "kind": "RoleBinding",
-        "metadata": build_isolation_metadata(namespace, role),
-        "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": role},
+        "metadata": build_isolation_metadata(namespace, f"llmos-{role}"),
+        "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": f"{namespace.settings.chart_name}-{role}"},
         "subjects": [{"apiGroup": _RBAC, "kind": "Group", "name": group}],
     }
