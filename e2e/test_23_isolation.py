@@ -76,8 +76,11 @@ async def tenants(api: Api, kubeconfig: Path) -> AsyncIterator[dict[str, str]]:
         await api.delete("Secret", name, SYSTEM_NAMESPACE)
         await api.delete("Tenant", name)
         await remove_namespace(api, namespace)
-    for name in made:
-        await eventually("the tenant is gone", lambda name=name: api.get("Tenant", name), lambda found: found is None)
+    await eventually(
+        "the tenants are gone",
+        lambda: api.list("Tenant"),
+        lambda found: not made.keys() & {tenant["metadata"]["name"] for tenant in found},
+    )
 
 
 def build_tenant(name: str, namespace: str) -> Object:
