@@ -46,9 +46,7 @@ async def reconcile_tenant(context: Context, key: Key) -> Result:
     return Result(requeue_after_s=isolation.look_again_s)
 
 
-def _gather_facts(
-    context: Context, tenant: Tenant, owners: Owners, isolation: IsolationResult
-) -> tuple[Fact, ...]:
+def _gather_facts(context: Context, tenant: Tenant, owners: Owners, isolation: IsolationResult) -> tuple[Fact, ...]:
     """Return one fact for each condition but Ready, in the order in which a person would mend what is false."""
     guaranteed = build_guaranteed_fact(tenant, context.quota.tenant(tenant.metadata.name))
     facts = (build_namespaces_fact(tenant, owners, isolation.missing), guaranteed, isolation.fact)
