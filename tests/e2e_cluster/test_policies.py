@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -49,8 +50,13 @@ DENY_ALL = policy(policyTypes=["Ingress", "Egress"])
 class Judge:
     """Reads a table and says what becomes of the first packet of a connection."""
 
-    def __init__(self, *policies: dict[str, Any], pods: list[dict[str, Any]] = PODS) -> None:
-        self._table = build_table(pods, NAMESPACES, policies)
+    def __init__(
+        self,
+        *policies: dict[str, Any],
+        pods: list[dict[str, Any]] = PODS,
+        namespaces: Iterable[str] = ("one", "two", "system", "team-a"),
+    ) -> None:
+        self._table = build_table(pods, map(namespace, namespaces), policies)
         found = re.findall(r"chain (\S+) \{\n(.*?)\n    \}", self._table, re.DOTALL)
         self._chains = {name: [line.strip() for line in body.splitlines()] for name, body in found}
 

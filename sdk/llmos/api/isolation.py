@@ -110,9 +110,10 @@ class Finding:
 
     def __str__(self) -> str:
         """Return the line of a condition's message."""
+        seen = " ".join(self.seen.split())  # what an API server says may have several lines
         if self.is_ok:
-            return f"ok       {self.check.value}: {self.seen}"
-        return f"PROBLEM  {self.check.value}: {self.seen} {CHECKS[self.check].remedy}"
+            return f"ok       {self.check.value}: {seen}"
+        return f"PROBLEM  {self.check.value}: {seen} {CHECKS[self.check].remedy}"
 
 
 def format_findings(findings: Iterable[Finding]) -> str:
