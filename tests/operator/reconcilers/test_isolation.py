@@ -116,6 +116,13 @@ async def test_a_namespace_that_does_not_exist_is_told_and_not_made() -> None:
     assert (await world.reconcile("Tenant", "a", "")).requeue_after_s == LOOK_S
 
 
+async def test_a_default_account_that_is_not_there_yet_is_waited_for() -> None:
+    world = World(build_tenant("a", NAMESPACE), *backstop(), build_namespace(NAMESPACE))
+    (problem,) = read_problems(await look(world))
+    assert problem.check is Check.TOKEN
+    assert world.kube.all(SERVICE_ACCOUNTS) == []
+
+
 async def test_what_the_api_server_refuses_is_told_in_its_words() -> None:
     world = world_of()
     world.kube.fail_next("apply", "ResourceQuota", Forbidden("no quotas for you"))
