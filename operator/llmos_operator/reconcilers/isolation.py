@@ -17,7 +17,14 @@ from typing import Final
 
 from llmos.api import AcceleratorClass, InferencePool, Reason, Tenant
 from llmos.api.isolation import CHECKS, Check, Finding
-from llmos.api.names import ADMISSION_POLICY, COMPONENT_GATEWAY, LABEL_COMPONENT, LABEL_FETCHES, LABEL_TENANT
+from llmos.api.names import (
+    ADMISSION_POLICY,
+    COMPONENT_GATEWAY,
+    CONDITION_ISOLATION_READY,
+    LABEL_COMPONENT,
+    LABEL_FETCHES,
+    LABEL_TENANT,
+)
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import (
@@ -39,7 +46,7 @@ from llmos_operator.manifests.isolation import (
     build_isolation,
     build_namespace_release,
 )
-from llmos_operator.planning.conditions import Fact
+from llmos_operator.planning.conditions import Fact, find_fact
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.isolation import (
     build_isolation_fact,
@@ -266,8 +273,11 @@ def look_at_pool(
     sighting = context.sightings.get(owner)
     if sighting is None or namespace not in sighting.namespaces:
         is_strict = any(t.metadata.name == owner and t.spec.isolation.profile == "strict" for t in tenants)
-        refusal = build_failure(Reason.NotIsolated, "Nobody has looked yet.") if is_strict else None
-        return PoolIsolation((build_isolation_fact(()),), refusal, FIRST_LOOK_S)
+        # An operator that has just started changes nothing that an earlier one found.
+        fact = find_fact(CONDITION_ISOLATION_READY, pool.status.conditions) or build_isolation_fact(())
+        refused = is_strict and fact.status != "True"
+        refusal = build_failure(Reason.NotIsolated, "Nobody has looked yet.") if refused else None
+        return PoolIsolation((fact,), refusal, FIRST_LOOK_S)
     fetches = any((pod["metadata"].get("labels") or {}).get(LABEL_FETCHES) for pod in pods)
     findings = (
         *sighting.namespaces[namespace],

@@ -228,7 +228,19 @@ async def test_a_pool_that_is_looked_at_before_its_tenant_asks_again_soon() -> N
     assert result.requeue_after_s is not None
 
 
-STRICT = {"isolation": {"profile": "strict", "dedicatedPools": True}}
+async def test_an_operator_that_has_just_started_leaves_what_an_earlier_one_found() -> None:
+    world = world_of(build_model(), build_pool(), **STRICT)
+    await look(world)
+    await world.model()
+    before = condition(await world.pool(), "IsolationReady")
+    assert before["status"] == "True"
+    world.context.sightings.forget("a")
+    after = await world.pool()
+    assert condition(after, "IsolationReady") == before
+    assert condition(after)["reason"] != "NotIsolated"
+
+
+STRICT: dict[str, Any] = {"isolation": {"profile": "strict", "dedicatedPools": True}}
 
 
 async def test_a_strict_tenant_s_pool_gets_no_replicas_before_it_is_known_to_be_kept_apart() -> None:
