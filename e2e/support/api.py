@@ -36,7 +36,6 @@ _PREFIXES: Final = {
     "ValidatingAdmissionPolicyBinding": ("apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings"),
     "CustomResourceDefinition": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
-    "Tenant": ("apis/llmos.dev/v1alpha1", "tenants"),
     "LLMModel": ("apis/llmos.dev/v1alpha1", "llmmodels"),
     "InferencePool": ("apis/llmos.dev/v1alpha1", "inferencepools"),
     "Tenant": ("apis/llmos.dev/v1alpha1", "tenants"),

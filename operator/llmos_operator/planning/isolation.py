@@ -32,10 +32,13 @@ from llmos.api.names import (
     MANAGED_BY,
 )
 from llmos_operator.planning.conditions import Fact, is_false, is_true, is_unknown
+from llmos_operator.planning.failures import Failure, build_failure
 
 JsonObject = Mapping[str, Any]
 
 WAITING_AT_LEAST: Final = 32
+BACKSTOP_QUOTA: Final = "llmos-quota"
+"""Name of the ResourceQuota."""
 SALT_VARIABLE: Final = "LLMOS_CACHE_SALT_SECRET_FILE"
 SALT_OPTION: Final = "--cache-salt-secret-file"
 NAMED_AT_MOST: Final = 5
@@ -69,6 +72,13 @@ def plan_backstop(tenant: Tenant, classes: Iterable[AcceleratorClass]) -> dict[s
         for resource, count in most.items()
         if count is not None
     }
+
+
+def build_refusal(message: str) -> Failure:
+    """Return why the API server refused a child of a pool: our own ResourceQuota speaks for the tenant's quota."""
+    is_backstop = f"exceeded quota: {BACKSTOP_QUOTA}," in message
+    reason = Reason.QuotaExceeded if is_backstop else Reason.ForbiddenByPolicy
+    return build_failure(reason, f"The API server says: {message}")
 
 
 def is_as_made(desired: JsonObject, stored: JsonObject | None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from llmos.api import AcceleratorClass, Tenant
+from llmos_operator.kube.client import Objects
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, TENANTS
 from llmos_operator.planning.conditions import Fact
 from llmos_operator.planning.quota_view import Owners, find_owners
@@ -60,10 +61,15 @@ async def _isolate(context: Context, tenant: Tenant, owners: Owners) -> Isolatio
     return await reconcile_isolation(context, tenant, owned, classes)
 
 
+async def list_tenants(context: Context) -> Objects:
+    """Return all Tenants but those that were deleted: they stay until nothing is left of them, without any quota."""
+    return [item for item in await context.kube.list(TENANTS) if "deletionTimestamp" not in item["metadata"]]
+
+
 async def observe_tenants(context: Context) -> tuple[Tenant, ...]:
     """Return all Tenants that can be read; of others their own reconcile tells."""
     tenants = []
-    for item in await context.kube.list(TENANTS):
+    for item in await list_tenants(context):
         try:
             tenants.append(context.shared.parse(Tenant, item))
         except ValidationError:

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmos.api import AcceleratorClass, Tenant
+from llmos.api import AcceleratorClass, Reason, Tenant
 from llmos.api.isolation import CHECKS, Check, Finding, format_findings, parse_findings
 from llmos_operator.manifests.replica import build_replica_pods
 from llmos_operator.planning.isolation import (
     WAITING_AT_LEAST,
+    build_refusal,
     check_engines,
     check_way_out,
     is_as_made,
@@ -120,6 +121,12 @@ def test_what_is_empty_counts_as_not_there_and_a_policy_may_say_no_more() -> Non
     assert is_as_made(made, stored)
     assert not is_as_made(made, {**stored, "spec": {**stored["spec"], "ingress": [{}]}})
     assert not is_as_made(made, None)
+
+
+def test_what_our_own_quota_refuses_is_told_as_the_tenant_s_quota_and_nothing_else_is() -> None:
+    own = 'pods "chat-0" is forbidden: exceeded quota: llmos-quota, requested: requests.nvidia.com/gpu=1'
+    assert build_refusal(own).reason is Reason.QuotaExceeded
+    assert build_refusal(own.replace("llmos-quota", "team-quota")).reason is Reason.ForbiddenByPolicy
 
 
 sentences = st.lists(st.text("abc:[]PROBLEM.", min_size=1), min_size=1, max_size=4).map(" ".join)

@@ -8,6 +8,7 @@ from typing import Final
 from llmos.api.names import GROUP
 from llmos_operator.manifests.common import Manifest
 from llmos_operator.manifests.isolation.tenant_namespace import TenantNamespace, build_isolation_metadata
+from llmos_operator.planning.isolation import BACKSTOP_QUOTA
 
 MOST_OBJECTS: Final = {f"count/llmmodels.{GROUP}": "500", f"count/inferencepools.{GROUP}": "200"}
 """Every object of ours costs the operator memory and time: no tenant may make them without end."""
@@ -33,6 +34,6 @@ def build_resource_quota(namespace: TenantNamespace, accelerators: Mapping[str, 
     return {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
-        "metadata": build_isolation_metadata(namespace, "llmos-quota"),
+        "metadata": build_isolation_metadata(namespace, BACKSTOP_QUOTA),
         "spec": {"hard": {**hard, **MOST_OBJECTS}},
     }
