@@ -119,7 +119,7 @@ class Host:
             for name in _POD_MAKERS:
                 self._processes.stop(name)
             self._end_pods()
-        self._processes.stop_all(("kube-proxy", "coredns", "containerd", *STOP_ORDER))
+        self._processes.stop_all((node.ENFORCER, "kube-proxy", "coredns", "containerd", *STOP_ORDER))
         if has_node and record is not None:
             cleanup.kill_shims(self._state)
             cgroups.kill_pods()
@@ -235,11 +235,12 @@ class Host:
     def _start_node(self, record: Record, paths: dict[str, Path], *, is_new: bool) -> None:
         state, processes = self._state, self._processes
         kubectl = Kubectl(paths["kubectl"], state.kubeconfig)
-        with step("DNS and storage"):
+        with step("DNS, storage and network policies"):
             kubectl.apply([objects.build_storage_class(), *objects.build_dns_service()])
             processes.start(node.build_coredns(paths["coredns"], state))
             state.volumes.mkdir(exist_ok=True)
             processes.start(node.build_local_volumes(paths["local-volumes"], state))
+            processes.start(node.build_enforcer(state))
         with step("containerd"):
             self._start_containerd(paths, is_new=is_new)
         with step("node"):
@@ -326,7 +327,7 @@ class Host:
 def expected_components(record: Record) -> set[str]:
     """The programs that run when the cluster is up."""
     if not record.control_plane_only:
-        return {*STOP_ORDER, *_POD_MAKERS, "kube-proxy", "coredns", "containerd"}
+        return {*STOP_ORDER, *_POD_MAKERS, "kube-proxy", "coredns", "containerd", node.ENFORCER}
     return set(STOP_ORDER) if record.with_controllers else {"etcd", "kube-apiserver"}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.node import BRIDGE, NODE_ADDRESS, POD_CIDR
+from e2e.cluster.policies import TABLE as POLICY_TABLE
 from e2e.cluster.shell import run
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -71,8 +72,8 @@ def apply_network() -> None:
 
 
 def remove_network(before: NetworkBefore) -> None:
-    """Take back what `apply_network`, CNI and kube-proxy did. Repeatable."""
-    for family, table in (("ip", MASQUERADE_TABLE), *KUBE_PROXY_TABLES):
+    """Take back what `apply_network`, CNI, kube-proxy and the enforcer of policies did. Repeatable."""
+    for family, table in (("ip", MASQUERADE_TABLE), ("ip", POLICY_TABLE), *KUBE_PROXY_TABLES):
         run("nft", "delete", "table", family, table, check=False)
     run("ip", "link", "delete", BRIDGE, check=False)
     run("ip", "addr", "del", f"{NODE_ADDRESS}/32", "dev", "lo", check=False)

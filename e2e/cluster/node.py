@@ -7,10 +7,11 @@ machine's real interfaces and nothing is reachable from outside.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from e2e.cluster.components import build_flags
-from e2e.cluster.paths import StateDir
+from e2e.cluster.paths import StateDir, repository_dir
 from e2e.cluster.processes import Component
 
 NODE_NAME = "llmos-node"
@@ -26,6 +27,7 @@ CNI_PLUGINS = "/usr/lib/cni"
 CGROUP_ROOT = "llmos"
 MAX_PODS = 200
 COREDNS_READY_PORT = 8181
+ENFORCER = "network-policies"
 KUBELET_HEALTHZ_URL = "http://127.0.0.1:10248/healthz"
 
 PRETEND_GPUS = 4
@@ -167,6 +169,12 @@ def build_coredns(binary: Path, state: StateDir) -> Component:
 def build_local_volumes(binary: Path, state: StateDir) -> Component:
     kubeconfig = state.root / "local-volumes.kubeconfig"
     return Component("local-volumes", (str(binary), f"-kubeconfig={kubeconfig}", f"-root={state.volumes}"))
+
+
+def build_enforcer(state: StateDir) -> Component:
+    """The program that enforces NetworkPolicies, which the bridge plugin does not."""
+    argv = (sys.executable, "-m", "e2e.cluster.enforcer", str(state.kubeconfig))
+    return Component(ENFORCER, argv, env={"PYTHONPATH": str(repository_dir()), "PYTHONUNBUFFERED": "1"})
 
 
 def build_kwok(binary: Path, kubeconfig: Path, port: int, node_address: str = NODE_ADDRESS) -> Component:

@@ -35,6 +35,7 @@ _PREFIXES: Final = {
     "ValidatingAdmissionPolicy": ("apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies"),
     "ValidatingAdmissionPolicyBinding": ("apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings"),
     "CustomResourceDefinition": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
     "LLMModel": ("apis/llmos.dev/v1alpha1", "llmmodels"),
     "InferencePool": ("apis/llmos.dev/v1alpha1", "inferencepools"),
     "Tenant": ("apis/llmos.dev/v1alpha1", "tenants"),

@@ -134,11 +134,18 @@ async def restart_gateway_pod(api: Api, pod: Object) -> None:
 
 
 def build_key(
-    name: str, *namespaces: str, within: str = SYSTEM_NAMESPACE, expires_at: datetime | None = None
+    name: str, *namespaces: str, within: str = SYSTEM_NAMESPACE, expires_at: datetime | None = None, tenant: str = ""
 ) -> tuple[str, Object]:
     """A new API key for these namespaces, and its Secret in the namespace of the gateway."""
     key = generate_key()
-    stored = StoredKey(find_key_id(key) or "", name, compute_digest(key), frozenset(namespaces), expires_at=expires_at)
+    stored = StoredKey(
+        find_key_id(key) or "",
+        name,
+        compute_digest(key),
+        frozenset(namespaces),
+        expires_at=expires_at,
+        tenant=tenant,
+    )
     return key, build_key_secret(stored, within)
 
 

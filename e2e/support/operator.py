@@ -24,6 +24,7 @@ import httpx
 
 from e2e.cluster.controlplane import find_free_ports
 from e2e.cluster.images import image_name
+from e2e.cluster.node import NODE_ADDRESS
 from e2e.cluster.shell import wait_for
 from e2e.support.api import Api
 from e2e.support.objects import build_namespace, build_pool
@@ -44,6 +45,8 @@ class OperatorSettings:
     unschedulable_after_s: int = 3
     image_pull_timeout_s: int = 12
     resync_s: float = 3.0
+    dns_address: str = f"{NODE_ADDRESS}/32"
+    """CoreDNS is a program of the node here, not a pod."""
 
     def build_options(self) -> list[str]:
         """Return the words of the command line."""

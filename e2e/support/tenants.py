@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from e2e.cluster.node import NODE_ADDRESS
 from e2e.conftest import remove_namespace
 from e2e.support.api import Api, Object
 from e2e.support.objects import PRETEND_CLASS, build_namespace, read_condition
@@ -20,7 +21,13 @@ def build_tenant(name: str, namespaces: list[str], *, accelerator: str = PRETEND
         "apiVersion": "llmos.dev/v1alpha1",
         "kind": "Tenant",
         "metadata": {"name": name},
-        "spec": {"namespaces": namespaces, "cohort": "e2e", "quota": [{"class": accelerator, **quota}]},
+        "spec": {
+            "namespaces": namespaces,
+            "cohort": "e2e",
+            "quota": [{"class": accelerator, **quota}],
+            # Where the stories' models come from.
+            "isolation": {"egressAllow": [f"{NODE_ADDRESS}/32"]},
+        },
     }
 
 
@@ -43,9 +50,16 @@ async def tenants(
                 places[name] = f"e2e-tenant-{name}-{uuid.uuid4().hex[:6]}"
                 await api.create(build_namespace(places[name]))
                 stack.push_async_callback(remove_namespace, api, places[name])
+            # One of that name may be going still: it waits for what the story before left.
+            await wait_until_gone(api, name)
             await api.create(build_tenant(name, [places[name]], accelerator=accelerator, guaranteed=count))
             stack.push_async_callback(api.delete, "Tenant", name)
         yield places
+
+
+async def wait_until_gone(api: Api, name: str) -> None:
+    """Wait until there is no Tenant of that name."""
+    await eventually(f"tenant {name} is gone", lambda: api.get("Tenant", name), lambda found: found is None)
 
 
 async def wait_for_tenant(api: Api, name: str, what: str, **wanted: Any) -> Object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import ipaddress
 import sys
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -25,6 +26,15 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def _describe() -> None:
     """The control plane of LLMOS: serves language models on a Kubernetes cluster."""
+
+
+def _check_ranges(texts: list[str] | None) -> list[str] | None:
+    for text in texts or ():
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise typer.BadParameter(f"{error}; write it like 10.0.0.0/8.") from None
+    return texts
 
 
 @app.command()
@@ -89,6 +99,25 @@ def run(
             help="CLASS=NUMBER: accelerators for namespaces of no Tenant, all together; may be repeated.",
         ),
     ] = None,
+    chart_name: Annotated[
+        str, typer.Option(envvar="LLMOS_CHART_NAME", help="What the chart puts before the names of what it makes.")
+    ] = _SETTINGS.chart_name,
+    dns_address: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="LLMOS_DNS_ADDRESSES",
+            callback=_check_ranges,
+            help="Address range of name servers outside of kube-system that tenants' pods may ask; may be repeated.",
+        ),
+    ] = None,
+    internal_range: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="LLMOS_INTERNAL_RANGES",
+            callback=_check_ranges,
+            help="Address range that is not the internet, instead of the private ones; may be repeated.",
+        ),
+    ] = None,
     gateway_url: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,6 +161,9 @@ def run(
         image_pull_timeout_s=image_pull_timeout_s,
         withdraw_after_s=withdraw_after_s,
         untenanted=tuple(map(_parse_share, untenanted or ())),
+        chart_name=chart_name,
+        dns_addresses=tuple(dns_address or ()),
+        internal_ranges=tuple(internal_range or _SETTINGS.internal_ranges),
     )
     options = Options(
         kubeconfig=kubeconfig,

@@ -45,19 +45,49 @@ def test_no_rule_has_a_wildcard() -> None:
 def test_the_operator_may_touch_just_the_kinds_it_knows() -> None:
     granted = {
         (group, resource.partition("/")[0])
-        for name in ("llmos-operator", "llmos-leader-election")
+        for name in ("llmos-operator", "llmos-leader-election", "llmos-api-keys")
         for rule in find(render(), "ClusterRole" if name == "llmos-operator" else "Role", name)["rules"]
+        if rule["verbs"] != ["bind"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
     assert granted == {(resource.group, resource.plural) for resource in ALL}
 
 
-def test_the_operator_may_neither_read_secrets_nor_grant_rights_nor_run_commands_in_pods() -> None:
-    resources = {resource for rule in rules_of(render(), "operator") for resource in rule["resources"]}
+def test_the_operator_may_neither_make_roles_nor_run_commands_in_pods() -> None:
+    rules = find(render(), "ClusterRole", "llmos-operator")["rules"]
+    resources = {resource for rule in rules for resource in rule["resources"] if rule["verbs"] != ["bind"]}
     assert resources.isdisjoint(
         {"secrets", "roles", "clusterroles", "serviceaccounts/token", "pods/exec", "pods/attach"}
     )
+
+
+def test_the_operator_may_bind_just_the_two_roles_of_tenants() -> None:
+    manifests = render()
+    (rule,) = [r for r in find(manifests, "ClusterRole", "llmos-operator")["rules"] if "bind" in r["verbs"]]
+    assert rule["resourceNames"] == ["llmos-tenant-admin", "llmos-tenant-user"]
+    for name in rule["resourceNames"]:
+        assert find(manifests, "ClusterRole", name)
+
+
+def test_the_operator_lists_secrets_of_its_own_namespace_only_where_api_keys_are() -> None:
+    role = find(render(), "Role", "llmos-api-keys")
+    assert role["metadata"]["namespace"] == "llmos-system"
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]
+
+
+@pytest.mark.parametrize("role", ["llmos-tenant-admin", "llmos-tenant-user"])
+def test_users_of_a_tenant_read_no_secrets_run_nothing_in_pods_and_change_nothing_that_keeps_them_apart(
+    role: str,
+) -> None:
+    rules = find(render(), "ClusterRole", role)["rules"]
+    reads, writes = {"get", "list", "watch"}, {"create", "update", "patch", "delete", "deletecollection"}
+    readable = {r for rule in rules if reads & set(rule["verbs"]) for r in rule["resources"]}
+    writable = {r for rule in rules if writes & set(rule["verbs"]) for r in rule["resources"]}
+    assert "secrets" not in readable
+    assert readable.isdisjoint({"pods/exec", "pods/attach", "pods/portforward"})
+    assert writable <= {"llmmodels", "inferencepools", "inferencepools/scale", "secrets", "persistentvolumeclaims"}
+    assert role == "llmos-tenant-admin" or not writable
 
 
 def test_the_gateway_only_reads_and_sees_secrets_of_its_own_namespace_only() -> None:
@@ -71,7 +101,7 @@ def test_the_gateway_only_reads_and_sees_secrets_of_its_own_namespace_only() -> 
 
 def test_leases_are_touched_in_one_namespace_and_by_one_name() -> None:
     manifests = render()
-    role = find(manifests, "Role")
+    role = find(manifests, "Role", "llmos-leader-election")
     named = [rule for rule in role["rules"] if rule["verbs"] != ["create"]]
     assert role["metadata"]["namespace"] == "llmos-system"
     assert [rule["resourceNames"] for rule in named] == [[LEASE_NAME]]
@@ -110,7 +140,7 @@ def test_users_get_their_rights_through_the_cluster_s_own_roles_unless_that_is_t
         return {
             name: {label.removeprefix(key) for label in labels if label.startswith(key)}
             for name, labels in roles.items()
-            if name not in {"llmos-operator", "llmos-gateway"}
+            if name not in {"llmos-operator", "llmos-gateway", "llmos-tenant-admin", "llmos-tenant-user"}
         }
 
     assert labels_of({}) == {"llmos-view": {"view", "edit", "admin"}, "llmos-edit": {"edit", "admin"}}

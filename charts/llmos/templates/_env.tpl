@@ -12,6 +12,12 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
 {{- range $class, $number := .Values.quota.untenanted }}
 - {{ printf "--untenanted=%s=%d" $class (int $number) | quote }}
 {{- end }}
+{{- range .Values.isolation.dnsAddresses }}
+- {{ printf "--dns-address=%s" . | quote }}
+{{- end }}
+{{- range .Values.isolation.internalRanges }}
+- {{ printf "--internal-range=%s" . | quote }}
+{{- end }}
 {{- with .Values.operator.extraArgs }}
 {{ toYaml . }}
 {{- end }}
@@ -37,6 +43,8 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
   value: {{ .Values.images.pullPolicy | quote }}
 - name: LLMOS_CA_BUNDLE_CONFIG_MAP
   value: {{ .Values.fetch.caBundleConfigMap | quote }}
+- name: LLMOS_CHART_NAME
+  value: {{ include "llmos.fullname" . | quote }}
 - name: LLMOS_DRAIN_SETTLE_S
   value: {{ .Values.serving.drainSettleSeconds | quote }}
 - name: LLMOS_START_TIMEOUT_S

@@ -47,6 +47,25 @@ ACCELERATOR_CLASSES: Final = Resource(
     names.GROUP, names.VERSION, "acceleratorclasses", "AcceleratorClass", namespaced=False
 )
 TENANTS: Final = Resource(names.GROUP, names.VERSION, "tenants", "Tenant", namespaced=False)
+SECRETS: Final = Resource("", "v1", "secrets", "Secret", namespaced=True)
+"""Of API keys, in the operator's own namespace: a Tenant does not go before its keys."""
+# What keeps tenants apart.
+NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+SERVICE_ACCOUNTS: Final = Resource("", "v1", "serviceaccounts", "ServiceAccount", namespaced=True)
+LIMIT_RANGES: Final = Resource("", "v1", "limitranges", "LimitRange", namespaced=True)
+RESOURCE_QUOTAS: Final = Resource("", "v1", "resourcequotas", "ResourceQuota", namespaced=True)
+NETWORK_POLICIES: Final = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", namespaced=True)
+ROLE_BINDINGS: Final = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", namespaced=True)
+ADMISSION_POLICIES: Final = Resource(
+    "admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False
+)
+ADMISSION_BINDINGS: Final = Resource(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingadmissionpolicybindings",
+    "ValidatingAdmissionPolicyBinding",
+    namespaced=False,
+)
 
 ALL: Final = (
     PODS,
@@ -60,6 +79,15 @@ ALL: Final = (
     INFERENCE_POOLS,
     ACCELERATOR_CLASSES,
     TENANTS,
+    SECRETS,
+    NAMESPACES,
+    SERVICE_ACCOUNTS,
+    LIMIT_RANGES,
+    RESOURCE_QUOTAS,
+    NETWORK_POLICIES,
+    ROLE_BINDINGS,
+    ADMISSION_POLICIES,
+    ADMISSION_BINDINGS,
 )
 
 _BY_TYPE: Final = {(resource.api_version, resource.kind): resource for resource in ALL}

@@ -16,6 +16,7 @@ from llmos.api.names import (
     ENGINE_PORT,
     GATE_QUOTA,
     LABEL_COMPONENT,
+    LABEL_FETCHES,
     LABEL_MODEL,
     LABEL_POOL,
     LABEL_RANK,
@@ -108,6 +109,9 @@ def _build_pod(template: ReplicaTemplate, revision: str, ordinal: int, attempt: 
         LABEL_REVISION: revision,
         LABEL_SERVING: "true",
     }
+    spec = _build_pod_spec(template)
+    if "initContainers" in spec:
+        labels[LABEL_FETCHES] = "true"
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -118,7 +122,7 @@ def _build_pod(template: ReplicaTemplate, revision: str, ordinal: int, attempt: 
             annotations={ANNOTATION_ATTEMPT: str(attempt)},
             owner=build_owner(pool.kind, pool.metadata),
         ),
-        "spec": _build_pod_spec(template),
+        "spec": spec,
     }
 
 

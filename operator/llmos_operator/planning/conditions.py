@@ -85,6 +85,14 @@ def plan_announcement(kind: str, previous: Sequence[Condition], current: Sequenc
     return Announcement(reason, after.message, warning=REASONS[reason].problem)
 
 
+def find_fact(kind: str, previous: Sequence[Condition]) -> Fact | None:
+    """Return what condition `kind` said last, None if it said nothing that is known."""
+    condition = next((c for c in previous if c.type == kind), None)
+    if condition is None or condition.reason not in Reason.__members__:
+        return None
+    return Fact(kind, condition.status, Reason(condition.reason), condition.message)
+
+
 def last_failure(kind: str, previous: Sequence[Condition]) -> Failure | None:
     """Return the problem that condition `kind` told last.
 

@@ -83,6 +83,7 @@ def build_pool_status(
     url: str,
     replicas: Sequence[Replica],
     refused: Failure | None,
+    isolation: Sequence[Fact] = (),
     now: datetime,
     admission: Admission | None = None,
 ) -> InferencePoolStatus:
@@ -97,6 +98,7 @@ def build_pool_status(
         url: base URL of the pool's Service.
         replicas: replicas observed before this reconcile's writes.
         refused: what the API server refused in this reconcile, if anything.
+        isolation: the condition IsolationReady, of a pool in a tenant's namespace.
         now: the current time.
         admission: what the quota says; None if it does not concern the pool.
     """
@@ -114,6 +116,7 @@ def build_pool_status(
         *(() if admission is None else (_admitted(admission, gated),)),
         _available(count, failure, size),
         _progressing(count, failure),
+        *isolation,
         _ready(count, failure, size),
     )
     holding = sum(1 for replica in replicas if replica.state in HOLDING and not replica.is_gated)

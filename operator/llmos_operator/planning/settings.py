@@ -3,6 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+INTERNAL_RANGES: Final = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "fc00::/7",
+    "fe80::/10",
+    "ff00::/8",
+)
+"""Private, shared, link-local (the metadata services of clouds among them) and special ranges (RFC 1918, 6598, 3927,
+2544, 4193): pods, Services and nodes are in them unless a cluster was given public addresses."""
 
 
 @dataclass(frozen=True)
@@ -30,3 +48,9 @@ class Settings:
     """Accelerators by class for namespaces of no Tenant, all together, once there is a Tenant."""
     image_pull_timeout_s: int = 60
     """A pod whose image cannot be pulled for so long is ended, so that it holds no accelerator."""
+    chart_name: str = "llmos"
+    """What the chart puts before the names of what it makes."""
+    dns_addresses: tuple[str, ...] = ()
+    """Address ranges of name servers outside of kube-system, such as a node-local cache, that tenants' pods may ask."""
+    internal_ranges: tuple[str, ...] = INTERNAL_RANGES
+    """Address ranges that are not the internet: the fetch steps of tenants reach none of them."""

@@ -34,17 +34,21 @@ class TenantFacts:
     """How it stands; None if the ledger has not told, or there is nothing to tell."""
 
 
-def build_namespaces_fact(tenant: Tenant, owners: Owners) -> Fact:
-    """Say whether all namespaces that the tenant names are its own."""
+def build_namespaces_fact(tenant: Tenant, owners: Owners, missing: Sequence[str] = ()) -> Fact:
+    """Say whether all namespaces that the tenant names are its own, and exist."""
     taken = owners.taken.get(tenant.metadata.name, ())
+    if not taken and missing:
+        shown = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+        message = describe(Reason.NamespaceNotFound, f"There is no namespace {shown}.")
+        return is_false(CONDITION_NAMESPACES_OWNED, Reason.NamespaceNotFound, message)
     if not taken:
         return is_true(CONDITION_NAMESPACES_OWNED, Reason.NamespacesOwned)
-    shown = [f"{namespace} belongs to Tenant {owner}" for namespace, owner in taken[:_NAMED]]
+    belonging = [f"{namespace} belongs to Tenant {owner}" for namespace, owner in taken[:_NAMED]]
     more = f" and {len(taken) - _NAMED} more" if len(taken) > _NAMED else ""
     return is_false(
         CONDITION_NAMESPACES_OWNED,
         Reason.NamespaceTaken,
-        describe(Reason.NamespaceTaken, f"{', '.join(shown)}{more}."),
+        describe(Reason.NamespaceTaken, f"{', '.join(belonging)}{more}."),
     )
 
 

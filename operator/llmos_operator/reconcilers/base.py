@@ -12,6 +12,7 @@ from llmos_operator.reconcilers.board import Board
 from llmos_operator.reconcilers.keys import Key
 from llmos_operator.reconcilers.parsed import Parsed
 from llmos_operator.reconcilers.quota_board import QuotaBoard
+from llmos_operator.reconcilers.sightings import Sightings
 
 __all__ = ["DONE", "Context", "Key", "Result"]
 
@@ -46,3 +47,5 @@ class Context:
     """What this and the autoscaler tell each other."""
     quota: QuotaBoard = field(default_factory=QuotaBoard)
     """What the quota pass remembers, and tells pools and tenants."""
+    sightings: Sightings = field(default_factory=Sightings)
+    """What was found in the namespaces of tenants."""

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel, Reason
+from llmos.api import AcceleratorClass, InferencePool, LLMModel
 from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
     ANNOTATION_FAILURE,
@@ -23,7 +23,7 @@ from llmos.api.names import (
 )
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES, TENANTS
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES
 from llmos_operator.manifests.replica import (
     GANG_SIZE,
     ReplicaTemplate,
@@ -33,8 +33,9 @@ from llmos_operator.manifests.replica import (
     compute_revision,
     compute_url,
 )
-from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.gangs import PodTimes, build_replicas, is_lost, pods_to_retire
+from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.layout import plan_layout
 from llmos_operator.planning.pools import (
     Admission,
@@ -57,6 +58,8 @@ from llmos_operator.planning.replicas import (
 from llmos_operator.planning.sampling import ScaledPool
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
+from llmos_operator.reconcilers.isolation import look_at_pool
+from llmos_operator.reconcilers.tenant import list_tenants, observe_tenants
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed
 
 REFUSED_RETRY_S = 15.0
@@ -89,6 +92,9 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         context.board.forget(key)
         await apply_invalid_status(context, current, error)
         return DONE
+    isolation = look_at_pool(context, observed.pool, observed.pods, await observe_tenants(context))
+    if isolation.refusal is not None:
+        observed = _withhold(observed, isolation.refusal)
     size = compute_size(observed.pool, context.board.decision(key), context.now())
     replicas, plan = await _plan(context, observed, size)
     _publish(context, key, observed, replicas)
@@ -102,12 +108,20 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         url=compute_url(observed.pool),
         replicas=replicas,
         refused=refused,
+        isolation=isolation.facts,
         now=context.now(),
         admission=Admission(context.quota.pool(key)) if observed.has_quota else None,
     )
     announcement = plan_scaling_announcement(observed.pool, size)
     await apply_status_if_changed(context.kube, current, status, context.now(), announcement)
-    return Result(requeue_after_s=_next_look_s(replicas, plan, refused, context.now()))
+    looks = (isolation.look_again_s, _next_look_s(replicas, plan, refused, context.now()))
+    return Result(requeue_after_s=min((look for look in looks if look is not None), default=None))
+
+
+def _withhold(observed: _Observed, refusal: Failure) -> _Observed:
+    """Make nothing new, as for a pool that cannot be planned."""
+    revision = observed.pool.status.revision or _newest_revision(observed.pods)
+    return replace(observed, template=None, layout=Layout(refusal=refusal), revision=revision)
 
 
 def _publish(context: Context, key: Key, observed: _Observed, replicas: tuple[Replica, ...]) -> None:
@@ -173,7 +187,7 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
 
 
 async def _observe_tenants(context: Context, pool: InferencePool) -> list[Object]:
-    return [] if pool.spec.accelerator.class_name == CPU_CLASS else await context.kube.list(TENANTS)
+    return [] if pool.spec.accelerator.class_name == CPU_CLASS else await list_tenants(context)
 
 
 async def _observe_class(context: Context, name: str) -> Object | None:
@@ -238,7 +252,7 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
         for replica in plan.complete:
             await _apply_replica(context, observed, NewReplica(replica.ordinal, replica.attempt))
     except (Forbidden, Invalid) as error:
-        refused = build_failure(Reason.ForbiddenByPolicy, f"The API server says: {error.message}")
+        refused = build_refusal(error.message)
     await _drain(context, observed, plan)
     await _delete(context, observed, plan)
     await _retire(context, observed)

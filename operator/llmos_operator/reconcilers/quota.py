@@ -26,7 +26,7 @@ from llmos.api.meta import ApiModel
 from llmos.api.names import CPU_CLASS, LABEL_POOL
 from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.errors import Conflict, NotFound
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS, TENANTS
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS
 from llmos_operator.planning.quota import Ledger, QuotaPlan, QuotaRules, Snapshot
 from llmos_operator.planning.quota_news import (
     advance_meter,
@@ -46,6 +46,7 @@ from llmos_operator.planning.quota_writes import (
 )
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.quota_board import Pass, QuotaBoard
+from llmos_operator.reconcilers.tenant import list_tenants
 
 AT_A_TIME: Final = 16
 """Writes in flight."""
@@ -73,7 +74,7 @@ async def reconcile_quota(context: Context, _key: Key) -> Result:
         return Result(requeue_after_s=(board.next_pass - now).total_seconds())
     began_s = time.perf_counter()
     # A Tenant that cannot be read is there nevertheless: what others hold must not depend on a typing error.
-    tenants = await context.kube.list(TENANTS)
+    tenants = await list_tenants(context)
     result = await _give_out(context, tenants, now, began_s) if tenants else await _lift_all(context, now)
     pause_s = max(SHORTEST_PAUSE_S, time.perf_counter() - began_s)
     board.next_pass = context.now() + timedelta(seconds=pause_s)

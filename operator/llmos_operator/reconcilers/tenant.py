@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from llmos.api import Tenant
-from llmos_operator.kube.resources import TENANTS
+from llmos.api import AcceleratorClass, Tenant
+from llmos_operator.kube.client import Objects
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, TENANTS
 from llmos_operator.planning.conditions import Fact
-from llmos_operator.planning.quota_view import find_owners
+from llmos_operator.planning.quota_view import Owners, find_owners
 from llmos_operator.planning.tenants import (
     TenantFacts,
     build_guaranteed_fact,
@@ -20,37 +21,55 @@ from llmos_operator.planning.tenants import (
 )
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
+from llmos_operator.reconcilers.isolation import IsolationResult, reconcile_isolation
+from llmos_operator.reconcilers.offboarding import apply_finalizer, reconcile_offboarding
 from llmos_operator.reconcilers.writing import apply_status_if_changed
 
 
 async def reconcile_tenant(context: Context, key: Key) -> Result:
     """Bring the status of one Tenant up to date."""
     current = await context.kube.get(TENANTS, key.name)
-    if current is None or "deletionTimestamp" in current["metadata"]:
+    if current is None:
         return DONE
     try:
         tenant = Tenant.model_validate(current)
     except ValidationError as error:
         await apply_invalid_status(context, current, error)
         return DONE
-    facts = await _gather_facts(context, tenant)
+    if tenant.metadata.deletion_timestamp is not None:
+        return await reconcile_offboarding(context, current, tenant)
+    await apply_finalizer(context, tenant)
+    owners = find_owners(await observe_tenants(context))
+    isolation = await _isolate(context, tenant, owners)
+    facts = _gather_facts(context, tenant, owners, isolation)
     status = build_tenant_status(tenant, TenantFacts(facts, context.quota.tenant(key.name)), context.now())
     await apply_status_if_changed(context.kube, current, status, context.now())
-    return DONE
+    return Result(requeue_after_s=isolation.look_again_s)
 
 
-async def _gather_facts(context: Context, tenant: Tenant) -> tuple[Fact, ...]:
+def _gather_facts(context: Context, tenant: Tenant, owners: Owners, isolation: IsolationResult) -> tuple[Fact, ...]:
     """Return one fact for each condition but Ready, in the order in which a person would mend what is false."""
-    owners = find_owners(await observe_tenants(context))
     guaranteed = build_guaranteed_fact(tenant, context.quota.tenant(tenant.metadata.name))
-    facts = (build_namespaces_fact(tenant, owners), guaranteed)
+    facts = (build_namespaces_fact(tenant, owners, isolation.missing), guaranteed, isolation.fact)
     return tuple(fact for fact in facts if fact is not None)
+
+
+async def _isolate(context: Context, tenant: Tenant, owners: Owners) -> IsolationResult:
+    owned = [name for name in tenant.spec.namespaces if owners.by_namespace.get(name) == tenant.metadata.name]
+    stored = await context.kube.list(ACCELERATOR_CLASSES)
+    classes = [context.shared.parse(AcceleratorClass, item) for item in stored]
+    return await reconcile_isolation(context, tenant, owned, classes)
+
+
+async def list_tenants(context: Context) -> Objects:
+    """Return all Tenants but those that were deleted: they stay until nothing is left of them, without any quota."""
+    return [item for item in await context.kube.list(TENANTS) if "deletionTimestamp" not in item["metadata"]]
 
 
 async def observe_tenants(context: Context) -> tuple[Tenant, ...]:
     """Return all Tenants that can be read; of others their own reconcile tells."""
     tenants = []
-    for item in await context.kube.list(TENANTS):
+    for item in await list_tenants(context):
         try:
             tenants.append(context.shared.parse(Tenant, item))
         except ValidationError:

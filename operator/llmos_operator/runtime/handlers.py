@@ -14,13 +14,14 @@ from typing import Any, Final, Protocol
 
 import kopf
 
-from llmos.api.names import LABEL_MANAGED_BY, LABEL_MODEL, LABEL_POOL, MANAGED_BY
+from llmos.api.names import LABEL_MANAGED_BY, LABEL_MODEL, LABEL_POOL, LABEL_TENANT, MANAGED_BY
 from llmos_operator.kube.config import Connection
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
     INFERENCE_POOLS,
     JOBS,
     LLM_MODELS,
+    NETWORK_POLICIES,
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
@@ -35,7 +36,7 @@ from llmos_operator.runtime.references import DISCOVERY, References, build_work_
 from llmos_operator.runtime.sessions import open_watch_session
 
 OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, ACCELERATOR_CLASSES, TENANTS)
-CHILD_KINDS: Final = (PODS, JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES)
+CHILD_KINDS: Final = (PODS, JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES, NETWORK_POLICIES)
 
 DISCOVERY_DELAY_S: Final = 1.0
 """Nodes come and go in groups; one look at all of them is enough."""
@@ -128,6 +129,8 @@ class Router:
             if owner := labels.get(label):
                 self._sink.add(Key(kind, namespace, owner))
                 return
+        if tenant := labels.get(LABEL_TENANT):
+            self._sink.add(Key(TENANTS.kind, "", tenant))
 
     def see_node(self, event_type: str | None, body: Mapping[str, Any]) -> None:
         """A node came, changed or went."""

@@ -41,6 +41,13 @@ RESERVED_ENGINE_ARGS = (
 )
 """Arguments that have a field of their own, or that LLMOS must set for drain and safety to work."""
 
+RESERVED_ENGINE_ENV = (
+    "VLLM_ALLOW_INSECURE_SERIALIZATION",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+    "VLLM_SERVER_DEV_MODE",
+)
+"""Variables that would let requests change the engine, or run code in it."""
+
 _ARGUMENT_NAME = re.compile(r"[a-z][a-z0-9.-]{0,63}")
 
 
@@ -60,6 +67,14 @@ def _check_argument_names(args: dict[str, Scalar]) -> dict[str, Scalar]:
 
 class Engine(ApiModel):
     """The server program of a replica."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.env) || self.env.all(e, !(e.name in {list(RESERVED_ENGINE_ENV)}))",
+            f"{', '.join(RESERVED_ENGINE_ENV)} are set by LLMOS: they would open the engine",
+            field_path=".env",
+        ),
+    )
 
     name: Literal["vllm", "simulator"] = "vllm"
     """vllm serves the model; simulator answers with invented text in a model of vLLM's timing, without any GPU."""

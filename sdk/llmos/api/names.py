@@ -28,6 +28,10 @@ LABEL_RANK: Final = f"{GROUP}/rank"
 LABEL_REVISION: Final = f"{GROUP}/revision"
 LABEL_COMPONENT: Final = f"{GROUP}/component"
 LABEL_SERVING: Final = f"{GROUP}/serving"
+LABEL_TENANT: Final = f"{GROUP}/tenant"
+"""On a tenant's namespaces and on what the operator makes in them to keep tenants apart."""
+LABEL_FETCHES: Final = f"{GROUP}/fetches"
+"""On replicas that fetch their model themselves, so that the network lets them."""
 
 # Values of LABEL_COMPONENT.
 COMPONENT_REPLICA: Final = "replica"
@@ -37,6 +41,7 @@ COMPONENT_STORAGE: Final = "storage"
 COMPONENT_SERVICE: Final = "service"
 COMPONENT_GATEWAY: Final = "gateway"
 COMPONENT_API_KEY: Final = "api-key"
+COMPONENT_ISOLATION: Final = "isolation"
 
 # Annotations.
 ANNOTATION_DRAIN_STARTED: Final = f"{GROUP}/drain-started"
@@ -54,6 +59,7 @@ LABEL_FABRIC_DOMAIN: Final = f"{GROUP}/fabric-domain"
 """On nodes: those with the same value are connected by a fast network."""
 
 FINALIZER_IN_USE: Final = f"{GROUP}/in-use"
+FINALIZER_OFFBOARDING: Final = f"{GROUP}/offboarding"
 
 # Condition types. `Ready` is the aggregate that a person reads first.
 CONDITION_READY: Final = "Ready"
@@ -65,6 +71,7 @@ CONDITION_PROGRESSING: Final = "Progressing"
 CONDITION_NAMESPACES_OWNED: Final = "NamespacesOwned"
 CONDITION_GUARANTEED: Final = "Guaranteed"
 CONDITION_ADMITTED: Final = "Admitted"
+CONDITION_ISOLATION_READY: Final = "IsolationReady"
 
 # Containers and ports of worker pods.
 CONTAINER_ENGINE: Final = "engine"
@@ -79,3 +86,14 @@ MODEL_DIR: Final = "/model"
 
 # The accelerator class that needs no AcceleratorClass object: the engine runs on the processor.
 CPU_CLASS: Final = "cpu"
+
+# What keeps tenants apart, where the chart and the operator must agree: the chart puts its name before each.
+ADMISSION_POLICY: Final = "tenant-pods"
+"""The ValidatingAdmissionPolicy, and its binding."""
+ROLE_TENANT_ADMIN: Final = "tenant-admin"
+ROLE_TENANT_USER: Final = "tenant-user"
+
+
+def tenant_group(tenant: str, role: str) -> str:
+    """Return the group of users who have a role (admin or user) in the namespaces of a tenant."""
+    return f"llmos:{tenant}:{role}"

@@ -72,6 +72,11 @@ class Reason(StrEnum):
     NamespaceTaken = "NamespaceTaken"
     GuaranteesHold = "GuaranteesHold"
     Overcommitted = "Overcommitted"
+    NamespaceNotFound = "NamespaceNotFound"
+    Isolated = "Isolated"
+    NotIsolated = "NotIsolated"
+    NotLookedYet = "NotLookedYet"
+    Offboarding = "Offboarding"
     # Quota, said on the object that asks for accelerators.
     Admitted = "Admitted"
     WaitsForRoom = "WaitsForRoom"
@@ -104,6 +109,7 @@ _MODEL: Final = ("LLMModel",)
 _POOL: Final = ("InferencePool",)
 _BOTH: Final = ("LLMModel", "InferencePool")
 _TENANT: Final = ("Tenant",)
+_TENANT_AND_POOL: Final = ("Tenant", "InferencePool")
 
 
 def _good(kinds: tuple[str, ...], condition: str, cause: str) -> ReasonInfo:
@@ -368,6 +374,33 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "be relied on.",
         "Lower the guarantees to what the message says, or add nodes.",
         "on-change",
+    ),
+    Reason.NamespaceNotFound: _bad(
+        _TENANT,
+        "NamespacesOwned",
+        "A namespace of the tenant does not exist.",
+        "Create it: kubectl create namespace NAME; or remove it from spec.namespaces.",
+        "on-change",
+    ),
+    Reason.Isolated: _good(
+        _TENANT_AND_POOL, "IsolationReady", "Every item of the isolation checklist was looked at and found in order."
+    ),
+    Reason.NotIsolated: _bad(
+        _TENANT_AND_POOL,
+        "IsolationReady",
+        "An item of the isolation checklist is not in order.",
+        "Each line of the message that begins with PROBLEM names the remedy; llmos doctor prints all of them.",
+        "back-off",
+    ),
+    Reason.NotLookedYet: _good(
+        _POOL, "IsolationReady", "The operator has not looked at the tenant's namespaces since it started."
+    ),
+    Reason.Offboarding: _bad(
+        _TENANT,
+        "Ready",
+        "The Tenant was deleted, but not everything of it is gone.",
+        "Delete what the message names, or wait for it; then the Tenant goes by itself.",
+        "back-off",
     ),
     Reason.Admitted: _good(_POOL, "Admitted", "All replicas that were asked for hold their accelerators."),
     Reason.WaitsForRoom: _bad(

@@ -144,11 +144,12 @@ class Isolation(ApiModel):
 
     profile: Literal["strict", "standard"] = "standard"
     """standard: own namespaces with closed networks, restricted pods, a cache salt of its own in shared pools. strict:
-    moreover nothing is shared, and a pool that fails a check is not served."""
+    moreover nothing is shared, and a pool that fails a check gets no new replicas."""
     dedicated_pools: bool = False
     """Requests of this tenant go to pools in its own namespaces only, and only its requests do."""
     egress_allow: Annotated[tuple[Cidr, ...], Field(max_length=64), ListSet()] = ()
-    """Address ranges that fetch steps in the tenant's namespaces may reach beside the model's source."""
+    """Address ranges that fetch steps in the tenant's namespaces may reach: with profile standard beside the public
+    internet, with strict nothing else."""
 
 
 class TenantSpec(ApiModel):
@@ -242,7 +243,7 @@ class TenantStatus(ApiModel):
     this_month: MonthlyUsage = MonthlyUsage()
     """What was used in this month."""
     conditions: Conditions = ()
-    """NamespacesOwned, Guaranteed and their aggregate Ready."""
+    """NamespacesOwned, Guaranteed, IsolationReady and their aggregate Ready."""
 
 
 class Tenant(ApiModel):

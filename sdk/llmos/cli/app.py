@@ -278,6 +278,32 @@ def why(
 
 
 @app.command(cls=Command)
+def doctor(
+    ctx: typer.Context,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Only this Tenant; by default all.")] = None,
+    as_json: AsJson = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Go through the isolation checklist of every Tenant and its pools: what was found, and what to do about problems.
+
+    The operator looks, and writes what it found into the condition IsolationReady; this prints it. Ends with 1 if there
+    is a problem, and with 4 if the operator has not looked yet. Needs the right to read Tenants.
+
+    Examples:
+
+        llmos doctor
+
+        llmos doctor --tenant research --json | jq '.[].checks[] | select(.ok | not)'
+    """
+    from llmos.cli.doctor import run_doctor  # noqa: PLC0415
+
+    with find_session(ctx).connect(Target(None, context, kubeconfig)) as client:
+        code = run_doctor(client, tenant, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(cls=Command)
 def replay(
     file: Annotated[
         Path,

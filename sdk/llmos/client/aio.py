@@ -7,7 +7,7 @@ from typing import Generic, Literal, Self, Unpack, overload
 
 import httpx
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel
+from llmos.api import AcceleratorClass, InferencePool, LLMModel, Tenant
 from llmos.client.chat import (
     ChatChunk,
     ChatCompletion,
@@ -175,6 +175,7 @@ class AsyncClient(_Closing):
         self.models = AsyncResources(self._driver, ResourceFlows(LLMModel), self.namespace)
         self.pools = AsyncPools(self._driver, ResourceFlows(InferencePool), self.namespace)
         self.accelerators = AsyncResources(self._driver, ResourceFlows(AcceleratorClass), self.namespace)
+        self.tenants = AsyncResources(self._driver, ResourceFlows(Tenant), self.namespace)
         self.keys = AsyncKeys(self._driver)
 
 

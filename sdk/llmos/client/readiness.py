@@ -9,12 +9,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from llmos.api import REASONS, AcceleratorClass, Condition, InferencePool, LLMModel, Reason
+from llmos.api import REASONS, AcceleratorClass, Condition, InferencePool, LLMModel, Reason, Tenant
 from llmos.api.names import CONDITION_READY
 from llmos.client.answers import as_sentence
 from llmos.client.errors import NotReadyError
 
-AnyKind = LLMModel | InferencePool | AcceleratorClass
+AnyKind = LLMModel | InferencePool | AcceleratorClass | Tenant
 
 NO_STATUS: Final = "NoStatus"
 _NO_STATUS_REMEDY: Final = (

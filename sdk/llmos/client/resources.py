@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel
+from llmos.api import AcceleratorClass, InferencePool, LLMModel, Tenant
 from llmos.api.names import GROUP, VERSION
 from llmos.client.answers import check
 from llmos.client.errors import NotFoundError, OverloadedError, UnreachableError
 from llmos.client.flow import Emit, Flow, Open, Read, Request, Send, Sleep, parse_object
 from llmos.client.readiness import Verdict, build_not_ready, judge
 
-M = TypeVar("M", bound=LLMModel | InferencePool | AcceleratorClass)
+M = TypeVar("M", bound=LLMModel | InferencePool | AcceleratorClass | Tenant)
 
 DEFAULT_FIELD_MANAGER: Final = "llmos-cli"
 _PAGE_OBJECTS: Final = 500
@@ -219,7 +219,7 @@ class ResourceFlows(Generic[M]):
         return Verdict.WAIT, thing
 
 
-def build_apply_manifest(thing: LLMModel | InferencePool | AcceleratorClass) -> dict[str, Any]:
+def build_apply_manifest(thing: LLMModel | InferencePool | AcceleratorClass | Tenant) -> dict[str, Any]:
     """What server-side apply shall own: the fields that were set, without status and what the server writes itself."""
     dumped = thing.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     metadata = {key: dumped["metadata"][key] for key in ("name", "labels", "annotations") if key in dumped["metadata"]}

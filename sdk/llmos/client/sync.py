@@ -7,7 +7,7 @@ from typing import Generic, Literal, Self, Unpack, overload
 
 import httpx
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel
+from llmos.api import AcceleratorClass, InferencePool, LLMModel, Tenant
 from llmos.client.chat import (
     ChatChunk,
     ChatCompletion,
@@ -199,6 +199,7 @@ class Client(_Closing):
         self.models = Resources(self._driver, ResourceFlows(LLMModel), self.namespace)
         self.pools = Pools(self._driver, ResourceFlows(InferencePool), self.namespace)
         self.accelerators = Resources(self._driver, ResourceFlows(AcceleratorClass), self.namespace)
+        self.tenants = Resources(self._driver, ResourceFlows(Tenant), self.namespace)
         self.keys = Keys(self._driver)
 
 

@@ -74,6 +74,9 @@ def read_requests(events: Iterable[Json]) -> set[Access]:
             requests.add(Access(target.get("apiGroup", ""), resource, event["verb"], *where))
             if event["verb"] == "patch" and event["responseStatus"]["code"] == _CREATED:
                 requests.add(Access(target.get("apiGroup", ""), resource, "create", *where))
+                if resource == "rolebindings":
+                    # Whoever binds a role needs the right to bind it; the binding is named after the role.
+                    requests.add(Access(target["apiGroup"], "clusterroles", "bind", "", where[1]))
     return requests
 
 

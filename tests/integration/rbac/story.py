@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from e2e.cluster.controlplane import ControlPlane
-from llmos.api.names import API_VERSION, COMPONENT_FETCH, COMPONENT_GATEWAY, LABEL_COMPONENT, LABEL_POOL
+from llmos.api.names import API_VERSION, COMPONENT_FETCH, COMPONENT_GATEWAY, LABEL_COMPONENT, LABEL_POOL, LABEL_TENANT
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import (
@@ -15,9 +15,13 @@ from llmos_operator.kube.resources import (
     INFERENCE_POOLS,
     JOBS,
     LEASES,
+    LIMIT_RANGES,
     LLM_MODELS,
+    NETWORK_POLICIES,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
+    RESOURCE_QUOTAS,
+    ROLE_BINDINGS,
     TENANTS,
     Resource,
 )
@@ -26,7 +30,7 @@ from tests.integration.rbac.access import read_requests
 from tests.integration.rbac.kubelet import CLASS, MISSING_IMAGE, Kubelet
 from tests.integration.rbac.names import NAMESPACE
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 30.0
 _POLL_S = 0.1
 _USER = "user"
 
@@ -39,6 +43,7 @@ class Story:
 
     async def tell(self) -> None:
         await self._wait("an accelerator class for the node's GPUs", self._is_class_counted)
+        await self._keep_a_tenant_apart()
         await self._store_models()
         await self._serve_and_change()
         await self._scale_by_load()
@@ -47,6 +52,41 @@ class Story:
         await self._fail_to_pull_an_image()
         await self._give_a_claim_back()
         await self._delete_a_model_in_use()
+
+    async def _keep_a_tenant_apart(self) -> None:
+        """A tenant's namespaces are closed, put in order again, given back, and the tenant is let go."""
+        for name in ("tenant-a", "tenant-b"):
+            manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+            await self._admin.apply(manifest, field_manager=_USER)
+        await self._write_tenant("tenant-a", "tenant-b")
+        await self._wait("both namespaces to be closed", self._are_closed("tenant-a", "tenant-b"))
+        policies = await self._admin.list(NETWORK_POLICIES, namespace="tenant-a")
+        await self._admin.delete(NETWORK_POLICIES, policies[0]["metadata"]["name"], "tenant-a")
+        await self._wait("the policy to come back", self._are_closed("tenant-a", "tenant-b"))
+        await self._write_tenant("tenant-a")
+        await self._wait("the second to be given back", self._are_closed("tenant-a"))
+        await self._admin.delete(TENANTS, "team")
+
+        async def is_gone() -> bool:
+            return await self._admin.get(TENANTS, "team") is None
+
+        await self._wait("the tenant to go", is_gone)
+
+    async def _write_tenant(self, *namespaces: str) -> None:
+        manifest = {"apiVersion": API_VERSION, "kind": "Tenant", "metadata": {"name": "team"}}
+        await self._admin.apply({**manifest, "spec": {"namespaces": list(namespaces)}}, field_manager=_USER)
+
+    def _are_closed(self, *namespaces: str) -> Callable[[], Awaitable[bool]]:
+        """Whether just these namespaces have everything that keeps them apart."""
+
+        async def are_closed() -> bool:
+            for kind, count in ((NETWORK_POLICIES, 5), (LIMIT_RANGES, 1), (RESOURCE_QUOTAS, 1), (ROLE_BINDINGS, 2)):
+                items = await self._admin.list(kind, label_selector=LABEL_TENANT)
+                if sorted(item["metadata"]["namespace"] for item in items) != sorted(namespaces * count):
+                    return False
+            return True
+
+        return are_closed
 
     async def lease_holder(self) -> str:
         """Who holds the operator's Lease; empty for nobody."""

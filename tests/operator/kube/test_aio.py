@@ -229,8 +229,8 @@ class TestResources:
         assert resource_of({"apiVersion": resource.api_version, "kind": resource.kind}) is resource
 
     def test_an_unknown_kind_is_refused(self) -> None:
-        with pytest.raises(LookupError, match="Secret"):
-            resource_of({"apiVersion": "v1", "kind": "Secret"})
+        with pytest.raises(LookupError, match="Endpoints"):
+            resource_of({"apiVersion": "v1", "kind": "Endpoints"})
 
 
 class TestConfiguration:

@@ -17,6 +17,8 @@ def words(*, on_cpu: bool = False, trusted: bool = False, **engine: object) -> l
 def test_vllm_on_accelerators_gets_what_was_planned() -> None:
     assert words() == [
         *("--max-model-len", "8192"),
+        *("--prefix-caching-hash-algo", "sha256"),
+        *("--allowed-media-domains", "none.invalid"),
         *("--tensor-parallel-size", "2"),
         *("--gpu-memory-utilization", "0.9"),
     ]
@@ -26,6 +28,14 @@ def test_vllm_on_the_processor_gets_its_memory_by_environment() -> None:
     command = build_engine_command(pool().spec.engine, model(), PLAN, on_cpu=True)
     assert dict(command.env)["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert "--tensor-parallel-size" not in command.args
+
+
+def test_an_engine_fetches_nothing_for_a_request_unless_its_pool_names_domains() -> None:
+    assert words()[words().index("--allowed-media-domains") + 1] == "none.invalid"
+    chosen = words(args={"allowed-media-domains": "images.example.com"})
+    assert chosen[-2:] == ["--allowed-media-domains", "images.example.com"]
+    env = dict(build_engine_command(pool().spec.engine, model(), PLAN, on_cpu=False).env)
+    assert (env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"], env["HF_HUB_OFFLINE"]) == ("0", "1")
 
 
 def test_what_the_user_says_comes_last_and_wins() -> None:

@@ -22,6 +22,7 @@ POD: Manifest = {
             "llmos.dev/rank": "0",
             "llmos.dev/revision": "abc",
             "llmos.dev/serving": "true",
+            "llmos.dev/fetches": "true",
         },
         "annotations": {"llmos.dev/attempt": "1"},
         "ownerReferences": [
@@ -76,6 +77,10 @@ POD: Manifest = {
                     "--",
                     "--max-model-len",
                     "8192",
+                    "--prefix-caching-hash-algo",
+                    "sha256",
+                    "--allowed-media-domains",
+                    "none.invalid",
                     "--tensor-parallel-size",
                     "2",
                     "--gpu-memory-utilization",
@@ -85,6 +90,8 @@ POD: Manifest = {
                     {"name": "HF_HUB_OFFLINE", "value": "1"},
                     {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
                     {"name": "VLLM_DO_NOT_TRACK", "value": "1"},
+                    {"name": "VLLM_MEDIA_URL_ALLOW_REDIRECTS", "value": "0"},
+                    {"name": "VLLM_MAX_N_SEQUENCES", "value": "128"},
                 ],
                 "ports": [{"name": "http", "containerPort": 8000}, {"name": "control", "containerPort": 8001}],
                 "readinessProbe": {

@@ -280,6 +280,7 @@ async def test_gates_are_lifted_when_the_last_tenant_is_deleted() -> None:
     await world.settle()
     assert world.held(NAMESPACE) == []
     await world.kube.delete(TENANTS, "a")
+    await world.reconcile("Tenant", "a", "")
     await world.settle()
     assert len(world.held(NAMESPACE)) == 2
     assert "Admitted" not in [each["type"] for each in world.status("chat")["status"]["conditions"]]

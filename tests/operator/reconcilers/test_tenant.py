@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmos_operator.kube.resources import TENANTS
+from tests.operator.reconcilers.tenants import surroundings
 from tests.operator.reconcilers.world import World, condition
 
 
@@ -18,7 +19,7 @@ def tenant(name: str, *namespaces: str, created: str = "2026-01-01T00:00:00Z", *
 
 
 async def test_a_tenant_whose_namespaces_are_its_own_is_ready_and_is_written_once() -> None:
-    world = World(tenant("a", "team-a"))
+    world = World(tenant("a", "team-a"), *surroundings("team-a"))
     await world.reconcile("Tenant", "a", "")
     (stored,) = world.kube.all(TENANTS)
     assert stored["status"]["observedGeneration"] == 1
@@ -32,7 +33,7 @@ async def test_a_tenant_whose_namespaces_are_its_own_is_ready_and_is_written_onc
 
 async def test_the_younger_of_two_tenants_that_name_a_namespace_is_told_whose_it_is() -> None:
     young = tenant("young", "x", "shared", created="2026-01-01T10:00:00Z")
-    world = World(tenant("old", "shared"), young)
+    world = World(tenant("old", "shared"), young, *surroundings("x", "shared"))
     for name in ("old", "young"):
         await world.reconcile("Tenant", name, "")
     old, told = world.kube.all(TENANTS)
@@ -44,7 +45,7 @@ async def test_the_younger_of_two_tenants_that_name_a_namespace_is_told_whose_it
 
 
 async def test_a_tenant_that_cannot_be_read_says_which_field_is_wrong_and_does_not_disturb_the_others() -> None:
-    world = World(tenant("a", "team-a"), tenant("b", "team-b", weight=0))
+    world = World(tenant("a", "team-a"), tenant("b", "team-b", weight=0), *surroundings("team-a", "team-b"))
     for name in ("a", "b"):
         await world.reconcile("Tenant", name, "")
     a, b = world.kube.all(TENANTS)

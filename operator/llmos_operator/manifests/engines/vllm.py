@@ -1,15 +1,29 @@
-"""vLLM: paged attention, configured from the plan."""
+"""vLLM: paged attention, configured from the plan, and closed where its defaults are open (vLLM, "Security").
+
+Prefixes are hashed by sha256, so that nobody can make two prompts share blocks. URLs in requests, which the engine
+would fetch with its own network, lead nowhere unless the pool names domains (`engine.args.allowed-media-domains`), and
+redirects are not followed. What changes a running engine is refused in `engine.env` (`RESERVED_ENGINE_ENV`).
+"""
 
 from __future__ import annotations
+
+from typing import Final
 
 from llmos.api import Engine, LLMModel, PoolPlan
 from llmos_operator.manifests.engines.base import EngineCommand, build_user_args
 
+NO_MEDIA_DOMAIN: Final = "none.invalid"
+"""An empty list means all; this domain is promised never to exist (RFC 2606)."""
+MOST_CHOICES: Final = 128
+"""Answers that one request may ask for (`n`): the most that OpenAI's API allows. vLLM's default is 16384."""
+_SAFE_ARGS: Final = ("--prefix-caching-hash-algo", "sha256", "--allowed-media-domains", NO_MEDIA_DOMAIN)
+_SAFE_ENV: Final = (("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0"), ("VLLM_MAX_N_SEQUENCES", str(MOST_CHOICES)))
+
 
 def build_command(engine: Engine, model: LLMModel | None, plan: PoolPlan, *, on_cpu: bool) -> EngineCommand:
     """Return vLLM's arguments for a plan; what the user says in `engine.args` comes last and wins."""
-    args = ["--max-model-len", str(plan.max_model_len)]
-    env = [("HF_HUB_OFFLINE", "1"), ("VLLM_NO_USAGE_STATS", "1"), ("VLLM_DO_NOT_TRACK", "1")]
+    args = ["--max-model-len", str(plan.max_model_len), *_SAFE_ARGS]
+    env = [("HF_HUB_OFFLINE", "1"), ("VLLM_NO_USAGE_STATS", "1"), ("VLLM_DO_NOT_TRACK", "1"), *_SAFE_ENV]
     if on_cpu:
         # Compiling graphs takes minutes on a processor and gains little for the small models that run there.
         args += ["--dtype", "bfloat16", "--enforce-eager"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from llmos.api.inferencepool import RESERVED_ENGINE_ENV
 from tests.integration.crds.constraints.case import (
     Case,
     limits,
@@ -86,6 +87,18 @@ POOL_CASES: Final = [
         [{"name": "A"}, {"name": "B"}],
         [{"name": "A"}, {"name": "A"}],
         blamed="spec.engine.env[1]",
+    ),
+    *(
+        Case(
+            _POOL,
+            "spec.engine",
+            "rule",
+            {"env": [{"name": "VLLM_LOGGING_LEVEL"}]},
+            {"env": [{"name": name, "value": "1"}]},
+            says="they would open the engine",
+            blamed="spec.engine.env",
+        )
+        for name in RESERVED_ENGINE_ENV
     ),
     Case(_POOL, "spec.engine.env[]", "required:name", {"value": "x"}, {"name": None, "value": "x"}),
     longest_text(_POOL, "spec.engine.env[].name", 128),

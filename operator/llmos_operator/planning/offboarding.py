@@ -1,0 +1,63 @@
+"""What is left of a Tenant that was deleted: it stays until nothing of it can be used or read by others. Pure.
+
+Nothing is deleted here but what the operator made to keep the tenant apart, and that goes last: models, pools, volumes
+and keys may hold what somebody still needs, and to delete them is a person's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from llmos.api import Reason, Tenant, TenantStatus
+from llmos.api.names import CONDITION_READY
+from llmos_operator.planning.conditions import build_conditions, is_false
+from llmos_operator.planning.failures import describe
+
+NAMED_AT_MOST = 5
+REMEDIES: Mapping[str, str] = {
+    "API key": "llmos keys revoke NAME",
+    "InferencePool": "kubectl delete inferencepool NAME",
+    "LLMModel": "kubectl delete llmmodel NAME",
+    "PersistentVolumeClaim": "kubectl delete pvc NAME",
+    "Pod": "it drains and goes by itself",
+}
+"""What takes away what is left, in the order in which a person would do it."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Objects of one kind that are still there, by `namespace/name`; of keys the name."""
+
+    kind: str
+    names: tuple[str, ...]
+
+
+def find_leftovers(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Leftover, ...]:
+    """Return what is left, in the order of `REMEDIES`, without kinds of which nothing is."""
+    return tuple(
+        Leftover(kind, tuple(sorted(_name(kind, item) for item in found[kind]))) for kind in REMEDIES if found.get(kind)
+    )
+
+
+def _name(kind: str, item: Mapping[str, Any]) -> str:
+    metadata = item["metadata"]
+    return str(metadata["name"]) if kind == "API key" else f"{metadata['namespace']}/{metadata['name']}"
+
+
+def build_offboarding_status(tenant: Tenant, left: Sequence[Leftover], now: datetime) -> TenantStatus:
+    """Return the status of a Tenant that waits for its end; the rest of it stays as it was."""
+    fact = is_false(CONDITION_READY, Reason.Offboarding, describe(Reason.Offboarding, " ".join(map(_describe, left))))
+    others = [condition for condition in tenant.status.conditions if condition.type != CONDITION_READY]
+    ready = build_conditions((fact,), tenant.status.conditions, tenant.metadata.generation, now)
+    return tenant.status.model_copy(
+        update={"observed_generation": tenant.metadata.generation, "conditions": (*others, *ready)}
+    )
+
+
+def _describe(left: Leftover) -> str:
+    shown = ", ".join(left.names[:NAMED_AT_MOST])
+    more = f" and {len(left.names) - NAMED_AT_MOST} more" if len(left.names) > NAMED_AT_MOST else ""
+    return f"{left.kind} {shown}{more} ({REMEDIES[left.kind]})."

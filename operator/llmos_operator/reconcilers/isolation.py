@@ -1,0 +1,290 @@
+"""Keeps the namespaces of a tenant apart from others: make what is missing, take away what is too much, look, tell.
+
+    observe -> apply what differs -> prune what left -> findings from what the API server stores now
+
+Called by the reconcile of a Tenant, which may run each second while accelerators change hands: so a look counts for
+`LOOK_S` unless what it depends on has changed. Pools read the findings of their namespace from `Sightings`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from llmos.api import AcceleratorClass, InferencePool, Reason, Tenant
+from llmos.api.isolation import CHECKS, Check, Finding
+from llmos.api.names import (
+    ADMISSION_POLICY,
+    COMPONENT_GATEWAY,
+    CONDITION_ISOLATION_READY,
+    LABEL_COMPONENT,
+    LABEL_FETCHES,
+    LABEL_TENANT,
+)
+from llmos_operator.kube.client import Object
+from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
+from llmos_operator.kube.resources import (
+    ADMISSION_BINDINGS,
+    ADMISSION_POLICIES,
+    LIMIT_RANGES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    PODS,
+    RESOURCE_QUOTAS,
+    ROLE_BINDINGS,
+    SERVICE_ACCOUNTS,
+    resource_of,
+)
+from llmos_operator.manifests.common import Manifest
+from llmos_operator.manifests.isolation import (
+    TenantNamespace,
+    build_account_release,
+    build_isolation,
+    build_namespace_release,
+)
+from llmos_operator.planning.conditions import Fact, find_fact
+from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.isolation import (
+    build_isolation_fact,
+    check_accelerators,
+    check_backstop,
+    check_engines,
+    check_policies,
+    check_salt,
+    check_way_out,
+    is_as_made,
+    name_namespace,
+    plan_backstop,
+)
+from llmos_operator.planning.quota_view import find_owners
+from llmos_operator.reconcilers.base import Context
+from llmos_operator.reconcilers.sightings import Sighting
+
+LOOK_S: Final = 15.0
+FIRST_LOOK_S: Final = 2.0
+"""A pool that is looked at before its tenant asks again so soon."""
+_OWN_KINDS: Final = (NETWORK_POLICIES, LIMIT_RANGES, RESOURCE_QUOTAS, ROLE_BINDINGS)
+_CHECK_OF_KIND: Final = {
+    "Namespace": Check.POD_SECURITY,
+    "NetworkPolicy": Check.NETWORK,
+    "ServiceAccount": Check.TOKEN,
+    "LimitRange": Check.LIMITS,
+    "ResourceQuota": Check.QUOTA,
+    "RoleBinding": Check.ACCESS,
+}
+Place = tuple[str, str, str]
+"""Kind, namespace and name."""
+
+
+@dataclass(frozen=True)
+class IsolationResult:
+    """What a look says about the whole tenant."""
+
+    fact: Fact
+    missing: tuple[str, ...]
+    """Namespaces that do not exist."""
+    look_again_s: float | None
+
+
+@dataclass
+class _Look:
+    """What is known during one look."""
+
+    context: Context
+    tenant: Tenant
+    classes: Sequence[AcceleratorClass]
+    existing: dict[Place, Object] = field(default_factory=dict)
+    desired: set[Place] = field(default_factory=set)
+
+
+async def reconcile_isolation(
+    context: Context, tenant: Tenant, owned: Sequence[str], classes: Sequence[AcceleratorClass]
+) -> IsolationResult:
+    """Bring the namespaces that a tenant owns closer to what keeps them apart, and say what was found.
+
+    Args:
+        context: the surroundings.
+        tenant: not being deleted.
+        owned: namespaces of its spec that are not another tenant's.
+        classes: all accelerator classes.
+    """
+    inputs = _compute_inputs(tenant, owned, classes)
+    known = context.sightings.get(tenant.metadata.name)
+    is_recent = known is not None and known.inputs == inputs and context.now() - known.at < timedelta(seconds=LOOK_S)
+    if known is None or not is_recent:
+        known = await _look(_Look(context, tenant, classes), owned, inputs)
+        context.sightings.put(tenant.metadata.name, known)
+    missing = tuple(name for name, found in known.namespaces.items() if _is_missing(found))
+    findings = [f for name, found in known.findings for f in (name_namespace(found, name) if name else found)]
+    # Whatever called for this pass was not looked at if the last look still counts.
+    is_settled = not is_recent and all(finding.is_ok for finding in findings)
+    return IsolationResult(build_isolation_fact(findings), missing, None if is_settled else LOOK_S)
+
+
+async def release_isolation(context: Context, tenant: Tenant) -> None:
+    """Take away everything that was made for a tenant, and give back what belongs to others."""
+    look = _Look(context, tenant, ())
+    await _observe_own(look)
+    await _prune(look, ())
+    context.sightings.forget(tenant.metadata.name)
+
+
+def _compute_inputs(tenant: Tenant, owned: Sequence[str], classes: Sequence[AcceleratorClass]) -> str:
+    backstop = sorted(plan_backstop(tenant, classes).items())
+    text = repr((tenant.metadata.uid, tenant.metadata.generation, sorted(owned), backstop))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_missing(findings: Iterable[Finding]) -> bool:
+    return any(finding.check is Check.NAMESPACE and not finding.is_ok for finding in findings)
+
+
+async def _look(look: _Look, owned: Sequence[str], inputs: str) -> Sighting:
+    shared, _ = await asyncio.gather(_look_at_cluster(look.context), _observe_own(look))
+    namespaces = {name: await _reconcile_namespace(look, name) for name in owned}
+    await _prune(look, owned)
+    is_strict = look.tenant.spec.isolation.profile == "strict"
+    return Sighting(look.context.now(), inputs, is_strict, namespaces, shared)
+
+
+async def _look_at_cluster(context: Context) -> tuple[Finding, ...]:
+    settings = context.settings
+    name = f"{settings.chart_name}-{ADMISSION_POLICY}"
+    policy, binding, gateways = await asyncio.gather(
+        context.kube.get(ADMISSION_POLICIES, name),
+        context.kube.get(ADMISSION_BINDINGS, name),
+        context.kube.list(PODS, namespace=settings.namespace, label_selector=f"{LABEL_COMPONENT}={COMPONENT_GATEWAY}"),
+    )
+    return check_backstop(policy, binding, name), check_salt(gateways)
+
+
+async def _observe_own(look: _Look) -> None:
+    """Find everything that was made for the tenant, wherever it is."""
+    selector = f"{LABEL_TENANT}={look.tenant.metadata.name}"
+    own = f"{selector},{LABEL_COMPONENT}=isolation"
+    kube = look.context.kube
+    listed = await asyncio.gather(
+        kube.list(NAMESPACES, label_selector=selector), *(kube.list(kind, label_selector=own) for kind in _OWN_KINDS)
+    )
+    look.existing |= {_place(item): item for items in listed for item in items}
+
+
+async def _reconcile_namespace(look: _Look, name: str) -> tuple[Finding, ...]:
+    kube = look.context.kube
+    namespace = await kube.get(NAMESPACES, name)
+    if namespace is None or "deletionTimestamp" in namespace["metadata"]:
+        state = "does not exist" if namespace is None else "is being deleted"
+        return (Finding(Check.NAMESPACE, False, f"namespace {name} {state}."),)
+    look.existing[_place(namespace)] = namespace
+    if account := await kube.get(SERVICE_ACCOUNTS, "default", name):
+        look.existing[_place(account)] = account
+    target = TenantNamespace(look.tenant, name, namespace["metadata"]["uid"], look.context.settings)
+    backstop = plan_backstop(look.tenant, look.classes)
+    manifests = build_isolation(target, backstop)
+    try:
+        made = [(manifest, await _apply(look, manifest)) for manifest in manifests]
+    except NotFound:
+        return (Finding(Check.NAMESPACE, False, f"namespace {name} was deleted meanwhile."),)
+    policies, pods = await asyncio.gather(kube.list(NETWORK_POLICIES, namespace=name), kube.list(PODS, namespace=name))
+    return (
+        Finding(Check.NAMESPACE, True, f"it is the tenant's ({LABEL_TENANT}={look.tenant.metadata.name})."),
+        *_summarise(made),
+        check_policies(policies, [m["metadata"]["name"] for m in manifests if m["kind"] == NETWORK_POLICIES.kind]),
+        check_accelerators(pods, frozenset(each.spec.resource_name for each in look.classes)),
+    )
+
+
+async def _apply(look: _Look, manifest: Manifest) -> str:
+    """Apply what differs; return what is wrong afterwards, empty if nothing is."""
+    place = _place(manifest)
+    look.desired.add(place)
+    stored = look.existing.get(place)
+    if stored is None and manifest["kind"] == SERVICE_ACCOUNTS.kind:
+        return "ServiceAccount default does not exist yet."  # Kubernetes makes it; the operator may not.
+    if not is_as_made(manifest, stored):
+        try:
+            stored = await look.context.kube.apply(manifest)
+        except (Forbidden, Invalid) as error:
+            return f"{manifest['kind']} {place[2]} is refused: {error.message}"
+    return "" if is_as_made(manifest, stored) else f"{manifest['kind']} {place[2]} is not as it was made."
+
+
+def _summarise(made: Sequence[tuple[Manifest, str]]) -> list[Finding]:
+    """Return one finding for each kind."""
+    findings = []
+    for kind, check in _CHECK_OF_KIND.items():
+        of_kind = [(manifest["metadata"]["name"], wrong) for manifest, wrong in made if manifest["kind"] == kind]
+        wrong = [text for _, text in of_kind if text]
+        names = ", ".join(name for name, _ in of_kind)
+        seen = " ".join(wrong) if wrong else f"{names}: {CHECKS[check].enforced_by}"
+        findings.append(Finding(check, not wrong, seen))
+    return findings
+
+
+async def _prune(look: _Look, owned: Sequence[str]) -> None:
+    """Delete what is ours and no longer wanted, and give back the fields of what is not."""
+    for place, item in look.existing.items():
+        kind, namespace, name = place
+        if place in look.desired or (kind == NAMESPACES.kind and name in owned):
+            continue
+        if kind == NAMESPACES.kind:
+            await _release_namespace(look.context, item)
+        elif kind != SERVICE_ACCOUNTS.kind:
+            uid = item["metadata"]["uid"]
+            await look.context.kube.delete(resource_of(item), name, namespace, uid=uid)
+
+
+async def _release_namespace(context: Context, namespace: Object) -> None:
+    name, uid = namespace["metadata"]["name"], namespace["metadata"]["uid"]
+    if "deletionTimestamp" in namespace["metadata"]:
+        return
+    if await context.kube.get(SERVICE_ACCOUNTS, "default", name) is not None:
+        await context.kube.apply(build_account_release(name))
+    # Last: as long as the label is there, a release that was interrupted is found again.
+    await context.kube.apply(build_namespace_release(name, uid))
+
+
+def _place(item: Object) -> Place:
+    return item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+@dataclass(frozen=True)
+class PoolIsolation:
+    """What isolation means for one pool."""
+
+    facts: tuple[Fact, ...] = ()
+    refusal: Failure | None = None
+    """Why nothing new of the pool may be made: the tenant's profile is strict and a check failed."""
+    look_again_s: float | None = None
+
+
+def look_at_pool(
+    context: Context, pool: InferencePool, pods: Sequence[Object], tenants: Sequence[Tenant]
+) -> PoolIsolation:
+    """Say whether a pool in a tenant's namespace is kept apart: the last look at the namespace, and the pool's pods."""
+    namespace = pool.metadata.namespace or ""
+    owner = find_owners(tenants).by_namespace.get(namespace)
+    if owner is None:
+        return PoolIsolation()
+    sighting = context.sightings.get(owner)
+    if sighting is None or namespace not in sighting.namespaces:
+        is_strict = any(t.metadata.name == owner and t.spec.isolation.profile == "strict" for t in tenants)
+        # An operator that has just started changes nothing that an earlier one found.
+        fact = find_fact(CONDITION_ISOLATION_READY, pool.status.conditions) or build_isolation_fact(())
+        refused = is_strict and fact.status != "True"
+        refusal = build_failure(Reason.NotIsolated, "Nobody has looked yet.") if refused else None
+        return PoolIsolation((fact,), refusal, FIRST_LOOK_S)
+    fetches = any((pod["metadata"].get("labels") or {}).get(LABEL_FETCHES) for pod in pods)
+    findings = (
+        *sighting.namespaces[namespace],
+        *sighting.shared,
+        check_engines(pods),
+        check_way_out(fetches=fetches, is_strict=sighting.is_strict),
+    )
+    fact = build_isolation_fact(findings)
+    refused = sighting.is_strict and fact.status == "False"
+    return PoolIsolation((fact,), Failure(Reason.NotIsolated, fact.message) if refused else None)

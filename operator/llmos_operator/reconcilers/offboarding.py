@@ -1,0 +1,77 @@
+"""The end of a Tenant: wait until its keys, pools, models, volumes and pods are gone; then nothing keeps it apart."""
+
+from __future__ import annotations
+
+import asyncio
+
+from llmos.api import Tenant
+from llmos.api.apikeys import SECRET_SELECTOR, InvalidKeySecret, read_key_secret
+from llmos.api.names import FINALIZER_OFFBOARDING, LABEL_MANAGED_BY, LABEL_TENANT, MANAGED_BY
+from llmos_operator.kube.client import Object
+from llmos_operator.kube.resources import (
+    INFERENCE_POOLS,
+    LLM_MODELS,
+    NAMESPACES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    SECRETS,
+    TENANTS,
+)
+from llmos_operator.planning.offboarding import Leftover, build_offboarding_status, find_leftovers
+from llmos_operator.reconcilers.base import DONE, Context, Result
+from llmos_operator.reconcilers.isolation import release_isolation
+from llmos_operator.reconcilers.writing import apply_status_if_changed
+
+LOOK_S = 5.0
+
+
+async def apply_finalizer(context: Context, tenant: Tenant) -> None:
+    """Hold a Tenant back from now on, so that its end can be waited for."""
+    if FINALIZER_OFFBOARDING not in tenant.metadata.finalizers:
+        await _write_finalizers(context, tenant, [*tenant.metadata.finalizers, FINALIZER_OFFBOARDING])
+
+
+async def reconcile_offboarding(context: Context, current: Object, tenant: Tenant) -> Result:
+    """Let a Tenant go when nothing is left of it; until then say what is."""
+    if FINALIZER_OFFBOARDING not in tenant.metadata.finalizers:
+        return DONE
+    if left := await observe_leftovers(context, tenant.metadata.name):
+        status = build_offboarding_status(tenant, left, context.now())
+        await apply_status_if_changed(context.kube, current, status, context.now())
+        return Result(requeue_after_s=LOOK_S)
+    await release_isolation(context, tenant)
+    await _write_finalizers(context, tenant, [f for f in tenant.metadata.finalizers if f != FINALIZER_OFFBOARDING])
+    return DONE
+
+
+async def observe_leftovers(context: Context, tenant: str) -> tuple[Leftover, ...]:
+    """Find what is left: keys by what they say, everything else in the namespaces that bear the tenant's label."""
+    kube = context.kube
+    keys, namespaces = await asyncio.gather(
+        kube.list(SECRETS, namespace=context.settings.namespace, label_selector=SECRET_SELECTOR),
+        kube.list(NAMESPACES, label_selector=f"{LABEL_TENANT}={tenant}"),
+    )
+    found: dict[str, list[Object]] = {"API key": [key for key in keys if _tenant_of(key) == tenant]}
+    made = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+    for kind, selector in ((INFERENCE_POOLS, ""), (LLM_MODELS, ""), (PERSISTENT_VOLUME_CLAIMS, made), (PODS, made)):
+        listed = [
+            await kube.list(kind, namespace=item["metadata"]["name"], label_selector=selector) for item in namespaces
+        ]
+        found[kind.kind] = [item for items in listed for item in items]
+    return find_leftovers(found)
+
+
+def _tenant_of(secret: Object) -> str:
+    try:
+        return read_key_secret(secret).tenant
+    except InvalidKeySecret:
+        return ""
+
+
+async def _write_finalizers(context: Context, tenant: Tenant, finalizers: list[str]) -> None:
+    await context.kube.patch_metadata(
+        TENANTS,
+        tenant.metadata.name,
+        finalizers=finalizers,
+        resource_version=tenant.metadata.resource_version,
+    )

@@ -1,0 +1,89 @@
+"""`llmos doctor`: the isolation checklist of tenants and their pools, as the operator found it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from llmos.api import InferencePool, Tenant
+from llmos.api.isolation import CHECKS, Finding, parse_findings
+from llmos.api.names import CONDITION_ISOLATION_READY
+from llmos.cli.exits import ExitCode
+from llmos.client import Client
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found of one object."""
+
+    kind: str
+    name: str
+    findings: tuple[Finding, ...]
+    """Empty: nobody has looked yet, or what was found is about an older spec."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What this one alone would end with."""
+        if not self.findings:
+            return ExitCode.NOT_READY
+        return ExitCode.OK if all(finding.is_ok for finding in self.findings) else ExitCode.PROBLEM
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for programs."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "isolated": {ExitCode.OK: True, ExitCode.PROBLEM: False}.get(self.exit_code),
+            "checks": [
+                {"check": f.check.value, "ok": f.is_ok, "seen": f.seen, "remedy": _remedy(f)} for f in self.findings
+            ],
+        }
+
+    def draw(self) -> str:
+        """The report for people, problems first."""
+        lines = [f"{self.kind} {self.name}"]
+        for finding in self.findings:
+            lines.append(f"  {'ok     ' if finding.is_ok else 'PROBLEM'}  {finding.check.value}: {finding.seen}")
+            if remedy := _remedy(finding):
+                lines.append(f"           what to do: {remedy}")
+        return "\n".join(lines if self.findings else [*lines, "  The operator has not looked yet. Does it run?"])
+
+
+def _remedy(finding: Finding) -> str:
+    return "" if finding.is_ok else CHECKS[finding.check].remedy
+
+
+def build_report(thing: Tenant | InferencePool) -> Report:
+    """Read what the operator wrote about an object."""
+    metadata = thing.metadata
+    condition = next((c for c in thing.status.conditions if c.type == CONDITION_ISOLATION_READY), None)
+    is_present = condition is not None and condition.observed_generation >= metadata.generation
+    findings = parse_findings(condition.message) if condition is not None and is_present else ()
+    name = f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name
+    return Report(thing.kind, name, findings)
+
+
+def run_doctor(client: Client, tenant: str | None, *, as_json: bool) -> ExitCode:
+    """Print the reports of one tenant or of all, each followed by those of its pools."""
+    tenants = [client.tenants.get(tenant)] if tenant else list(client.tenants.list())
+    reports = [report for each in tenants for report in _report(client, each)]
+    if as_json:
+        print(json.dumps([report.as_json() for report in reports], indent=2))
+    else:
+        print(
+            "\n\n".join(report.draw() for report in reports) or "There are no Tenants, and nothing keeps users apart."
+        )
+    codes = {report.exit_code for report in reports}
+    return next((code for code in (ExitCode.PROBLEM, ExitCode.NOT_READY) if code in codes), ExitCode.OK)
+
+
+def _report(client: Client, tenant: Tenant) -> list[Report]:
+    pools = [pool for namespace in tenant.spec.namespaces for pool in client.pools.list(namespace=namespace)]
+    # Of a namespace that another tenant has, that one's doctor tells.
+    reports = [build_report(pool) for pool in pools if _is_looked_after(pool)]
+    return [build_report(tenant), *reports]
+
+
+def _is_looked_after(pool: InferencePool) -> bool:
+    return any(condition.type == CONDITION_ISOLATION_READY for condition in pool.status.conditions)

@@ -1,0 +1,144 @@
+"""What the backstop allows, which selectors can match our pods, and what is found loose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmos.api import AcceleratorClass, Reason, Tenant
+from llmos.api.isolation import CHECKS, Check, Finding, format_findings, parse_findings
+from llmos_operator.manifests.replica import build_replica_pods
+from llmos_operator.planning.isolation import (
+    WAITING_AT_LEAST,
+    build_refusal,
+    check_engines,
+    check_way_out,
+    is_as_made,
+    may_select_ours,
+    plan_backstop,
+)
+from tests.operator.manifests.samples import template
+from tests.operator.reconcilers.tenants import build_tenant
+
+
+def tenant(*quota: dict[str, Any]) -> Tenant:
+    return Tenant.model_validate(build_tenant("a", "team-a", quota=list(quota)))
+
+
+def accelerator(name: str, capacity: int = 8, **spec: Any) -> AcceleratorClass:
+    return AcceleratorClass.model_validate(
+        {"metadata": {"name": name}, "spec": {"memory": "80Gi", **spec}, "status": {"capacity": capacity}}
+    )
+
+
+def test_the_backstop_allows_what_may_be_held_and_as_many_that_wait() -> None:
+    quota = {"class": "h100", "guaranteed": 40, "borrowLimit": 8}
+    assert plan_backstop(tenant(quota), [accelerator("h100")]) == {"nvidia.com/gpu": 96}
+    few = {"class": "h100", "guaranteed": 2, "borrowLimit": 0}
+    assert plan_backstop(tenant(few), [accelerator("h100")]) == {"nvidia.com/gpu": 2 + WAITING_AT_LEAST}
+
+
+def test_classes_of_the_same_resource_count_together_and_those_without_quota_for_nothing() -> None:
+    classes = [accelerator("h100"), accelerator("l4"), accelerator("mi300", resourceName="amd.com/gpu")]
+    quota = [{"class": each, "guaranteed": 40, "borrowLimit": 0} for each in ("h100", "l4")]
+    assert plan_backstop(tenant(*quota), classes) == {"nvidia.com/gpu": 160, "amd.com/gpu": 0}
+
+
+def test_without_a_limit_of_borrowing_what_exists_is_the_bound_unless_nodes_come_on_demand() -> None:
+    quota = {"class": "h100", "guaranteed": 8}
+    assert plan_backstop(tenant(quota), [accelerator("h100", 100)]) == {"nvidia.com/gpu": 200}
+    assert plan_backstop(tenant(quota), [accelerator("h100", autoprovisioned=True)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ({}, True),
+        ({"matchLabels": {"app": "web"}}, False),
+        ({"matchLabels": {"llmos.dev/pool": "chat"}}, True),
+        ({"matchLabels": {"llmos.dev/component": "replica"}}, True),
+        ({"matchLabels": {"llmos.dev/component": "gateway"}}, False),
+        ({"matchLabels": {"app.kubernetes.io/managed-by": "Helm"}}, False),
+        ({"matchExpressions": [{"key": "llmos.dev/pool", "operator": "Exists"}]}, True),
+        ({"matchExpressions": [{"key": "app", "operator": "Exists"}]}, False),
+        ({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, True),
+        ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}, True),
+        (
+            {"matchExpressions": [{"key": "app.kubernetes.io/managed-by", "operator": "NotIn", "values": ["llmos"]}]},
+            False,
+        ),
+        ({"matchExpressions": [{"key": "llmos.dev/component", "operator": "DoesNotExist"}]}, False),
+        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]}, False),
+    ],
+)
+def test_a_selector_is_known_to_be_able_to_match_our_pods(selector: dict[str, Any], expected: bool) -> None:
+    assert may_select_ours(selector) is expected
+
+
+def test_the_pods_that_the_operator_makes_are_found_tight() -> None:
+    pods = build_replica_pods(template(), revision="r", ordinal=0, attempt=0)
+    assert check_engines(pods).is_ok
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("automountServiceAccountToken",), True, "token"),
+        (("securityContext", "runAsNonRoot"), False, "root"),
+        (("securityContext", "seccompProfile"), {"type": "Unconfined"}, "seccomp"),
+        (("hostNetwork",), True, "namespace of its node"),
+        (("containers", 0, "securityContext", "readOnlyRootFilesystem"), False, "write"),
+        (("containers", 0, "securityContext", "allowPrivilegeEscalation"), True, "privileges"),
+        (("containers", 0, "securityContext", "capabilities"), {"drop": ["ALL"], "add": ["NET_RAW"]}, "capabilities"),
+        (("initContainers", 0, "securityContext", "capabilities"), {}, "capabilities"),
+    ],
+)
+def test_whatever_a_webhook_loosens_is_named(path: tuple[Any, ...], value: Any, told: str) -> None:
+    (pod,) = build_replica_pods(template(), revision="r", ordinal=0, attempt=0)
+    *parents, last = path
+    place = pod["spec"]
+    for step in parents:
+        place = place[step]
+    place[last] = value
+    finding = check_engines([pod])
+    assert not finding.is_ok
+    assert told in finding.seen
+
+
+def test_replicas_that_fetch_for_themselves_are_told_and_refused_where_the_profile_is_strict() -> None:
+    assert check_way_out(fetches=True, is_strict=False).is_ok
+    assert "fetch the model themselves" in check_way_out(fetches=True, is_strict=False).seen
+    assert not check_way_out(fetches=True, is_strict=True).is_ok
+    assert check_way_out(fetches=False, is_strict=True).is_ok
+
+
+def test_what_is_empty_counts_as_not_there_and_a_policy_may_say_no_more() -> None:
+    made = {"kind": "NetworkPolicy", "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": []}}
+    stored = {"kind": "NetworkPolicy", "spec": {"podSelector": {}, "policyTypes": ["Egress"]}}
+    assert is_as_made(made, stored)
+    assert not is_as_made(made, {**stored, "spec": {**stored["spec"], "ingress": [{}]}})
+    assert not is_as_made(made, None)
+
+
+def test_what_our_own_quota_refuses_is_told_as_the_tenant_s_quota_and_nothing_else_is() -> None:
+    own = 'pods "chat-0" is forbidden: exceeded quota: llmos-quota, requested: requests.nvidia.com/gpu=1'
+    assert build_refusal(own).reason is Reason.QuotaExceeded
+    assert build_refusal(own.replace("llmos-quota", "team-quota")).reason is Reason.ForbiddenByPolicy
+
+
+sentences = st.lists(st.text("abc:[]PROBLEM.", min_size=1), min_size=1, max_size=4).map(" ".join)
+
+
+@given(st.lists(st.builds(Finding, st.sampled_from(Check), st.booleans(), sentences), max_size=8))
+def test_findings_are_read_back_from_a_condition_as_they_were_written_problems_first(findings: list[Finding]) -> None:
+    read = parse_findings(format_findings(findings))
+    assert sorted(map(repr, read)) == sorted(map(repr, findings))
+    assert [f.is_ok for f in read] == sorted(f.is_ok for f in findings)
+
+
+def test_every_check_says_what_to_do() -> None:
+    assert set(CHECKS) == set(Check)
+    assert all(info.remedy and info.enforced_by.endswith(".") for info in CHECKS.values())
