@@ -1,4 +1,4 @@
-"""Pools, endpoints, keys and tenants from a YAML or JSON file, without a cluster: for tests, benchmarks and one machine.
+"""Pools, endpoints, keys and tenants from a YAML or JSON file, without a cluster: for tests, benchmarks, one machine.
 
     pools:
       - namespace: default          # default
