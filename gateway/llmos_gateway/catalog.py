@@ -4,12 +4,12 @@
 and every value is frozen, so that nothing needs a lock. When the API server is away the catalog simply stays as it is.
 
 A caller names a pool by `pool`, by `namespace/pool`, or by the LLMModel that it serves. A name that fits several pools
-the caller may see is no name; what the caller may not see does not exist for it.
+the caller may see is no name; what the caller may not see (`tenants`) does not exist for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from llmos.api.tenant import Tenant
@@ -86,6 +86,7 @@ class Catalog:
         self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
         self._by_name: dict[str, set[str]] = {}
         self._by_model: dict[str, set[str]] = {}
+        self._shared: dict[str, frozenset[str]] = {}
         self._listeners: list[Callable[[str], None]] = []
 
     def authenticate(self, presented: str, now_s: float) -> ApiKey | None:
@@ -107,6 +108,17 @@ class Catalog:
     def replace_tenants(self, tenants: Iterable[Tenant]) -> None:
         """Make these all the tenants there are."""
         self._tenants.replace(tenants)
+
+    def put_sharing(self, model_id: str, tenants: frozenset[str]) -> None:
+        """Say whom the owner of a model, `namespace/name`, shares it with; nobody if that is empty."""
+        if tenants:
+            self._shared[model_id] = tenants
+        else:
+            self._shared.pop(model_id, None)
+
+    def replace_sharing(self, shared: Mapping[str, frozenset[str]]) -> None:
+        """Make these all the models that are shared."""
+        self._shared = {model_id: tenants for model_id, tenants in shared.items() if tenants}
 
     def get_pool(self, pool_id: str) -> Pool | None:
         """Return a pool by its id, None if it does not exist."""
@@ -190,7 +202,10 @@ class Catalog:
         return [pool for pool in pools if self._may_see(key, pool)]
 
     def _may_see(self, key: ApiKey, pool: Pool) -> bool:
-        return key.may_see(pool.namespace, pool.name) and self._tenants.may_see(key.tenant, pool.namespace)
+        shared_with = self._shared.get(f"{pool.namespace}/{pool.model}", frozenset())
+        return key.may_see(pool.namespace, pool.name) and self._tenants.may_see(
+            key.tenant, pool.namespace, pool.model, shared_with
+        )
 
     def _unlist(self, pool: Pool) -> None:
         for index, name in ((self._by_name, pool.name), (self._by_model, pool.model)):

@@ -3,16 +3,30 @@
 A tenant comes from the key alone. A key that names a Tenant which does not exist opens nothing: whatever limits that
 Tenant had, none of them would hold. Which namespaces are a tenant's is decided over all of them together
 (`llmos.api.tenancy`), so every change of one is a change of the whole book.
+
+Whom a pool exists for, by the tenant of the key and the tenant whose namespace the pool is in:
+
+    its own tenant                          yes
+    owner has dedicatedPools                nobody else
+    key without a tenant                    yes, as far as its scopes reach
+    tenant has dedicatedPools               no
+    another tenant                          where its spec.models.allow names the model, and the model's spec.sharedWith
+                                            names the tenant: the administrator grants, and the owner consents
+
+The scopes of a key only take away from that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import Final, Literal
 
 from llmos.api.tenancy import find_owners, find_seniority, parse_tokens
 from llmos.api.tenant import Tenant, TenantSpec, TokenBudget, TokenCost
+
+EVERYBODY: Final = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,11 @@ class TenantAccess:
     dedicated_pools: bool = False
     """Whether it shares no pool with anybody: its requests go to its own namespaces, and only its requests do."""
     profile: Literal["strict", "standard"] = "standard"
+
+    def may_borrow(self, model: str, shared_with: Iterable[str]) -> bool:
+        """Return whether it may call `namespace/model` of somebody who shares it with these."""
+        is_granted = not self.dedicated_pools and any(fnmatchcase(model, pattern) for pattern in self.models)
+        return is_granted and any(name in (self.name, EVERYBODY) for name in shared_with)
 
 
 def build_access(tenant: Tenant, namespaces: Iterable[str]) -> TenantAccess:
@@ -99,12 +118,22 @@ class TenantBook:
         """Return the tenant whose namespace this is, None if it is nobody's."""
         return self._owners.get(namespace)
 
-    def may_see(self, name: str, namespace: str) -> bool:
-        """Return whether pools of a namespace exist for a tenant's keys, or with an empty name for keys without one."""
+    def may_see(self, name: str, namespace: str, model: str, shared_with: Iterable[str]) -> bool:
+        """Return whether a pool exists for the keys of a tenant, or with an empty name for keys without one.
+
+        Args:
+            name: of the tenant.
+            namespace: of the pool.
+            model: that it serves, of the same namespace.
+            shared_with: what that model's owner consents to.
+        """
         owner = self._owners.get(namespace)
-        if owner is not None and owner.name == name:
+        if owner is not None and (owner.name == name or owner.dedicated_pools):
+            return owner.name == name
+        if not name:
             return True
-        return not name and (owner is None or not owner.dedicated_pools)
+        tenant = self._access.get(name)
+        return tenant is not None and tenant.may_borrow(f"{namespace}/{model}", shared_with)
 
     def put(self, tenant: Tenant) -> None:
         """Add or replace a tenant."""

@@ -156,6 +156,11 @@ def parse_key(item: Object) -> ApiKey:
     return build_api_key(read_key_secret(item))
 
 
+def parse_sharing(item: Object) -> frozenset[str]:
+    """Return the tenants that an LLMModel is shared with."""
+    return frozenset(str(name) for name in item["spec"].get("sharedWith") or ())
+
+
 def parse_tenant(item: Object) -> Tenant:
     """Return what an administrator grants, without its status.
 
@@ -165,4 +170,13 @@ def parse_tenant(item: Object) -> Tenant:
     return Tenant.model_validate({"metadata": item["metadata"], "spec": item["spec"]})
 
 
-__all__ = ["InvalidKeySecret", "Slice", "merge_slices", "parse_key", "parse_pool", "parse_slice", "parse_tenant"]
+__all__ = [
+    "InvalidKeySecret",
+    "Slice",
+    "merge_slices",
+    "parse_key",
+    "parse_pool",
+    "parse_sharing",
+    "parse_slice",
+    "parse_tenant",
+]

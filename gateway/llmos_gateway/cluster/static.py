@@ -15,6 +15,8 @@
     tenants:
       - name: search                # and what a Tenant has in its spec
         namespaces: [default]
+    models:
+      - {namespace: shared, name: qwen, sharedWith: [search]}
     peers: [127.0.0.1:8081]
 
 The file is read again when it changes. One that cannot be read is refused at the start; later it is logged, and what
@@ -130,10 +132,17 @@ class _Tenant(BaseModel):
         return Tenant.model_validate({"metadata": {"name": self.name}, "spec": self.model_extra})
 
 
+class _Model(_Part):
+    name: str
+    namespace: str = "default"
+    shared_with: tuple[str, ...] = Field(default=(), alias="sharedWith")
+
+
 class _File(_Part):
     pools: tuple[_Pool, ...] = ()
     keys: tuple[_Key, ...] = ()
     tenants: tuple[_Tenant, ...] = ()
+    models: tuple[_Model, ...] = ()
     peers: tuple[str, ...] = ()
 
 
@@ -195,6 +204,7 @@ class StaticWatch:
         self._catalog.replace_endpoints({pool_id: endpoints for pool_id, (_, endpoints) in pools.items() if endpoints})
         self._catalog.replace_pools(pool for pool, _ in pools.values())
         self._catalog.replace_tenants(tenants)
+        self._catalog.replace_sharing({f"{m.namespace}/{m.name}": frozenset(m.shared_with) for m in file.models})
         self._catalog.keys.replace(keys)
         self._peers = file.peers
         self._catalog.is_synced = True

@@ -34,6 +34,7 @@ from llmos_gateway.proxy.delivery import Delivery, Order, Tools
 from llmos_gateway.proxy.intake import Intake
 from llmos_gateway.proxy.ledger import Ledger, OpenLedger
 from llmos_gateway.proxy.prompts import build_prompt
+from llmos_gateway.salts import CacheSalts
 
 CALLER_GONE_STATUS: Final = 499
 """nginx's number for a caller that went away; only in logs and metrics."""
@@ -55,6 +56,7 @@ class Road:
     Args:
         tools: what deliveries need.
         recorder: takes every request's end.
+        salts: keep the cached prompts of callers apart.
         asks_for_key: whether callers must present a key.
         ledger: limits of tenants.
         unix_time: for the expiry of keys.
@@ -64,6 +66,7 @@ class Road:
         self,
         tools: Tools,
         recorder: Recorder,
+        salts: CacheSalts,
         *,
         asks_for_key: bool = True,
         ledger: Ledger | None = None,
@@ -75,6 +78,7 @@ class Road:
         """What is on the road."""
         self._tools = tools
         self._recorder = recorder
+        self._salts = salts
         self._asks_for_key = asks_for_key
         self._ledger = ledger or OpenLedger()
         self._unix_time = unix_time
@@ -177,7 +181,8 @@ class Road:
         request = parse_request(call.part, body)
         call.is_stream = request.is_stream
         pool = self._find_pool(key, request.model)
-        call.pool, call.prompt = pool, build_prompt(request, key.tenant)
+        salt = self._salts.compute(key)
+        call.pool, call.prompt = pool, build_prompt(request, salt)
         self._ledger.reserve(key, pool, call.prompt_tokens)
         self._tools.accounts.arrived(call, pool)
         order = Order(
@@ -185,7 +190,7 @@ class Road:
             pool=pool,
             path=path,
             prompt=call.prompt,
-            body=build_upstream_body(request, pool.model),
+            body=build_upstream_body(request, pool.model, salt),
             is_stream=request.is_stream,
             hides_usage=request.hides_usage,
         )

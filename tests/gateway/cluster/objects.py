@@ -72,3 +72,10 @@ def tenant_object(name: str, *namespaces: str, version: int = 1, **spec: Any) ->
         "spec": {"namespaces": list(namespaces), **spec},
         "status": {"conditions": "of a newer version"},
     }
+
+
+def model_object(*shared_with: str, version: int = 1) -> Object:
+    return {
+        "metadata": {"namespace": "team", "name": "qwen", "resourceVersion": str(version)},
+        "spec": {"source": {"uri": "hf://org/name"}, "sharedWith": list(shared_with)},
+    }

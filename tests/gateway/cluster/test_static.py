@@ -22,7 +22,9 @@ keys:
   - {{key: {key_text()}, namespaces: [default]}}
   - {{key: {key_text(1)}, tenant: search}}
 tenants:
-  - {{name: search, namespaces: [other], weight: 2}}
+  - {{name: search, namespaces: [other], weight: 2, models: {{allow: [default/chat]}}}}
+models:
+  - {{name: chat, sharedWith: [search]}}
 peers: ["127.0.0.1:9000"]
 """
 
@@ -56,7 +58,7 @@ def test_a_tenant_in_the_file_is_written_as_the_spec_of_its_object(tmp_path: Pat
     assert key is not None
     assert tenant is not None
     assert (tenant.namespaces, tenant.weight) == (frozenset({"other"}), 2)
-    assert [name for name, _ in catalog.list_visible(key)] == ["idle"]
+    assert [name for name, _ in catalog.list_visible(key)] == ["chat", "idle"]
 
 
 def test_json_is_fine_too(tmp_path: Path) -> None:

@@ -137,14 +137,27 @@ async def test_a_key_without_a_tenant_works_as_its_scopes_say() -> None:
             assert response.status == 200
 
 
-async def test_a_tenants_key_finds_its_own_models_only() -> None:
+async def test_a_tenants_key_finds_its_own_models_and_those_that_are_shared_with_it() -> None:
+    async with open_engine() as engine, open_gateway(pools=POOLS) as stage:
+        stage.put_endpoints(engine.address, pool_id="other/secret")
+        stage.catalog.put_tenant(tenant("blue", "team", models={"allow": ["other/hidden"]}))
+        stage.catalog.keys.put(api_key(1, tenant="blue"))
+        for shared_with, listed, status in (((), [], 404), (("red",), [], 404), (("blue",), ["secret"], 200)):
+            stage.catalog.put_sharing("other/hidden", frozenset(shared_with))
+            async with stage.get("/v1/models", headers=present(1)) as response:
+                assert [card["id"] for card in (await response.json())["data"]] == ["chat", "code", *listed]
+            async with stage.post({**CHAT, "model": "other/secret"}, headers=present(1)) as response:
+                assert response.status == status
+
+
+async def test_the_scopes_of_a_key_only_take_away_from_what_its_tenant_may_see() -> None:
     async with open_gateway(pools=POOLS) as stage:
         stage.catalog.put_tenant(tenant("blue", "team"))
-        stage.catalog.keys.put(api_key(1, tenant="blue"))
-        async with stage.get("/v1/models", headers=present(1)) as response:
-            assert [card["id"] for card in (await response.json())["data"]] == ["chat", "code"]
-        async with stage.post({**CHAT, "model": "other/secret"}, headers=present(1)) as response:
-            assert response.status == 404
+        stage.catalog.keys.put(api_key(1, tenant="blue", namespaces=("team", "other"), models=("*/*",)))
+        stage.catalog.keys.put(api_key(2, tenant="blue", models=("cod*",)))
+        for number, listed in ((1, ["chat", "code"]), (2, ["code"])):
+            async with stage.get("/v1/models", headers=present(number)) as response:
+                assert [card["id"] for card in (await response.json())["data"]] == listed
 
 
 @pytest.mark.parametrize(
@@ -161,12 +174,17 @@ async def test_a_tenant_that_a_caller_claims_counts_for_nothing() -> None:
     async with open_engine() as engine, open_gateway(engine.address) as stage:
         stage.catalog.put_tenant(tenant("blue", "team"))
         stage.catalog.keys.put(api_key(1, tenant="blue"))
-        headers = {**present(1), "X-Tenant": "red"}
-        async with stage.post(headers=headers) as response:
+        claims = dict.fromkeys(("X-Tenant", "X-Tenant-Id", "X-Llmos-Tenant", "X-Forwarded-User"), "red")
+        fields = dict.fromkeys(("user", "safety_identifier", "prompt_cache_key", "session_id", "request_id"), "red")
+        async with stage.post({**CHAT, **fields}, headers=present(1)) as response:
             await response.read()
-        (line,) = await stage.read_log(1)
+        async with stage.post({**CHAT, **fields, "tenant": "red"}, headers={**present(1), **claims}) as response:
+            assert response.status == 200
+        _, line = await stage.read_log(2)
         metrics = await stage.scrape()
     assert line["tenant"] == "blue"
     assert 'tenant="blue"' in metrics
     assert "red" not in metrics
+    assert "red" not in str(engine.headers) + str(engine.bodies)
+    assert engine.bodies[0] == engine.bodies[1]
     assert POOL in metrics
