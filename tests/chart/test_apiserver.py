@@ -17,6 +17,8 @@ from tests.chart.helm import CHART, EVERYTHING, TIMEOUT_S, find, load_everything
 
 pytestmark = pytest.mark.apiserver
 NAMESPACE = "llmos-system"
+SALT = "llmos-gateway-cache-salt"
+"""Secret that keeps cached prompts of tenants apart; a new one would make all of them cold."""
 # The kinds belong to the Prometheus operator and the Gateway API, which are not installed here.
 NO_FOREIGN_KINDS = (
     "--set=metrics.serviceMonitor.enabled=false,gateway.metrics.serviceMonitor.enabled=false,"
@@ -58,11 +60,14 @@ def test_a_release_is_installed_upgraded_rolled_back_removed_and_installed_again
     cluster.helm("install", "llmos", str(CHART))
     deployment = cluster.get("deployment", "llmos-operator")
     assert deployment["spec"]["replicas"] == 2
+    salt = cluster.get("secret", SALT)["data"]
 
     kept = ("--set=fullnameOverride=llmos", "--set=crds.install=true", NO_FOREIGN_KINDS)
     cluster.helm("upgrade", "llmos", str(CHART), f"--values={EVERYTHING}", *kept)
     assert cluster.get("deployment", "llmos-operator")["spec"]["replicas"] == 1
 
+    cluster.helm("upgrade", "llmos", str(CHART))
+    assert cluster.get("secret", SALT)["data"] == salt
     cluster.helm("rollback", "llmos", "1")
     assert cluster.get("deployment", "llmos-operator")["spec"]["template"] == deployment["spec"]["template"]
 
@@ -77,6 +82,7 @@ def test_a_release_is_installed_upgraded_rolled_back_removed_and_installed_again
 
     cluster.helm("install", "llmos", str(CHART))
     assert cluster.get("acceleratorclass", "test-gpu")["spec"]["memory"] == "80Gi"
+    assert cluster.get("secret", SALT)["data"] == salt
     cluster.helm("uninstall", "llmos")
 
 
