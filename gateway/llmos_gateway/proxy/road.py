@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 from urllib.parse import unquote
 
 import orjson
@@ -29,15 +29,13 @@ from llmos_gateway.protocol.errors import (
 )
 from llmos_gateway.protocol.headers import build_caller_headers, find_bearer
 from llmos_gateway.protocol.requests import build_upstream_body, parse_request
-from llmos_gateway.proxy.call import Call
+from llmos_gateway.proxy.call import CALLER_GONE_STATUS, Call
 from llmos_gateway.proxy.delivery import Delivery, Order, Tools
 from llmos_gateway.proxy.intake import Intake
 from llmos_gateway.proxy.ledger import Ledger, OpenLedger
 from llmos_gateway.proxy.prompts import build_prompt
 from llmos_gateway.salts import CacheSalts
 
-CALLER_GONE_STATUS: Final = 499
-"""nginx's number for a caller that went away; only in logs and metrics."""
 Visit: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 
 _logger = logging.getLogger(__name__)
