@@ -38,6 +38,7 @@ _PREFIXES: Final = {
     "LLMModel": ("apis/llmos.dev/v1alpha1", "llmmodels"),
     "InferencePool": ("apis/llmos.dev/v1alpha1", "inferencepools"),
     "AcceleratorClass": ("apis/llmos.dev/v1alpha1", "acceleratorclasses"),
+    "Tenant": ("apis/llmos.dev/v1alpha1", "tenants"),
 }
 
 
