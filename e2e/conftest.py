@@ -24,6 +24,7 @@ from e2e.cluster.paths import repository_dir
 from e2e.cluster.shell import run
 from e2e.support.api import Api, connect
 from e2e.support.gateway import SYSTEM_NAMESPACE, Gateway, build_key, install_gateway, wait_until_known
+from e2e.support.keys import Keys
 from e2e.support.objects import build_namespace
 from e2e.support.operator import OperatorProcess, OperatorSettings, find_foreign_operator
 from e2e.support.source import Source, serve_source
@@ -151,6 +152,12 @@ def gateway(machine: Cluster, kubectl: Kubectl) -> Iterator[Gateway]:
     _ensure_image(machine, "gateway")
     with install_gateway(kubectl) as installed:
         yield installed
+
+
+@pytest.fixture
+def keys(kubeconfig: Path) -> Keys:
+    """`llmos keys` for this cluster."""
+    return Keys(kubeconfig)
 
 
 @pytest.fixture

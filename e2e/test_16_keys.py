@@ -4,12 +4,9 @@ sees what it may not."""
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -17,6 +14,7 @@ import pytest
 from e2e.support.api import Api
 from e2e.support.asking import Target, ask, open_session
 from e2e.support.gateway import REPLICAS, SYSTEM_NAMESPACE, Gateway, build_key, list_gateway_urls, wait_until_known
+from e2e.support.keys import Keys
 from e2e.support.objects import build_model, build_pool, wait_ready
 from e2e.support.operator import OperatorProcess
 from e2e.support.source import Source
@@ -26,26 +24,6 @@ pytestmark = [pytest.mark.timeout(300)]
 
 REVOKED_WITHIN_S = 1.0
 EXPIRES_IN_S = 10
-
-
-class Keys:
-    """`llmos keys` as an administrator runs it."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        """Speak to this cluster."""
-        self._options = (f"--system-namespace={SYSTEM_NAMESPACE}", f"--kubeconfig={kubeconfig}")
-
-    async def __call__(self, *words: str) -> str:
-        """Run a command and return what it prints."""
-        command = [str(Path(sys.executable).with_name("llmos")), "keys", *words, *self._options]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
-@pytest.fixture
-def keys(kubeconfig: Path) -> Keys:
-    return Keys(kubeconfig)
 
 
 @pytest.fixture

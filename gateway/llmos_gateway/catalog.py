@@ -1,18 +1,20 @@
-"""What the gateway knows: pools, the replicas that may get requests, and keys. Values and look-ups, no I/O.
+"""What the gateway knows: pools, the replicas that may get requests, keys and tenants. Values and look-ups, no I/O.
 
 `cluster` writes what it watches piece by piece, requests read it between two awaits; everything runs on one event loop
 and every value is frozen, so that nothing needs a lock. When the API server is away the catalog simply stays as it is.
 
 A caller names a pool by `pool`, by `namespace/pool`, or by the LLMModel that it serves. A name that fits several pools
-the caller may see is no name; what the caller may not see does not exist for it.
+the caller may see is no name; what the caller may not see (`tenants`) does not exist for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from llmos.api.tenant import Tenant
 from llmos_gateway.keys import ANONYMOUS, ApiKey, KeyRing
+from llmos_gateway.tenants import TenantAccess, TenantBook
 
 __all__ = ["ANONYMOUS", "ApiKey", "Catalog", "Endpoint", "HoldLimits", "Pool"]
 
@@ -79,15 +81,44 @@ class Catalog:
         self.keys = KeyRing()
         self.is_synced = False
         """Whether everything has been read once, so that what is not here does not exist."""
+        self._tenants = TenantBook()
         self._pools: dict[str, Pool] = {}
         self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
         self._by_name: dict[str, set[str]] = {}
         self._by_model: dict[str, set[str]] = {}
+        self._shared: dict[str, frozenset[str]] = {}
         self._listeners: list[Callable[[str], None]] = []
 
     def authenticate(self, presented: str, now_s: float) -> ApiKey | None:
         """Return the caller who presents this key, None if it is unknown, wrong, revoked or expired."""
         return self.keys.authenticate(presented, now_s)
+
+    def get_tenant(self, name: str) -> TenantAccess | None:
+        """Return a tenant by its name, None if it does not exist."""
+        return self._tenants.get(name)
+
+    def put_tenant(self, tenant: Tenant) -> None:
+        """Add or replace a tenant."""
+        self._tenants.put(tenant)
+
+    def remove_tenant(self, name: str) -> None:
+        """Forget a tenant: its keys open nothing any more."""
+        self._tenants.remove(name)
+
+    def replace_tenants(self, tenants: Iterable[Tenant]) -> None:
+        """Make these all the tenants there are."""
+        self._tenants.replace(tenants)
+
+    def put_sharing(self, model_id: str, tenants: frozenset[str]) -> None:
+        """Say whom the owner of a model, `namespace/name`, shares it with; nobody if that is empty."""
+        if tenants:
+            self._shared[model_id] = tenants
+        else:
+            self._shared.pop(model_id, None)
+
+    def replace_sharing(self, shared: Mapping[str, frozenset[str]]) -> None:
+        """Make these all the models that are shared."""
+        self._shared = {model_id: tenants for model_id, tenants in shared.items() if tenants}
 
     def get_pool(self, pool_id: str) -> Pool | None:
         """Return a pool by its id, None if it does not exist."""
@@ -101,7 +132,7 @@ class Catalog:
         """Return the one pool that the caller may see and means by `model`; None if there is none, or several."""
         if "/" in model:
             pool = self._pools.get(model)
-            return pool if pool is not None and key.may_see(pool.namespace, pool.name) else None
+            return pool if pool is not None and self._may_see(key, pool) else None
         visible = self._see(key, self._by_name.get(model, ())) or self._see(key, self._by_model.get(model, ()))
         return visible[0] if len(visible) == 1 else None
 
@@ -168,7 +199,13 @@ class Catalog:
 
     def _see(self, key: ApiKey, pool_ids: Iterable[str]) -> list[Pool]:
         pools = [self._pools[pool_id] for pool_id in pool_ids]
-        return [pool for pool in pools if key.may_see(pool.namespace, pool.name)]
+        return [pool for pool in pools if self._may_see(key, pool)]
+
+    def _may_see(self, key: ApiKey, pool: Pool) -> bool:
+        shared_with = self._shared.get(f"{pool.namespace}/{pool.model}", frozenset())
+        return key.may_see(pool.namespace, pool.name) and self._tenants.may_see(
+            key.tenant, pool.namespace, pool.model, shared_with
+        )
 
     def _unlist(self, pool: Pool) -> None:
         for index, name in ((self._by_name, pool.name), (self._by_model, pool.model)):

@@ -18,6 +18,7 @@ from llmos_gateway.cluster import AioSource, ClusterWatch, StaticError, StaticWa
 from llmos_gateway.http.connections import ConnectionLimits
 from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.runtime.app import Gateway, Options
+from llmos_gateway.salts import CacheSalts
 
 _OPTIONS, _LIMITS, _CONNECTIONS = Options(), Limits(), ConnectionLimits()
 _MIB = 1024 * 1024
@@ -65,6 +66,13 @@ def run(
         Path | None, typer.Option(envvar="LLMOS_TLS_CERTIFICATE", help="PEM file; read again when it changes.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(envvar="LLMOS_TLS_KEY", help="PEM file of its private key.")] = None,
+    cache_salt_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="LLMOS_CACHE_SALT_SECRET_FILE",
+            help="At least 32 random bytes, the same for all gateways: keeps cached prompts of tenants apart.",
+        ),
+    ] = None,
     catalog_file: Annotated[
         Path | None,
         typer.Option(
@@ -131,6 +139,7 @@ def run(
         certificate=tls_certificate,
         key=tls_key,
         access_log=sys.stdout.buffer if access_log else None,
+        cache_salt_secret=_read_secret(cache_salt_secret_file) if cache_salt_secret_file else None,
         settle_s=settle_s,
         drain_s=drain_s,
         limits=replace(
@@ -154,6 +163,15 @@ def run(
     except (NoClusterError, StaticError) as error:
         typer.echo(error, err=True)
         raise typer.Exit(2) from None
+
+
+def _read_secret(path: Path) -> bytes:
+    try:
+        secret = path.read_bytes()
+        CacheSalts(secret)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{path} cannot be used: {error}.", param_hint="--cache-salt-secret-file") from None
+    return secret
 
 
 async def _serve(options: Options, catalog_file: Path | None, kubeconfig: str, namespace: str) -> None:

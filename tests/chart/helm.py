@@ -17,6 +17,7 @@ EVERYTHING = Path(__file__).parent / "everything.yaml"
 # A helm that was built without version flags takes itself for a client of an ancient cluster.
 KUBE_VERSION = "1.34.0"
 TIMEOUT_S = 60
+RANDOM = "cmFuZG9t"
 
 Manifest = dict[str, Any]
 
@@ -42,7 +43,12 @@ def render_text(values: Mapping[str, Any] | None = None, *arguments: str) -> str
 
 
 def render(values: Mapping[str, Any] | None = None) -> list[Manifest]:
-    return [document for document in yaml.safe_load_all(render_text(values)) if document]
+    manifests: list[Manifest] = [document for document in yaml.safe_load_all(render_text(values)) if document]
+    for manifest in manifests:
+        # Random, and so another one each time.
+        if manifest["kind"] == "Secret":
+            manifest["data"] = dict.fromkeys(manifest["data"], RANDOM)
+    return manifests
 
 
 def find(manifests: list[Manifest], kind: str, name: str = "", *, part: str = "operator") -> Manifest:

@@ -17,6 +17,8 @@ from tests.chart.helm import CHART, EVERYTHING, TIMEOUT_S, find, load_everything
 
 pytestmark = pytest.mark.apiserver
 NAMESPACE = "llmos-system"
+SALT = "llmos-gateway-cache-salt"
+"""Secret that keeps cached prompts of tenants apart; a new one would make all of them cold."""
 # The kinds belong to the Prometheus operator and the Gateway API, which are not installed here.
 NO_FOREIGN_KINDS = (
     "--set=metrics.serviceMonitor.enabled=false,gateway.metrics.serviceMonitor.enabled=false,"
@@ -58,12 +60,16 @@ def test_a_release_is_installed_upgraded_rolled_back_removed_and_installed_again
     cluster.helm("install", "llmos", str(CHART))
     deployment = cluster.get("deployment", "llmos-operator")
     assert deployment["spec"]["replicas"] == 2
+    salt = cluster.get("secret", SALT)["data"]
+    cluster.helm("upgrade", "llmos", str(CHART), "--set=gateway.replicas=1")
+    assert cluster.get("secret", SALT)["data"] == salt
 
     kept = ("--set=fullnameOverride=llmos", "--set=crds.install=true", NO_FOREIGN_KINDS)
     cluster.helm("upgrade", "llmos", str(CHART), f"--values={EVERYTHING}", *kept)
     assert cluster.get("deployment", "llmos-operator")["spec"]["replicas"] == 1
 
     cluster.helm("rollback", "llmos", "1")
+    assert cluster.get("secret", SALT)["data"] == salt
     assert cluster.get("deployment", "llmos-operator")["spec"]["template"] == deployment["spec"]["template"]
 
     cluster.kubectl("wait", "--for=condition=Established", "crd/acceleratorclasses.llmos.dev")
@@ -71,7 +77,16 @@ def test_a_release_is_installed_upgraded_rolled_back_removed_and_installed_again
     cluster.kubectl("create", "--filename=-", stdin=json.dumps(accelerator | {"spec": {"memory": "80Gi"}}))
     cluster.helm("uninstall", "llmos")
     labelled = "--selector=app.kubernetes.io/instance=llmos"
-    for kind in ("deployments", "services", "serviceaccounts", "clusterroles", "clusterrolebindings", "roles", "pdb"):
+    for kind in (
+        "deployments",
+        "services",
+        "serviceaccounts",
+        "secrets",
+        "clusterroles",
+        "clusterrolebindings",
+        "roles",
+        "pdb",
+    ):
         assert cluster.get(kind, labelled)["items"] == []
     assert cluster.get("acceleratorclass", "test-gpu")["spec"]["memory"] == "80Gi"
 

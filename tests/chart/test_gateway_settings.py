@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from llmos.api.names import GATEWAY_ADMIN_PORT, GATEWAY_PORT
 from llmos_gateway.main import app
-from tests.chart.helm import find, load_everything, render
+from llmos_gateway.salts import CacheSalts
+from tests.chart.helm import find, load_everything, render, render_text
 
 Parse = Callable[[dict[str, Any]], dict[str, Any]]
 FIELDS = {"LLMOS_NAMESPACE": "models-namespace"}
@@ -61,6 +64,7 @@ def test_every_value_reaches_the_gateway(parse: Parse) -> None:
         "max_body_mib": 8,
         "tls_certificate": Path("/etc/llmos/tls/tls.crt"),
         "tls_key": Path("/etc/llmos/tls/tls.key"),
+        "cache_salt_secret_file": Path("/etc/llmos/cache-salt/secret"),
     }
     assert parameters | wanted == parameters
 
@@ -68,6 +72,30 @@ def test_every_value_reaches_the_gateway(parse: Parse) -> None:
 def test_without_values_keys_are_asked_for_and_nothing_is_encrypted(parse: Parse) -> None:
     parameters = parse({})
     assert (parameters["auth"], parameters["tls_certificate"], parameters["access_log"]) == ("required", None, True)
+
+
+def test_the_secret_of_the_salts_is_random_and_long_enough_for_the_gateway() -> None:
+    secrets = [
+        base64.b64decode(document["data"]["secret"])
+        for _ in range(2)
+        for document in yaml.safe_load_all(render_text())
+        if document and document["kind"] == "Secret"
+    ]
+    assert len(set(secrets)) == 2
+    assert all(CacheSalts(secret) for secret in secrets)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"), [({}, "llmos-gateway-cache-salt"), (load_everything(), "gateway-cache-salt")]
+)
+def test_the_gateway_reads_the_secret_of_the_salts_from_the_file_it_is_told(values: dict[str, Any], name: str) -> None:
+    container = container_of(values)
+    (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "cache-salt")
+    (volume,) = (volume for volume in container["pod"]["volumes"] if volume["name"] == "cache-salt")
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert variables["LLMOS_CACHE_SALT_SECRET_FILE"] == f"{mount['mountPath']}/secret"
+    assert volume["secret"]["secretName"] == name
+    assert len([manifest for manifest in render(values) if manifest["kind"] == "Secret"]) == (not values)
 
 
 def test_the_probes_ask_the_port_that_the_gateway_listens_on(parse: Parse) -> None:

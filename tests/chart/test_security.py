@@ -95,7 +95,10 @@ def test_the_gateway_only_reads_and_sees_secrets_of_its_own_namespace_only() -> 
     assert {verb for rule in rules_of(manifests, "gateway") for verb in rule["verbs"]} == {"list", "watch"}
     everywhere = find(manifests, "ClusterRole", part="gateway")["rules"]
     here = find(manifests, "Role", part="gateway")
-    assert {r for rule in everywhere for r in rule["resources"]} == {"inferencepools", "endpointslices"}
+    assert {r for rule in everywhere for r in rule["resources"]} == {
+        *("inferencepools", "llmmodels", "tenants"),
+        "endpointslices",
+    }
     assert (here["metadata"]["namespace"], here["rules"][0]["resources"]) == ("llmos-system", ["secrets"])
 
 

@@ -16,10 +16,14 @@ from llmos_gateway.catalog import Catalog, Endpoint, HoldLimits, Pool
 from llmos_gateway.http.connections import ConnectionLimits
 from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.runtime.app import Gateway, Options
+from llmos_gateway.salts import CacheSalts
 from tests.gateway.values import api_key, key_text, pool
 
 POOL = "team/chat"
 KEY = key_text()
+SALT_SECRET = bytes(32)
+SALT = CacheSalts(SALT_SECRET).compute(api_key())
+"""What the engine gets as the salt of the holder of the good key."""
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
 DEADLINE_S = 20.0
 """Longest wait for anything in these tests; what comes comes at once."""
@@ -121,7 +125,7 @@ async def open_gateway(
         port=0,
         admin_port=0,
         access_log=log,
-        **{"settle_s": 0.0, "drain_s": 0.0, "sweep_s": 0.05, **options},
+        **{"settle_s": 0.0, "drain_s": 0.0, "sweep_s": 0.05, "cache_salt_secret": SALT_SECRET, **options},
         limits=limits or Limits(),
         connections=connections or ConnectionLimits(),
     )

@@ -1,9 +1,11 @@
-"""Pools, endpoints and keys for tests."""
+"""Pools, endpoints, keys and tenants for tests."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from llmos.api import Tenant
 from llmos.api.apikeys import StoredKey, compute_digest
 from llmos_gateway.catalog import Endpoint, Pool
 from llmos_gateway.keys import ApiKey, build_api_key
@@ -27,6 +29,7 @@ def stored_key(
     namespaces: frozenset[str] = frozenset(),
     models: tuple[str, ...] = (),
     expires_at: datetime | None = None,
+    tenant: str = "",
 ) -> StoredKey:
     return StoredKey(
         id=key_id(number),
@@ -35,11 +38,20 @@ def stored_key(
         namespaces=namespaces,
         models=models,
         expires_at=expires_at,
+        tenant=tenant,
     )
 
 
-def api_key(number: int = 0, *, namespaces: tuple[str, ...] = (), models: tuple[str, ...] = ()) -> ApiKey:
-    return build_api_key(stored_key(number, namespaces=frozenset(namespaces), models=models))
+def api_key(
+    number: int = 0, *, namespaces: tuple[str, ...] = (), models: tuple[str, ...] = (), tenant: str = ""
+) -> ApiKey:
+    return build_api_key(stored_key(number, namespaces=frozenset(namespaces), models=models, tenant=tenant))
+
+
+def tenant(name: str, *namespaces: str, age_s: int = 0, **spec: Any) -> Tenant:
+    created = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(seconds=age_s)
+    spec["namespaces"] = namespaces or (name,)
+    return Tenant.model_validate({"metadata": {"name": name, "creationTimestamp": created}, "spec": spec})
 
 
 def pool(pool_id: str = "team/chat", *, model: str = "qwen", is_hopeless: bool = False, problem: str = "") -> Pool:

@@ -69,6 +69,8 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
   value: {{ .Values.gateway.logLevel | quote }}
 - name: LLMOS_ACCESS_LOG
   value: {{ .Values.gateway.accessLog | quote }}
+- name: LLMOS_CACHE_SALT_SECRET_FILE
+  value: /etc/llmos/cache-salt/secret
 - name: LLMOS_REQUEST_TIMEOUT_S
   value: {{ .Values.gateway.requestTimeoutSeconds | quote }}
 - name: LLMOS_SETTLE_S

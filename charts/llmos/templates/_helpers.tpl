@@ -47,6 +47,11 @@ app.kubernetes.io/component: gateway
 {{- end -}}
 {{- end }}
 
+{{/* The Secret with the bytes that keep cached prompts of tenants apart. */}}
+{{- define "llmos.gateway.cacheSaltSecretName" -}}
+{{- default (printf "%s-gateway-cache-salt" (include "llmos.fullname" .)) .Values.gateway.cacheSalt.secretName -}}
+{{- end }}
+
 {{/* The reference of an image: (dict "root" $ "image" .Values.images.operator). */}}
 {{- define "llmos.image" -}}
 {{- $repository := .image.repository -}}

@@ -1,8 +1,10 @@
-"""Keeps the catalog up to date with the cluster, by three watches:
+"""Keeps the catalog up to date with the cluster, by five watches:
 
     InferencePools      all namespaces
     EndpointSlices      all namespaces, those of pools' and gateways' Services (a slice inherits its Service's labels)
     Secrets             the gateway's own namespace, only those labelled as API keys
+    Tenants             all
+    LLMModels           all namespaces, for whom they are shared with
 
 The operator is not needed for any of them: while it is down pools keep their last status, and the endpoints, which
 Kubernetes itself maintains, go on changing.
@@ -18,13 +20,24 @@ from typing import Any, Final
 
 from llmos.api.apikeys import SECRET_SELECTOR, InvalidKeySecret
 from llmos.api.names import COMPONENT_GATEWAY, COMPONENT_SERVICE, GROUP, LABEL_COMPONENT, VERSION
+from llmos.api.tenant import Tenant
 from llmos_gateway.catalog import Catalog, Endpoint, Pool
-from llmos_gateway.cluster.objects import Slice, merge_slices, parse_key, parse_pool, parse_slice
+from llmos_gateway.cluster.objects import (
+    Slice,
+    merge_slices,
+    parse_key,
+    parse_pool,
+    parse_sharing,
+    parse_slice,
+    parse_tenant,
+)
 from llmos_gateway.cluster.source import Object, Source
 from llmos_gateway.cluster.watcher import Name, Subject, Watcher
 from llmos_gateway.keys import ApiKey
 
 _POOLS: Final = Subject("InferencePools", f"/apis/{GROUP}/{VERSION}/inferencepools", "", parse_pool)
+_TENANTS: Final = Subject("Tenants", f"/apis/{GROUP}/{VERSION}/tenants", "", parse_tenant)
+_MODELS: Final = Subject("LLMModels", f"/apis/{GROUP}/{VERSION}/llmmodels", "", parse_sharing)
 _SLICES: Final = Subject(
     "EndpointSlices",
     "/apis/discovery.k8s.io/v1/endpointslices",
@@ -39,7 +52,7 @@ class ClusterWatch:
     """The catalog's writer.
 
     Args:
-        catalog: what is kept up to date; it is synced once all three lists have been read.
+        catalog: what is kept up to date; it is synced once all lists have been read.
         source: the API server.
         namespace: the gateway's own, where the keys are.
         gateway: the name of its own pod, which is no peer of itself.
@@ -62,10 +75,12 @@ class ClusterWatch:
             Watcher(source, _POOLS, _PoolSink(catalog), clock=clock),
             Watcher(source, _SLICES, self._slices, clock=clock),
             Watcher(source, keys, _KeySink(catalog), clock=clock),
+            Watcher(source, _TENANTS, _TenantSink(catalog), clock=clock),
+            Watcher(source, _MODELS, _SharingSink(catalog), clock=clock),
         )
 
     async def run(self) -> None:
-        """Follow until cancelled; a mistake in one of the three ends all."""
+        """Follow until cancelled; a mistake in one of them ends all."""
         async with asyncio.TaskGroup() as tasks:
             for watcher in self._watchers:
                 tasks.create_task(watcher.run())
@@ -112,6 +127,34 @@ class _KeySink:
 
     def remove(self, name: Name) -> None:
         self._catalog.keys.remove(name[1])
+
+
+class _TenantSink:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def replace(self, things: Mapping[Name, Tenant]) -> None:
+        self._catalog.replace_tenants(things.values())
+
+    def put(self, name: Name, thing: Tenant) -> None:
+        self._catalog.put_tenant(thing)
+
+    def remove(self, name: Name) -> None:
+        self._catalog.remove_tenant(name[1])
+
+
+class _SharingSink:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def replace(self, things: Mapping[Name, frozenset[str]]) -> None:
+        self._catalog.replace_sharing({"/".join(name): tenants for name, tenants in things.items()})
+
+    def put(self, name: Name, thing: frozenset[str]) -> None:
+        self._catalog.put_sharing("/".join(name), thing)
+
+    def remove(self, name: Name) -> None:
+        self._catalog.put_sharing("/".join(name), frozenset())
 
 
 class _SliceSink:

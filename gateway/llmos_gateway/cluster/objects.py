@@ -28,6 +28,7 @@ from llmos.api.names import (
     LABEL_POOL,
 )
 from llmos.api.reasons import REASONS, Reason
+from llmos.api.tenant import Tenant
 from llmos_gateway.catalog import Endpoint, HoldLimits, Pool
 from llmos_gateway.keys import ApiKey, build_api_key
 
@@ -155,4 +156,27 @@ def parse_key(item: Object) -> ApiKey:
     return build_api_key(read_key_secret(item))
 
 
-__all__ = ["InvalidKeySecret", "Slice", "merge_slices", "parse_key", "parse_pool", "parse_slice"]
+def parse_sharing(item: Object) -> frozenset[str]:
+    """Return the tenants that an LLMModel is shared with."""
+    return frozenset(str(name) for name in item["spec"].get("sharedWith") or ())
+
+
+def parse_tenant(item: Object) -> Tenant:
+    """Return what an administrator grants, without its status.
+
+    Raises:
+        ValidationError: a field is of a newer version; a ValueError, so that the Tenant counts as absent.
+    """
+    return Tenant.model_validate({"metadata": item["metadata"], "spec": item["spec"]})
+
+
+__all__ = [
+    "InvalidKeySecret",
+    "Slice",
+    "merge_slices",
+    "parse_key",
+    "parse_pool",
+    "parse_sharing",
+    "parse_slice",
+    "parse_tenant",
+]

@@ -1,4 +1,4 @@
-"""Pools, endpoints and keys from a YAML or JSON file, without any cluster: for tests, benchmarks and a single machine.
+"""Pools, endpoints, keys and tenants from a YAML or JSON file, without a cluster: for tests, benchmarks, one machine.
 
     pools:
       - namespace: default          # default
@@ -11,6 +11,12 @@
       - key: sk-llmos-...           # or sha256: the hash of the whole key, and id
         namespaces: [default]       # all
         models: ["chat*"]           # all
+        tenant: search              # none
+    tenants:
+      - name: search                # and what a Tenant has in its spec
+        namespaces: [default]
+    models:
+      - {namespace: shared, name: qwen, sharedWith: [search]}
     peers: [127.0.0.1:8081]
 
 The file is read again when it changes. One that cannot be read is refused at the start; later it is logged, and what
@@ -31,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llmos.api.apikeys import compute_digest, find_key_id
 from llmos.api.inferencepool import Hold, Routing
 from llmos.api.names import CONTROL_PORT
+from llmos.api.tenant import Tenant
 from llmos_gateway.catalog import Catalog, Endpoint, HoldLimits, Pool
 from llmos_gateway.keys import ApiKey
 
@@ -116,9 +123,26 @@ class _Key(_Part):
         )
 
 
+class _Tenant(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    def build(self) -> Tenant:
+        return Tenant.model_validate({"metadata": {"name": self.name}, "spec": self.model_extra})
+
+
+class _Model(_Part):
+    name: str
+    namespace: str = "default"
+    shared_with: tuple[str, ...] = Field(default=(), alias="sharedWith")
+
+
 class _File(_Part):
     pools: tuple[_Pool, ...] = ()
     keys: tuple[_Key, ...] = ()
+    tenants: tuple[_Tenant, ...] = ()
+    models: tuple[_Model, ...] = ()
     peers: tuple[str, ...] = ()
 
 
@@ -176,8 +200,11 @@ class StaticWatch:
             pool.id: (pool, tuple(e.build() for e in part.endpoints)) for part in file.pools for pool in [part.build()]
         }
         keys = [key.build() for key in file.keys]
+        tenants = [tenant.build() for tenant in file.tenants]
         self._catalog.replace_endpoints({pool_id: endpoints for pool_id, (_, endpoints) in pools.items() if endpoints})
         self._catalog.replace_pools(pool for pool, _ in pools.values())
+        self._catalog.replace_tenants(tenants)
+        self._catalog.replace_sharing({f"{m.namespace}/{m.name}": frozenset(m.shared_with) for m in file.models})
         self._catalog.keys.replace(keys)
         self._peers = file.peers
         self._catalog.is_synced = True

@@ -1,33 +1,27 @@
 """A request's body: what it must say so that it can be routed and counted, and how it is sent on.
 
 The gateway checks what it needs itself and what protects it: size (by the reader), UTF-8 and JSON (by orjson, which
-refuses NaN, lone surrogates and bytes that are no UTF-8), depth, and the types of the few fields it reads. Everything
-else is the engine's to judge, whose answer passes through: two judges of one API would drift apart.
+refuses NaN, lone surrogates and bytes that are no UTF-8), depth, and the types of the few fields it reads. Of the
+others it says which pass (`protocol.fields`); what they hold is the engine's to judge, whose answer passes through: two
+judges of one API would drift apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 import orjson
 
 from llmos_gateway.protocol.errors import BadRequestError
+from llmos_gateway.protocol.fields import CACHE_SALT, ApiPart, check_fields, find_dropped, strip_constraints
+
+__all__ = ["MAX_DEPTH", "ApiPart", "ModelRequest", "build_upstream_body", "parse_request"]
 
 MAX_DEPTH: Final = 64
 """Arrays and objects inside each other."""
 MAX_MODEL_CHARACTERS: Final = 512
-
-
-class ApiPart(StrEnum):
-    """A part of the API that a key can be restricted to; the last words of its path."""
-
-    CHAT = "chat"
-    COMPLETIONS = "completions"
-    EMBEDDINGS = "embeddings"
-    RESPONSES = "responses"
 
 
 _PROMPT_FIELD: Final[Mapping[ApiPart, str]] = {
@@ -38,8 +32,6 @@ _PROMPT_FIELD: Final[Mapping[ApiPart, str]] = {
 }
 _STREAMABLE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS, ApiPart.RESPONSES})
 _WITH_STREAM_OPTIONS: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
-# The others may have another kind of prompt: embeddings of one, or an earlier answer.
-_WITH_PROMPT: Final = frozenset({ApiPart.EMBEDDINGS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +57,8 @@ def parse_request(part: ApiPart, raw: bytes) -> ModelRequest:
     """Read a body.
 
     Raises:
-        BadRequestError: it is no JSON object, too deep, or a field that the gateway reads has another type.
+        BadRequestError: it is no JSON object, too deep, a field that the gateway reads has another type, or one holds
+            what no engine is sent.
     """
     try:
         fields = orjson.loads(raw)
@@ -85,12 +78,25 @@ def parse_request(part: ApiPart, raw: bytes) -> ModelRequest:
         )
     is_stream = _read_bool(fields, "stream") and part in _STREAMABLE
     hides_usage = is_stream and part in _WITH_STREAM_OPTIONS and not _wants_usage(fields)
+    check_fields(part, fields)
     _check_prompt(part, fields)
     return ModelRequest(part, raw, fields, model, is_stream, hides_usage)
 
 
-def build_upstream_body(request: ModelRequest, served_model: str) -> bytes:
-    """Return the body for the engine; the very bytes that came where nothing has to change."""
+def build_upstream_body(request: ModelRequest, served_model: str, cache_salt: str) -> bytes:
+    """Return the body for the engine; the very bytes that came, after the salt, where nothing else has to change."""
+    fields = request.fields
+    dropped = find_dropped(request.part, fields)
+    changes = _find_changes(request, served_model)
+    if not changes and not dropped:
+        # An object that is not empty, and has no such field: what is put in front stays the only one of its name.
+        rest = request.raw[request.raw.index(b"{") + 1 :]
+        return b'{"%b":%b,%b' % (CACHE_SALT.encode(), orjson.dumps(cache_salt), rest)
+    passed = {name: value for name, value in fields.items() if name not in dropped}
+    return orjson.dumps({**passed, **changes, CACHE_SALT: cache_salt})
+
+
+def _find_changes(request: ModelRequest, served_model: str) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if request.model != served_model:
         changes["model"] = served_model
@@ -99,7 +105,9 @@ def build_upstream_body(request: ModelRequest, served_model: str) -> bytes:
         changes["stream_options"] = {**options, "include_usage": True}
         if options.get("continuous_usage_stats"):
             changes["stream_options"]["continuous_usage_stats"] = False
-    return orjson.dumps({**request.fields, **changes}) if changes else request.raw
+    if (constraints := strip_constraints(request.fields)) is not None:
+        changes["structured_outputs"] = constraints
+    return changes
 
 
 def _check_depth(raw: bytes, fields: dict[str, Any]) -> None:
@@ -143,7 +151,5 @@ def _check_prompt(part: ApiPart, fields: Mapping[str, Any]) -> None:
             raise BadRequestError(
                 "'messages' must be a list of messages that is not empty.", "invalid_type", param=name
             )
-    elif isinstance(value, str | list) or (value is None and part not in _WITH_PROMPT):
-        return
-    else:
+    elif not isinstance(value, str | list):
         raise BadRequestError(f"'{name}' must be a string or a list.", "invalid_type", param=name)

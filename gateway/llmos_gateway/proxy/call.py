@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from aiohttp import web
 
@@ -12,6 +13,9 @@ from llmos_gateway.protocol.requests import ApiPart
 from llmos_gateway.protocol.usage import Usage
 from llmos_gateway.proxy.tracing import Span
 from llmos_gateway.routing import PromptBlocks
+
+CALLER_GONE_STATUS: Final = 499
+"""nginx's number for a caller that went away; only in logs and metrics."""
 
 
 class Call:

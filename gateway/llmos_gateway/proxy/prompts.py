@@ -15,9 +15,9 @@ from llmos_gateway.protocol.requests import ApiPart, ModelRequest
 from llmos_gateway.routing import PromptBlocks, hash_blocks, hash_chat
 
 
-def build_prompt(request: ModelRequest, tenant: str) -> PromptBlocks:
-    """Return the prompt's blocks, salted by tenant."""
-    salt, prompt = tenant.encode(), request.prompt
+def build_prompt(request: ModelRequest, cache_salt: str) -> PromptBlocks:
+    """Return the prompt's blocks, salted as in the engine: what it will not find in a cache attracts nothing here."""
+    salt, prompt = cache_salt.encode(), request.prompt
     if request.part is ApiPart.CHAT:
         return hash_chat(prompt, salt, request.fields.get("tools"))
     if isinstance(prompt, str):

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 from urllib.parse import unquote
 
 import orjson
@@ -29,14 +29,13 @@ from llmos_gateway.protocol.errors import (
 )
 from llmos_gateway.protocol.headers import build_caller_headers, find_bearer
 from llmos_gateway.protocol.requests import build_upstream_body, parse_request
-from llmos_gateway.proxy.call import Call
+from llmos_gateway.proxy.call import CALLER_GONE_STATUS, Call
 from llmos_gateway.proxy.delivery import Delivery, Order, Tools
 from llmos_gateway.proxy.intake import Intake
 from llmos_gateway.proxy.ledger import Ledger, OpenLedger
 from llmos_gateway.proxy.prompts import build_prompt
+from llmos_gateway.salts import CacheSalts
 
-CALLER_GONE_STATUS: Final = 499
-"""nginx's number for a caller that went away; only in logs and metrics."""
 Visit: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 
 _logger = logging.getLogger(__name__)
@@ -55,6 +54,7 @@ class Road:
     Args:
         tools: what deliveries need.
         recorder: takes every request's end.
+        salts: keep the cached prompts of callers apart.
         asks_for_key: whether callers must present a key.
         ledger: limits of tenants.
         unix_time: for the expiry of keys.
@@ -64,6 +64,7 @@ class Road:
         self,
         tools: Tools,
         recorder: Recorder,
+        salts: CacheSalts,
         *,
         asks_for_key: bool = True,
         ledger: Ledger | None = None,
@@ -75,6 +76,7 @@ class Road:
         """What is on the road."""
         self._tools = tools
         self._recorder = recorder
+        self._salts = salts
         self._asks_for_key = asks_for_key
         self._ledger = ledger or OpenLedger()
         self._unix_time = unix_time
@@ -151,6 +153,10 @@ class Road:
     def _authenticate(self, call: Call) -> ApiKey:
         key = self._find_key(call)
         call.key = key
+        if key.tenant and self._tools.catalog.get_tenant(key.tenant) is None:
+            # Without its Tenant none of the key's limits would hold.
+            message = f"The tenant {key.tenant!r} of this API key does not exist. Ask your administrator to create it."
+            raise ForbiddenError(message, "tenant_not_found")
         if call.part is not None and not key.may_use(call.part):
             raise ForbiddenError(f"This API key may not use {call.part}.", "endpoint_not_allowed")
         return key
@@ -173,7 +179,8 @@ class Road:
         request = parse_request(call.part, body)
         call.is_stream = request.is_stream
         pool = self._find_pool(key, request.model)
-        call.pool, call.prompt = pool, build_prompt(request, key.tenant)
+        salt = self._salts.compute(key)
+        call.pool, call.prompt = pool, build_prompt(request, salt)
         self._ledger.reserve(key, pool, call.prompt_tokens)
         self._tools.accounts.arrived(call, pool)
         order = Order(
@@ -181,7 +188,7 @@ class Road:
             pool=pool,
             path=path,
             prompt=call.prompt,
-            body=build_upstream_body(request, pool.model),
+            body=build_upstream_body(request, pool.model, salt),
             is_stream=request.is_stream,
             hides_usage=request.hides_usage,
         )

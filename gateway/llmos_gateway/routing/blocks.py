@@ -7,8 +7,9 @@ of each block covers all blocks before it:
 
 and two prompts share their first i + 1 blocks exactly when h[i] is equal (but for a chance of 2^-64). The gateway has
 no tokenizer: a block is 512 bytes of UTF-8, about 128 tokens of English at 4 bytes each; only full blocks count, as in
-vLLM. Only where a request is sent depends on these hashes, never whose cache it reads: engines keep tenants apart by
-salts of their own. The salt (tenant, and adapter) keeps equal prompts of two tenants from attracting each other here.
+vLLM. Only where a request is sent depends on these hashes, never whose cache it reads. The salt is the one that keeps
+tenants apart in the engine (`llmos_gateway.salts`): equal prompts of two tenants, which share nothing there, do not
+attract each other here.
 
 The chain is bounded at 2048 blocks (1 MiB of text, about 262,000 tokens): what comes after changes the choice no more.
 """
@@ -50,7 +51,7 @@ class PromptBlocks:
 
 
 def hash_blocks(text: bytes | str, salt: bytes) -> PromptBlocks:
-    """Return the blocks of a prompt that is one text. `salt` is what must keep prompts apart: tenant and adapter."""
+    """Return the blocks of a prompt that is one text. `salt` is what keeps prompts of different callers apart."""
     return _hash_pieces((text,), salt, anchor=_hash_anchor((), text, salt))
 
 

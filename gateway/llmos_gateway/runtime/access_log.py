@@ -1,5 +1,6 @@
-"""One JSON line for each request, written by a thread of its own, so that neither a slow reader nor the writing itself
-holds up a request. Lines never hold a prompt or an answer, only the public part of a key.
+"""The audit log: one JSON line for each request, whatever became of it. It says who asked for what, what was decided,
+and how many tokens it took; never a prompt or an answer, and of a key only the public part. A thread of its own writes
+it, so that neither a slow reader nor the writing itself holds up a request.
 
 Between request and thread is a bounded queue; lines that find no room are counted and lost.
 """

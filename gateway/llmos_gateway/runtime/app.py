@@ -48,10 +48,16 @@ from llmos_gateway.proxy.upstream import Upstream
 from llmos_gateway.runtime.access_log import AccessLog
 from llmos_gateway.runtime.recording import CallRecorder
 from llmos_gateway.runtime.tracing import build_exporting_tracer, is_tracing_wanted
+from llmos_gateway.salts import MIN_SECRET_BYTES, CacheSalts
 
 CLOSE_S: Final = 2.0
 """For the last bytes of the last answers."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+_OWN_SALT: Final = (
+    "There is no --cache-salt-secret-file, so the salt of cached prompts is this process's own: other gateways do not "
+    "find what engines cached for its callers, nor does this one after a restart."
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -81,6 +87,8 @@ class Options:
     key: Path | None = None
     access_log: BinaryIO | None = None
     """Where a line for each request is written; None writes none."""
+    cache_salt_secret: bytes | None = None
+    """The same in all gateways; None makes one for this process."""
     settle_s: float = 5.0
     drain_s: float = 120.0
     sweep_s: float = SWEEP_S
@@ -122,7 +130,8 @@ class Gateway:
             )
             tracer = self._build_tracer(stack)
             tools = await self._build_tools(stack, reports.extra, tracer)
-            road = Road(tools, self._build_recorder(stack), asks_for_key=self._options.asks_for_key)
+            salts = CacheSalts(self._options.cache_salt_secret or secrets.token_bytes(MIN_SECRET_BYTES))
+            road = Road(tools, self._build_recorder(stack), salts, asks_for_key=self._options.asks_for_key)
             server = PublicServer(
                 road,
                 self._options.connections,
@@ -132,6 +141,8 @@ class Gateway:
             )
             self._watch_gauges(road, server)
             await self._open(stack, server)
+            if self._options.cache_salt_secret is None:
+                _logger.warning(_OWN_SALT)
             await self._run_parts(
                 {
                     "catalog": self._watch.run(),

@@ -1,14 +1,23 @@
-"""The last step of the road: what a request leaves behind in metrics, access log and trace."""
+"""The last step of the road: what a request leaves behind in metrics, audit log and trace.
+
+What the log calls the decision:
+
+    served      the caller got a whole answer
+    refused     the gateway said no, or not now, before any replica saw the request; `code` says why
+    failed      it was sent to a replica, and no whole answer came of it; or the gateway has a fault
+    cancelled   the caller went away
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, Literal
 
 from llmos_gateway.metrics import Metrics
-from llmos_gateway.proxy.call import Call
+from llmos_gateway.proxy.call import CALLER_GONE_STATUS, Call
 
+_FAULT: Final = 500
 AddLine = Callable[[float, dict[str, Any]], None]
 
 
@@ -40,11 +49,13 @@ class CallRecorder:
         fields: dict[str, Any] = {
             "request_id": call.request_id,
             "endpoint": call.part or "",
+            "decision": find_decision(call.status, call.attempts),
             "status": call.status,
             "code": call.code,
             "key": call.key.id if call.key is not None else "",
             "tenant": tenant,
             "pool": pool.id if pool else "",
+            "model": pool.model if pool else "",
             "replica": call.replica,
             "stream": call.is_stream,
             "attempts": call.attempts,
@@ -61,6 +72,15 @@ class CallRecorder:
         if call.span is not None:
             shown = {f"llmos.{name}": value for name, value in fields.items() if value is not None}
             call.span.end({**shown, "http.response.status_code": call.status}, call.code if call.status >= 500 else "")
+
+
+def find_decision(status: int, attempts: int) -> Literal["served", "refused", "failed", "cancelled"]:
+    """Return what became of a request that ended with this status after so many attempts."""
+    if status == CALLER_GONE_STATUS:
+        return "cancelled"
+    if status < 400:
+        return "served"
+    return "failed" if attempts or status == _FAULT else "refused"
 
 
 def _to_ms(seconds: float) -> float:

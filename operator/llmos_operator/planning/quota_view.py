@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +35,7 @@ from llmos.api.names import (
     LABEL_RANK,
     LABEL_REPLICA,
 )
+from llmos.api.tenancy import Owners, find_owners, find_seniority
 from llmos_operator.planning.failures import read_time
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.quota import (
@@ -72,27 +73,6 @@ class Observed:
     nodes: tuple[JsonObject, ...] = ()
     pods: tuple[JsonObject, ...] = ()
     """Of all who may hold accelerators, not of LLMOS alone."""
-
-
-@dataclass(frozen=True)
-class Owners:
-    """Which tenant a namespace belongs to."""
-
-    by_namespace: Mapping[str, str] = field(default_factory=dict)
-    taken: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
-    """By tenant: namespaces that it names but an older tenant has, with that tenant."""
-
-
-def find_owners(tenants: Iterable[Tenant]) -> Owners:
-    """Give each namespace to the oldest tenant that names it; of equally old ones to the first by name."""
-    owners: dict[str, str] = {}
-    taken: dict[str, list[tuple[str, str]]] = {}
-    for tenant in sorted(tenants, key=_age):
-        for namespace in tenant.spec.namespaces:
-            owner = owners.setdefault(namespace, tenant.metadata.name)
-            if owner != tenant.metadata.name:
-                taken.setdefault(tenant.metadata.name, []).append((namespace, owner))
-    return Owners(owners, {name: tuple(pairs) for name, pairs in taken.items()})
 
 
 def needs_gate(pool: InferencePool, tenants: Sequence[object]) -> bool:
@@ -158,7 +138,7 @@ def build_tenant_quotas(tenants: Iterable[Tenant], untenanted: Mapping[str, int]
                 for each in tenant.spec.quota
             },
         )
-        for tenant in sorted(tenants, key=_age)
+        for tenant in sorted(tenants, key=find_seniority)
     ]
     if untenanted:
         quotas.append(TenantQuota("", quotas={name: Quota(0, most) for name, most in sorted(untenanted.items())}))
@@ -374,8 +354,3 @@ def _rank(pod: JsonObject) -> int:
 def _created_s(pod: JsonObject) -> float:
     created = read_time(pod["metadata"].get("creationTimestamp"))
     return created.timestamp() if created is not None else 0.0
-
-
-def _age(tenant: Tenant) -> tuple[float, str]:
-    created = tenant.metadata.creation_timestamp
-    return created.timestamp() if created is not None else 0.0, tenant.metadata.name

@@ -13,10 +13,10 @@ from datetime import datetime
 
 from llmos.api import Reason, Tenant, TenantStatus
 from llmos.api.names import CONDITION_GUARANTEED, CONDITION_NAMESPACES_OWNED, CONDITION_READY
+from llmos.api.tenancy import Owners
 from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true
 from llmos_operator.planning.failures import describe
 from llmos_operator.planning.quota_news import TenantNews, build_monthly_usage
-from llmos_operator.planning.quota_view import Owners
 
 USAGE_SHOWN = 32
 """Classes in status."""

@@ -25,6 +25,7 @@ from llmos.api.names import (
     LABEL_FETCHES,
     LABEL_TENANT,
 )
+from llmos.api.tenancy import find_owners
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import (
@@ -60,7 +61,6 @@ from llmos_operator.planning.isolation import (
     name_namespace,
     plan_backstop,
 )
-from llmos_operator.planning.quota_view import find_owners
 from llmos_operator.reconcilers.base import Context
 from llmos_operator.reconcilers.sightings import Sighting
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from llmos.api import AcceleratorClass, Tenant
+from llmos.api.tenancy import Owners, find_owners
 from llmos_operator.kube.client import Objects
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, TENANTS
 from llmos_operator.planning.conditions import Fact
-from llmos_operator.planning.quota_view import Owners, find_owners
 from llmos_operator.planning.tenants import (
     TenantFacts,
     build_guaranteed_fact,

@@ -14,7 +14,8 @@ The Secret stands in the gateway's namespace, carries the label `llmos.dev/compo
     models      optional: patterns of `namespace/pool`, or of a pool's name alone, with commas
     endpoints   optional: of chat, completions, embeddings, responses
     expiresAt   optional: RFC 3339
-    tenant      optional
+    tenant      optional: name of a Tenant, whose rights and limits the key has; if there is none, the key opens nothing
+    tail        optional: the key's last characters, for people to tell keys apart
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ KEY_PREFIX: Final = "sk-llmos-"
 ID_CHARACTERS: Final = 12
 SECRET_CHARACTERS: Final = 43
 """Base 62 digits that hold 256 bits: 43 x log2(62) = 256.03."""
+TAIL_CHARACTERS: Final = 4
+"""So that 232 of the 256 bits are known to nobody but the holder."""
 SECRET_TYPE: Final = "llmos.dev/api-key"  # noqa: S105 - the type of a Secret, not a password
 SECRET_SELECTOR: Final = f"{LABEL_COMPONENT}={COMPONENT_API_KEY}"
 ALL_NAMESPACES: Final = "*"
@@ -42,6 +45,7 @@ Part = Literal["chat", "completions", "embeddings", "responses"]
 
 _KEY = re.compile(rf"{KEY_PREFIX}([0-9A-Za-z]{{{ID_CHARACTERS}}})-[0-9A-Za-z]{{{SECRET_CHARACTERS}}}")
 _ID = re.compile(rf"[0-9A-Za-z]{{{ID_CHARACTERS}}}")
+_TAIL = re.compile(rf"([0-9A-Za-z]{{{TAIL_CHARACTERS}}})?")
 _DIGEST_BYTES = 32
 
 
@@ -63,6 +67,8 @@ class StoredKey:
     endpoints: tuple[str, ...] = ()
     expires_at: datetime | None = None
     tenant: str = ""
+    tail: str = ""
+    """Its last characters; empty if they are not known."""
 
 
 def find_key_id(presented: str) -> str | None:
@@ -76,6 +82,16 @@ def compute_digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+def find_tail(key: str) -> str:
+    """Return the last characters of a key, by which people tell keys apart."""
+    return key[-TAIL_CHARACTERS:]
+
+
+def encode_time(time: datetime) -> str:
+    """Return a time as it stands in a key's Secret, before base64."""
+    return time.astimezone(UTC).isoformat()
+
+
 def build_key_secret(key: StoredKey, namespace: str) -> dict[str, Any]:
     """Return the Secret of a key."""
     data = {
@@ -84,8 +100,9 @@ def build_key_secret(key: StoredKey, namespace: str) -> dict[str, Any]:
         "namespaces": ",".join(sorted(key.namespaces)) or ALL_NAMESPACES,
         "models": ",".join(key.models),
         "endpoints": ",".join(key.endpoints),
-        "expiresAt": key.expires_at.astimezone(UTC).isoformat() if key.expires_at else "",
+        "expiresAt": encode_time(key.expires_at) if key.expires_at else "",
         "tenant": key.tenant,
+        "tail": key.tail,
     }
     return {
         "apiVersion": "v1",
@@ -121,6 +138,7 @@ def read_key_secret(secret: Mapping[str, Any]) -> StoredKey:
         endpoints=_read_list(data, "endpoints"),
         expires_at=_read_time(data, "expiresAt"),
         tenant=_read_text(data, "tenant"),
+        tail=_read_tail(data),
     )
 
 
@@ -154,6 +172,13 @@ def _read_digest(data: Mapping[str, str]) -> bytes:
     if len(digest) != _DIGEST_BYTES:
         raise InvalidKeySecret("sha256 is not the hash of a key")
     return digest
+
+
+def _read_tail(data: Mapping[str, str]) -> str:
+    tail = _read_text(data, "tail")
+    if not _TAIL.fullmatch(tail):
+        raise InvalidKeySecret(f"tail is not {TAIL_CHARACTERS} letters and digits")
+    return tail
 
 
 def _read_time(data: Mapping[str, str], field: str) -> datetime | None:

@@ -12,6 +12,7 @@ from llmos.api.meta import (
     ApiModel,
     Conditions,
     KindInfo,
+    ListSet,
     LocalReference,
     Metadata,
     Name,
@@ -20,6 +21,9 @@ from llmos.api.meta import (
     Rule,
 )
 from llmos.api.names import API_VERSION
+
+SharedWith = Annotated[str, Field(max_length=63, pattern=r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")]
+"""Name of a Tenant, or `*` for all."""
 
 SOURCE_SCHEMES = ("hf", "s3", "gs", "oci", "https", "http", "pvc", "pypi")
 
@@ -76,6 +80,9 @@ class LLMModelSpec(ApiModel):
     """Where the fetched files are kept."""
     trust_remote_code: TrustRemoteCode | None = None
     """Permission to run code that comes with the model. Absent means never."""
+    shared_with: Annotated[tuple[SharedWith, ...], Field(max_length=64), ListSet()] = ()
+    """Tenants of other namespaces whose API keys may call the pools of this model where their `spec.models.allow` names
+    it, too; `*` = all. Empty = none. Pools in namespaces of a tenant with dedicatedPools are never shared."""
 
 
 class ResolvedModel(ApiModel):

@@ -25,7 +25,7 @@ from llmos.client.errors import (
     UnauthenticatedError,
     UnreachableError,
 )
-from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyRights, ListedKey
+from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyRights, ListedKey, RotatedKey, Rotation
 from llmos.client.readiness import Verdict, judge, ready_condition
 from llmos.client.resources import Event
 from llmos.client.sync import Client, Endpoint
@@ -55,6 +55,8 @@ __all__ = [
     "NotInstalledError",
     "NotReadyError",
     "OverloadedError",
+    "RotatedKey",
+    "Rotation",
     "UnauthenticatedError",
     "UnreachableError",
     "Usage",

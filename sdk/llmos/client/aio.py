@@ -18,7 +18,15 @@ from llmos.client.chat import (
     guard_pool,
 )
 from llmos.client.connection import Connection, build_url_connection, load_connection
-from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyFlows, KeyRights, ListedKey
+from llmos.client.keys import (
+    SYSTEM_NAMESPACE,
+    CreatedKey,
+    KeyFlows,
+    KeyRights,
+    ListedKey,
+    RotatedKey,
+    Rotation,
+)
 from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
 from llmos.client.scaling import read_scaling_samples
 from llmos.client.transport import AsyncDriver, discard
@@ -141,6 +149,12 @@ class AsyncKeys:
     async def revoke(self, name_or_id: str, *, system_namespace: str = SYSTEM_NAMESPACE) -> ListedKey:
         """As `Keys.revoke`."""
         return await self._driver.run(self._flows.revoke(system_namespace, name_or_id))
+
+    async def rotate(
+        self, name_or_id: str, rotation: Rotation, *, system_namespace: str = SYSTEM_NAMESPACE
+    ) -> RotatedKey:
+        """Make a key of the same rights, and let the old one end."""
+        return await self._driver.run(self._flows.rotate(system_namespace, name_or_id, rotation))
 
 
 class _Closing:

@@ -18,7 +18,15 @@ from llmos.client.chat import (
     guard_pool,
 )
 from llmos.client.connection import Connection, build_url_connection, load_connection
-from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyFlows, KeyRights, ListedKey
+from llmos.client.keys import (
+    SYSTEM_NAMESPACE,
+    CreatedKey,
+    KeyFlows,
+    KeyRights,
+    ListedKey,
+    RotatedKey,
+    Rotation,
+)
 from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
 from llmos.client.scaling import read_scaling_samples
 from llmos.client.transport import Driver, discard
@@ -146,6 +154,7 @@ class Keys:
         """Make a key. It is in this answer and nowhere else: only its hash is stored.
 
         Raises:
+            NotFoundError: there is no such Tenant.
             ConflictError: there is a Secret of that name.
         """
         return self._driver.run(self._flows.create(system_namespace, name, rights))
@@ -161,6 +170,15 @@ class Keys:
             NotFoundError: there is no such key.
         """
         return self._driver.run(self._flows.revoke(system_namespace, name_or_id))
+
+    def rotate(self, name_or_id: str, rotation: Rotation, *, system_namespace: str = SYSTEM_NAMESPACE) -> RotatedKey:
+        """Make a key of the same rights, and let the old one end after a time in which both are good.
+
+        Raises:
+            NotFoundError: there is no such key, or its Tenant is gone.
+            InvalidError: the old one is no usable key.
+        """
+        return self._driver.run(self._flows.rotate(system_namespace, name_or_id, rotation))
 
 
 class _Closing:

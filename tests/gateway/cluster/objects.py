@@ -60,3 +60,22 @@ def key_object(number: int = 0, *, version: int = 1) -> Object:
     secret = build_key_secret(stored_key(number), "llmos-system")
     secret["metadata"]["resourceVersion"] = str(version)
     return secret
+
+
+def tenant_object(name: str, *namespaces: str, version: int = 1, **spec: Any) -> Object:
+    return {
+        "metadata": {
+            "name": name,
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-01-02T03:04:05Z",
+        },
+        "spec": {"namespaces": list(namespaces), **spec},
+        "status": {"conditions": "of a newer version"},
+    }
+
+
+def model_object(*shared_with: str, version: int = 1) -> Object:
+    return {
+        "metadata": {"namespace": "team", "name": "qwen", "resourceVersion": str(version)},
+        "spec": {"source": {"uri": "hf://org/name"}, "sharedWith": list(shared_with)},
+    }

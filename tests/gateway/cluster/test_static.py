@@ -20,6 +20,11 @@ pools:
   - {{namespace: other, name: idle, model: qwen, policy: prefix}}
 keys:
   - {{key: {key_text()}, namespaces: [default]}}
+  - {{key: {key_text(1)}, tenant: search}}
+tenants:
+  - {{name: search, namespaces: [other], weight: 2, models: {{allow: [default/chat]}}}}
+models:
+  - {{name: chat, sharedWith: [search]}}
 peers: ["127.0.0.1:9000"]
 """
 
@@ -47,6 +52,15 @@ def test_pools_endpoints_keys_and_peers_come_from_the_file(tmp_path: Path) -> No
     assert catalog.find_pool(key, "qwen") is None
 
 
+def test_a_tenant_in_the_file_is_written_as_the_spec_of_its_object(tmp_path: Path) -> None:
+    catalog, _ = load(tmp_path / "gateway.yaml", FILE)
+    key, tenant = catalog.authenticate(key_text(1), 0), catalog.get_tenant("search")
+    assert key is not None
+    assert tenant is not None
+    assert (tenant.namespaces, tenant.weight) == (frozenset({"other"}), 2)
+    assert [name for name, _ in catalog.list_visible(key)] == ["chat", "idle"]
+
+
 def test_json_is_fine_too(tmp_path: Path) -> None:
     catalog, _ = load(tmp_path / "gateway.json", json.dumps({"pools": [{"name": "chat"}]}))
     assert catalog.get_pool("default/chat") is not None
@@ -60,6 +74,7 @@ def test_json_is_fine_too(tmp_path: Path) -> None:
         ("pools: [{name: a, endpoints: [localhost]}]", "address"),
         ("keys: [{key: secret}]", "not of the form"),
         ("keys: [{id: a}]", "give key"),
+        ("tenants: [{name: a}]", "namespaces"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path, text: str, complaint: str) -> None:

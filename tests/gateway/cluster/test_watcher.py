@@ -14,8 +14,8 @@ from llmos_gateway.catalog import Catalog
 from llmos_gateway.cluster import ClusterWatch
 from llmos_gateway.cluster.source import Cut, Expired, Object, Query, Refused
 from llmos_gateway.cluster.watcher import LONGEST_PAUSE_S, PAGE_OBJECTS, Name, Subject, Watcher
-from tests.gateway.cluster.objects import key_object, pool_object, slice_object
-from tests.gateway.values import key_text
+from tests.gateway.cluster.objects import key_object, model_object, pool_object, slice_object, tenant_object
+from tests.gateway.values import api_key, key_text
 
 pytestmark = pytest.mark.looptime
 
@@ -221,6 +221,8 @@ async def test_an_object_that_cannot_be_read_is_named_in_the_log_and_counts_as_a
 
 POOLS = "/apis/llmos.dev/v1alpha1/inferencepools"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
+MODELS = "/apis/llmos.dev/v1alpha1/llmmodels"
+TENANTS = "/apis/llmos.dev/v1alpha1/tenants"
 SECRETS = "/api/v1/namespaces/llmos-system/secrets"
 
 
@@ -228,7 +230,8 @@ SECRETS = "/api/v1/namespaces/llmos-system/secrets"
 async def gateway(**objects: list[Object]) -> AsyncIterator[tuple[Server, Catalog, ClusterWatch]]:
     server, catalog = Server(), Catalog()
     server.objects = {POOLS: objects.get("pools", []), SLICES: objects.get("slices", [])}
-    server.objects[SECRETS] = objects.get("secrets", [])
+    server.objects |= {SECRETS: objects.get("secrets", []), TENANTS: objects.get("tenants", [])}
+    server.objects[MODELS] = objects.get("models", [])
     clock = asyncio.get_running_loop().time
     watch = ClusterWatch(catalog, server, namespace="llmos-system", gateway="gw-1", clock=clock)
     task = asyncio.create_task(watch.run())
@@ -275,6 +278,51 @@ async def test_a_new_list_takes_away_what_is_gone() -> None:
         await asyncio.sleep(1)
         assert catalog.get_pools() == ()
         assert catalog.authenticate(key_text(), 0) is None
+
+
+async def test_tenants_are_followed_and_one_that_cannot_be_read_does_not_exist(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with gateway(tenants=[tenant_object("red", "a"), tenant_object("blue", "b")]) as (server, catalog, _):
+        red = catalog.get_tenant("red")
+        assert red is not None
+        assert red.namespaces == {"a"}
+        server.send("DELETED", tenant_object("red", "a", version=2), TENANTS)
+        server.send("MODIFIED", tenant_object("blue", "b", version=3, weight="heavy"), TENANTS)
+        server.send("ADDED", tenant_object("green", "a", version=4), TENANTS)
+        await asyncio.sleep(0.01)
+        assert [catalog.get_tenant(name) is None for name in ("red", "blue", "green")] == [True, True, False]
+    assert "Tenants /blue cannot be read" in caplog.text
+
+
+async def test_whom_a_model_is_shared_with_is_followed() -> None:
+    tenants = [tenant_object("red", "a", models={"allow": ["team/*"]})]
+    key = api_key(tenant="red")
+    async with gateway(pools=[pool_object()], tenants=tenants, models=[model_object("red")]) as (server, catalog, _):
+        assert catalog.find_pool(key, "team/chat") is not None
+        server.send("MODIFIED", model_object("blue", version=2), MODELS)
+        await asyncio.sleep(0.01)
+        assert catalog.find_pool(key, "team/chat") is None
+        server.send("MODIFIED", model_object("blue", "*", version=3), MODELS)
+        await asyncio.sleep(0.01)
+        assert catalog.find_pool(key, "team/chat") is not None
+        server.send("DELETED", model_object("*", version=4), MODELS)
+        await asyncio.sleep(0.01)
+        assert catalog.find_pool(key, "team/chat") is None
+        server.objects[MODELS] = [model_object("red", version=5)]
+        server.queue(MODELS).put_nowait(Expired("too old", 410))
+        await asyncio.sleep(1)
+        assert catalog.find_pool(key, "team/chat") is not None
+
+
+async def test_while_the_api_server_is_away_tenants_stay_known() -> None:
+    async with gateway(tenants=[tenant_object("red", "a")]) as (server, catalog, watch):
+        for path in (POOLS, SLICES, SECRETS, TENANTS, MODELS):
+            server.queue(path).put_nowait(Expired("too old", 410))
+        server.failures = [Cut("refused")] * 1000
+        await asyncio.sleep(60)
+        assert catalog.get_tenant("red") is not None
+        assert watch.last_contact_s() < 1
 
 
 async def test_a_key_that_becomes_unreadable_lets_nobody_in(caplog: pytest.LogCaptureFixture) -> None:

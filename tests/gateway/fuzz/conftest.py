@@ -108,7 +108,9 @@ def _start_gateway(folder: Path, engine_port: int) -> subprocess.Popen[bytes]:
     )
     command = [sys.executable, "-m", "llmos_gateway.main", "run", "--host", "127.0.0.1", "--port", "0"]
     command += ["--admin-port", "0", "--catalog", str(catalog), "--settle-s", "0", "--no-access-log"]
-    command += ["--max-body-mib", "1"]
+    secret = folder / "secret"
+    secret.write_bytes(bytes(32))
+    command += ["--max-body-mib", "1", "--cache-salt-secret-file", str(secret)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
 

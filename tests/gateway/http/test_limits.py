@@ -14,7 +14,7 @@ from llmos_gateway.http.connections import ConnectionLimits
 from llmos_gateway.proxy.limits import Limits
 from tests.gateway.engines import ANSWER, hang, open_engine, pause_in_stream
 from tests.gateway.raw import connect, exchange
-from tests.gateway.stage import CHAT, DEADLINE_S, KEY, open_gateway, split_events
+from tests.gateway.stage import CHAT, DEADLINE_S, KEY, SALT, open_gateway, split_events
 
 STREAM = {**CHAT, "stream": True}
 HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n".encode()
@@ -51,7 +51,7 @@ async def test_large_bodies_pass_whole() -> None:
         data = io.BytesIO(json.dumps(body).encode())
         async with stage.client.post(f"{stage.url}/v1/chat/completions", data=data, headers=headers) as response:
             assert response.status == 200
-    assert engine.bodies == [{**body, "model": "qwen"}]
+    assert engine.bodies == [{**body, "model": "qwen", "cache_salt": SALT}]
 
 
 async def test_all_bodies_together_are_bounded_and_given_back() -> None:

@@ -11,13 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos_gateway.protocol.errors import BadRequestError
+from llmos_gateway.protocol.fields import PASSED
 from llmos_gateway.protocol.requests import MAX_DEPTH, ApiPart, build_upstream_body, parse_request
 
+SALT = "c2FsdA"
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def parse(body: Any, part: ApiPart = ApiPart.CHAT) -> Any:
     return parse_request(part, body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+def send(request: Any, served_model: str = "chat") -> Any:
+    """Return what the engine gets."""
+    return json.loads(build_upstream_body(request, served_model, SALT))
 
 
 def build_nested(depth: int) -> bytes:
@@ -63,6 +70,8 @@ def test_what_cannot_be_understood_is_refused_by_name(body: Any, code: str, para
     ("part", "body"),
     [
         (ApiPart.COMPLETIONS, {"model": "m", "prompt": 3}),
+        (ApiPart.COMPLETIONS, {"model": "m"}),
+        (ApiPart.RESPONSES, {"model": "m"}),
         (ApiPart.EMBEDDINGS, {"model": "m"}),
         (ApiPart.EMBEDDINGS, {"model": "m", "input": {"a": 1}}),
         (ApiPart.RESPONSES, {"model": "m", "input": True}),
@@ -89,12 +98,12 @@ def test_embeddings_have_no_streams() -> None:
 def test_usage_is_forced_and_remembered_to_be_hidden(options: dict[str, Any] | None) -> None:
     request = parse({**CHAT, "stream": True, "stream_options": options})
     assert request.hides_usage
-    assert json.loads(build_upstream_body(request, "chat"))["stream_options"] == {"include_usage": True}
+    assert send(request)["stream_options"] == {"include_usage": True}
 
 
 def test_usage_in_every_event_is_not_asked_of_the_engine_for_nobody() -> None:
     request = parse({**CHAT, "stream": True, "stream_options": {"continuous_usage_stats": True}})
-    options = json.loads(build_upstream_body(request, "chat"))["stream_options"]
+    options = send(request)["stream_options"]
     assert options == {"include_usage": True, "continuous_usage_stats": False}
 
 
@@ -102,13 +111,13 @@ def test_whoever_asks_for_usage_gets_what_was_asked_for() -> None:
     body = {**CHAT, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     request = parse(body)
     assert not request.hides_usage
-    assert build_upstream_body(request, "chat") is request.raw
+    assert send(request) == {**body, "cache_salt": SALT}
 
 
 def test_a_response_stream_needs_no_options() -> None:
     request = parse({"model": "m", "input": "a", "stream": True}, ApiPart.RESPONSES)
     assert request.is_stream
-    assert build_upstream_body(request, "m") is request.raw
+    assert "stream_options" not in send(request, "m")
 
 
 Json = st.recursive(
@@ -119,11 +128,108 @@ Json = st.recursive(
 )  # fmt: skip
 
 
-@given(st.dictionaries(st.text(), Json, max_size=5))
-def test_only_the_model_is_changed(extra: dict[str, Any]) -> None:
-    body = {**extra, **CHAT, "stream": False}
-    sent = json.loads(build_upstream_body(parse(body), "qwen"))
-    assert sent == {**body, "model": "qwen"}
+FORBIDDEN = (
+    "cache_salt",
+    "priority",
+    "request_id",
+    "session_id",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "metadata",
+    "service_tier",
+    "store",
+    "kv_transfer_params",
+    "ec_transfer_params",
+    "vllm_xargs",
+    "logits_processors",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
+    "mm_payload",
+    "return_mm_kwargs",
+    "chat_template",
+    "use_beam_search",
+    "best_of",
+    "guided_decoding_backend",
+    "return_token_ids",
+    "return_tokens_as_token_ids",
+    "return_prompt_text",
+    "return_token_offsets",
+    "routed_experts_prompt_start",
+    "enable_response_messages",
+)
+PROMPTS: dict[ApiPart, dict[str, Any]] = {
+    ApiPart.CHAT: {"messages": [{"role": "user", "content": "hi"}]},
+    ApiPart.COMPLETIONS: {"prompt": "hi"},
+    ApiPart.EMBEDDINGS: {"input": "hi"},
+    ApiPart.RESPONSES: {"input": "hi"},
+}
+HANDLED = {"model", "messages", "prompt", "input", "stream", "stream_options", "structured_outputs"}
+Names = st.sampled_from([*FORBIDDEN, *sorted(set().union(*PASSED.values()) - HANDLED)]) | st.text(max_size=12)
+
+
+@given(part=st.sampled_from(ApiPart), data=st.data())
+def test_named_fields_pass_as_they_are_and_others_do_not(part: ApiPart, data: st.DataObject) -> None:
+    refused = {"prompt", "background", "prompt_embeds"} | HANDLED
+    extra = data.draw(st.dictionaries(Names.filter(lambda name: name not in refused), Json, max_size=6))
+    body = {**extra, **PROMPTS[part], "model": "chat", "stream": False}
+    served = data.draw(st.sampled_from(["chat", "qwen"]))
+    passed = {name: value for name, value in body.items() if name in PASSED[part]}
+    assert send(parse(body, part), served) == {**passed, "model": served, "cache_salt": SALT}
+
+
+@pytest.mark.parametrize("part", ApiPart)
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_what_reaches_past_a_request_never_passes(part: ApiPart, name: str) -> None:
+    assert name not in PASSED[part]
+
+
+@given(st.sampled_from(["chat", "qwen"]), st.text(max_size=5), st.booleans(), st.sampled_from(["", " ", "\n\t"]))
+def test_a_salt_of_the_caller_is_never_the_engines(served: str, theirs: str, twice: bool, space: str) -> None:
+    pieces = [
+        json.dumps(CHAT)[1:-1],
+        f'"cache_salt": {json.dumps(theirs)}',
+        '"cache\\u005fsalt": "x"' if twice else '"n": 1',
+    ]
+    for order in (pieces, pieces[::-1]):
+        raw = (space + "{" + ", ".join(order) + "}" + space).encode()
+        upstream = build_upstream_body(parse_request(ApiPart.CHAT, raw), served, SALT)
+        pairs = json.loads(upstream, object_pairs_hook=list)
+        assert [value for name, value in pairs if name == "cache_salt"] == [SALT]
+
+
+@given(st.sampled_from(["", " ", "\r\n"]), st.dictionaries(st.sampled_from(["n", "seed", "top_k"]), st.integers(0, 9)))
+def test_a_body_that_needs_no_change_passes_byte_for_byte_after_the_salt(space: str, extra: dict[str, int]) -> None:
+    raw = f"{space}{json.dumps({**CHAT, **extra}, indent=1)}{space}".encode()
+    upstream = build_upstream_body(parse_request(ApiPart.CHAT, raw), "chat", SALT)
+    assert upstream == f'{{"cache_salt":"{SALT}",'.encode() + raw.lstrip()[1:]
+    assert json.loads(upstream) == {**CHAT, **extra, "cache_salt": SALT}
+
+
+def test_of_structured_outputs_only_the_constraint_passes() -> None:
+    given_outputs = {"regex": "a+", "_backend": "outlines", "_backend_was_auto": True, "disable_fallback": True}
+    assert send(parse({**CHAT, "structured_outputs": given_outputs}))["structured_outputs"] == {"regex": "a+"}
+    assert send(parse({**CHAT, "structured_outputs": {"choice": ["a"]}}))["structured_outputs"] == {"choice": ["a"]}
+    assert send(parse({**CHAT, "structured_outputs": "odd"}))["structured_outputs"] == "odd"
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (ApiPart.COMPLETIONS, "prompt_embeds"),
+        (ApiPart.RESPONSES, "previous_response_id"),
+        (ApiPart.RESPONSES, "previous_response"),
+        (ApiPart.RESPONSES, "previous_input_messages"),
+        (ApiPart.RESPONSES, "prompt"),
+        (ApiPart.RESPONSES, "background"),
+    ],
+)
+def test_a_request_about_what_no_engine_is_sent_is_refused_by_name(part: ApiPart, name: str) -> None:
+    body = {**PROMPTS[part], "model": "m"}
+    with pytest.raises(BadRequestError) as refusal:
+        parse({**body, name: {"id": "x"}}, part)
+    assert (refusal.value.code, refusal.value.param) == ("unsupported_field", name)
+    assert name not in send(parse({**body, name: None}, part), "m")
 
 
 @given(st.binary(max_size=300) | Json.map(lambda value: json.dumps(value).encode()))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.gateway.engines import open_engine
 from tests.gateway.stage import CHAT, POOL, open_gateway
-from tests.gateway.values import api_key, key_text, pool
+from tests.gateway.values import api_key, key_text, pool, tenant
 
 POOLS = [
     replace(pool("team/chat"), created_s=1700000000, context_length=4096),
@@ -113,6 +113,53 @@ async def test_a_model_is_shown_by_any_of_its_names(quoted: str) -> None:
         assert (await response.json())["root"] == "qwen"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/v1/models/chat"])
+async def test_a_key_of_a_tenant_that_does_not_exist_opens_nothing_and_the_log_says_why(path: str) -> None:
+    async with open_engine() as engine, open_gateway(engine.address) as stage:
+        stage.catalog.keys.put(api_key(1, tenant="blue"))
+        method = "POST" if "chat/" in path else "GET"
+        async with stage.client.request(method, stage.url + path, json=CHAT, headers=present(1)) as response:
+            assert response.status == 403
+            error = await stage.read_error(response)
+        assert error["code"] == "tenant_not_found"
+        assert "'blue'" in error["message"]
+        (line,) = await stage.read_log(1)
+        assert {"code": "tenant_not_found", "tenant": "blue", "key": "key000000001"}.items() <= line.items()
+        stage.catalog.put_tenant(tenant("blue", "team"))
+        async with stage.client.request(method, stage.url + path, json=CHAT, headers=present(1)) as response:
+            assert response.status == 200
+
+
+async def test_a_key_without_a_tenant_works_as_its_scopes_say() -> None:
+    async with open_engine() as engine, open_gateway(engine.address) as stage:
+        stage.catalog.put_tenant(tenant("blue", "team"))
+        async with stage.post() as response:
+            assert response.status == 200
+
+
+async def test_a_tenants_key_finds_its_own_models_and_those_that_are_shared_with_it() -> None:
+    async with open_engine() as engine, open_gateway(pools=POOLS) as stage:
+        stage.put_endpoints(engine.address, pool_id="other/secret")
+        stage.catalog.put_tenant(tenant("blue", "team", models={"allow": ["other/hidden"]}))
+        stage.catalog.keys.put(api_key(1, tenant="blue"))
+        for shared_with, listed, status in (((), [], 404), (("red",), [], 404), (("blue",), ["secret"], 200)):
+            stage.catalog.put_sharing("other/hidden", frozenset(shared_with))
+            async with stage.get("/v1/models", headers=present(1)) as response:
+                assert [card["id"] for card in (await response.json())["data"]] == ["chat", "code", *listed]
+            async with stage.post({**CHAT, "model": "other/secret"}, headers=present(1)) as response:
+                assert response.status == status
+
+
+async def test_the_scopes_of_a_key_only_take_away_from_what_its_tenant_may_see() -> None:
+    async with open_gateway(pools=POOLS) as stage:
+        stage.catalog.put_tenant(tenant("blue", "team"))
+        stage.catalog.keys.put(api_key(1, tenant="blue", namespaces=("team", "other"), models=("*/*",)))
+        stage.catalog.keys.put(api_key(2, tenant="blue", models=("cod*",)))
+        for number, listed in ((1, ["chat", "code"]), (2, ["code"])):
+            async with stage.get("/v1/models", headers=present(number)) as response:
+                assert [card["id"] for card in (await response.json())["data"]] == listed
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"), [("GET", "/v1/embeddings", "POST"), ("POST", "/v1/models", "GET")]
 )
@@ -125,13 +172,19 @@ async def test_another_method_is_refused_by_name(method: str, path: str, allowed
 
 async def test_a_tenant_that_a_caller_claims_counts_for_nothing() -> None:
     async with open_engine() as engine, open_gateway(engine.address) as stage:
-        stage.catalog.keys.put(replace(api_key(1), tenant="blue"))
-        headers = {**present(1), "X-Tenant": "red"}
-        async with stage.post(headers=headers) as response:
+        stage.catalog.put_tenant(tenant("blue", "team"))
+        stage.catalog.keys.put(api_key(1, tenant="blue"))
+        claims = dict.fromkeys(("X-Tenant", "X-Tenant-Id", "X-Llmos-Tenant", "X-Forwarded-User"), "red")
+        fields = dict.fromkeys(("user", "safety_identifier", "prompt_cache_key", "session_id", "request_id"), "red")
+        async with stage.post({**CHAT, **fields}, headers=present(1)) as response:
             await response.read()
-        (line,) = await stage.read_log(1)
+        async with stage.post({**CHAT, **fields, "tenant": "red"}, headers={**present(1), **claims}) as response:
+            assert response.status == 200
+        _, line = await stage.read_log(2)
         metrics = await stage.scrape()
     assert line["tenant"] == "blue"
     assert 'tenant="blue"' in metrics
     assert "red" not in metrics
+    assert "red" not in str(engine.headers) + str(engine.bodies)
+    assert engine.bodies[0] == engine.bodies[1]
     assert POOL in metrics

@@ -12,7 +12,7 @@ from aiohttp import web
 from llmos_gateway.proxy.limits import Limits
 from tests.gateway import engines
 from tests.gateway.engines import ANSWER, Engine, build_event, fail_with, open_engine
-from tests.gateway.stage import CHAT, KEY, open_gateway, split_events
+from tests.gateway.stage import CHAT, KEY, SALT, open_gateway, split_events
 from tests.gateway.values import pool
 
 
@@ -27,22 +27,22 @@ async def test_the_engine_is_asked_by_the_name_under_which_it_serves(name: str) 
     body = {**CHAT, "model": name, "seed": 3}
     async with open_engine() as engine, open_gateway(engine.address) as stage, stage.post(body) as response:
         assert (await response.json())["model"] == "qwen"
-    assert engine.bodies == [{**CHAT, "model": "qwen", "seed": 3}]
+    assert engine.bodies == [{**CHAT, "model": "qwen", "seed": 3, "cache_salt": SALT}]
 
 
-async def test_a_body_that_needs_no_change_arrives_byte_for_byte() -> None:
+async def test_a_body_that_needs_no_change_arrives_byte_for_byte_after_the_salt() -> None:
     received = []
 
     async def keep(engine: Engine, request: web.Request) -> web.StreamResponse:
         received.append(await request.read())
         return await engines.answer(engine, request)
 
-    raw = b'{ "model": "qwen",\n"messages": [{"role": "user", "content": "\\u00e9"}], "x": 1.0 }'
+    raw = b'{ "model": "qwen",\n"messages": [{"role": "user", "content": "\\u00e9"}], "top_p": 1.0 }'
     async with open_engine(keep) as engine, open_gateway(engine.address) as stage:
         headers = {"Authorization": f"Bearer {KEY}"}
         async with stage.client.post(f"{stage.url}/v1/chat/completions", data=raw, headers=headers) as response:
             assert response.status == 200
-    assert received == [raw]
+    assert received == [f'{{"cache_salt":"{SALT}",'.encode() + raw[1:]]
 
 
 async def test_only_known_headers_pass_to_the_engine() -> None:
@@ -98,7 +98,7 @@ PARTS = [
     ("/v1/completions", {"model": "chat", "prompt": [1, 2, 3]}),
     ("/v1/embeddings", {"model": "chat", "input": ["a", "b"]}),
     ("/v1/responses", {"model": "chat", "input": "Hello"}),
-    ("/v1/responses", {"model": "chat", "previous_response_id": "r"}),
+    ("/v1/responses", {"model": "chat", "input": [{"role": "user", "content": "Hello"}]}),
 ]
 
 
@@ -113,7 +113,7 @@ async def test_every_part_of_the_api_is_passed_on(path: str, body: dict[str, Any
         stage.post(body, path) as answer,
     ):
         assert await answer.json() == {"path": path}
-    assert engine.bodies == [{**body, "model": "qwen"}]
+    assert engine.bodies == [{**body, "model": "qwen", "cache_salt": SALT}]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,41 @@ def test_a_catalog_that_cannot_be_read_ends_the_program_with_a_reason(tmp_path: 
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(("content", "complaint"), [(b"short", "at least 32"), (None, "No such file")])
+def test_a_secret_that_cannot_be_used_ends_the_program_with_a_reason(
+    tmp_path: Path, content: bytes | None, complaint: str
+) -> None:
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_bytes(content)
+    with run_gateway(tmp_path, "--cache-salt-secret-file", str(secret)) as process:
+        _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert complaint in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("has_secret", [True, False])
+async def test_gateways_with_one_secret_send_one_salt_and_one_without_says_so(tmp_path: Path, has_secret: bool) -> None:
+    (tmp_path / "secret").write_bytes(b"s" * 32)
+    arguments = ["--cache-salt-secret-file", str(tmp_path / "secret")] if has_secret else []
+    said = []
+    async with open_engine() as engine, aiohttp.ClientSession() as client:
+        for _ in range(2):
+            with run_gateway(tmp_path, *arguments, address=engine.address) as process:
+                port, _ = await asyncio.to_thread(read_ports, process)
+                url = f"http://127.0.0.1:{port}/v1/chat/completions"
+                async with client.post(url, json=CHAT, headers={"Authorization": f"Bearer {KEY}"}) as response:
+                    assert response.status == 200
+                process.send_signal(signal.SIGTERM)
+                _, err = await asyncio.to_thread(process.communicate, timeout=DEADLINE_S)
+                said += [json.loads(line) for line in err.splitlines()]
+    assert len({body["cache_salt"] for body in engine.bodies}) == (1 if has_secret else 2)
+    warnings = [entry["message"] for entry in said if entry["level"] == "warning"]
+    assert len(warnings) == (0 if has_secret else 2)
+    assert all("--cache-salt-secret-file" in message for message in warnings)
+
+
 @pytest.mark.parametrize("arguments", [("--tls-key", "key.pem"), ("--auth", "maybe"), ("--port", "99999")])
 def test_nonsense_on_the_command_line_is_refused(tmp_path: Path, arguments: tuple[str, str]) -> None:
     with run_gateway(tmp_path, *arguments) as process:

@@ -18,6 +18,7 @@ from llmos.api.names import (
     LABEL_RANK,
     LABEL_REPLICA,
 )
+from llmos.api.tenancy import find_owners
 from llmos_operator.planning.quota import (
     GangKind,
     GangState,
@@ -30,7 +31,7 @@ from llmos_operator.planning.quota import (
     plan_quota,
 )
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation, read_record
-from llmos_operator.planning.quota_view import Observed, build_snapshot, find_owners, needs_gate
+from llmos_operator.planning.quota_view import Observed, build_snapshot, needs_gate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 H100 = "nvidia-h100"

@@ -25,6 +25,7 @@ ITEMS: Final[dict[str, Object]] = {
     "namespaces": {},
     "allow": {},
     "egressAllow": {},
+    "sharedWith": {},
 }
 
 # What the API server says of each keyword.

@@ -10,6 +10,7 @@ from tests.integration.crds.constraints.case import (
     pod_name_part,
     quantity,
     reference,
+    unique_items,
 )
 
 _MODEL: Final = "LLMModel"
@@ -45,4 +46,8 @@ MODEL_CASES: Final = [
     Case(_MODEL, "spec.trustRemoteCode.revision", "maxLength", "a" * 40, "a" * 41),
     Case(_MODEL, "spec.trustRemoteCode.revision", "pattern", "0123456789abcdef" * 2 + "0" * 8, "main"),
     Case(_MODEL, "spec.trustRemoteCode.revision", "pattern", "0" * 40, "0" * 39),
+    *unique_items(_MODEL, "spec.sharedWith", 64, [f"team-{number}" for number in range(65)]),
+    Case(_MODEL, "spec.sharedWith[]", "maxLength", "a" * 63, "a" * 64),
+    Case(_MODEL, "spec.sharedWith[]", "pattern", "*", "team-*"),
+    Case(_MODEL, "spec.sharedWith[]", "pattern", "team-a", "Team"),
 ]

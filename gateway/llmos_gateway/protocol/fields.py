@@ -1,0 +1,194 @@
+"""Which fields of a body reach an engine: those of the OpenAI API and of sampling that are named here, and no others.
+
+A list of what may pass, not of what may not: each release of an engine brings new fields, and some of them reach past
+the one request that they come with. Those of vLLM 0.32 that are no caller's business, and why:
+
+    cache_salt                                      whose cached prompts are read: the gateway says that
+    priority                                        goes before other tenants
+    request_id, session_id, user, metadata, ...     identity: a caller's word for it is worth nothing
+    kv_transfer_params, ec_transfer_params          name the memory of other requests and replicas
+    vllm_xargs, logits_processors                   arguments for code within the engine
+    mm_processor_kwargs, media_io_kwargs, mm_payload, return_mm_kwargs
+                                                    arguments for the model's own code, and work without a bound
+    chat_template                                   a program that the engine runs
+    use_beam_search, best_of                        work that the engine's usage does not count
+    return_token_ids, return_prompt_text, ...       internals of the engine
+    structured_outputs._backend                     chooses the parser; of that object, too, only known fields pass
+    store, background, previous_response_id         answers kept in the engine, where whoever knows an id reads them
+
+What is not named is dropped, as an engine ignores fields that it does not know. A few fields hold what the request is
+about, so that an answer without them would be wrong: they are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from llmos_gateway.protocol.errors import BadRequestError
+
+CACHE_SALT: Final = "cache_salt"
+
+
+class ApiPart(StrEnum):
+    """A part of the API that a key can be restricted to; the last words of its path."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+
+
+_SAMPLING: Final = frozenset(
+    [
+        "frequency_penalty",
+        "ignore_eos",
+        "include_stop_str_in_output",
+        "logit_bias",
+        "presence_penalty",
+        "repetition_penalty",
+        "seed",
+        "min_p",
+        "skip_special_tokens",
+        "stop",
+        "stop_token_ids",
+        "temperature",
+        "top_k",
+        "top_p",
+    ]
+)
+_GENERATION: Final = _SAMPLING | frozenset(
+    [
+        "add_special_tokens",
+        "allowed_token_ids",
+        "bad_words",
+        "echo",
+        "logprob_token_ids",
+        "logprobs",
+        "max_tokens",
+        "min_tokens",
+        "model",
+        "n",
+        "prompt_logprobs",
+        "repetition_detection",
+        "response_format",
+        "spaces_between_special_tokens",
+        "stream",
+        "stream_interval",
+        "stream_options",
+        "structured_outputs",
+        "thinking_token_budget",
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "watermarking",
+    ]
+)
+PASSED: Final[Mapping[ApiPart, frozenset[str]]] = {
+    ApiPart.CHAT: _GENERATION
+    | frozenset(
+        [
+            "add_generation_prompt",
+            "chat_template_kwargs",
+            "continue_final_message",
+            "documents",
+            "include_reasoning",
+            "max_completion_tokens",
+            "messages",
+            "parallel_tool_calls",
+            "reasoning_effort",
+            "tool_choice",
+            "tools",
+            "top_logprobs",
+        ]
+    ),
+    ApiPart.COMPLETIONS: _GENERATION | {"prompt", "suffix"},
+    ApiPart.EMBEDDINGS: frozenset(
+        [
+            "add_special_tokens",
+            "dimensions",
+            "embed_dtype",
+            "encoding_format",
+            "endianness",
+            "input",
+            "model",
+            "padding",
+            "truncate_prompt_tokens",
+            "truncation_side",
+            "use_activation",
+        ]
+    ),
+    ApiPart.RESPONSES: _SAMPLING
+    | frozenset(
+        [
+            "chat_template_kwargs",
+            "include",
+            "include_reasoning",
+            "input",
+            "instructions",
+            "max_output_tokens",
+            "max_tool_calls",
+            "model",
+            "parallel_tool_calls",
+            "reasoning",
+            "stream",
+            "structured_outputs",
+            "text",
+            "tool_choice",
+            "tools",
+            "top_logprobs",
+            "truncation",
+            "watermarking",
+        ]
+    ),
+}
+"""Fields that pass, by part of the API."""
+
+_CONSTRAINTS: Final = frozenset(
+    [
+        "choice",
+        "disable_additional_properties",
+        "disable_any_whitespace",
+        "grammar",
+        "json",
+        "json_object",
+        "regex",
+        "structural_tag",
+        "whitespace_pattern",
+    ]
+)
+_NOT_KEPT: Final = "answers are not kept; send the whole conversation in 'input'"
+_REFUSED: Final[Mapping[ApiPart, Mapping[str, str]]] = {
+    ApiPart.COMPLETIONS: {"prompt_embeds": "send the prompt as text or as token ids"},
+    ApiPart.RESPONSES: {
+        "background": "answers are not kept; wait for this one, or have it streamed",
+        "previous_input_messages": "send the whole conversation in 'input'",
+        "previous_response": _NOT_KEPT,
+        "previous_response_id": _NOT_KEPT,
+        "prompt": "there are no stored prompts; send it in 'input'",
+    },
+}
+
+
+def check_fields(part: ApiPart, fields: Mapping[str, Any]) -> None:
+    """Refuse a request that is about something which never reaches an engine.
+
+    Raises:
+        BadRequestError: it has such a field; the message says what to send instead.
+    """
+    for name, remedy in _REFUSED.get(part, {}).items():
+        if fields.get(name):
+            raise BadRequestError(f"'{name}' is not supported: {remedy}.", "unsupported_field", param=name)
+
+
+def find_dropped(part: ApiPart, fields: Mapping[str, Any]) -> set[str]:
+    """Return the fields that do not pass."""
+    return fields.keys() - PASSED[part]
+
+
+def strip_constraints(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return `structured_outputs` with known fields only; None if nothing has to change."""
+    given = fields.get("structured_outputs")
+    if not isinstance(given, dict) or given.keys() <= _CONSTRAINTS:
+        return None
+    return {name: value for name, value in given.items() if name in _CONSTRAINTS}

@@ -1,0 +1,58 @@
+"""Rules about tenants that several programs follow: whose a namespace is, and how many tokens a quantity means. Pure.
+
+A namespace has one tenant. If two Tenants name it, it stays with the older one, and of equally old ones with the first
+by name, so that nobody can take a namespace over by naming it. Operator and gateway must agree on that: the one gives
+accelerators by it, the other lets keys in by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final
+
+from llmos.api.tenant import Tenant
+
+_FACTORS: Final = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Which tenant a namespace belongs to."""
+
+    by_namespace: Mapping[str, str] = field(default_factory=dict)
+    taken: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """By tenant: namespaces that it names but an older tenant has, with that tenant."""
+
+
+def find_owners(tenants: Iterable[Tenant]) -> Owners:
+    """Give each namespace to the oldest tenant that names it; of equally old ones to the first by name."""
+    owners: dict[str, str] = {}
+    taken: dict[str, list[tuple[str, str]]] = {}
+    for tenant in sorted(tenants, key=find_seniority):
+        for namespace in tenant.spec.namespaces:
+            owner = owners.setdefault(namespace, tenant.metadata.name)
+            if owner != tenant.metadata.name:
+                taken.setdefault(tenant.metadata.name, []).append((namespace, owner))
+    return Owners(owners, {name: tuple(pairs) for name, pairs in taken.items()})
+
+
+def find_seniority(tenant: Tenant) -> tuple[float, str]:
+    """Return what orders tenants from the oldest on; one that no API server has made yet goes before all others."""
+    created = tenant.metadata.creation_timestamp
+    return created.timestamp() if created is not None else 0.0, tenant.metadata.name
+
+
+def parse_tokens(quantity: str) -> int:
+    """Return the number of tokens that a quantity such as `200k` means; a part of a token counts as one.
+
+    Raises:
+        ValueError: it is no such quantity.
+    """
+    factor = _FACTORS.get(quantity[-1:], 1)
+    digits = quantity[:-1] if factor > 1 else quantity
+    if not digits.replace(".", "", 1).isdecimal():
+        raise ValueError(f"{quantity!r} is no number of tokens such as 5000, 200k or 20M")
+    return math.ceil(Decimal(digits) * factor)
