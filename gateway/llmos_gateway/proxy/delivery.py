@@ -31,7 +31,7 @@ from llmos_gateway.protocol.events import EventFilter
 from llmos_gateway.protocol.headers import build_caller_headers, build_upstream_headers
 from llmos_gateway.protocol.requests import ApiPart
 from llmos_gateway.protocol.usage import MAX_USAGE_BYTES, find_usage
-from llmos_gateway.proxy.accounts import Accounts, Attempt
+from llmos_gateway.proxy.accounts import Accounts, Attempt, Sign
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.event_stream import EventStream
 from llmos_gateway.proxy.limits import Limits
@@ -166,14 +166,18 @@ class Delivery:
         span = tools.tracer.begin_attempt(call.span, headers) if tools.tracer and call.span else None
         tools.accounts.started(call, attempt, self._order.prompt)
         outcome: AttemptOutcome = "failed"
+        sign = Sign.NONE
         answer: aiohttp.ClientResponse | None = None
         try:
             answer = await tools.upstream.send(attempt.address, self._order.path, self._order.body, headers)
             response = await self._pass(answer, attempt)
-            outcome = "finished" if call.status < 500 else "failed"
+            outcome, sign = ("finished", Sign.GOOD) if call.status < 500 else ("failed", Sign.ERROR)
             return response
-        except ReplicaError:
-            outcome = "retried"
+        except ReplicaError as error:
+            outcome, sign = "retried", Sign.ERROR if isinstance(error, DeclinedError) else Sign.BROKEN
+            raise
+        except BadGatewayError:
+            sign = Sign.BROKEN
             raise
         except (asyncio.CancelledError, ConnectionError):
             outcome = "cancelled"
@@ -182,8 +186,7 @@ class Delivery:
             if answer is not None:
                 answer.close()
             tools.accounts.ended(call, attempt, outcome)
-            if outcome != "cancelled":
-                tools.accounts.judge(attempt, is_healthy=outcome == "finished")
+            tools.accounts.judge(call, attempt, sign)
             if span is not None:
                 span.end(
                     {"llmos.replica": call.replica, "llmos.outcome": outcome}, "" if call.status < 500 else outcome

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,17 @@ from llmos_gateway.catalog import Pool
 from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.proxy.retries import Retries
 from llmos_gateway.proxy.upstream import DeclinedError, LostError, ReplicaError, UnreachableError
-from tests.gateway.engines import ANSWER, Behaviour, answer, die, die_after_head, die_in_body, fail_with, open_engine
+from tests.gateway.engines import (
+    ANSWER,
+    Behaviour,
+    Engine,
+    answer,
+    die,
+    die_after_head,
+    die_in_body,
+    fail_with,
+    open_engine,
+)
 from tests.gateway.raw import find_closed_port
 from tests.gateway.stage import CHAT, POOL, open_gateway
 from tests.gateway.values import pool
@@ -120,6 +131,39 @@ async def test_a_replica_that_keeps_failing_is_left_alone() -> None:
                 assert response.status == 200
                 await response.read()
     assert len(bad.bodies) < 6
+
+
+async def test_a_request_that_fails_everywhere_takes_no_replica_away_from_the_others() -> None:
+    async with AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(open_gateway(pools=IN_TURN))
+        engines = [await stack.enter_async_context(open_engine(fail_over_poison)) for _ in range(2)]
+        stage.put_endpoints(*(engine.address for engine in engines))
+        for _ in range(6):
+            async with stage.post(POISON) as response:
+                assert response.status == 500
+        for _ in range(4):
+            async with stage.post() as response:
+                assert await response.json() == ANSWER
+    assert [len(engine.bodies) for engine in engines] == [5, 5]
+
+
+async def test_a_replica_that_answers_nothing_but_errors_is_left_alone() -> None:
+    async with open_engine(fail_with(500, "")) as bad, open_engine() as good, open_gateway(pools=IN_TURN) as stage:
+        stage.put_endpoints(bad.address, good.address)
+        for number in range(20):
+            async with stage.post({**CHAT, "messages": [{"role": "user", "content": f"{number}"}]}) as response:
+                await response.read()
+    assert len(bad.bodies) < 6
+
+
+POISON = {**CHAT, "messages": [{"role": "user", "content": "poison"}]}
+
+
+async def fail_over_poison(engine: Engine, request: web.Request) -> web.StreamResponse:
+    """Answer as a healthy engine that one request does not agree with."""
+    if engine.bodies[-1]["messages"] == POISON["messages"]:
+        return web.json_response({"error": {"message": "division by zero"}}, status=500)
+    return await answer(engine, request)
 
 
 ERRORS: dict[str, ReplicaError] = {
