@@ -84,6 +84,10 @@ class Order:
     is_stream: bool
     hides_usage: bool
     """Whether usage is kept from the caller, who did not ask for it."""
+    hides_counts: bool
+    """Whether the same is true of the counts in every event."""
+    choices: int
+    """Answers for each prompt."""
 
 
 class Delivery:
@@ -217,7 +221,8 @@ class Delivery:
         self, answer: aiohttp.ClientResponse, attempt: Attempt, stream: EventStream
     ) -> web.StreamResponse:
         call, clock = self._call, self._tools.clock
-        events = EventFilter(hides_usage=self._order.hides_usage)
+        order = self._order
+        events = EventFilter(hides_usage=order.hides_usage, hides_counts=order.hides_counts, choices=order.choices)
         try:
             with stream.kept_alive(WAITING_FOR_ENGINE):
                 data = await read_some(answer)
