@@ -16,7 +16,7 @@ from llmos.api.names import (
 )
 from llmos.api.scaling import ScalingStatus
 from llmos_operator.planning.conditions import Announcement, Fact, build_conditions, is_false, is_true, last_failure
-from llmos_operator.planning.failures import Failure, describe
+from llmos_operator.planning.failures import Failure, build_failure, describe
 from llmos_operator.planning.replicas import HOLDING, Replica, ReplicaState
 from llmos_operator.planning.schedule import ReplicaLimits, find_limits, find_schedule_problem
 
@@ -192,8 +192,15 @@ def _no_room(pool: InferencePool, size: PoolSize) -> Failure | None:
         return None
     earlier = last_failure(CONDITION_READY, pool.status.conditions)
     if earlier is None or earlier.reason is Reason.InvalidSpec:
-        return Failure(Reason.Unschedulable, size.scaling.message)
+        return build_failure(Reason.Unschedulable, f"{size.scaling.message} {_describe_need(pool)}")
     return Failure(earlier.reason, earlier.message.partition(_MEANWHILE)[0])
+
+
+def _describe_need(pool: InferencePool) -> str:
+    wanted = pool.spec.accelerator
+    if wanted.class_name == CPU_CLASS:
+        return "Each replica asks for processors and memory, and no node has enough of them free."
+    return f"Each replica asks for {wanted.count} x {wanted.class_name} (AcceleratorClass), and no node has that free."
 
 
 def _planned(layout: Layout) -> Fact:
