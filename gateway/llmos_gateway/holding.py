@@ -1,9 +1,13 @@
-"""Holding: a request whose pool has no replica waits here until one comes, within bounds.
+"""Holding: a request whose pool has no replica that can be reached waits here until one comes, within bounds.
 
 Who waits: as many as the pool's and the key's limits allow, each until its deadline. The queue is first in, first out:
 when a replica appears, all that wait for the pool go, in the order in which they came. They are not let out a few at a
 time: the engine admits what its memory bears and queues the rest itself, in the same order, and the router spreads them
 if several replicas came together. The price is that a second replica, seconds later, gets only what arrives after it.
+
+Replicas that are listed and cannot be reached count as none for a request that has tried them (`avoided`). It goes on
+when another one is listed, or when one of the pool's replicas can be connected to (`reached`). To find that out the
+first in the queue tries again after a pause, for all: what is dead gets one attempt at a time, however many wait.
 
 When it ends otherwise: the queue is full (429), the deadline has passed (503), the pool cannot get a replica until
 somebody changes something (503, with the operator's words, at once for all that wait), or the pool is gone (404). A
@@ -20,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -31,9 +36,17 @@ UNKNOWN_RETRY_S: Final = 10
 MAX_RETRY_S: Final = 3600
 MAX_REQUESTS: Final = 10_000
 """Requests that one gateway holds, whatever its pools allow: each holds a connection and a body."""
+LONGEST_TRY_S: Final = 5.0
+"""For which one request tries replicas that could not be reached, and no other one does."""
 
-RefusedFor = Literal["queue_full", "timed_out", "unavailable", "not_found"]
-_STATUS: Final[dict[RefusedFor, int]] = {"queue_full": 429, "timed_out": 503, "unavailable": 503, "not_found": 404}
+RefusedFor = Literal["queue_full", "timed_out", "replica_unreachable", "unavailable", "not_found"]
+_STATUS: Final[dict[RefusedFor, int]] = {
+    "queue_full": 429,
+    "timed_out": 503,
+    "replica_unreachable": 503,
+    "unavailable": 503,
+    "not_found": 404,
+}
 
 
 class HoldRefused(Exception):  # noqa: N818 - the request was refused; nothing is broken
@@ -55,18 +68,46 @@ class HoldRefused(Exception):  # noqa: N818 - the request was refused; nothing i
 class _Waiter:
     key_id: str
     since_s: float
+    avoided: frozenset[str] = frozenset()
+    tries_at_s: float = math.inf
+    """When it may try what it avoids, if it is the first in the queue."""
     change: asyncio.Future[None] | None = None
     """Done when something about the pool has changed."""
+
+    def can_use(self, pool: Pool) -> bool:
+        return any(endpoint.address not in self.avoided for endpoint in pool.endpoints)
+
+    def forget_gone(self, pool: Pool) -> None:
+        """What is listed no longer may come back as a new process under its old address."""
+        if self.avoided:
+            self.avoided &= {endpoint.address for endpoint in pool.endpoints}
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        self.change = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self.change,), timeout=timeout_s)
+
+    def wake(self) -> None:
+        if self.change is not None and not self.change.done():
+            self.change.set_result(None)
 
 
 @dataclass(slots=True)
 class _Queue:
-    waiters: dict[_Waiter, None] = field(default_factory=dict)
+    waiters: OrderedDict[_Waiter, None] = field(default_factory=OrderedDict)
     """In order of arrival."""
     by_key: dict[str, int] = field(default_factory=dict)
+    tried_until_s: float = 0.0
+    """Until when nobody else tries a replica that could not be reached."""
+
+    @property
+    def first(self) -> _Waiter:
+        return next(iter(self.waiters))
 
     def add(self, waiter: _Waiter) -> None:
+        is_back = bool(self.waiters) and waiter.since_s < self.first.since_s
         self.waiters[waiter] = None
+        if is_back:
+            self.waiters.move_to_end(waiter, last=False)
         self.by_key[waiter.key_id] = self.by_key.get(waiter.key_id, 0) + 1
 
     def remove(self, waiter: _Waiter) -> None:
@@ -102,7 +143,16 @@ class Holding:
         self._held = 0
         catalog.subscribe(self._on_change)
 
-    async def wait(self, pool_id: str, key_id: str, prompt_tokens: int, *, arrived_s: float | None = None) -> Pool:
+    async def wait(
+        self,
+        pool_id: str,
+        key_id: str,
+        prompt_tokens: int,
+        *,
+        arrived_s: float | None = None,
+        avoided: frozenset[str] = frozenset(),
+        pause_s: float = 0.0,
+    ) -> Pool:
         """Return the pool as soon as it has a replica: at once if it has one now.
 
         Args:
@@ -110,14 +160,19 @@ class Holding:
             key_id: the caller.
             prompt_tokens: an estimate, for the autoscaler.
             arrived_s: when the request came by `clock`, if it waited before; its deadline counts from there.
+            avoided: addresses that it could not reach, which count as no replica. A request that has some was let in
+                before, and keeps its place however full the queue is by now.
+            pause_s: after which the first in the queue tries them again.
 
         Raises:
             HoldRefused: it cannot wait, or not any longer; the book knows.
         """
+        now_s = self._clock()
+        waiter = _Waiter(key_id, now_s if arrived_s is None else arrived_s, avoided, now_s + pause_s)
         try:
-            return await self._wait(pool_id, key_id, prompt_tokens, self._clock() if arrived_s is None else arrived_s)
+            return await self._wait(pool_id, waiter, prompt_tokens)
         except HoldRefused as refusal:
-            if refusal.reason in {"queue_full", "timed_out"}:
+            if refusal.reason in {"queue_full", "timed_out", "replica_unreachable"}:
                 self._book.refused(pool_id)
             else:
                 self._book.dropped(pool_id)
@@ -126,27 +181,45 @@ class Holding:
             self._book.dropped(pool_id)
             raise
 
-    async def _wait(self, pool_id: str, key_id: str, prompt_tokens: int, arrived_s: float) -> Pool:
+    def reached(self, pool_id: str) -> None:
+        """Note that who was let out to try has a connection: all that wait for the pool's replicas may try them."""
+        queue = self._queues.get(pool_id)
+        for waiter in queue.waiters if queue else ():
+            waiter.avoided = frozenset()
+            waiter.wake()
+
+    async def _wait(self, pool_id: str, waiter: _Waiter, prompt_tokens: int) -> Pool:
         pool = self._get_pool(pool_id)
-        if pool.endpoints:
+        if waiter.can_use(pool):
             return pool
-        deadline_s = arrived_s + pool.hold.timeout_s
-        self._check_time(pool, arrived_s, deadline_s)
-        self._check_room(pool, key_id)
-        waiter = self._enter(pool_id, key_id, arrived_s)
+        deadline_s = waiter.since_s + pool.hold.timeout_s
+        self._check_time(pool, waiter.since_s, deadline_s)
+        if not waiter.avoided:
+            self._check_room(pool, waiter.key_id)
+        queue = self._enter(pool_id, waiter)
         ticket = self._book.held(pool_id, prompt_tokens)
         try:
-            while not pool.endpoints:
-                # A replica may come and be gone again before this runs; the place in the queue is kept.
-                waiter.change = asyncio.get_running_loop().create_future()
-                await asyncio.wait((waiter.change,), timeout=deadline_s - self._clock())
+            # A replica may come and be gone again before this runs; the place in the queue is kept.
+            while not waiter.can_use(pool) and not self._may_try(pool, queue, waiter):
+                tries_at_s = max(waiter.tries_at_s, queue.tried_until_s)
+                is_next = pool.endpoints and queue.first is waiter
+                await waiter.wait_for_change(min(deadline_s, tries_at_s if is_next else deadline_s) - self._clock())
                 pool = self._get_pool(pool_id)
-                if not pool.endpoints:
-                    self._check_time(pool, arrived_s, deadline_s)
+                waiter.forget_gone(pool)
+                if not waiter.can_use(pool):
+                    self._check_time(pool, waiter.since_s, deadline_s)
             return pool
         finally:
             self._leave(pool_id, waiter)
             self._book.released(pool_id, ticket)
+
+    def _may_try(self, pool: Pool, queue: _Queue, waiter: _Waiter) -> bool:
+        """Whether the waiter tries what it avoids, for all; then the others wait until it knows."""
+        now_s = self._clock()
+        if not pool.endpoints or queue.first is not waiter or now_s < max(waiter.tries_at_s, queue.tried_until_s):
+            return False
+        queue.tried_until_s = now_s + LONGEST_TRY_S
+        return True
 
     def _get_pool(self, pool_id: str) -> Pool:
         """Return a pool that has a replica or may get one."""
@@ -161,7 +234,7 @@ class Holding:
         now_s = self._clock()
         if now_s >= deadline_s:
             raise HoldRefused(
-                "timed_out",
+                "replica_unreachable" if pool.endpoints else "timed_out",
                 f"No replica of {pool.id} could take the request within {now_s - arrived_s:.0f} s. Try again later."
                 f"{_because(pool)}",
                 self._compute_retry(pool, arrived_s),
@@ -194,11 +267,14 @@ class Holding:
         left_s = pool.start_s - (self._clock() - min(woken_s, arrived_s))
         return min(max(1, math.ceil(left_s)), MAX_RETRY_S)
 
-    def _enter(self, pool_id: str, key_id: str, since_s: float) -> _Waiter:
-        waiter = _Waiter(key_id, since_s)
-        self._queues.setdefault(pool_id, _Queue()).add(waiter)
+    def _enter(self, pool_id: str, waiter: _Waiter) -> _Queue:
+        queue = self._queues.setdefault(pool_id, _Queue())
+        queue.add(waiter)
+        if queue.first is waiter:
+            # Who was let out to try is back, in its place.
+            queue.tried_until_s = 0.0
         self._held += 1
-        return waiter
+        return queue
 
     def _leave(self, pool_id: str, waiter: _Waiter) -> None:
         queue = self._queues[pool_id]
@@ -206,12 +282,14 @@ class Holding:
         self._held -= 1
         if not queue.waiters:
             del self._queues[pool_id]
+        else:
+            # It may be the first now, whose turn it is to try.
+            queue.first.wake()
 
     def _on_change(self, pool_id: str) -> None:
         queue = self._queues.get(pool_id)
         for waiter in queue.waiters if queue else ():
-            if waiter.change is not None and not waiter.change.done():
-                waiter.change.set_result(None)
+            waiter.wake()
 
 
 def _because(pool: Pool) -> str:

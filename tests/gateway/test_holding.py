@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmos_gateway.catalog import ANONYMOUS, Catalog, HoldLimits, Pool
-from llmos_gateway.holding import UNKNOWN_RETRY_S, Holding, HoldRefused
+from llmos_gateway.holding import LONGEST_TRY_S, UNKNOWN_RETRY_S, Holding, HoldRefused
 from llmos_gateway.load import LoadBook
 from tests.gateway.values import endpoint, pool
 
@@ -41,8 +41,17 @@ class Stage:
         await settle()
         return task
 
-    async def _hold(self, key: str, name: str) -> Pool:
-        held = await self.holding.wait(POOL, key, 10)
+    async def ask_again(self, name: str, *, pause_s: float, arrived_s: float | None = None) -> asyncio.Task[Pool]:
+        """Let a request wait that could not reach the replica."""
+        self.book.arrived(POOL, 10)
+        avoided = frozenset({endpoint().address})
+        task = asyncio.create_task(self._hold("key", name, avoided=avoided, pause_s=pause_s, arrived_s=arrived_s))
+        self.tasks.append(task)
+        await settle()
+        return task
+
+    async def _hold(self, key: str, name: str, **tried: Any) -> Pool:
+        held = await self.holding.wait(POOL, key, 10, **tried)
         self.order.append(name)
         return held
 
@@ -288,3 +297,64 @@ async def _play(steps: list[tuple[str, Any]]) -> None:
     assert load.arrivals_total == len(results)
     assert load.queued == load.queued_prompt_tokens == 0
     assert load.arrivals_total == served + load.failed_total + load.rejected_total
+
+
+async def test_replicas_that_could_not_be_reached_are_tried_by_one_for_all() -> None:
+    stage = Stage()
+    stage.wake()
+    waits = [await stage.ask_again(f"{number}", pause_s=1.0) for number in range(3)]
+    await asyncio.sleep(0.9)
+    assert stage.order == []
+    await asyncio.sleep(0.2)
+    assert stage.order == ["0"], "its pause is over, and the others wait for what it finds out"
+    await asyncio.sleep(LONGEST_TRY_S / 2)
+    assert stage.order == ["0"]
+    stage.holding.reached(POOL)
+    await asyncio.gather(*waits)
+    assert stage.order == ["0", "1", "2"]
+    assert stage.numbers == (0, 0, 0)
+
+
+async def test_who_tried_in_vain_is_first_again_and_if_it_never_comes_back_the_next_tries() -> None:
+    stage = Stage(hold=HoldLimits(max_requests=2))
+    stage.wake()
+    arrived_s = asyncio.get_running_loop().time()
+    await stage.ask_again("a", pause_s=0.5)
+    await asyncio.sleep(0.1)
+    await stage.ask_again("b", pause_s=0.5)
+    await asyncio.sleep(0.5)
+    assert stage.order == ["a"]
+    await stage.ask_again("a", pause_s=0.5, arrived_s=arrived_s)
+    await asyncio.sleep(0.6)
+    assert stage.order == ["a", "a"]
+    await asyncio.sleep(LONGEST_TRY_S)
+    assert stage.order == ["a", "a", "b"]
+
+
+async def test_who_could_not_reach_a_replica_goes_when_another_one_comes() -> None:
+    stage = Stage()
+    stage.wake()
+    waits = [await stage.ask_again(f"{number}", pause_s=60) for number in range(3)]
+    stage.catalog.put_endpoints(POOL, (endpoint(), endpoint(2)))
+    await asyncio.gather(*waits)
+    assert stage.order == ["0", "1", "2"]
+
+
+async def test_a_replica_that_was_away_and_is_listed_again_is_tried_at_once() -> None:
+    stage = Stage()
+    stage.wake()
+    wait = await stage.ask_again("a", pause_s=60)
+    stage.sleep()
+    await settle()
+    stage.wake()
+    await asyncio.wait_for(wait, 1)
+
+
+async def test_who_could_not_reach_a_replica_keeps_its_place_in_a_full_queue_until_its_deadline() -> None:
+    stage = Stage(hold=HoldLimits(max_requests=1, timeout_s=10))
+    stage.wake()
+    waits = [await stage.ask_again(f"{number}", pause_s=60) for number in range(3)]
+    assert stage.numbers == (3, 0, 0)
+    refused = await refusal(waits[0])
+    assert (refused.status, refused.reason) == (503, "replica_unreachable")
+    assert refused.retry_after_s

@@ -22,9 +22,9 @@ MODEL = "bench"
 SLOTS = 20
 
 
-def build_event(content: str) -> bytes:
+def build_event(content: str, **extra: Any) -> bytes:
     """Return one token of a stream."""
-    return build_line({"choices": [{"index": 0, "delta": {"content": content}, "logprobs": None}]})
+    return build_line({"choices": [{"index": 0, "delta": {"content": content}, "logprobs": None}], **extra})
 
 
 def build_usage(tokens: int) -> bytes:
@@ -73,6 +73,8 @@ MODELS = build_answer(
 )
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 TOKEN = build_event(" token")
+COUNTED_TOKEN = build_event(" token", usage={"prompt_tokens": 250, "total_tokens": 300, "completion_tokens": 50})
+"""For those that ask for a count in every event; the number does not matter here."""
 STREAM_TAIL = build_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
@@ -107,7 +109,7 @@ class Pacer:
                 del slot[connection]
             elif left:
                 slot[connection] = left - 1
-                connection.transport.write(TOKEN)
+                connection.transport.write(connection.token)
             else:
                 del slot[connection]
                 connection.end_stream(self._usage)
@@ -122,6 +124,7 @@ class Connection(asyncio.Protocol):
         self._pacer = pacer
         self._buffer = b""
         self._wants_usage = False
+        self.token = TOKEN
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -141,6 +144,7 @@ class Connection(asyncio.Protocol):
     def _answer(self, head: bytes, body: bytes) -> None:
         if b'"stream":true' in body or b'"stream": true' in body:
             self._wants_usage = b"include_usage" in body
+            self.token = COUNTED_TOKEN if b'"continuous_usage_stats":true' in body else TOKEN
             self.transport.write(STREAM_HEAD)
             self._pacer.add(self)
         elif head.startswith(b"GET"):

@@ -1,16 +1,22 @@
-"""Server-sent events on their way from an engine to a caller, at the price of a few searches a chunk.
+"""Server-sent events on their way from an engine to a caller, at the price of a few searches an event.
 
-An engine writes one event a token, and nearly every chunk holds one whole event that passes as it is. Only an event
-with `"usage"` or `"error"` in structural quotes (see `usage`) is looked at:
+An engine is asked for usage at the end and for its counts in every event (vLLM: `continuous_usage_stats`), so that a
+stream that ends early is settled by the engine's own count: one event may hold several tokens, or none. What the caller
+did not ask for is taken out again:
 
-- The last chunk of a stream carries usage and no choices. If the caller did not ask for it, it is counted and dropped;
-  if it has choices too, only its usage is taken out.
-- Engines may write `"usage":null` into every chunk because usage was asked for; it is cut out again.
+- The last event of a stream carries usage and no choices. It is counted and dropped.
+- Every other event carries the count of its choice. It nearly always stands at the end, as vLLM writes it, and is cut
+  off there; where it stands elsewhere the event is parsed. `"usage":null` is cut out, too.
+
+An engine that does not count in events sends events that pass as they are; then a stream that ends early is settled by
+the number of its events.
+
 - An error is noted: the answer failed, though it began with status 200.
 - `[DONE]` is noted: chats and completions end with it, and one that does not was cut off, however clean its end.
 
-Whole events leave here, so that an error event of the gateway never lands inside another one. Bytes that wait for the
-end of their event are bounded; beyond that they pass as they are.
+Only what stands in structural quotes counts (see `usage`). Whole events leave here, so that an error event of the
+gateway never lands inside another one. Bytes that wait for the end of their event are bounded; beyond that they pass as
+they are.
 """
 
 from __future__ import annotations
@@ -26,26 +32,64 @@ _DONE_EVENT: Final = b"data: [DONE]"
 MAX_EVENT_BYTES: Final = 1024 * 1024
 _USAGE: Final = b'"usage"'
 _ERROR: Final = b'"error"'
+_COUNT: Final = b',"usage":{"prompt_tokens":'
+_COUNT_AT_END: Final = re.compile(
+    rb',"usage":\{"prompt_tokens":(\d+),"total_tokens":\d+,"completion_tokens":(\d+)\}\}\n\n'
+)
+_CHOICE: Final = re.compile(rb'"choices":\[\{"index":(\d+)')
 _NO_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _DATA: Final = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
 
 
 class EventFilter:
-    """The events of one answer."""
+    """The events of one answer.
 
-    __slots__ = ("_hides_usage", "_rest", "events", "has_error", "is_done", "usage")
+    Args:
+        hides_usage: whether the caller does not want the usage at the end.
+        hides_counts: whether the caller does not want the count in every event.
+        choices: answers for each prompt; their events have numbers of their own.
+    """
 
-    def __init__(self, *, hides_usage: bool) -> None:
+    __slots__ = (
+        "_choices",
+        "_counts",
+        "_hides_counts",
+        "_hides_usage",
+        "_rest",
+        "_total",
+        "events",
+        "has_error",
+        "is_done",
+    )
+
+    def __init__(self, *, hides_usage: bool, hides_counts: bool, choices: int = 1) -> None:
         self._hides_usage = hides_usage
+        self._hides_counts = hides_counts
+        self._choices = choices
         self._rest = b""
+        self._total: Usage | None = None
+        self._counts: dict[int, Usage] = {}
+        """The last count of each choice."""
         self.events = 0
         """Events with data that passed. An engine sends about one a token."""
-        self.usage: Usage | None = None
         self.has_error = False
         """Whether the engine reported a failure inside the stream."""
         self.is_done = False
         """Whether the last event said that the answer is whole."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the engine counted: all of it if the stream has ended, else up to its last event."""
+        if self._total is not None or not self._counts:
+            return self._total
+        # Each choice counts its own tokens, and those of its prompt, which it shares with the others of that prompt.
+        prompts = {index // self._choices: usage for index, usage in self._counts.items()}
+        return Usage(
+            sum(usage.prompt_tokens for usage in prompts.values()),
+            sum(usage.completion_tokens for usage in self._counts.values()),
+            sum(usage.cached_tokens for usage in prompts.values()),
+        )
 
     def feed(self, data: bytes) -> bytes:
         """Take a chunk; return what may be sent on, which may be nothing."""
@@ -74,15 +118,41 @@ class EventFilter:
         return b"".join(passed)
 
     def _pass(self, event: bytes) -> bytes:
+        if _COUNT in event and _ERROR not in event and (passed := self._pass_counted(event)) is not None:
+            return passed
         self.is_done = event.rstrip() == _DONE_EVENT
         if _ERROR in event and _has_error(event):
             self.has_error = True
         if _USAGE in event:
-            self.usage = find_usage(event) or self.usage
-            if self._hides_usage:
-                event = _hide_usage(event)
+            event = self._pass_usage(event)
         self.events += _count_events(event)
         return event
+
+    def _pass_counted(self, event: bytes) -> bytes | None:
+        """Take the count from where vLLM writes it; None if it is not all that this event says of usage."""
+        choice = _CHOICE.search(event)
+        count = _COUNT_AT_END.fullmatch(event, event.rfind(_COUNT))
+        if choice is None or count is None or event.count(_USAGE) > 1 or not event.startswith(b"data: {"):
+            return None
+        self.is_done = False
+        self.events += 1
+        self._counts[int(choice[1])] = Usage(int(count[1]), int(count[2]))
+        return event[: count.start()] + b"}\n\n" if self._hides_counts else event
+
+    def _pass_usage(self, event: bytes) -> bytes:
+        """Read what an event says of usage, and take out of it what the caller did not ask for."""
+        if self._hides_usage:
+            event = _NO_USAGE.sub(b"", event)
+        usage = find_usage(event)
+        fields = _read_data(event) if usage is not None else None
+        if fields is None or "usage" not in fields or not fields.get("choices"):
+            self._total = usage or self._total
+            return b"" if self._hides_usage and fields is not None and "usage" in fields else event
+        self._counts[_find_choice(fields["choices"])] = usage or Usage()
+        if not self._hides_counts:
+            return event
+        del fields["usage"]
+        return build_error_event(orjson.dumps(fields))
 
 
 def build_error_event(body: bytes) -> bytes:
@@ -100,15 +170,9 @@ def _count_events(data: bytes) -> int:
     return data.count(b"\ndata: {") + data.startswith(b"data: {")
 
 
-def _hide_usage(event: bytes) -> bytes:
-    event = _NO_USAGE.sub(b"", event)
-    fields = _read_data(event) if _USAGE in event else None
-    if fields is None or "usage" not in fields:
-        return event
-    if not fields.get("choices"):
-        return b""
-    del fields["usage"]
-    return build_error_event(orjson.dumps(fields))
+def _find_choice(choices: Any) -> int:
+    index = choices[0].get("index") if isinstance(choices, list) and isinstance(choices[0], dict) else 0
+    return index if isinstance(index, int) else 0
 
 
 def _has_error(event: bytes) -> bool:

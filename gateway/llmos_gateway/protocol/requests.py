@@ -46,6 +46,10 @@ class ModelRequest:
     is_stream: bool
     hides_usage: bool
     """Whether usage is asked of the engine though the caller did not ask for it."""
+    hides_counts: bool
+    """Whether the same is true of the counts in every event."""
+    choices: int
+    """Answers for each prompt."""
 
     @property
     def prompt(self) -> Any:
@@ -77,10 +81,24 @@ def parse_request(part: ApiPart, raw: bytes) -> ModelRequest:
             f"'model' is longer than {MAX_MODEL_CHARACTERS} characters.", "invalid_value", param="model"
         )
     is_stream = _read_bool(fields, "stream") and part in _STREAMABLE
+<<<<<<< HEAD
     hides_usage = is_stream and part in _WITH_STREAM_OPTIONS and not _wants_usage(fields)
     check_fields(part, fields)
+=======
+    has_options = is_stream and part in _WITH_STREAM_OPTIONS
+    wants_usage, wants_counts = _read_stream_options(fields) if has_options else (True, True)
+>>>>>>> mend-gateway
     _check_prompt(part, fields)
-    return ModelRequest(part, raw, fields, model, is_stream, hides_usage)
+    return ModelRequest(
+        part,
+        raw,
+        fields,
+        model,
+        is_stream,
+        hides_usage=not wants_usage,
+        hides_counts=not wants_counts,
+        choices=_read_choices(fields),
+    )
 
 
 def build_upstream_body(request: ModelRequest, served_model: str, cache_salt: str) -> bytes:
@@ -100,14 +118,19 @@ def _find_changes(request: ModelRequest, served_model: str) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if request.model != served_model:
         changes["model"] = served_model
-    if request.hides_usage:
+    if request.hides_counts:
         options = request.fields.get("stream_options") or {}
+<<<<<<< HEAD
         changes["stream_options"] = {**options, "include_usage": True}
         if options.get("continuous_usage_stats"):
             changes["stream_options"]["continuous_usage_stats"] = False
     if (constraints := strip_constraints(request.fields)) is not None:
         changes["structured_outputs"] = constraints
     return changes
+=======
+        changes["stream_options"] = {**options, "include_usage": True, "continuous_usage_stats": True}
+    return orjson.dumps({**request.fields, **changes}) if changes else request.raw
+>>>>>>> mend-gateway
 
 
 def _check_depth(raw: bytes, fields: dict[str, Any]) -> None:
@@ -134,13 +157,21 @@ def _read_bool(fields: Mapping[str, Any], name: str) -> bool:
     raise BadRequestError(f"'{name}' must be true or false.", "invalid_type", param=name)
 
 
-def _wants_usage(fields: Mapping[str, Any]) -> bool:
+def _read_stream_options(fields: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Return whether the caller wants usage, and counts in every event; as in vLLM, these only beside usage."""
     options = fields.get("stream_options")
     if options is None:
-        return False
+        return False, False
     if not isinstance(options, dict):
         raise BadRequestError("'stream_options' must be an object.", "invalid_type", param="stream_options")
-    return _read_bool(options, "include_usage")
+    wants_usage = _read_bool(options, "include_usage")
+    return wants_usage, wants_usage and _read_bool(options, "continuous_usage_stats")
+
+
+def _read_choices(fields: Mapping[str, Any]) -> int:
+    # Anything else is the engine's to refuse.
+    number = fields.get("n")
+    return number if isinstance(number, int) and number > 0 else 1
 
 
 def _check_prompt(part: ApiPart, fields: Mapping[str, Any]) -> None:

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from llmos_gateway.catalog import Catalog, Endpoint, Pool
 from llmos_gateway.load import LoadBook
 from llmos_gateway.load import Outcome as AttemptOutcome
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.routing import Decision, PromptBlocks, Router
+
+
+class Sign(Enum):
+    """What an attempt says about the health of its replica."""
+
+    GOOD = auto()
+    ERROR = auto()
+    """It answered with an error of its own, which may be the request's fault."""
+    BROKEN = auto()
+    """It could not be reached, or broke off."""
+    NONE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,7 @@ class Accounts:
         call.first_s = self._clock()
         self._book.first_token(attempt.pool_id, call.first_s - call.arrived_s)
         attempt.router.first_token(attempt.choice)
+        attempt.router.served(attempt.address, _name_caller(call), call.first_s)
 
     def ended(self, call: Call, attempt: Attempt, outcome: AttemptOutcome) -> None:
         """A replica is done with a request, in whatever way."""
@@ -118,12 +131,18 @@ class Accounts:
         call.is_counted = is_last
         attempt.router.finished(attempt.choice)
 
-    def judge(self, attempt: Attempt, *, is_healthy: bool) -> None:
+    def judge(self, call: Call, attempt: Attempt, sign: Sign) -> None:
         """Tell what an attempt says about the health of its replica."""
-        if is_healthy:
-            attempt.router.succeeded(attempt.address)
-        else:
-            attempt.router.failed(attempt.address, self._clock())
+        router, now_s = attempt.router, self._clock()
+        if sign is Sign.BROKEN:
+            router.failed(attempt.address, now_s)
+        elif call.prompt is not None and sign is not Sign.NONE:
+            note = router.succeeded if sign is Sign.GOOD else router.erred
+            note(attempt.address, _name_caller(call), call.prompt, now_s)
 
     def _read_load(self, address: str) -> int:
         return self._book.in_flight(address) + self._extra(address)
+
+
+def _name_caller(call: Call) -> str:
+    return call.key.id if call.key is not None else ""

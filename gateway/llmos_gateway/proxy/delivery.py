@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import aiohttp
@@ -31,7 +32,7 @@ from llmos_gateway.protocol.events import EventFilter
 from llmos_gateway.protocol.headers import build_caller_headers, build_upstream_headers
 from llmos_gateway.protocol.requests import ApiPart
 from llmos_gateway.protocol.usage import MAX_USAGE_BYTES, find_usage
-from llmos_gateway.proxy.accounts import Accounts, Attempt
+from llmos_gateway.proxy.accounts import Accounts, Attempt, Sign
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.event_stream import EventStream
 from llmos_gateway.proxy.limits import Limits
@@ -49,6 +50,7 @@ from llmos_gateway.proxy.upstream import (
 from llmos_gateway.routing import PromptBlocks
 
 WAITING_FOR_REPLICA: Final = "waiting for a replica (pool wakes up)"
+WAITING_FOR_CONNECTION: Final = "waiting for a replica (none can be reached)"
 WAITING_FOR_ENGINE: Final = "waiting for the first token"
 _END_WITH_DONE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
 _BOOT: Final = os.urandom(4).hex()
@@ -82,6 +84,10 @@ class Order:
     is_stream: bool
     hides_usage: bool
     """Whether usage is kept from the caller, who did not ask for it."""
+    hides_counts: bool
+    """Whether the same is true of the counts in every event."""
+    choices: int
+    """Answers for each prompt."""
 
 
 class Delivery:
@@ -116,33 +122,41 @@ class Delivery:
 
     async def _try_replicas(self) -> web.StreamResponse:
         retries = Retries(self._tools.limits)
+        waits_since_s = self._call.arrived_s
         while True:
-            pool = await self._hold()
+            pool = await self._hold(retries, waits_since_s)
             attempt = self._tools.accounts.choose(pool, self._order.prompt, retries.tried)
             if attempt is None:
-                await asyncio.sleep(retries.start_over())
+                retries.start_over()
                 continue
             try:
-                return await self._forward(attempt)
+                return await self._forward(attempt, is_for_others=bool(retries.avoided))
             except ReplicaError as error:
                 present = [endpoint.address for endpoint in pool.endpoints]
-                pause_s = retries.plan_pause_s(attempt.address, error, present)
-                self._tools.metrics.count_upstream_error(pool.id, error.kind, is_retried=pause_s is not None)
-                if pause_s is None:
+                goes_on = retries.may_go_on(attempt.address, error, present)
+                self._tools.metrics.count_upstream_error(pool.id, error.kind, is_retried=goes_on)
+                if not goes_on:
                     return await self._give_up(error)
-            if pause_s:
-                await asyncio.sleep(pause_s)
+                if isinstance(error, LostError):
+                    # A replica had it until now; that was no waiting.
+                    waits_since_s = self._tools.clock()
 
-    async def _hold(self) -> Pool:
-        """Return the pool as it is now, once it has a replica."""
+    async def _hold(self, retries: Retries, waits_since_s: float) -> Pool:
+        """Return the pool as it is now, once it has a replica that may be tried."""
         pool = self._tools.catalog.get_pool(self._order.pool.id)
-        if pool is not None and pool.endpoints:
+        if pool is not None and any(endpoint.address not in retries.avoided for endpoint in pool.endpoints):
             return pool
         call, began_s = self._call, self._tools.clock()
+        comment = WAITING_FOR_CONNECTION if pool is not None and pool.endpoints else WAITING_FOR_REPLICA
         try:
-            with self._stream.kept_alive(WAITING_FOR_REPLICA) if self._stream else nullcontext():
+            with self._stream.kept_alive(comment) if self._stream else nullcontext():
                 return await self._tools.holding.wait(
-                    self._order.pool.id, self._order.key.id, call.prompt_tokens, arrived_s=call.arrived_s
+                    self._order.pool.id,
+                    self._order.key.id,
+                    call.prompt_tokens,
+                    arrived_s=waits_since_s,
+                    avoided=retries.avoided,
+                    pause_s=retries.pause_s,
                 )
         except HoldRefused as refusal:
             # The holding has told the book.
@@ -154,8 +168,8 @@ class Delivery:
         finally:
             call.queue_s += self._tools.clock() - began_s
 
-    async def _forward(self, attempt: Attempt) -> web.StreamResponse:
-        """Try one replica.
+    async def _forward(self, attempt: Attempt, *, is_for_others: bool) -> web.StreamResponse:
+        """Try one replica; tell those who are held, `is_for_others`, that it can be reached.
 
         Raises:
             ReplicaError: it failed, and the caller has seen nothing of it.
@@ -166,14 +180,19 @@ class Delivery:
         span = tools.tracer.begin_attempt(call.span, headers) if tools.tracer and call.span else None
         tools.accounts.started(call, attempt, self._order.prompt)
         outcome: AttemptOutcome = "failed"
+        sign = Sign.NONE
         answer: aiohttp.ClientResponse | None = None
         try:
-            answer = await tools.upstream.send(attempt.address, self._order.path, self._order.body, headers)
+            tell = partial(tools.holding.reached, attempt.pool_id) if is_for_others else None
+            answer = await tools.upstream.send(attempt.address, self._order.path, self._order.body, headers, tell)
             response = await self._pass(answer, attempt)
-            outcome = "finished" if call.status < 500 else "failed"
+            outcome, sign = ("finished", Sign.GOOD) if call.status < 500 else ("failed", Sign.ERROR)
             return response
-        except ReplicaError:
-            outcome = "retried"
+        except ReplicaError as error:
+            outcome, sign = "retried", Sign.ERROR if isinstance(error, DeclinedError) else Sign.BROKEN
+            raise
+        except BadGatewayError:
+            sign = Sign.BROKEN
             raise
         except (asyncio.CancelledError, ConnectionError):
             outcome = "cancelled"
@@ -182,8 +201,7 @@ class Delivery:
             if answer is not None:
                 answer.close()
             tools.accounts.ended(call, attempt, outcome)
-            if outcome != "cancelled":
-                tools.accounts.judge(attempt, is_healthy=outcome == "finished")
+            tools.accounts.judge(call, attempt, sign)
             if span is not None:
                 span.end(
                     {"llmos.replica": call.replica, "llmos.outcome": outcome}, "" if call.status < 500 else outcome
@@ -203,7 +221,8 @@ class Delivery:
         self, answer: aiohttp.ClientResponse, attempt: Attempt, stream: EventStream
     ) -> web.StreamResponse:
         call, clock = self._call, self._tools.clock
-        events = EventFilter(hides_usage=self._order.hides_usage)
+        order = self._order
+        events = EventFilter(hides_usage=order.hides_usage, hides_counts=order.hides_counts, choices=order.choices)
         try:
             with stream.kept_alive(WAITING_FOR_ENGINE):
                 data = await read_some(answer)
@@ -274,7 +293,7 @@ class Delivery:
     async def _give_up(self, error: ReplicaError) -> web.StreamResponse:
         if isinstance(error, DeclinedError):
             return await self._pass_error(error.status, error.body, error.retry_after)
-        raise build_failure(error, self._order.pool.id) from error
+        raise build_failure(self._order.pool.id) from error
 
     async def _pass_error(self, status: int, body: bytes, retry_after: str | None) -> web.StreamResponse:
         call = self._call

@@ -191,6 +191,8 @@ class Road:
             body=build_upstream_body(request, pool.model, salt),
             is_stream=request.is_stream,
             hides_usage=request.hides_usage,
+            hides_counts=request.hides_counts,
+            choices=request.choices,
         )
         return Delivery(self._tools, call, order, on_answer=self._intake.release, closes=self.is_closing)
 

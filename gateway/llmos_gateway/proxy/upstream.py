@@ -14,7 +14,9 @@ Whether an idle connection still works is known only by using it. It is closed b
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
@@ -67,6 +69,8 @@ class Upstream:
             total=None, connect=limits.pool_timeout_s, sock_connect=limits.connect_timeout_s
         )
         self._session: aiohttp.ClientSession | None = None
+        self._telling: aiohttp.ClientSession | None = None
+        """The same connections; tells when a request has one. It costs more, so that most go without."""
 
     async def __aenter__(self) -> Upstream:
         connector = aiohttp.TCPConnector(
@@ -74,32 +78,53 @@ class Upstream:
             limit_per_host=self._limits.max_connections_per_replica,
             keepalive_timeout=self._limits.engine_keepalive_s,
         )
-        self._session = aiohttp.ClientSession(
+        self._session = self._open_session(connector)
+        self._telling = self._open_session(connector, _build_trace())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for session in (self._telling, self._session):
+            if session is not None:
+                await session.close()
+
+    def _open_session(self, connector: aiohttp.TCPConnector, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             connector=connector,
+            connector_owner=not traces,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
             auto_decompress=False,
             trust_env=False,
+            trace_configs=list(traces),
         )
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def send(self, address: str, path: str, body: bytes, headers: CIMultiDict[str]) -> aiohttp.ClientResponse:
+    async def send(
+        self,
+        address: str,
+        path: str,
+        body: bytes,
+        headers: CIMultiDict[str],
+        on_connected: Callable[[], None] | None = None,
+    ) -> aiohttp.ClientResponse:
         """Send a request and return the answer as soon as its head is here; the caller closes it.
+
+        `on_connected` is called when there is a connection, long before an answer.
 
         Raises:
             UnreachableError, LostError: see there.
         """
-        if self._session is None:
+        session = self._session if on_connected is None else self._telling
+        if session is None:
             raise RuntimeError("Upstream is used outside its context")
         data = io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
         try:
-            return await self._session.post(
-                _build_url(address, path), data=data, headers=headers, allow_redirects=False
+            return await session.post(
+                _build_url(address, path),
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                trace_request_ctx=on_connected,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise UnreachableError(str(error)) from error
@@ -139,6 +164,18 @@ async def read_up_to(answer: aiohttp.ClientResponse, limit_bytes: int) -> tuple[
 def is_declined(status: int) -> bool:
     """Return whether a status says that the replica did not take the request."""
     return status in _DECLINED
+
+
+def _build_trace() -> aiohttp.TraceConfig:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_tell)
+    trace.on_connection_reuseconn.append(_tell)
+    return trace
+
+
+async def _tell(_: aiohttp.ClientSession, context: SimpleNamespace, event: object) -> None:
+    del event
+    context.trace_request_ctx()
 
 
 @lru_cache(maxsize=8192)

@@ -1,7 +1,7 @@
 """Chooses the replica of a pool that gets a request, and remembers what that choice means for the next one.
 
     choose -> Decision -> committed (it is sent) -> first_token -> finished (always, whatever the outcome)
-                          failed / succeeded: what the attempt says about the replica's health
+                          failed / erred / succeeded: what the attempt says about the replica's health
 
 A choice has three steps: leave out what may not get requests (excluded by the caller, circuit open), score the others
 by the pool's policy, take the lowest score; equal scores take turns, so that no replica is first by its place in the
@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from llmos_gateway.routing.blame import Blame
 from llmos_gateway.routing.blocks import PromptBlocks
 from llmos_gateway.routing.candidates import Candidates, Score
 from llmos_gateway.routing.circuits import Circuits
@@ -59,6 +60,8 @@ class Router:
     def __init__(self, limits: IndexLimits | None = None) -> None:
         self._index = PrefixIndex(limits)
         self._circuits = Circuits()
+        self._blame = Blame()
+        self._replicas = 0
         self._queued: dict[str, int] = {}
         self._prefilling: dict[int, tuple[str, int]] = {}
         self._tickets = 0
@@ -81,6 +84,7 @@ class Router:
         addresses that the request already tried; `gateways` is how many route to this pool. An unknown policy is taken
         as `auto`.
         """
+        self._replicas = len(endpoints)
         places, note = self._admit(endpoints, now_s, exclude)
         if not places:
             return None
@@ -115,20 +119,40 @@ class Router:
             self._circuits.give_up_probe(decision.endpoint.address)
 
     def failed(self, address: str, now_s: float) -> None:
-        """Note that the replica could not be reached, broke off, or answered with an error of its own (5xx)."""
+        """Note that the replica could not be reached or broke off."""
         if self._circuits.fail(address, now_s):
             # It was probably restarted, and its cache is empty.
             self._index.remove(address)
 
-    def succeeded(self, address: str) -> None:
+    def erred(self, address: str, caller: str, prompt: PromptBlocks, now_s: float) -> None:
+        """Note that the replica answered with an error of its own (5xx), which may be the request's fault."""
+        excused = self._blame.note_error(address, caller, prompt, now_s)
+        for other in excused:
+            if not self._blame.is_guilty(other, now_s):
+                self._circuits.pardon(other)
+        if not excused and (not self.is_healthy(address) or self._blame.is_guilty(address, now_s)):
+            self._circuits.eject(address, now_s, self._replicas)
+
+    def is_healthy(self, address: str) -> bool:
+        """Whether the replica gets requests as ever, rather than nothing or a probe at a time."""
+        return self._circuits.is_closed(address)
+
+    def served(self, address: str, caller: str, now_s: float) -> None:
+        """Note that the replica works for this caller, though its answer has not ended."""
+        self._blame.note_served(address, caller, now_s)
+
+    def succeeded(self, address: str, caller: str, prompt: PromptBlocks, now_s: float) -> None:
         """Note that the replica answered."""
-        self._circuits.succeed(address)
+        if self._circuits.succeed(address):
+            self._blame.forget(address)
+        self._blame.note_success(address, caller, prompt, now_s)
 
     def retain(self, addresses: Collection[str]) -> None:
         """Forget all replicas but these; to be told when replicas of the pool are gone for good."""
         kept = frozenset(addresses)
         self._index.retain(kept)
         self._circuits.retain(kept)
+        self._blame.retain(kept)
         self._queued = {address: tokens for address, tokens in self._queued.items() if address in kept}
 
     def resize(self, limits: IndexLimits) -> None:

@@ -160,8 +160,19 @@ def failure_of_unscheduled_pod(pod: JsonObject, now: datetime, after_s: float) -
         message = condition.get("message", "")
         if any(word in message.lower() for word in _STORAGE_WORDS):
             return build_failure(Reason.ClaimNotBound, f"The scheduler says: {message}")
-        return build_failure(Reason.Unschedulable, f"The scheduler says: {message}")
+        return build_failure(Reason.Unschedulable, f"{_describe_devices(pod)}The scheduler says: {message}")
     return None
+
+
+def _describe_devices(pod: JsonObject) -> str:
+    """Return which accelerators a pod asks for, by the names of their resources; nothing if it asks for none."""
+    wanted = [
+        f"{number} {name}"
+        for container in pod.get("spec", {}).get("containers", ())
+        for name, number in (container.get("resources", {}).get("limits") or {}).items()
+        if "/" in name
+    ]
+    return f"Pod {pod['metadata']['name']} asks for {', '.join(wanted)} and no node has that free. " if wanted else ""
 
 
 def failure_of_slow_creation(pod: JsonObject, now: datetime, after_s: float, reason: Reason) -> Failure | None:

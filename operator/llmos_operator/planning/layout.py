@@ -21,13 +21,14 @@ from llmos_operator.planning.quantities import parse_quantity_bytes
 
 SIMULATED_CONTEXT_TOKENS = 4096
 _LARGEST_ARGUMENT = 1e9
+_ENGINE_KEY_VARIABLE = "VLLM_API_KEY"
 
 
 def plan_layout(
     pool: InferencePool, model: LLMModel | None, accelerator: AcceleratorClass | None, engine_version: str = ""
 ) -> Layout:
     """Return the plan of a replica, or why there is none."""
-    refusal = _refuse_model(pool, model) or _refuse_accelerator(pool, accelerator)
+    refusal = _refuse_engine_key(pool) or _refuse_model(pool, model) or _refuse_accelerator(pool, accelerator)
     if refusal is not None:
         return Layout(refusal=refusal)
     resolved = model.status.resolved if model is not None else None
@@ -67,6 +68,20 @@ def plan_layout(
     if isinstance(outcome, DoesNotFit):
         return Layout(refusal=Failure(Reason(outcome.reason.value), outcome.message))
     return Layout(plan=_build_pool_plan(outcome))
+
+
+def _refuse_engine_key(pool: InferencePool) -> Failure | None:
+    """An engine that asks for a key of its own would refuse the gateway, whose callers' keys never reach it."""
+    engine = pool.spec.engine
+    names = [name for name in engine.args if name.lstrip("-").replace("_", "-") == "api-key"]
+    names += [variable.name for variable in engine.env if variable.name == _ENGINE_KEY_VARIABLE]
+    if not names:
+        return None
+    detail = (
+        f"spec.engine sets {names[0]}: the engine would answer nobody, for the gateway asks for keys and passes none "
+        "on. Remove it; `llmos keys create` makes keys for callers."
+    )
+    return build_failure(Reason.BadEngineArgument, detail)
 
 
 def _refuse_model(pool: InferencePool, model: LLMModel | None) -> Failure | None:

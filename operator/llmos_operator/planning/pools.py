@@ -25,7 +25,7 @@ from llmos_operator.planning.conditions import (
     is_unknown,
     last_failure,
 )
-from llmos_operator.planning.failures import Failure, describe
+from llmos_operator.planning.failures import Failure, build_failure, describe
 from llmos_operator.planning.quota_news import PoolNews
 from llmos_operator.planning.replicas import HOLDING, Replica, ReplicaState
 from llmos_operator.planning.schedule import ReplicaLimits, find_limits, find_schedule_problem
@@ -223,7 +223,7 @@ def _no_room(pool: InferencePool, size: PoolSize) -> Failure | None:
         return None
     earlier = last_failure(CONDITION_READY, pool.status.conditions)
     if earlier is None or earlier.reason is Reason.InvalidSpec:
-        return Failure(Reason.Unschedulable, size.scaling.message)
+        return build_failure(Reason.Unschedulable, f"{size.scaling.message} {_describe_need(pool)}")
     return Failure(earlier.reason, earlier.message.partition(_MEANWHILE)[0])
 
 
@@ -243,6 +243,13 @@ def _admitted(admission: Admission, gated: int) -> Fact:
     if waits is None:
         return is_unknown(CONDITION_ADMITTED, Reason.Starting, "The quota ledger has not looked at it yet.")
     return is_false(CONDITION_ADMITTED, waits.reason, waits.message)
+
+
+def _describe_need(pool: InferencePool) -> str:
+    wanted = pool.spec.accelerator
+    if wanted.class_name == CPU_CLASS:
+        return "Each replica asks for processors and memory, and no node has enough of them free."
+    return f"Each replica asks for {wanted.count} x {wanted.class_name} (AcceleratorClass), and no node has that free."
 
 
 def _planned(layout: Layout) -> Fact:

@@ -6,6 +6,9 @@ Only the leader does it. A turn begins when all gateways have answered since the
 should have: then what they say is one second's worth for each. A pool that sleeps does not wait for a turn: the answer
 of the gateway that first holds a request for it decides at once.
 
+All decisions of a turn together may take a tenth of a second. They are taken one after another, in slices between which
+everything else on the event loop runs: probes, watches, the renewal of the lease.
+
 Decisions change nothing by themselves. The pool's reconcile follows them and writes status, and is called only when
 that is worth it (`planning/scaling_status.py`): a pool at rest causes no write at all. Whatever is remembered here may
 be lost at any time; it begins anew from status, and then takes nothing away before its delays have passed again with
@@ -19,7 +22,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, TypeAlias
 
 from llmos.api.load import GatewayLoad
 from llmos.api.scaling import ReplicaCapacity
@@ -40,7 +43,12 @@ from llmos_operator.runtime.recorder import Recorder
 TURN_S: Final = 1.0
 LATEST_TURN_S: Final = 1.5
 """A turn does not wait longer for gateways."""
+LONGEST_SLICE_S: Final = 0.005
+"""For which decisions are taken without a pause; then the event loop turns once."""
 PAUSE_AFTER_ERROR_S: Final = 30.0
+
+Readings: TypeAlias = dict[str, EngineReading | None]
+"""What each replica said, None where it did not answer."""
 
 _logger = logging.getLogger(__name__)
 
@@ -175,16 +183,32 @@ class LoadTask:
         """Read all replicas of all pools, and decide about each pool when its replicas have answered."""
         pools = tuple(self._board.pools.items())
         self._engines.keep(address for _, pool in pools for address in pool.addresses.values())
-        await asyncio.gather(*(self._serve(key, pool) for key, pool in pools))
+        answers: asyncio.Queue[tuple[Key, Readings]] = asyncio.Queue()
+        async with asyncio.TaskGroup() as reading:
+            for key, pool in pools:
+                reading.create_task(self._read(key, pool, answers))
+            await self._decide_in_slices(answers, len(pools))
 
-    async def _serve(self, key: Key, pool: ScaledPool) -> None:
+    async def _read(self, key: Key, pool: ScaledPool, answers: asyncio.Queue[tuple[Key, Readings]]) -> None:
         wanted = {r.name: pool.addresses[r.name] for r in pool.telling if r.name in pool.addresses}
-        readings = await self._engines.read(wanted) if wanted else {}
-        # The board may have newer news of the pool by now, or none any more.
-        if (latest := self._board.pools.get(key)) is not None:
-            self._decide(key, latest, readings)
+        answers.put_nowait((key, await self._engines.read(wanted) if wanted else {}))
 
-    def _decide(self, key: Key, pool: ScaledPool, readings: dict[str, EngineReading | None]) -> None:
+    async def _decide_in_slices(self, answers: asyncio.Queue[tuple[Key, Readings]], pools: int) -> None:
+        began_s = self._clock_s()
+        for _ in range(pools):
+            if self._clock_s() - began_s >= LONGEST_SLICE_S:
+                await asyncio.sleep(0)
+                began_s = self._clock_s()
+            if answers.empty():
+                key, readings = await answers.get()
+                began_s = self._clock_s()
+            else:
+                key, readings = answers.get_nowait()
+            # The board may have newer news of the pool by now, or none any more.
+            if (latest := self._board.pools.get(key)) is not None:
+                self._decide(key, latest, readings)
+
+    def _decide(self, key: Key, pool: ScaledPool, readings: Readings) -> None:
         if self._clock_s() < self._paused_until_s.get(key, float("-inf")):
             return
         try:
@@ -196,7 +220,7 @@ class LoadTask:
             self._states.pop(key, None)
             self._paused_until_s[key] = self._clock_s() + PAUSE_AFTER_ERROR_S
 
-    def _decide_or_raise(self, key: Key, pool: ScaledPool, readings: dict[str, EngineReading | None]) -> None:
+    def _decide_or_raise(self, key: Key, pool: ScaledPool, readings: Readings) -> None:
         now_s, now = self._clock_s(), self._now()
         state = self._states.get(key) or self._begin(key, pool, now_s)
         state.memory = _follow_revision(state, pool, now_s)

@@ -146,7 +146,9 @@ class ScalingDemand(ApiModel):
     """What one target asks for."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
-    """The target, or `backlog` for work that already waits."""
+    """`queueDepth` for that target; else `traffic` (requests at once, foreseen), `work` (tokens, measured),
+    `concurrency` (requests at once, now), `backlog` (work that already waits), `bypass` (requests that did not come
+    through the gateway) or `bootstrap` (nothing is measured yet)."""
     replicas: Annotated[float, Field(ge=0)] = 0
     """Replicas that it asks for, before rounding."""
     message: Annotated[str, Field(max_length=256)] = ""

@@ -24,8 +24,10 @@ def build_event(fields: Any, end: bytes = b"\n\n") -> bytes:
     return b"data: " + json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode() + end
 
 
-def run(chunks: list[bytes], *, hides_usage: bool = True) -> tuple[EventFilter, bytes]:
-    events = EventFilter(hides_usage=hides_usage)
+def run(
+    chunks: list[bytes], *, hides_usage: bool = True, hides_counts: bool = True, choices: int = 1
+) -> tuple[EventFilter, bytes]:
+    events = EventFilter(hides_usage=hides_usage, hides_counts=hides_counts, choices=choices)
     passed = b"".join(events.feed(chunk) for chunk in chunks)
     return events, passed + events.finish()
 
@@ -73,6 +75,71 @@ def test_every_end_of_line_is_understood(end: bytes) -> None:
     assert events.usage is not None
 
 
+def build_counted(word: str, count: int, index: int = 0, prompt_tokens: int = 9) -> dict[str, Any]:
+    """Return the fields of an event as vLLM orders them when it counts in every event."""
+    usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens + count, "completion_tokens": count}
+    return {"id": "chatcmpl-1", "choices": [{"index": index, "delta": {"content": word}}], "usage": usage}
+
+
+@st.composite
+def counted_streams(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[bytes], int]:
+    """Draw counted events of one choice, their bytes cut anywhere, and how many tokens they hold."""
+    words = draw(st.lists(st.tuples(Words, st.integers(0, 4), st.booleans()), min_size=1, max_size=6))
+    fields, count = [], 0
+    for word, tokens, is_odd in words:
+        count += tokens
+        fields.append(build_counted(word, count) | ({"system_fingerprint": "x"} if is_odd else {}))
+    data = b"".join(build_event(one) for one in fields)
+    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
+    return fields, [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)], count
+
+
+@given(counted_streams())
+def test_a_stream_that_ends_early_is_settled_by_the_engines_last_count(
+    drawn: tuple[list[dict[str, Any]], list[bytes], int],
+) -> None:
+    fields, chunks, count = drawn
+    events, passed = run(chunks)
+    assert events.usage == Usage(9, count)
+    shown = [{name: value for name, value in one.items() if name != "usage"} for one in fields]
+    assert [json.loads(line.removeprefix(b"data: ")) for line in passed.split(b"\n\n") if line] == shown
+    assert events.events == len(fields)
+
+
+@given(counted_streams())
+def test_whoever_asked_for_counts_gets_every_byte(drawn: tuple[list[dict[str, Any]], list[bytes], int]) -> None:
+    _, chunks, count = drawn
+    events, passed = run(chunks, hides_usage=False, hides_counts=False)
+    assert passed == b"".join(chunks)
+    assert events.usage == Usage(9, count)
+
+
+def test_whoever_asked_for_usage_alone_gets_it_at_the_end_alone() -> None:
+    data = build_event(build_counted("x", 1)) + build_event({"choices": [], "usage": USAGE})
+    _, passed = run([data], hides_usage=False)
+    first, last = (json.loads(line.removeprefix(b"data: ")) for line in passed.split(b"\n\n") if line)
+    assert "usage" not in first
+    assert last["usage"] == USAGE
+
+
+def test_a_count_at_the_end_is_cut_off_without_another_change() -> None:
+    fields = build_counted('\n"usage" é', 3)
+    _, passed = run([build_event(fields)])
+    del fields["usage"]
+    assert passed == build_event(fields)
+
+
+def test_choices_of_several_prompts_are_added_up_and_each_prompt_once() -> None:
+    counted = [build_counted("x", 2 + index, index, prompt_tokens=10 * (1 + index // 2)) for index in range(4)]
+    events, _ = run([build_event(one) for one in counted], choices=2)
+    assert events.usage == Usage(10 + 20, 2 + 3 + 4 + 5)
+
+
+def test_the_usage_at_the_end_is_the_last_word() -> None:
+    events, _ = run([build_event(build_counted("x", 1)), build_event({"choices": [], "usage": USAGE})])
+    assert events.usage == Usage(9, 2, 5)
+
+
 def test_nulls_that_an_engine_adds_are_cut_out() -> None:
     spaced = b'data: {"choices": [{}], "usage": null}\n\n'
     _, passed = run([build_event({"choices": [{}], "usage": None}) + spaced])
@@ -98,7 +165,7 @@ def test_a_word_of_the_answer_is_no_error() -> None:
 
 
 def test_an_event_without_an_end_is_kept_only_up_to_a_bound() -> None:
-    events = EventFilter(hides_usage=True)
+    events = EventFilter(hides_usage=True, hides_counts=True)
     sent = sum(len(events.feed(b"x" * 100_000)) for _ in range(30))
     assert 30 * 100_000 - sent <= MAX_EVENT_BYTES
 

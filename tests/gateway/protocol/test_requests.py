@@ -94,9 +94,15 @@ def test_embeddings_have_no_streams() -> None:
     assert not parse({"model": "m", "input": "a", "stream": True}, ApiPart.EMBEDDINGS).is_stream
 
 
-@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": None}])
-def test_usage_is_forced_and_remembered_to_be_hidden(options: dict[str, Any] | None) -> None:
+FORCED = {"include_usage": True, "continuous_usage_stats": True}
+
+
+@pytest.mark.parametrize(
+    "options", [None, {}, {"include_usage": False}, {"include_usage": None}, {"continuous_usage_stats": True}]
+)
+def test_usage_and_counts_are_forced_and_remembered_to_be_hidden(options: dict[str, Any] | None) -> None:
     request = parse({**CHAT, "stream": True, "stream_options": options})
+<<<<<<< HEAD
     assert request.hides_usage
     assert send(request)["stream_options"] == {"include_usage": True}
 
@@ -112,6 +118,27 @@ def test_whoever_asks_for_usage_gets_what_was_asked_for() -> None:
     request = parse(body)
     assert not request.hides_usage
     assert send(request) == {**body, "cache_salt": SALT}
+=======
+    assert (request.hides_usage, request.hides_counts) == (True, True)
+    assert json.loads(build_upstream_body(request, "chat"))["stream_options"] == FORCED
+
+
+def test_counts_are_hidden_from_whoever_asks_for_usage_alone() -> None:
+    request = parse({**CHAT, "stream": True, "stream_options": {"include_usage": True}})
+    assert (request.hides_usage, request.hides_counts) == (False, True)
+    assert json.loads(build_upstream_body(request, "chat"))["stream_options"] == FORCED
+
+
+def test_whoever_asks_for_all_counts_gets_what_was_asked_for() -> None:
+    request = parse({**CHAT, "stream": True, "stream_options": FORCED})
+    assert (request.hides_usage, request.hides_counts) == (False, False)
+    assert build_upstream_body(request, "chat") is request.raw
+>>>>>>> mend-gateway
+
+
+@pytest.mark.parametrize(("number", "choices"), [(None, 1), (3, 3), (0, 1), ("many", 1)])
+def test_how_many_answers_a_prompt_gets_is_known(number: Any, choices: int) -> None:
+    assert parse({**CHAT, "n": number}).choices == choices
 
 
 def test_a_response_stream_needs_no_options() -> None:

@@ -134,7 +134,7 @@ async def test_usage_is_asked_of_the_engine_and_kept_from_a_caller_who_did_not_a
     async with open_engine() as engine, open_gateway(engine.address) as stage:
         async with stage.post({**CHAT, "stream": True}) as response:
             events = split_events(await response.read())
-        assert engine.bodies[0]["stream_options"] == {"include_usage": True}
+        assert engine.bodies[0]["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
         assert events[-1] == "data: [DONE]"
         assert [event["choices"][0]["delta"]["content"] for event in events[:-1]] == ["", "Par", "is", "."]
         assert not any("usage" in event for event in events)

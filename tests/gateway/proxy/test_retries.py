@@ -7,16 +7,28 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmos_gateway.catalog import Pool
+from llmos_gateway.catalog import HoldLimits, Pool
 from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.proxy.retries import Retries
 from llmos_gateway.proxy.upstream import DeclinedError, LostError, ReplicaError, UnreachableError
-from tests.gateway.engines import ANSWER, Behaviour, answer, die, die_after_head, die_in_body, fail_with, open_engine
+from tests.gateway.engines import (
+    ANSWER,
+    Behaviour,
+    Engine,
+    answer,
+    die,
+    die_after_head,
+    die_in_body,
+    fail_with,
+    hang,
+    open_engine,
+)
 from tests.gateway.raw import find_closed_port
-from tests.gateway.stage import CHAT, POOL, open_gateway
+from tests.gateway.stage import CHAT, POOL, Stage, open_gateway, split_events, wait_until
 from tests.gateway.values import pool
 
 STREAM = {**CHAT, "stream": True}
@@ -65,18 +77,54 @@ async def test_the_only_replica_is_tried_again_until_it_is_back() -> None:
     assert len(engine.bodies) == 1
 
 
-async def test_when_no_replica_can_be_reached_the_caller_is_told_when_to_come_back() -> None:
+async def test_requests_for_a_dead_replica_that_is_still_listed_are_held_until_it_is_replaced() -> None:
     limits = replace(QUICK, max_attempts=3)
     async with open_gateway(f"127.0.0.1:{find_closed_port()}", limits=limits) as stage:
+        asking = [asyncio.create_task(_read_status(stage.post())) for _ in range(5)]
+        await _wait_for_tries(stage, 3 * limits.max_attempts)
+        load = await stage.wait_for_load(arrivalsTotal=5)
+        assert "failedTotal" not in load
+        async with open_engine() as engine:
+            stage.put_endpoints(engine.address)
+            assert await asyncio.gather(*asking) == [200] * 5
+        await stage.wait_for_load(finishedTotal=5, queued=0)
+
+
+async def test_a_stream_for_a_dead_replica_is_kept_alive_until_it_is_replaced() -> None:
+    limits = replace(QUICK, comment_after_s=0.02, comment_every_s=0.02, retry_pause_s=0.2, max_retry_pause_s=0.2)
+    async with open_gateway(f"127.0.0.1:{find_closed_port()}", limits=limits) as stage, stage.post(STREAM) as response:
+        line = await response.content.readuntil(b"\n\n")
+        assert line == b": waiting for a replica (none can be reached)\n\n"
+        async with open_engine() as engine:
+            stage.put_endpoints(engine.address)
+            assert split_events(await response.read())[-1] == "data: [DONE]"
+
+
+async def test_who_is_first_tries_for_all_and_all_go_when_it_has_a_connection() -> None:
+    port = find_closed_port()
+    limits = replace(Limits(), retry_pause_s=0.05, max_retry_pause_s=0.05)
+    async with open_gateway(f"127.0.0.1:{port}", limits=limits) as stage:
+        asking = [asyncio.create_task(_read_status(stage.post())) for _ in range(8)]
+        await _wait_for_tries(stage, 2 * len(asking))
+        async with open_engine(hang, port=port) as engine:
+            await stage.wait_for_load(running=len(asking))
+            engine.went_on.set()
+            assert await asyncio.gather(*asking) == [200] * len(asking)
+    assert len(engine.bodies) == len(asking)
+
+
+async def test_when_no_replica_is_reached_within_the_holding_time_the_caller_is_told_when_to_come_back() -> None:
+    hold = HoldLimits(timeout_s=0.3)
+    async with open_gateway(f"127.0.0.1:{find_closed_port()}", limits=QUICK, hold=hold) as stage:
         async with stage.post() as response:
             assert response.status == 503
             assert int(response.headers["Retry-After"]) >= 1
             error = await stage.read_error(response)
         assert error["code"] == "replica_unreachable"
         assert "127.0.0.1" not in error["message"]
-        load = await stage.wait_for_load(failedTotal=1)
+        load = await stage.wait_for_load(rejectedTotal=1)
         (line,) = await stage.read_log(1)
-    assert line["attempts"] == 3
+    assert line["attempts"] > 1
     assert load["arrivalsTotal"] == 1
 
 
@@ -122,6 +170,39 @@ async def test_a_replica_that_keeps_failing_is_left_alone() -> None:
     assert len(bad.bodies) < 6
 
 
+async def test_a_request_that_fails_everywhere_takes_no_replica_away_from_the_others() -> None:
+    async with AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(open_gateway(pools=IN_TURN))
+        engines = [await stack.enter_async_context(open_engine(fail_over_poison)) for _ in range(2)]
+        stage.put_endpoints(*(engine.address for engine in engines))
+        for _ in range(6):
+            async with stage.post(POISON) as response:
+                assert response.status == 500
+        for _ in range(4):
+            async with stage.post() as response:
+                assert await response.json() == ANSWER
+    assert [len(engine.bodies) for engine in engines] == [5, 5]
+
+
+async def test_a_replica_that_answers_nothing_but_errors_is_left_alone() -> None:
+    async with open_engine(fail_with(500, "")) as bad, open_engine() as good, open_gateway(pools=IN_TURN) as stage:
+        stage.put_endpoints(bad.address, good.address)
+        for number in range(20):
+            async with stage.post({**CHAT, "messages": [{"role": "user", "content": f"{number}"}]}) as response:
+                await response.read()
+    assert len(bad.bodies) < 6
+
+
+POISON = {**CHAT, "messages": [{"role": "user", "content": "poison"}]}
+
+
+async def fail_over_poison(engine: Engine, request: web.Request) -> web.StreamResponse:
+    """Answer as a healthy engine that one request does not agree with."""
+    if engine.bodies[-1]["messages"] == POISON["messages"]:
+        return web.json_response({"error": {"message": "division by zero"}}, status=500)
+    return await answer(engine, request)
+
+
 ERRORS: dict[str, ReplicaError] = {
     "unreachable": UnreachableError(),
     "lost": LostError(),
@@ -130,21 +211,38 @@ ERRORS: dict[str, ReplicaError] = {
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(ERRORS)), st.integers(0, 4)), min_size=20, max_size=20))
-def test_tries_end_whatever_fails(failures: list[tuple[str, int]]) -> None:
+def test_tries_that_cost_engines_something_end_whatever_fails(failures: list[tuple[str, int]]) -> None:
     limits = Limits()
     retries = Retries(limits)
     present = [str(number) for number in range(5)]
     tries = losses = 0
     for kind, number in failures:
-        tries += 1
+        tries += kind != "unreachable"
         losses += kind == "lost"
-        pause_s = retries.plan_pause_s(str(number), ERRORS[kind], present)
-        if pause_s is None:
+        if not retries.may_go_on(str(number), ERRORS[kind], present):
             break
-        assert 0 <= pause_s <= limits.max_retry_pause_s
+        assert 0 <= retries.pause_s <= limits.max_retry_pause_s
         assert set(present) - retries.tried, "there is always somebody to ask next"
+        assert bool(retries.avoided) == (retries.pause_s > 0)
     assert tries <= limits.max_attempts
     assert losses <= limits.max_losses + 1
+
+
+def test_the_pause_grows_to_its_longest_and_stays_there() -> None:
+    limits = Limits()
+    retries = Retries(limits)
+    for _ in range(3000):
+        assert retries.may_go_on("a", ERRORS["unreachable"], ["a"])
+    assert limits.max_retry_pause_s / 2 <= retries.pause_s <= limits.max_retry_pause_s
+
+
+async def _wait_for_tries(stage: Stage, number: int) -> None:
+    async def has_tried() -> bool:
+        line = 'llmos_gateway_upstream_errors_total{kind="unreachable",pool="team/chat"} '
+        found = [text for text in (await stage.scrape()).splitlines() if text.startswith(line)]
+        return bool(found) and float(found[0].removeprefix(line)) >= number
+
+    await wait_until(has_tried)
 
 
 async def _read_status(asking: object) -> int:

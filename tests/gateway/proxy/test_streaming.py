@@ -57,6 +57,27 @@ async def test_a_caller_that_leaves_cancels_the_engines_work_at_once() -> None:
     assert line["usage_exact"] is False
 
 
+async def test_a_stream_that_is_left_is_settled_by_the_engines_own_count() -> None:
+    async def count_by_sevens(engine: Engine, request: web.Request) -> web.StreamResponse:
+        response = await begin_stream(request)
+        for tokens in (0, 7, 14):
+            usage = {"prompt_tokens": 11, "total_tokens": 11 + tokens, "completion_tokens": tokens}
+            await response.write(build_event({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": usage}))
+        await engine.went_on.wait()
+        return response
+
+    async with open_engine(count_by_sevens) as engine, open_gateway(engine.address) as stage:
+        async with ClientSession() as leaving:
+            headers = {"Authorization": f"Bearer {KEY}"}
+            response = await leaving.post(f"{stage.url}/v1/chat/completions", json=STREAM, headers=headers)
+            seen = [await response.content.readuntil(b"\n\n") for _ in range(3)]
+            response.close()
+        await asyncio.wait_for(engine.cancelled.wait(), DEADLINE_S)
+        (line,) = await stage.read_log(1)
+    assert not any(b"usage" in event for event in seen)
+    assert (line["prompt_tokens"], line["completion_tokens"], line["usage_exact"]) == (11, 14, True)
+
+
 async def test_a_caller_that_leaves_before_the_first_token_cancels_it_too() -> None:
     async with open_engine(hang) as engine, open_gateway(engine.address) as stage:
         asking = asyncio.create_task(_ask(stage.url))

@@ -87,7 +87,7 @@ def build_fleet(replicas: int) -> Fleet:
             st.sets(st.integers(0, 4)),
             st.sets(st.integers(0, 4)),
             st.integers(0, 9),
-            st.sampled_from(["succeeded", "failed", "left"]),
+            st.sampled_from(["succeeded", "failed", "erred", "left"]),
             st.floats(0, 2),
         ),
         max_size=40,
@@ -111,9 +111,11 @@ def test_what_is_not_ready_or_excluded_gets_nothing_and_anything_else_that_is_le
         assert decision.endpoint.address not in exclude
         router.committed(decision, prompt)
         if outcome == "succeeded":
-            router.succeeded(decision.endpoint.address)
+            router.succeeded(decision.endpoint.address, "caller", prompt, now_s)
         elif outcome == "failed":
             router.failed(decision.endpoint.address, now_s)
+        elif outcome == "erred":
+            router.erred(decision.endpoint.address, "caller", prompt, now_s)
         router.finished(decision)
 
 
@@ -270,7 +272,7 @@ def test_a_broken_replica_gets_nothing_then_exactly_one_probe_then_its_share(pol
 
     assert count(FIRST_PAUSE_S / 2) == 0
     assert count(FIRST_PAUSE_S) == 1
-    router.succeeded(broken.address)
+    router.succeeded(broken.address, "caller", SHORT, FIRST_PAUSE_S)
     assert count(FIRST_PAUSE_S) >= 3
 
 
@@ -302,7 +304,7 @@ def test_a_replica_that_broke_is_taken_to_have_lost_its_cache() -> None:
     router, endpoints = Router(), build_endpoints(2)
     first = send(router, endpoints, build_prompt(1))
     break_replica(router, first.endpoint.address, 0.0)
-    router.succeeded(first.endpoint.address)
+    router.succeeded(first.endpoint.address, "caller", SHORT, 0.0)
     decision = choose(router, endpoints, build_prompt(1), now_s=LONGEST_PAUSE_S)
     assert decision is not None
     assert decision.cached_tokens == 0

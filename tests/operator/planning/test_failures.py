@@ -243,3 +243,13 @@ def test_any_status_can_be_read(pod: dict[str, Any]) -> None:
 def test_a_time_is_read_with_its_zone_or_not_at_all(text: str | None) -> None:
     moment = read_time(text)
     assert moment is None or moment.tzinfo is not None
+
+
+def test_a_pod_that_finds_no_node_says_which_accelerators_it_asks_for() -> None:
+    pod = unscheduled("0/3 nodes: 3 Insufficient nvidia.com/gpu.")
+    pod["spec"]["containers"] = [{"name": "engine", "resources": {"limits": {"nvidia.com/gpu": "4", "memory": "8Gi"}}}]
+    failure = failure_of_unscheduled_pod(pod, NOW, 10)
+    assert failure is not None
+    assert "asks for 4 nvidia.com/gpu and no node has that free" in failure.message
+    assert "3 Insufficient nvidia.com/gpu" in failure.message
+    assert "memory" not in failure.message

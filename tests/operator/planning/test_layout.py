@@ -70,6 +70,14 @@ REFUSED: dict[str, tuple[Layout, Reason]] = {
         ),
         Reason.InvalidSpec,
     ),
+    "the engine asks for a key of its own": (
+        plan_layout(pool(engine={"name": "vllm", "args": {"api-key": "secret"}}), model(), None),
+        Reason.BadEngineArgument,
+    ),
+    "the engine asks for a key of its own by its environment": (
+        plan_layout(pool(engine={"name": "vllm", "env": [{"name": "VLLM_API_KEY", "value": "secret"}]}), model(), None),
+        Reason.BadEngineArgument,
+    ),
     "the facts of the architecture are missing": (
         plan_layout(pool(), model(resolved={**RESOLVED, "config": None}), None),
         Reason.UnknownArchitecture,

@@ -12,10 +12,12 @@ import pytest
 
 from llmos.api import Reason
 from llmos.api.scaling import ReplicaCapacity, Scaling, ScalingStatus
+from llmos_operator.kube.resources import INFERENCE_POOLS
 from llmos_operator.planning.failures import build_failure
 from llmos_operator.planning.replicas import Replica, ReplicaState
 from llmos_operator.planning.sampling import ScaledPool
 from llmos_operator.planning.scaling_record import read_records, replay
+from llmos_operator.reconcilers.keys import Key
 from tests.operator.runtime.load_world import BORN, KEY, FakeGateway, open_world, wait_until
 
 BY_QUEUE = {"target": {"queueDepth": 4}, "scaleDownDelaySeconds": 0}
@@ -360,3 +362,22 @@ async def test_it_ends_when_it_is_cancelled_at_any_moment_of_losing_the_leadersh
         ended, _ = await asyncio.wait({task}, timeout=10)
         assert ended == {task}
         assert task.cancelled()
+
+
+async def test_while_many_pools_are_decided_about_everything_else_runs() -> None:
+    async with open_world() as world:
+        world.reconcile(minReplicas=0)
+        keys = [Key(INFERENCE_POOLS.kind, "team", f"pool-{number}") for number in range(800)]
+        for key in keys:
+            world.board.publish(key, world.board.pools[KEY])
+        decided: list[int] = []
+
+        async def look() -> None:
+            while True:
+                decided.append(sum(world.recorder.read(key) is not None for key in keys))
+                await asyncio.sleep(0)
+
+        looking = asyncio.create_task(look())
+        await world.task.take_turn()
+        looking.cancel()
+    assert any(0 < count < len(keys) for count in decided)

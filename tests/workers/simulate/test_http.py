@@ -112,11 +112,22 @@ async def test_streamed_and_whole_text_are_equal(start_simulator: StartSimulator
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["choices"][0]["text"]
 
 
-async def test_usage_can_come_with_every_chunk(start_simulator: StartSimulator) -> None:
+async def test_usage_can_come_with_every_chunk_for_each_choice(start_simulator: StartSimulator) -> None:
     session = await start_simulator()
-    options = {"continuous_usage_stats": True}
-    chunks = await stream(session, "/v1/completions", {"prompt": "Hi", "max_tokens": 3, "stream_options": options})
-    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [1, 2, 3]
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"prompt": "Hi", "max_tokens": 3, "n": 2, "stream_options": options}
+    *chunks, total = await stream(session, "/v1/completions", body)
+    for index in range(2):
+        usages = [chunk["usage"] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert [usage["completion_tokens"] for usage in usages] == [1, 2, 3]
+        assert {usage["prompt_tokens"] for usage in usages} == {total["usage"]["prompt_tokens"]}
+    assert total["usage"]["completion_tokens"] == 6
+
+
+async def test_usage_with_every_chunk_comes_only_beside_usage_at_the_end(start_simulator: StartSimulator) -> None:
+    session = await start_simulator()
+    body = {"prompt": "Hi", "max_tokens": 3, "stream_options": {"continuous_usage_stats": True}}
+    assert not any("usage" in chunk for chunk in await stream(session, "/v1/completions", body))
 
 
 async def test_a_stop_string_ends_the_answer(start_simulator: StartSimulator) -> None:

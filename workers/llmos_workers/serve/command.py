@@ -29,7 +29,7 @@ _OWNED: Final[Mapping[str, str]] = {
     "root-path": "LLMOS",
     "shutdown-timeout": "spec.drain.timeoutSeconds",
     "headless": "LLMOS",
-    "api-key": "the environment variable VLLM_API_KEY, best from a Secret",
+    "api-key": "the gateway, which asks callers for keys",
     "ssl-keyfile": "the gateway, which ends TLS",
     "ssl-certfile": "the gateway, which ends TLS",
 }

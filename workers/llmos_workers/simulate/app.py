@@ -7,6 +7,7 @@ import hashlib
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NoReturn, TypeVar
@@ -212,12 +213,12 @@ class _EventStream(StreamingResponse):
 
 async def _write_stream(generation: Generation, submission: Submission) -> AsyncIterator[bytes]:
     # As in vLLM the opening comes with the first token: until then nothing is answered, and a caller may ask elsewhere.
-    tokens = 0
+    tokens: Counter[int] = Counter()
     async for event in submission.tokens():
-        tokens += 1
-        line = generation.build_line(event, tokens)
-        yield line if tokens > 1 else generation.build_opening() + line
-    yield generation.build_ending(tokens)
+        opening = b"" if tokens else generation.build_opening()
+        tokens[event.index] += 1
+        yield opening + generation.build_line(event, tokens[event.index])
+    yield generation.build_ending(tokens.total())
 
 
 def _build_validation_error(error: ValidationError) -> ApiError:

@@ -45,15 +45,29 @@ class Generation:
 
     def build_opening(self) -> bytes:
         """What a stream sends before any token."""
-        choices = [self.shape.build_first(index) for index in range(len(self.jobs))]
-        return b"".join(self._build_line([choice]) for choice in choices if choice)
+        lines = []
+        for index, job in enumerate(self.jobs):
+            if choice := self.shape.build_first(index):
+                usage = {"usage": build_usage(job.prompt_tokens, 0)} if self._counts_in_events else {}
+                lines.append(self._build_line([choice], **usage))
+        return b"".join(lines)
 
-    def build_line(self, event: Event, completion_tokens: int) -> bytes:
-        """One token as a server-sent event. `completion_tokens` counts those of the request so far."""
+    def build_line(self, event: Event, choice_tokens: int) -> bytes:
+        """One token as a server-sent event. `choice_tokens` counts those of its choice so far.
+
+        As in vLLM the count in every event is that of the choice and of its own prompt, and comes only beside the
+        usage at the end.
+        """
         choice = self.shape.build_delta(event.index, event.piece, event.finish_reason)
-        if not self.request.stream_options.continuous_usage_stats:
+        if not self._counts_in_events:
             return self._build_line([choice])
-        return self._build_line([choice], usage=build_usage(self.prompt_tokens, completion_tokens))
+        prompt_tokens = self.jobs[event.index].prompt_tokens
+        return self._build_line([choice], usage=build_usage(prompt_tokens, choice_tokens))
+
+    @property
+    def _counts_in_events(self) -> bool:
+        options = self.request.stream_options
+        return options.include_usage and options.continuous_usage_stats
 
     def build_ending(self, completion_tokens: int) -> bytes:
         """What a stream sends after the last token."""
