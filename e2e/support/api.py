@@ -40,7 +40,6 @@ _PREFIXES: Final = {
     "InferencePool": ("apis/llmos.dev/v1alpha1", "inferencepools"),
     "Tenant": ("apis/llmos.dev/v1alpha1", "tenants"),
     "AcceleratorClass": ("apis/llmos.dev/v1alpha1", "acceleratorclasses"),
-    "Tenant": ("apis/llmos.dev/v1alpha1", "tenants"),
 }
 
 

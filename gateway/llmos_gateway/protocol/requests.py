@@ -81,13 +81,9 @@ def parse_request(part: ApiPart, raw: bytes) -> ModelRequest:
             f"'model' is longer than {MAX_MODEL_CHARACTERS} characters.", "invalid_value", param="model"
         )
     is_stream = _read_bool(fields, "stream") and part in _STREAMABLE
-<<<<<<< HEAD
-    hides_usage = is_stream and part in _WITH_STREAM_OPTIONS and not _wants_usage(fields)
     check_fields(part, fields)
-=======
     has_options = is_stream and part in _WITH_STREAM_OPTIONS
     wants_usage, wants_counts = _read_stream_options(fields) if has_options else (True, True)
->>>>>>> mend-gateway
     _check_prompt(part, fields)
     return ModelRequest(
         part,
@@ -120,17 +116,10 @@ def _find_changes(request: ModelRequest, served_model: str) -> dict[str, Any]:
         changes["model"] = served_model
     if request.hides_counts:
         options = request.fields.get("stream_options") or {}
-<<<<<<< HEAD
-        changes["stream_options"] = {**options, "include_usage": True}
-        if options.get("continuous_usage_stats"):
-            changes["stream_options"]["continuous_usage_stats"] = False
+        changes["stream_options"] = {**options, "include_usage": True, "continuous_usage_stats": True}
     if (constraints := strip_constraints(request.fields)) is not None:
         changes["structured_outputs"] = constraints
     return changes
-=======
-        changes["stream_options"] = {**options, "include_usage": True, "continuous_usage_stats": True}
-    return orjson.dumps({**request.fields, **changes}) if changes else request.raw
->>>>>>> mend-gateway
 
 
 def _check_depth(raw: bytes, fields: dict[str, Any]) -> None:
