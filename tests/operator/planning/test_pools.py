@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
 from llmos.api.reasons import REASONS
+from llmos.api.scaling import ScalingStatus
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.pools import Layout, build_pool_status, compute_size
 from llmos_operator.planning.replicas import Replica, ReplicaState
@@ -240,3 +241,23 @@ def test_ready_is_true_only_if_all_desired_replicas_of_the_newest_revision_answe
     assert all(c.message for c in status.conditions)
     again = status_of(*observed, desired=desired, previous=status)
     assert all(c.last_transition_time <= NOW + timedelta(0) for c in again.conditions)
+
+
+def test_a_pool_without_room_names_the_accelerators_that_each_replica_asks_for() -> None:
+    body = build_pool(scaling={"maxReplicas": 4}, accelerator={"class": "h100", "count": 4})
+    pool = InferencePool.model_validate(body)
+    decided = ScalingStatus(desired=1, raw=2.0, bounded_by="unschedulable", message="1 instead.")
+    status = build_pool_status(
+        pool,
+        layout=PLAN,
+        size=compute_size(pool, decided, NOW),
+        revision="new",
+        selector="a=b",
+        url="http://chat",
+        replicas=[replica(READY)],
+        refused=None,
+        now=NOW,
+    )
+    (ready,) = [condition for condition in status.conditions if condition.type == "Ready"]
+    assert ready.reason == Reason.Unschedulable
+    assert "asks for 4 x h100 (AcceleratorClass), and no node has that free" in ready.message

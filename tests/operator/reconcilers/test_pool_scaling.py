@@ -169,7 +169,8 @@ async def test_a_pool_for_which_there_is_no_room_says_so_serves_and_recovers() -
     pool = await settle(world)
     ready = condition(pool)
     assert (ready["status"], ready["reason"]) == ("False", "Unschedulable")
-    assert ready["message"] == "2 instead: the others found no place. Meanwhile 2 replicas answer."
+    assert "2 instead: the others found no place. Each replica asks for processors and memory" in ready["message"]
+    assert ready["message"].endswith("when there is room. Meanwhile 2 replicas answer."), "the remedy, and what works"
     assert condition(pool, "Available")["status"] == "True"
     again = condition(await settle(world))
     assert again == ready, "its words do not grow"
