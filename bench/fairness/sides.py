@@ -11,6 +11,9 @@ reckoned when it comes and, as shipped, not again; lowest first, of one user in 
 leave at 100 a second. With `FAIRNESS_MAX_CONCURRENT` as many are in flight as it says; its documentation proposes 32.
 Who waits for longer than a minute is refused. There are no weights.
 
+**Victim first** sends everything on at once and lets the engines serve the victim before all others, also inside their
+queues. No gateway can do that; it tells how soon a victim can be answered at all by engines that are kept full.
+
 **LLMOS** is the code of the gateway (`llmos_gateway.fairness`), told what a gateway is told.
 """
 
@@ -55,11 +58,17 @@ class Side(Protocol):
     def is_awaited(self) -> bool:
         """Whether requests wait here."""
 
+    @property
+    def first(self) -> str:
+        """Tenant whose requests overtake all others in the engines; empty for none."""
+
 
 class Passing:
     """FCFS, and what the others have in common."""
 
     is_awaited = False
+    first = ""
+    """Tenant whose requests overtake all others in the engines."""
 
     def __init__(self) -> None:
         self._ready: list[Job] = []
@@ -86,6 +95,12 @@ class Passing:
 
     def find_next_s(self, now_s: float) -> float:
         return math.inf
+
+
+class VictimFirst(Passing):
+    """FCFS, with the victim at the head of the engines' queues."""
+
+    first = "victim"
 
 
 class PerMinute(Passing):
@@ -187,7 +202,6 @@ class Llmos(Passing):
         super().__init__()
         self._weights = {tenant.name: tenant.weight for tenant in tenants}
         self._queue, self._window = FairQueue(), Window()
-        self._queue.limits = self.LIMITS
         self._window.retain([str(number) for number in range(replicas)])
         self._gateways, self._others = gateways, others
         self._tickets: dict[Job, Ticket] = {}
@@ -205,6 +219,7 @@ class Llmos(Passing):
                 prompt_tokens=job.prompt_tokens,
                 is_whole=not job.is_stream,
                 now_s=now_s,
+                limits=self.LIMITS,
             )
         except QueueFull:
             return [job]

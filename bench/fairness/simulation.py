@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from bench.autoscale.engine import Engine
+from bench.autoscale.engine import Engine, Request
 from bench.autoscale.profiles import load_profile
 from bench.fairness.sides import Side
 from bench.fairness.workload import RETRY_S, Job, Scenario, Source
@@ -34,9 +34,8 @@ class TokenEngine(Engine):
         """Return the tokens generated so far of each request that decodes."""
         counter = self._counter + self.count_steps_done(now_s)
         for ends, _, sequence in self.decoding:
-            request = sequence.request
-            assert isinstance(request, Job)
-            yield request, min(request.output_tokens, request.output_tokens - (ends - counter))
+            job = _as_job(sequence.request)
+            yield job, min(job.output_tokens, job.output_tokens - (ends - counter))
 
 
 @dataclass
@@ -132,8 +131,8 @@ class Simulation:
         for job in begun:
             self._silent[replica].discard(job)
             self.sides[self._gateway[job]].begin(job)
-        for job in finished:
-            assert isinstance(job, Job)
+        for request in finished:
+            job = _as_job(request)
             number = self._gateway.pop(job)
             self._on[number][replica] -= 1
             self.sides[number].end(job, now_s)
@@ -179,6 +178,8 @@ class Simulation:
         engine = self.engines[replica]
         before = engine.version
         engine.submit(job, now_s)
+        if job.tenant == self.sides[number].first and engine.waiting and engine.waiting[-1] is job:
+            engine.waiting.appendleft(engine.waiting.pop())
         if engine.version != before:
             self._schedule(replica)
 
@@ -211,3 +212,9 @@ class Simulation:
         )
         self.result.in_engines.append(sum(len(engine.waiting) for engine in self.engines))
         self.result.running.append(sum(engine.running for engine in self.engines))
+
+
+def _as_job(request: Request) -> Job:
+    """The engines know requests; those of this simulation are jobs."""
+    assert isinstance(request, Job)
+    return request

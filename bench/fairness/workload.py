@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.autoscale.engine import Request
 
@@ -78,9 +78,7 @@ class Scenario:
 
     def keep_only(self, name: str) -> Scenario:
         """Return the scenario with one tenant alone."""
-        return Scenario(
-            f"{self.name}, {name} alone", (self.get(name),), self.gpu, self.replicas, self.max_sequences, self.gateways
-        )
+        return replace(self, tenants=(self.get(name),))
 
 
 class Source:
@@ -114,7 +112,7 @@ FEW, MANY = Lengths(60, 300), Lengths(300, 1200)
 
 def build_scenarios() -> list[Scenario]:
     """Return what is measured."""
-    chat = {"prompt": Lengths(600, 4000), "output": Lengths(200, 800)}
+    weights = (_chat("three", clients=400, weight=3), _chat("one", clients=400))
     return [
         Scenario(
             "different requests",
@@ -123,32 +121,29 @@ def build_scenarios() -> list[Scenario]:
                 Tenant("long, short answers", LONG, FEW, clients=600),
             ),
         ),
-        Scenario("weights 3:1", (Tenant("three", clients=400, weight=3, **chat), Tenant("one", clients=400, **chat))),
+        Scenario("weights 3:1", weights),
+        Scenario("weights 3:1, whole answers", tuple(replace(tenant, streams=0.0) for tenant in weights)),
+        Scenario("weights 3:1, two gateways", tuple(replace(tenant, clients=1000) for tenant in weights), gateways=2),
+        Scenario("aggressor", (_chat("victim", per_s=2.0), _chat("aggressor", clients=600, begins_s=20.0))),
         Scenario(
-            "weights 3:1, whole answers",
-            (Tenant("three", clients=400, weight=3, streams=0, **chat), Tenant("one", clients=400, streams=0, **chat)),
-        ),
-        Scenario(
-            "weights 3:1, two gateways",
-            (Tenant("three", clients=1000, weight=3, **chat), Tenant("one", clients=1000, **chat)),
-            gateways=2,
-        ),
-        Scenario(
-            "aggressor",
-            (Tenant("victim", per_s=2.0, **chat), Tenant("aggressor", clients=600, begins_s=20.0, **chat)),
-        ),
-        Scenario(
-            "aggressor, few sequences",
-            (Tenant("victim", per_s=2.0, **chat), Tenant("aggressor", clients=600, begins_s=20.0, **chat)),
+            "aggressor, 64 sequences",
+            (_chat("victim", per_s=2.0), _chat("aggressor", clients=600, begins_s=20.0)),
             max_sequences=64,
         ),
         Scenario(
             "aggressor, long prompts",
-            (Tenant("victim", per_s=1.0, **chat), Tenant("aggressor", LONG, FEW, clients=600, begins_s=20.0)),
+            (_chat("victim", per_s=1.0), Tenant("aggressor", LONG, FEW, clients=600, begins_s=20.0)),
         ),
         Scenario(
             "aggressor, h100",
-            (Tenant("victim", per_s=8.0, **chat), Tenant("aggressor", clients=3000, begins_s=20.0, **chat)),
+            (_chat("victim", per_s=8.0), _chat("aggressor", clients=3000, begins_s=20.0)),
             gpu="h100",
         ),
     ]
+
+
+def _chat(name: str, *, clients: int = 0, per_s: float = 0.0, begins_s: float = 0.0, weight: float = 1.0) -> Tenant:
+    """Return a tenant that asks as conversations do."""
+    return Tenant(
+        name, Lengths(600, 4000), Lengths(200, 800), clients=clients, per_s=per_s, begins_s=begins_s, weight=weight
+    )

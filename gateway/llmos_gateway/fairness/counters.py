@@ -21,8 +21,9 @@ Two flows that both have something waiting get, in any stretch of time, service 
 
     2 * max(input * L, output * M) + credit      (service divided by weight; weights of at least 1)
 
-where L is the longest prompt and M what one flow can generate with all the requests that it has in flight: a flow is
-served only while its counter is the lowest, and can be ahead then only by what was sent and is not charged yet.
+where L is the longest prompt and M the tokens, of prompts and answers, that one flow can have in flight (and output >=
+input): a flow is served only while its counter is the lowest, and comes to be ahead of others only by what it then has
+in flight.
 
 Source: Sheng et al., Fairness in Serving Large Language Models (OSDI 2024, arXiv 2401.00588), algorithm 2 and theorem
 4.4; the expected length of whole answers is its section 4.4. Its lift is the one above with a credit of 0.

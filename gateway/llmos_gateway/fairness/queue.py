@@ -78,7 +78,6 @@ class FairQueue:
     """
 
     def __init__(self, costs: Costs | None = None, *, credit: float = CREDIT, max_flows: int | None = None) -> None:
-        self.limits = QueueLimits()
         self.running = 0
         """Requests that were sent and have not ended."""
         self.waiting = 0
@@ -90,7 +89,14 @@ class FairQueue:
         self._departures: deque[float] = deque(maxlen=_PACE_OVER)
 
     def arrive(
-        self, flow_id: str, weight: float, *, prompt_tokens: int, is_whole: bool, now_s: float
+        self,
+        flow_id: str,
+        weight: float,
+        *,
+        prompt_tokens: int,
+        is_whole: bool,
+        now_s: float,
+        limits: QueueLimits = QueueLimits(),
     ) -> tuple[Ticket, Ticket | None]:
         """Take a request in. Return its ticket, and the one that was pushed out for it.
 
@@ -101,7 +107,7 @@ class FairQueue:
         if not flow.is_idle:
             self._active_weight += weight - flow.weight
         flow.weight = weight
-        pushed = self._make_room(flow)
+        pushed = self._make_room(flow, limits)
         if flow not in self._lines:
             self._flows.lift(flow, self._lines)
             self._lines[flow] = {}
@@ -170,8 +176,7 @@ class FairQueue:
         """Return the counters of flows that have something waiting, for those who look."""
         return {flow.id: flow.counter for flow in self._lines}
 
-    def _make_room(self, flow: Flow) -> Ticket | None:
-        limits = self.limits
+    def _make_room(self, flow: Flow, limits: QueueLimits) -> Ticket | None:
         if flow.waiting >= limits.max_per_flow:
             raise QueueFull(of_flow=True, retry_after_s=self.estimate_wait_s(flow))
         if self.waiting < limits.max_waiting:

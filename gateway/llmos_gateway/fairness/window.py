@@ -19,8 +19,8 @@ What ended the growth tells what the engine needs:
 
 Beyond the window stands a reserve of `RESERVE` of it for flows with less than their part (see `queue`).
 
-A replica that has told nothing yet counts as the largest of the others or `START`; one that cannot be asked is not
-guarded. The limit of one engine is never above the `max-num-seqs` that its pool sets.
+A replica that has told nothing yet counts as the largest of the others or `START`. The limit of one engine is never
+above the `max-num-seqs` that its pool sets; where a replica cannot be asked and its pool sets none, it is not guarded.
 
 With several gateways each is entitled to its equal part, and may use what the others leave: with `o` their requests on
 the same replicas, as reported up to a second ago,
@@ -42,7 +42,7 @@ START: Final = 32.0
 LEAST: Final = 8.0
 """No limit is learned below this while an engine has room: a few requests always wait for the step that runs."""
 GROWTH: Final = 1.25
-CUSHION: Final = 2.0
+CUSHION: Final = 4.0
 HEADROOM: Final = 0.02
 RESERVE: Final = 0.06
 FULL_KEPT: Final = 4
@@ -124,7 +124,7 @@ class Window:
         if replica is None:
             return
         if figures is None:
-            replica.is_guarded = replica.has_told
+            replica.is_guarded = replica.has_told or math.isfinite(self._most)
             return
         replica.has_told = replica.is_guarded = True
         if figures.waiting and (is_awaited or figures.waiting > max(CUSHION, _MANY * figures.running)):
@@ -132,10 +132,13 @@ class Window:
         elif not figures.waiting:
             self._grow(replica, figures)
 
-    def begin(self, address: str) -> None:
-        """Note that a stream has begun to answer."""
-        if (replica := self._replicas.get(address)) is not None:
-            replica.begun += 1
+    def begin(self, address: str) -> bool:
+        """Note that a stream has begun to answer; return whether the window grew by that."""
+        replica = self._replicas.get(address)
+        if replica is None:
+            return False
+        replica.begun += 1
+        return replica.begun > replica.limit
 
     def end(self, address: str) -> None:
         """Note that a stream that had begun has ended."""
