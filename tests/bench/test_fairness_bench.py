@@ -1,4 +1,4 @@
-"""The simulation around the fair queue: everybody is served, shares follow weights, and what is reported was counted."""
+"""The simulation around the fair queue: all are served, shares follow weights, and what is reported was counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.fairness.__main__ import main
+from bench.fairness.__main__ import BuildSide, main
 from bench.fairness.figures import compute_figures
 from bench.fairness.sides import Kthena, Llmos, Passing
 from bench.fairness.simulation import Result, Simulation
@@ -19,7 +19,7 @@ SHORT = Lengths(100, 400), Lengths(40, 120)
 
 
 def run(scenario: Scenario, side: str) -> Result:
-    builders = {
+    builders: dict[str, BuildSide] = {
         "FCFS": lambda *_: Passing(),
         "Kthena": lambda *_: Kthena(16),
         "LLMOS": lambda _, told: Llmos(scenario.tenants, scenario.replicas, gateways=scenario.gateways, others=told),
@@ -51,7 +51,8 @@ def test_shares_follow_weights_only_in_ours(contest: Scenario) -> None:
 
 
 def test_several_gateways_share_the_window(contest: Scenario) -> None:
-    result = run(replace(contest, gateways=2), "LLMOS")
+    tenants = tuple(replace(tenant, clients=300) for tenant in contest.tenants)
+    result = run(replace(contest, tenants=tenants, gateways=2, max_sequences=64), "LLMOS")
     assert compute_figures("LLMOS", result).ratio == pytest.approx(1, abs=0.2)
 
 
