@@ -147,6 +147,8 @@ class Kthena(Passing):
         self._usage: dict[str, _Usage] = {}
         self._heap: list[tuple[float, float, int, Job]] = []
         self._count = 0
+        self._arrivals: deque[float] = deque()
+        """When requests came, also those that have left."""
         self._in_flight = 0
         self._next_s = 0.0
 
@@ -157,6 +159,7 @@ class Kthena(Passing):
     def arrive(self, job: Job, now_s: float) -> list[Job]:
         priority = self._usage.setdefault(job.tenant, _Usage()).read(now_s - self.WINDOW_S)
         self._count += 1
+        self._arrivals.append(now_s)
         heapq.heappush(self._heap, (priority, now_s, self._count, job))
         return []
 
@@ -183,9 +186,14 @@ class Kthena(Passing):
         return self._in_flight < self._max_concurrent if self._max_concurrent else now_s >= self._next_s - 1e-9
 
     def _drop_late(self, now_s: float) -> list[Job]:
-        late = [entry for entry in self._heap if entry[1] < now_s - self.TIMEOUT_S]
+        since_s = now_s - self.TIMEOUT_S
+        if not self._arrivals or self._arrivals[0] >= since_s:
+            return []
+        while self._arrivals and self._arrivals[0] < since_s:
+            self._arrivals.popleft()
+        late = [entry for entry in self._heap if entry[1] < since_s]
         if late:
-            self._heap = [entry for entry in self._heap if entry[1] >= now_s - self.TIMEOUT_S]
+            self._heap = [entry for entry in self._heap if entry[1] >= since_s]
             heapq.heapify(self._heap)
         return [entry[-1] for entry in late]
 

@@ -79,6 +79,7 @@ class Simulation:
         self._told = [[0] * scenario.replicas for _ in range(scenario.gateways)]
         """The same, as the gateways last told each other."""
         self.sides = [build_side(number, self._build_others(number)) for number in range(scenario.gateways)]
+        self._wakes_s = [0.0] * scenario.gateways
         self._gateway: dict[Job, int] = {}
         self._generator = random.Random(seed)
         self._events: list[tuple[float, int, int, object]] = []
@@ -167,8 +168,10 @@ class Simulation:
             self._refuse(refused, now_s)
             for job in sent:
                 self._send(job, number, now_s)
-            if (next_s := side.find_next_s(now_s)) < math.inf:
-                self._at(max(next_s, now_s + 1e-6), WAKE, None)
+            next_s = max(side.find_next_s(now_s), now_s + 1e-6)
+            if next_s < math.inf and not now_s < self._wakes_s[number] <= next_s:
+                self._wakes_s[number] = next_s
+                self._at(next_s, WAKE, None)
 
     def _send(self, job: Job, number: int, now_s: float) -> None:
         replica = min(range(len(self.engines)), key=lambda r: sum(on[r] for on in self._on))
