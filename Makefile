@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export UV_NATIVE_TLS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint fmt test verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory bench-routing bench-gateway bench-autoscale bench-quota clean
+.PHONY: help install lint fmt test verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory bench-routing bench-gateway bench-autoscale bench-quota bench-fairness clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -91,6 +91,9 @@ bench-autoscale: install ## Simulate autoscaling policies on three traces (about
 
 bench-quota: install ## Measure the quota ledger on demand shaped like Kueue's baseline
 	$(BIN)/python -m bench.quota --json out/bench-quota.json
+
+bench-fairness: install ## Simulate tenants that share a busy pool
+	$(BIN)/python -m bench.fairness --json out/bench-fairness.json
 
 clean: ## Remove what can be made again
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

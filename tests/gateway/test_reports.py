@@ -127,10 +127,23 @@ async def test_pools_without_traffic_are_not_asked_about(world: World) -> None:
     assert world.asked == []
 
 
-async def test_a_pool_that_looks_at_no_load_is_not_asked_about(world: World) -> None:
-    world.catalog.put_pool(replace(pool(POOL), policy="round-robin"))
+async def test_who_listens_is_told_what_each_replica_says_and_which_cannot_be_asked(world: World) -> None:
+    told: list[tuple[str, EngineLoad | None]] = []
+    world.reports.listen(lambda address, load: told.append((address, load)), list)
     await world.reports.ask_all()
+    world.engine(running=3, waiting=2)
+    await world.reports.ask_all()
+    assert told == [(ENGINE, None), (ENGINE, EngineLoad(running=3, waiting=2))]
+
+
+async def test_replicas_for_which_requests_wait_are_asked_in_between(world: World) -> None:
+    awaited: list[str] = []
+    world.reports.listen(lambda _, __: None, lambda: awaited)
+    await world.reports.ask_awaited()
     assert world.asked == []
+    awaited.append(POOL)
+    await world.reports.ask_awaited()
+    assert world.asked == [CONTROL]
 
 
 async def test_too_many_replicas_take_turns(world: World) -> None:

@@ -79,7 +79,13 @@ def parse_pool(item: Object) -> Pool:
         start_s=float(((status.get("scaling") or {}).get("capacity") or {}).get("startSeconds") or 0),
         created_s=int(datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()),
         context_length=int((status.get("plan") or {}).get("maxModelLen") or 0),
+        max_sequences=_read_max_sequences(spec),
     )
+
+
+def _read_max_sequences(spec: Object) -> int:
+    said = ((spec.get("engine") or {}).get("args") or {}).get("max-num-seqs")
+    return int(str(said)) if str(said).isdecimal() else 0
 
 
 def _read_outlook(item: Object) -> _Outlook:

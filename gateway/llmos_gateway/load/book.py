@@ -135,10 +135,13 @@ class LoadBook:
         """End a request that is on no replica, for any other reason, for example because the client went away."""
         self._accounts[pool_id].failed += 1
 
-    def held(self, pool_id: str, prompt_tokens: int) -> int:
-        """Count a request that waits for a replica; return its ticket for `released`."""
+    def held(self, pool_id: str, prompt_tokens: int, *, wakes: bool = True) -> int:
+        """Count a request that waits; return its ticket for `released`.
+
+        It `wakes` readers at once where no replica can take it; one that waits for its turn does not.
+        """
         account, ticket = self._accounts[pool_id], next(self._tickets)
-        if not account.held:
+        if wakes and not account.held:
             self._tell()
         account.held[ticket] = (self._clock(), prompt_tokens)
         account.held_prompt_tokens += prompt_tokens

@@ -6,8 +6,9 @@ own requests there are then two accounts: the sum of what the other gateways hav
 what is ours. Neither sees all (a gateway may not answer; the engine does not see what is still under way), so the
 larger one counts. What is older than `STALE_S` says nothing: routing by old numbers is worse than by none.
 
-Bounded: at most `MAX_TARGETS` replicas a round (more take turns), `CONCURRENCY` requests at once, `TIMEOUT_S` and
-`MAX_BYTES` for each. A report that fails is asked for again in the next round, a second later.
+What a replica says is told to who listens: how many requests go at once depends on it. Bounded: at most `MAX_TARGETS`
+replicas a round (more take turns), `CONCURRENCY` requests at once, `TIMEOUT_S` and `MAX_BYTES` for each. A report that
+fails is asked for again in the next round, a second later.
 """
 
 from __future__ import annotations
@@ -35,10 +36,15 @@ TIMEOUT_S: Final = 1.0
 CONCURRENCY: Final = 32
 MAX_TARGETS: Final = 500
 MAX_BYTES: Final = 8 * 1024 * 1024
-_UNWEIGHED = "round-robin"
-"""The policy that looks at no load."""
+AWAITED_TIMES: Final = 4
+"""How often in an interval replicas are asked for which requests wait."""
+MAX_AWAITED: Final = 64
+"""Of them, how many are asked more often than all others."""
 
 _logger = logging.getLogger(__name__)
+
+
+TellLoad = Callable[[str, EngineLoad | None], None]
 
 
 class Fetch(Protocol):
@@ -111,6 +117,15 @@ class Reports:
         self._by_peers: dict[str, _Report] = {}
         self._turn = 0
         self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._tell: TellLoad = lambda _, __: None
+        self._find_awaited: Callable[[], Iterable[str]] = tuple
+
+    def listen(self, tell: TellLoad, find_awaited: Callable[[], Iterable[str]]) -> None:
+        """Have `tell` told what each replica says, or None for one that cannot be asked.
+
+        Replicas of the pools that `find_awaited` names, for which requests wait, are asked more often.
+        """
+        self._tell, self._find_awaited = tell, find_awaited
 
     def extra(self, address: str) -> int:
         """Return the requests on a replica beyond our own, 0 if nothing recent is known."""
@@ -122,8 +137,21 @@ class Reports:
         """Ask again and again until cancelled."""
         while True:
             await self.ask_all()
-            # Gateways that started together must not ask together for ever.
-            await asyncio.sleep(INTERVAL_S * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, hides nothing
+            for _ in range(AWAITED_TIMES - 1):
+                await self._pause()
+                await self.ask_awaited()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        # Gateways that started together must not ask together for ever.
+        spread = random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing
+        await asyncio.sleep(INTERVAL_S / AWAITED_TIMES * spread)
+
+    async def ask_awaited(self) -> None:
+        """Ask the replicas of pools for which requests wait."""
+        pools = (self._catalog.get_pool(pool_id) for pool_id in self._find_awaited())
+        endpoints = [endpoint for pool in pools if pool is not None for endpoint in pool.endpoints]
+        await asyncio.gather(*(self._ask_engine(endpoint) for endpoint in endpoints[:MAX_AWAITED]))
 
     async def ask_all(self) -> None:
         """Ask everybody once."""
@@ -139,7 +167,7 @@ class Reports:
 
     def _find_endpoints(self) -> list[Endpoint]:
         pools = (self._catalog.get_pool(pool_id) for pool_id in self._book.find_active(ACTIVE_S))
-        return [e for pool in pools if pool is not None and pool.policy != _UNWEIGHED for e in pool.endpoints]
+        return [e for pool in pools if pool is not None for e in pool.endpoints]
 
     def _choose(self, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         if len(endpoints) <= MAX_TARGETS:
@@ -155,11 +183,13 @@ class Reports:
                 load = EngineLoad.model_validate_json(await self._fetch(f"http://{endpoint.control}/load"))
             except (ReportError, ValidationError) as error:
                 _logger.debug("No load from replica %s: %s", endpoint.replica, error)
+                self._tell(endpoint.address, None)
                 return
         # The engine counted at some time between the question and the answer: what was ours then is at most this.
         ours = max(ours, self._book.in_flight(endpoint.address))
         requests = max(0, load.running + load.waiting - ours)
         self._by_engine[endpoint.address] = _Report(self._clock() - load.age_s, requests)
+        self._tell(endpoint.address, load)
 
     async def _ask_peer(self, peer: str) -> GatewayLoad | None:
         async with self._slots:

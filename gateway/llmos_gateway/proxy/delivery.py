@@ -1,4 +1,4 @@
-"""From a checked request to an answer: hold, route, forward, and again while the caller has seen nothing.
+"""From a checked request to an answer: hold, queue, route, forward, and again while the caller has seen nothing.
 
 Two kinds of answer share one loop. A stream passes event by event. Any other answer is read to its end before it is
 sent, so that it can be had from another replica if this one dies over it; beyond `max_buffered_bytes` it passes as it
@@ -47,10 +47,12 @@ from llmos_gateway.proxy.upstream import (
     read_some,
     read_up_to,
 )
+from llmos_gateway.queueing import Place, Queueing
 from llmos_gateway.routing import PromptBlocks
 
 WAITING_FOR_REPLICA: Final = "waiting for a replica (pool wakes up)"
 WAITING_FOR_CONNECTION: Final = "waiting for a replica (none can be reached)"
+WAITING_FOR_TURN: Final = "waiting for its turn (pool is busy)"
 WAITING_FOR_ENGINE: Final = "waiting for the first token"
 _END_WITH_DONE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
 _BOOT: Final = os.urandom(4).hex()
@@ -63,6 +65,7 @@ class Tools:
 
     catalog: Catalog
     holding: Holding
+    queueing: Queueing
     accounts: Accounts
     upstream: Upstream
     limits: Limits
@@ -100,6 +103,7 @@ class Delivery:
         self._call = call
         self._order = order
         self._on_answer = on_answer
+        self._place: Place | None = None
         self._stream = EventStream(call.http, call.request_id, tools.limits, closes=closes) if order.is_stream else None
 
     async def run(self) -> web.StreamResponse:
@@ -115,6 +119,8 @@ class Delivery:
             failure = error
         except asyncio.CancelledError:
             failure = call.take_interruption()
+        finally:
+            self._end_turn()
         if stream is None or not stream.has_begun:
             raise failure
         call.status, call.code = failure.status, failure.code
@@ -125,6 +131,8 @@ class Delivery:
         waits_since_s = self._call.arrived_s
         while True:
             pool = await self._hold(retries, waits_since_s)
+            if not await self._take_turn(pool):
+                continue
             attempt = self._tools.accounts.choose(pool, self._order.prompt, retries.tried)
             if attempt is None:
                 retries.start_over()
@@ -159,14 +167,45 @@ class Delivery:
                     pause_s=retries.pause_s,
                 )
         except HoldRefused as refusal:
-            # The holding has told the book.
-            call.is_counted = True
-            raise build_refusal(refusal.status, refusal.message, refusal.reason, refusal.retry_after_s) from None
+            raise self._refuse(refusal) from None
         except asyncio.CancelledError:
             call.is_counted = True
             raise
         finally:
             call.queue_s += self._tools.clock() - began_s
+
+    def _refuse(self, refusal: HoldRefused) -> ApiError:
+        # Whoever refused it has told the book.
+        self._call.is_counted = True
+        return build_refusal(refusal.status, refusal.message, refusal.reason, refusal.retry_after_s)
+
+    async def _take_turn(self, pool: Pool) -> bool:
+        """Return True once the request may be sent, False if the pool has lost its last replica meanwhile."""
+        if self._place is not None:
+            return True
+        call, tools = self._call, self._tools
+        began_s = 0.0
+        try:
+            place = tools.queueing.enter(
+                pool, self._order.key, prompt_tokens=call.prompt_tokens, is_whole=self._stream is None
+            )
+            if not place.may_go:
+                began_s = tools.clock()
+                with self._stream.kept_alive(WAITING_FOR_TURN) if self._stream else nullcontext():
+                    if not await place.wait(call.prompt_tokens, arrived_s=call.arrived_s):
+                        return False
+        except HoldRefused as refusal:
+            raise self._refuse(refusal) from None
+        finally:
+            if began_s:
+                call.queue_s += tools.clock() - began_s
+        self._place = place
+        return True
+
+    def _end_turn(self) -> None:
+        if self._place is not None:
+            self._place.leave(self._call.usage, was_sent=self._call.attempts > 0)
+            self._place = None
 
     async def _forward(self, attempt: Attempt, *, is_for_others: bool) -> web.StreamResponse:
         """Try one replica; tell those who are held, `is_for_others`, that it can be reached.
@@ -220,21 +259,20 @@ class Delivery:
     async def _pass_stream(
         self, answer: aiohttp.ClientResponse, attempt: Attempt, stream: EventStream
     ) -> web.StreamResponse:
-        call, clock = self._call, self._tools.clock
-        order = self._order
+        call, order = self._call, self._order
         events = EventFilter(hides_usage=order.hides_usage, hides_counts=order.hides_counts, choices=order.choices)
         try:
             with stream.kept_alive(WAITING_FOR_ENGINE):
                 data = await read_some(answer)
             if not data:
                 raise LostError("the answer is empty")
-            self._tools.accounts.first_token(call, attempt)
+            self._begin(attempt)
             while data:
                 if passed := events.feed(data):
                     if not stream.has_events:
                         self._forget_body()
                     await stream.send(passed)
-                call.last_s = clock()
+                self._progress(events)
                 data = await read_some(answer)
             if passed := events.finish():
                 await stream.send(passed)
@@ -253,6 +291,18 @@ class Delivery:
         if events.has_error:
             call.status, call.code = 500, "engine_error"
         return await stream.finish()
+
+    def _begin(self, attempt: Attempt) -> None:
+        """Note the first token of a stream."""
+        self._tools.accounts.first_token(self._call, attempt)
+        if self._place is not None:
+            self._place.begin(attempt.address)
+
+    def _progress(self, events: EventFilter) -> None:
+        """Note what has passed of a stream."""
+        self._call.last_s = self._tools.clock()
+        if self._place is not None:
+            self._place.progress(events.events)
 
     async def _pass_whole(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         call = self._call

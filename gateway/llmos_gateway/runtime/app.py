@@ -45,6 +45,7 @@ from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.proxy.road import Road
 from llmos_gateway.proxy.tracing import Tracer
 from llmos_gateway.proxy.upstream import Upstream
+from llmos_gateway.queueing import Queueing
 from llmos_gateway.runtime.access_log import AccessLog
 from llmos_gateway.runtime.recording import CallRecorder
 from llmos_gateway.runtime.tracing import build_exporting_tracer, is_tracing_wanted
@@ -130,6 +131,7 @@ class Gateway:
             )
             tracer = self._build_tracer(stack)
             tools = await self._build_tools(stack, reports.extra, tracer)
+            reports.listen(tools.queueing.tell, tools.queueing.find_awaited)
             salts = CacheSalts(self._options.cache_salt_secret or secrets.token_bytes(MIN_SECRET_BYTES))
             road = Road(tools, self._build_recorder(stack), salts, asks_for_key=self._options.asks_for_key)
             server = PublicServer(
@@ -139,15 +141,15 @@ class Gateway:
                 on_begin=_build_trace_begin(tracer) if tracer is not None else None,
                 on_refused=self._metrics.count_refused_connection,
             )
-            self._watch_gauges(road, server)
-            await self._open(stack, server)
+            self._watch_gauges(road, server, tools.queueing)
             if self._options.cache_salt_secret is None:
                 _logger.warning(_OWN_SALT)
+            await self._open(stack, server)
             await self._run_parts(
                 {
                     "catalog": self._watch.run(),
                     "reports": reports.run(),
-                    "sweep": self._sweep(road, server, tools.accounts),
+                    "sweep": self._sweep(road, server, tools),
                     "end": self._end(road, server),
                 }
             )
@@ -164,6 +166,7 @@ class Gateway:
         return Tools(
             catalog=self._catalog,
             holding=Holding(self._catalog, self._book, clock=self._clock),
+            queueing=Queueing(self._catalog, self._book, others=extra, clock=self._clock),
             accounts=Accounts(self._catalog, self._book, extra=extra, clock=self._clock),
             upstream=await stack.enter_async_context(Upstream(limits)),
             limits=limits,
@@ -179,15 +182,20 @@ class Gateway:
             add_line = stack.enter_context(log).add
         return CallRecorder(self._metrics, add_line, clock=self._clock)
 
-    def _watch_gauges(self, road: Road, server: PublicServer) -> None:
+    def _watch_gauges(self, road: Road, server: PublicServer, queueing: Queueing) -> None:
         metrics = self._metrics
         metrics.watch("requests_in_flight", "Requests on the road, held ones included.", lambda: len(road.calls))
         metrics.watch("connections", "Open connections of callers.", lambda: server.connections)
         metrics.watch_pools(
-            "held_requests", "Requests that wait for a replica.", lambda: self._count(lambda load: load.queued)
+            "held_requests",
+            "Requests that wait for a replica, or for their turn.",
+            lambda: self._count(lambda load: load.queued),
         )
         metrics.watch_pools(
             "running_requests", "Requests on a replica.", lambda: self._count(lambda load: load.running)
+        )
+        metrics.watch_pools(
+            "dispatch_window", "Requests of this gateway that go to the replicas at once.", queueing.read_windows
         )
         self._catalog.subscribe(self._forget_gone)
 
@@ -241,12 +249,12 @@ class Gateway:
                 _logger.error("The part %r failed.", task.get_name(), exc_info=error)
                 raise error
 
-    async def _sweep(self, road: Road, server: PublicServer, accounts: Accounts) -> None:
+    async def _sweep(self, road: Road, server: PublicServer, tools: Tools) -> None:
         limit_s = self._options.limits.request_timeout_s
         while True:
             await asyncio.sleep(self._options.sweep_s)
             server.sweep()
-            accounts.gateways = 1 + len(self._watch.peers())
+            tools.accounts.gateways = tools.queueing.gateways = 1 + len(self._watch.peers())
             since_s = self._clock() - limit_s
             for call in [call for call in road.calls if call.arrived_s < since_s]:
                 call.interrupt(TimeLimitError(f"The answer took longer than {limit_s:g} s.", "time_limit"))

@@ -163,11 +163,12 @@ def _learn_kv(learned: Learned, busy: list[ReplicaSample]) -> Learned:
 def _learn_limit(learned: Learned, sample: PoolSample) -> Learned:
     """Learn how many requests an engine runs at most, whatever limits it.
 
-    A few requests always wait for the step that runs. If for seconds many wait in every engine, and prompts are not
-    what holds them up, they cannot get in.
+    A few requests always wait for the step that runs. If for seconds many wait for every engine, and prompts are not
+    what holds them up, they cannot get in. Gateways let no more through than engines run, so most wait there.
     """
     replicas, limit = sample.replicas, learned.limit
-    is_crowded = bool(replicas) and all(r.waiting > max(1, r.running / 4) for r in replicas)
+    held = sample.gateway.queued / len(replicas) if sample.gateway and replicas else 0.0
+    is_crowded = bool(replicas) and all(r.waiting + held > max(1, r.running / 4) for r in replicas)
     crowded = min(CROWDED_SAMPLES, learned.crowded + 1) if is_crowded else 0
     prompts_s = learned.model.per_prompt_token_s * sum(replica.prompt_tokens for replica in replicas)
     if crowded == CROWDED_SAMPLES and prompts_s < 0.3 * sample.interval_s * len(replicas):

@@ -136,7 +136,7 @@ class Routing(ApiModel):
 
 
 class Hold(ApiModel):
-    """How the gateway holds requests while no replica can take them, for example while the pool wakes from zero.
+    """How the gateway holds requests while no replica can take them: the pool wakes from zero, or all are busy.
 
     The limits count in each gateway.
     """
@@ -146,7 +146,7 @@ class Hold(ApiModel):
     max_requests: Annotated[int, Field(ge=0, le=100000)] = 1000
     """Requests that may wait at the same time."""
     max_requests_per_key: Annotated[int, Field(ge=0, le=100000)] = 200
-    """Of these, requests of one API key."""
+    """Of these, requests of one API key; of one tenant, while replicas are busy."""
 
 
 class InferencePoolSpec(ApiModel):

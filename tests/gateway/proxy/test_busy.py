@@ -1,0 +1,96 @@
+"""Requests for a pool whose replicas are full, as callers and the autoscaler see them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from llmos.api.load import PoolLoad
+from llmos.api.scaling import Scaling
+from llmos_gateway.catalog import HoldLimits
+from llmos_gateway.proxy.limits import Limits
+from llmos_operator.planning.sampling import GatewayReading, SamplerMemory, ScaledPool, Sources, build_sample
+from tests.gateway.engines import ANSWER, hang, open_engine
+from tests.gateway.proxy.test_records import read_samples
+from tests.gateway.stage import CHAT, POOL, Stage, open_gateway, split_events
+from tests.gateway.values import pool
+
+NARROW = replace(pool(POOL), max_sequences=1)
+SENT, ASKED = 6, 20
+QUICK = replace(Limits(), comment_after_s=0.02, comment_every_s=0.02)
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def test_more_than_an_engine_runs_waits_in_the_gateway_and_is_then_answered() -> None:
+    async with open_engine(hang) as engine, open_gateway(engine.address, pools=[NARROW]) as stage:
+        asking = [asyncio.create_task(_ask(stage)) for _ in range(ASKED)]
+        load = await stage.wait_for_load(queued=ASKED - SENT, running=SENT)
+        assert len(engine.bodies) == SENT
+        engine.went_on.set()
+        assert await asyncio.gather(*asking) == [ANSWER] * ASKED
+        await stage.wait_for_load(finishedTotal=ASKED, queued=0, running=0)
+        lines = await stage.read_log(ASKED)
+        samples = read_samples(await stage.scrape())
+    assert load["queuedPromptTokens"] > 0
+    assert sum(line["queue_ms"] > 0 for line in lines) == ASKED - SENT
+    assert samples["llmos_gateway_queue_seconds_count", POOL] == ASKED - SENT
+    assert samples["llmos_gateway_dispatch_window", POOL] >= 1
+
+
+async def test_the_autoscaler_sees_what_waits_in_the_gateway() -> None:
+    async with open_engine(hang) as engine, open_gateway(engine.address, pools=[NARROW]) as stage:
+        asking = [asyncio.create_task(_ask(stage)) for _ in range(ASKED)]
+        told = PoolLoad.model_validate(await stage.wait_for_load(queued=ASKED - SENT))
+        engine.went_on.set()
+        await asyncio.gather(*asking)
+    sources = Sources(gateways={"gateway": GatewayReading("boot", told)})
+    scaled = ScaledPool(Scaling(min_replicas=1, max_replicas=4))
+    sample, _ = build_sample(SamplerMemory(), scaled, sources, now_s=1.0, now=_NOW)
+    assert sample.gateway is not None
+    assert (sample.gateway.queued, sample.gateway.running) == (ASKED - SENT, SENT)
+
+
+async def test_a_stream_that_waits_for_its_turn_is_kept_alive() -> None:
+    async with open_engine(hang) as engine, open_gateway(engine.address, pools=[NARROW], limits=QUICK) as stage:
+        asking = [asyncio.create_task(_ask(stage)) for _ in range(SENT)]
+        await stage.wait_for_load(running=SENT)
+        async with stage.post({**CHAT, "stream": True}) as response:
+            assert await response.content.readuntil(b"\n\n") == b": waiting for its turn (pool is busy)\n\n"
+            engine.went_on.set()
+            events = split_events(await response.read())
+        await asyncio.gather(*asking)
+    assert "data: [DONE]" in events
+
+
+async def test_a_request_that_cannot_wait_any_longer_is_told_when_to_come_back() -> None:
+    narrow = replace(NARROW, hold=HoldLimits(timeout_s=0.2))
+    async with open_engine(hang) as engine, open_gateway(engine.address, pools=[narrow]) as stage:
+        asking = [asyncio.create_task(_ask(stage)) for _ in range(SENT)]
+        await stage.wait_for_load(running=SENT)
+        async with stage.post() as response:
+            assert response.status == 503
+            assert int(response.headers["Retry-After"]) >= 1
+            assert (await stage.read_error(response))["code"] == "timed_out"
+        engine.went_on.set()
+        await asyncio.gather(*asking)
+        await stage.wait_for_load(finishedTotal=SENT, rejectedTotal=1)
+
+
+async def test_a_caller_that_leaves_gives_its_turn_to_the_next() -> None:
+    async with open_engine(hang) as engine, open_gateway(engine.address, pools=[NARROW]) as stage:
+        asking = [asyncio.create_task(_ask(stage)) for _ in range(SENT)]
+        await stage.wait_for_load(running=SENT)
+        waiting = asyncio.create_task(_ask(stage))
+        await stage.wait_for_load(queued=1)
+        asking[0].cancel()
+        await stage.wait_for_load(queued=0, running=SENT)
+        engine.went_on.set()
+        await asyncio.gather(*asking, waiting, return_exceptions=True)
+    assert waiting.result() == ANSWER
+
+
+async def _ask(stage: Stage) -> object:
+    async with stage.post() as response:
+        assert response.status == 200, await response.text()
+        return await response.json()
