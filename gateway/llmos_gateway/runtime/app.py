@@ -142,9 +142,9 @@ class Gateway:
                 on_refused=self._metrics.count_refused_connection,
             )
             self._watch_gauges(road, server, tools.queueing)
+            await self._open(stack, server)
             if self._options.cache_salt_secret is None:
                 _logger.warning(_OWN_SALT)
-            await self._open(stack, server)
             await self._run_parts(
                 {
                     "catalog": self._watch.run(),

@@ -99,7 +99,9 @@ async def test_gateways_with_one_secret_send_one_salt_and_one_without_says_so(tm
                 async with client.post(url, json=CHAT, headers={"Authorization": f"Bearer {KEY}"}) as response:
                     assert response.status == 200
                 process.send_signal(signal.SIGTERM)
-                _, err = await asyncio.to_thread(process.communicate, timeout=DEADLINE_S)
+                assert process.stderr is not None
+                # To the end of the file: `communicate` would lose what the reading of the ports has buffered.
+                err = await asyncio.wait_for(asyncio.to_thread(process.stderr.read), DEADLINE_S)
                 said += [json.loads(line) for line in err.splitlines()]
     assert len({body["cache_salt"] for body in engine.bodies}) == (1 if has_secret else 2)
     warnings = [entry["message"] for entry in said if entry["level"] == "warning"]

@@ -117,7 +117,7 @@ def test_replicas_that_fetch_for_themselves_are_told_and_refused_where_the_profi
 
 def test_what_is_empty_counts_as_not_there_and_a_policy_may_say_no_more() -> None:
     made = {"kind": "NetworkPolicy", "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": []}}
-    stored = {"kind": "NetworkPolicy", "spec": {"podSelector": {}, "policyTypes": ["Egress"]}}
+    stored: dict[str, Any] = {"kind": "NetworkPolicy", "spec": {"podSelector": {}, "policyTypes": ["Egress"]}}
     assert is_as_made(made, stored)
     assert not is_as_made(made, {**stored, "spec": {**stored["spec"], "ingress": [{}]}})
     assert not is_as_made(made, None)
