@@ -28,7 +28,7 @@ from bench.operator.objects import ACCELERATOR as BURST_CLASS
 from bench.operator.objects import build_namespace
 from bench.operator.stage import POSTS_AT_ONCE, Cluster, Operator, run_all, start_stage
 from bench.operator.waiting import wait_until
-from bench.quota.workload import BORROW_LIMIT, QUOTA, SIZES, Size
+from bench.quota.workload import QUOTA, SIZES, Size
 from e2e.cluster.objects import build_kwok_node
 from llmos.api.names import (
     API_VERSION,
@@ -42,6 +42,7 @@ from llmos.api.names import (
     MANAGED_BY,
 )
 from llmos_operator.kube.resources import PODS, TENANTS
+from llmos_operator.manifests.common import build_container_security, build_pod_security
 
 Object = dict[str, Any]
 
@@ -277,13 +278,19 @@ def _build_pod(namespace: str, pool: str, replica: str, rank: int, class_name: s
         LABEL_REVISION: "x",
         LABEL_SERVING: "true",
     }
-    container = {"name": "engine", "image": "none", "resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}
+    container = {
+        "name": "engine",
+        "image": "none",
+        "resources": {"limits": {"nvidia.com/gpu": str(gpus)}},
+        "securityContext": build_container_security(),
+    }
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": replica if not rank else f"{replica}-{rank}", "namespace": namespace, "labels": labels},
         "spec": {
             "containers": [container],
+            "securityContext": build_pod_security(),
             "schedulingGates": [{"name": GATE_QUOTA}],
             "priorityClassName": priority,
             "automountServiceAccountToken": False,
@@ -305,7 +312,9 @@ def _build_pool(namespace: str, name: str, class_name: str, gpus: int) -> Object
 
 
 def _build_tenant(name: str, namespace: str, class_name: str, guaranteed: int) -> Object:
-    quota = {"class": class_name, "guaranteed": guaranteed, "borrowLimit": BORROW_LIMIT}
+    # Without a borrow limit: the ResourceQuota that follows from one counts pods that wait, too. There is no more to
+    # borrow than the limit of Kueue's baseline allows anyway.
+    quota = {"class": class_name, "guaranteed": guaranteed}
     spec = {"namespaces": [namespace], "cohort": "all", "quota": [quota], "priorityRange": {"min": 0, "max": 200}}
     return _build("Tenant", name, "", spec)
 

@@ -5,8 +5,8 @@ own writes: lists of pods are not older than anything that this process wrote (`
 everything that it decided before it ends. It keeps nothing that the next pass needs: a pass that is cut off anywhere is
 followed by one that reads what was written and goes on.
 
-Passes are paced: events only make the next one due, it comes no sooner than a pass takes, so that at most half of the
-time is spent on it however many pods come and go. Whom to ask to go is looked for once a second at most.
+Passes are paced: events only make the next one due, and it pauses for as long as a look took, so that at most half of
+the time is spent on looking however many pods come and go. Whom to ask to go is looked for once a second at most.
 """
 
 from __future__ import annotations
@@ -76,8 +76,7 @@ async def reconcile_quota(context: Context, _key: Key) -> Result:
     # A Tenant that cannot be read is there nevertheless: what others hold must not depend on a typing error.
     tenants = await list_tenants(context)
     result = await _give_out(context, tenants, now, began_s) if tenants else await _lift_all(context, now)
-    pause_s = max(SHORTEST_PAUSE_S, time.perf_counter() - began_s)
-    board.next_pass = context.now() + timedelta(seconds=pause_s)
+    board.next_pass = context.now() + timedelta(seconds=max(SHORTEST_PAUSE_S, board.look_s))
     return result
 
 
@@ -95,6 +94,7 @@ async def _give_out(context: Context, tenants: Objects, now: datetime, began_s: 
     pods = group_by_gang(observed.pods)
     gangs = {gang.id: gang for gang in snapshot.gangs}
     decisions = build_decisions(plan, gangs, pods, now, snapshot.rules.swap_window_s)
+    board.look_s = time.perf_counter() - began_s
     await _write_all(context, build_completions(pods))
     await _carry_out(context, decisions)
     report = ledger.report()
