@@ -13,6 +13,7 @@ from llmos_workers.simulate.__main__ import crash
 from llmos_workers.simulate.app import Server
 from llmos_workers.simulate.settings import parse_settings
 from tests.gateway.stage import CHAT, KEY, open_gateway, split_events, wait_until
+from tests.gateway.values import api_key, key_text, tenant
 
 STREAM = {**CHAT, "stream": True, "max_tokens": 20}
 
@@ -69,6 +70,29 @@ async def test_engines_errors_pass_in_their_own_words() -> None:
         async with stage.post({"model": "chat", "input": "a"}, "/v1/responses") as response:
             assert response.status == 404
             assert (await stage.read_error(response))["code"] == "not_supported"
+
+
+async def test_keys_of_one_tenant_find_each_others_prompts_in_the_cache_and_others_do_not() -> None:
+    content = "the price of item stays between the parties " * 100
+    async with open_simulator("--max-model-len", "4096") as address, open_gateway(address) as stage:
+        stage.catalog.replace_tenants([tenant("red", "team"), tenant("blue", "lib", models={"allow": ["team/*"]})])
+        stage.catalog.put_sharing("team/qwen", frozenset({"blue"}))
+        found = []
+        for number, name in ((1, "red"), (2, "red"), (3, "blue"), (4, "blue"), (5, ""), (6, "")):
+            stage.catalog.keys.put(api_key(number, tenant=name))
+            before = await _count_hits(stage.client, address)
+            body = {**CHAT, "messages": [{"role": "user", "content": content}], "max_tokens": 1, "cache_salt": "mine"}
+            headers = {"Authorization": f"Bearer {key_text(number)}", "X-Tenant": "red"}
+            async with stage.post({**body, "model": "team/chat"}, headers=headers) as response:
+                assert response.status == 200
+            found.append(await _count_hits(stage.client, address) > before)
+    assert found == [False, True, False, True, False, False]
+
+
+async def _count_hits(client: aiohttp.ClientSession, address: str) -> float:
+    async with client.get(f"http://{address}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total"))
 
 
 async def _now(value: bool) -> bool:

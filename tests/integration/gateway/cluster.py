@@ -67,3 +67,38 @@ async def create_key(client: ApiClient, namespace: str, number: int = 0) -> None
 
 async def delete_key(client: ApiClient, namespace: str, number: int = 0) -> None:
     await CoreV1Api(client).delete_namespaced_secret(stored_key(number).name, namespace)
+
+
+async def create_model(client: ApiClient, namespace: str, name: str = "qwen") -> None:
+    body = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "LLMModel",
+        "metadata": {"name": name},
+        "spec": {"source": {"uri": "hf://org/name"}},
+    }
+    await CustomObjectsApi(client).create_namespaced_custom_object(*_KIND, namespace, "llmmodels", body)
+
+
+async def share_model(client: ApiClient, namespace: str, *tenants: str, name: str = "qwen") -> None:
+    await CustomObjectsApi(client).patch_namespaced_custom_object(
+        *_KIND,
+        namespace,
+        "llmmodels",
+        name,
+        {"spec": {"sharedWith": list(tenants)}},
+        _content_type="application/merge-patch+json",
+    )
+
+
+async def create_tenant(client: ApiClient, name: str, namespaces: list[str], allow: list[str]) -> None:
+    body = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "Tenant",
+        "metadata": {"name": name},
+        "spec": {"namespaces": namespaces, "models": {"allow": allow}},
+    }
+    await CustomObjectsApi(client).create_cluster_custom_object(*_KIND, "tenants", body)
+
+
+async def delete_tenant(client: ApiClient, name: str) -> None:
+    await CustomObjectsApi(client).delete_cluster_custom_object(*_KIND, "tenants", name)

@@ -15,15 +15,19 @@ from e2e.cluster.controlplane import ControlPlane
 from llmos.kubeconfig import load_configuration
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.cluster import AioSource, ClusterWatch
-from tests.gateway.values import key_text
+from tests.gateway.values import api_key, key_text
 from tests.integration.gateway.cluster import (
     create_key,
+    create_model,
     create_pool,
     create_slice,
+    create_tenant,
     delete_key,
     delete_pool,
+    delete_tenant,
     patch_pool_status,
     replace_slice,
+    share_model,
 )
 from tests.integration.gateway.conftest import until
 
@@ -160,3 +164,25 @@ async def test_a_watch_that_died_silently_is_noticed(
             await until(lambda: catalog.authenticate(key_text(), 0))
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_tenants_and_whom_models_are_shared_with_are_followed(
+    admin: ApiClient, namespace: str, catalog: Catalog
+) -> None:
+    name, key = f"t-{namespace}", api_key(tenant=f"t-{namespace}")
+    pool_id = f"{namespace}/chat"
+    await create_pool(admin, namespace)
+    await create_model(admin, namespace)
+    await until(lambda: catalog.get_pool(pool_id) is not None)
+    assert catalog.find_pool(key, pool_id) is None
+    await create_tenant(admin, name, ["elsewhere"], [f"{namespace}/qwen"])
+    try:
+        await until(lambda: catalog.get_tenant(name) is not None)
+        assert catalog.find_pool(key, pool_id) is None
+        await share_model(admin, namespace, name)
+        await until(lambda: catalog.find_pool(key, pool_id) is not None)
+        await share_model(admin, namespace)
+        await until(lambda: catalog.find_pool(key, pool_id) is None)
+    finally:
+        await delete_tenant(admin, name)
+    await until(lambda: catalog.get_tenant(name) is None)
