@@ -31,6 +31,7 @@ from e2e.support.network import build_probe, resolve, stand_ins, try_connections
 from e2e.support.objects import GPU_RESOURCE, build_model, build_namespace, build_pool, pool_selector, wait_ready
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
+from llmos.api import Reason
 from llmos.api.isolation import Check, parse_findings
 from llmos.api.names import COMPONENT_FETCH, CONTROL_PORT, ENGINE_PORT, GATEWAY_PORT, LABEL_COMPONENT, LABEL_TENANT
 
@@ -171,6 +172,7 @@ async def test_what_keeps_a_tenant_apart_comes_back_and_goes_last(
         lambda: api.get("NetworkPolicy", "llmos-default-deny", team.namespace),
         lambda found: found is not None,
     )
+    await find_what_somebody_opens(api, team)
     await refuse_pods_with_accelerators(api, kubectl, team.namespace)
 
     await api.delete("Tenant", team.name)
@@ -188,6 +190,45 @@ async def test_what_keeps_a_tenant_apart_comes_back_and_goes_last(
     namespace = await api.get("Namespace", team.namespace)
     assert namespace is not None
     assert LABEL_TENANT not in namespace["metadata"]["labels"]
+
+
+async def find_what_somebody_opens(api: Api, team: Team) -> None:
+    """Policies add up: the operator closes nothing that somebody else opens, but says so."""
+    await api.create(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "open", "namespace": team.namespace},
+            "spec": {"podSelector": {}, "ingress": [{}]},
+        }
+    )
+    await eventually(
+        "it says who opens what",
+        lambda: api.get("Tenant", team.name),
+        lambda found: found and "NetworkPolicy open also selects" in read_ready(found)["message"],
+    )
+    found = await api.get("Tenant", team.name)
+    assert found is not None
+    assert read_ready(found)["reason"] == Reason.NotIsolated
+    await api.delete("NetworkPolicy", "open", team.namespace)
+    await wait_isolated(api, team)
+
+
+@pytest.mark.usefixtures("operator")
+async def test_a_namespace_that_does_not_exist_is_asked_for(api: Api) -> None:
+    name = f"e2e-nowhere-{uuid.uuid4().hex[:6]}"
+    await api.create(build_tenant(name, name))
+    told = await eventually(
+        "it asks for the namespace",
+        lambda: api.get("Tenant", name),
+        lambda found: found and "conditions" in found.get("status", {}),
+    )
+    assert told is not None
+    assert read_ready(told)["reason"] == Reason.NamespaceNotFound
+    assert f"There is no namespace {name}" in read_ready(told)["message"]
+    assert await api.get("Namespace", name) is None
+    await api.delete("Tenant", name)
+    await eventually("it goes at once", lambda: api.get("Tenant", name), lambda found: found is None)
 
 
 async def refuse_pods_with_accelerators(api: Api, kubectl: Kubectl, namespace: str) -> None:

@@ -99,7 +99,8 @@ class Router:
             self._sink.add(build_work_key(key))
         for referrer in self._references.referrers(key):
             self._sink.add(referrer)
-        if resource is TENANTS and is_news:
+        # What a tenant may have is reckoned from what exists, which stands in the classes' status.
+        if resource is ACCELERATOR_CLASSES or (resource is TENANTS and is_news):
             self._see_tenants()
         if resource is not LLM_MODELS and is_news:
             self._see_quota(always=resource is TENANTS)

@@ -6,6 +6,7 @@ There is no scheduler here: a pod without a gate is all that an operator can bri
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 from e2e.cluster.controlplane import ControlPlane
 from llmos.api.names import ANNOTATION_QUOTA, GATE_QUOTA, LABEL_POOL
 from llmos_operator.kube.aio import AioKube
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS, TENANTS
+from llmos_operator.kube.errors import NotFound
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS, RESOURCE_QUOTAS, TENANTS
 from llmos_operator.planning.quota_record import read_record
 from tests.integration.operator.process import OperatorProcess, run_operator, wait_until
 
@@ -87,6 +89,19 @@ class Cluster:
         pools = await self.kube.list(INFERENCE_POOLS, namespace=self.namespace)
         return {item["metadata"]["resourceVersion"] for item in (*await self.pods(), *pools)}
 
+    async def count_quota(self) -> None:
+        """Play the controller of ResourceQuotas, of which there is none here: without it they refuse everything."""
+        while True:
+            for quota in await self.kube.list(RESOURCE_QUOTAS, namespace=self.namespace):
+                hard, status = quota["spec"]["hard"], quota.get("status", {})
+                if status.get("hard") != hard:
+                    used = {resource: status.get("used", {}).get(resource, "0") for resource in hard}
+                    metadata = {"name": quota["metadata"]["name"], "namespace": self.namespace}
+                    manifest = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata}
+                    with contextlib.suppress(NotFound):
+                        await self.kube.apply_status({**manifest, "status": {"hard": hard, "used": used}})
+            await asyncio.sleep(0.1)
+
     async def remove(self) -> None:
         await self.kube.delete(TENANTS, self.namespace)
         await self.kube.delete(INFERENCE_POOLS, "chat", self.namespace)
@@ -109,7 +124,10 @@ def pinned_to(pod: dict[str, Any]) -> str:
 @pytest.fixture
 async def cluster(real_kube: AioKube, namespace: str) -> AsyncIterator[Cluster]:
     cluster = Cluster(real_kube, namespace)
+    counting = asyncio.create_task(cluster.count_quota())
     yield cluster
+    assert not counting.done(), counting
+    counting.cancel()
     await cluster.remove()
 
 

@@ -12,6 +12,7 @@ from llmos_operator.kube.resources import (
     INFERENCE_POOLS,
     JOBS,
     LLM_MODELS,
+    NETWORK_POLICIES,
     PODS,
     SERVICES,
     TENANTS,
@@ -257,6 +258,24 @@ class TestMissedChanges:
 
     def test_kinds_that_were_not_listed_do_not_count(self) -> None:
         assert find_missed({MODEL: "1"}, {}, {MODEL: "1"}, ["InferencePool"]) == set()
+
+
+class TestTenants:
+    def test_a_change_of_a_class_concerns_all_tenants_for_what_exists_bounds_them(self) -> None:
+        router, sink = build()
+        for name in ("a", "b"):
+            router.see_own(TENANTS, "ADDED", {"metadata": {"name": name, "uid": name, "resourceVersion": "1"}})
+        sink.take()
+        accelerator = {"metadata": {"name": "h100", "uid": "u", "resourceVersion": "2"}, "status": {"capacity": 8}}
+        router.see_own(ACCELERATOR_CLASSES, "MODIFIED", accelerator)
+        assert {Key("Tenant", "", "a"), Key("Tenant", "", "b")} <= sink.take()
+
+    def test_a_policy_that_changed_concerns_its_tenant(self) -> None:
+        router, sink = build()
+        labels = {"llmos.dev/tenant": "a", "llmos.dev/component": "isolation"}
+        policy = {"metadata": {"name": "llmos-dns", "namespace": "ns", "labels": labels}}
+        router.see_child(NETWORK_POLICIES, "DELETED", policy)
+        assert sink.take() == {Key("Tenant", "", "a")}
 
 
 class TestKopf:
