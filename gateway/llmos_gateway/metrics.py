@@ -93,7 +93,9 @@ class Metrics:
         self.tpot_s = self._time("time_per_output_token_seconds", "Mean time for each further token; streams only.")
         self.duration_s = self._time("request_duration_seconds", "From arrival to the end of the answer.")
         self.queue_s = self._time(
-            "queue_seconds", "How long requests waited for a replica, of those that did.", _QUEUE_BUCKETS_S
+            "queue_seconds",
+            "How long requests waited for a replica or for their turn, of those that did.",
+            _QUEUE_BUCKETS_S,
         )
         self._retries = Counter(
             "llmos_gateway_retries", "Requests sent to another replica.", ("pool", "reason"), registry=registry
