@@ -12,6 +12,7 @@ watches, plans, lifts gates and pins, the scheduler binds, kwok has the pods run
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import tempfile
 import time
@@ -41,6 +42,7 @@ from llmos.api.names import (
     LABEL_SERVING,
     MANAGED_BY,
 )
+from llmos_operator.kube.errors import Conflict
 from llmos_operator.kube.resources import PODS, TENANTS
 from llmos_operator.manifests.common import build_container_security, build_pod_security
 
@@ -55,6 +57,7 @@ MOST_PER_POD: Final = 10
 POOL_LIMIT: Final = 1000
 """Most replicas of a pool."""
 BURST_POOL: Final = 500
+PAUSES_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 DECISIONS: Final = "llmos_operator_quota_decisions_total"
 
 
@@ -212,7 +215,16 @@ class _Run:
         for job in jobs:
             self._jobs[job.replica] = job
             pods += _build_pods(job)
-        await run_all(self._cluster.kube.create, pods, POSTS_AT_ONCE)
+        await run_all(self._create, pods, POSTS_AT_ONCE)
+
+    async def _create(self, pod: Object) -> None:
+        """Create a pod; the quota of a namespace that many write at a time is a reason to try again."""
+        for pause_s in PAUSES_S:
+            with contextlib.suppress(Conflict):
+                await self._cluster.kube.create(pod)
+                return
+            await asyncio.sleep(pause_s)
+        await self._cluster.kube.create(pod)
 
     async def _look(self) -> None:
         """See who runs; a field selector keeps the thousands that wait out of the answer."""
