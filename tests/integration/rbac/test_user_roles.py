@@ -45,6 +45,9 @@ async def bind_users(plane: ControlPlane) -> None:
         for role in ("view", "edit", "admin"):
             binding = {"metadata": {"name": role}, **build_binding(role, role)}
             await api.create_namespaced_role_binding(TEAM, binding)
+        for role in ("tenant-user", "tenant-admin"):
+            binding = {"metadata": {"name": role}, **build_binding(f"llmos-{role}", role)}
+            await api.create_namespaced_role_binding(TEAM, binding)
         await api.create_cluster_role_binding({"metadata": {"name": "auditor"}, **build_binding("view", "auditor")})
         async with asyncio.timeout(GATHERING_TIMEOUT_S):
             while not await are_rules_gathered(api):  # noqa: ASYNC110 - the controller is another program
@@ -62,9 +65,11 @@ async def are_rules_gathered(api: RbacAuthorizationV1Api) -> bool:
     return all(any(GROUP in rule.api_groups for rule in role.rules or ()) for role in roles)
 
 
-async def may(client: ApiClient, user: str, verb: str, resource: str, namespace: str, group: str = "") -> bool:
+async def may(
+    client: ApiClient, user: str, verb: str, resource: str, namespace: str, group: str = "", *, api: str = GROUP
+) -> bool:
     plural, _, subresource = resource.partition("/")
-    wish = {"group": GROUP, "resource": plural, "subresource": subresource, "verb": verb, "namespace": namespace}
+    wish = {"group": api, "resource": plural, "subresource": subresource, "verb": verb, "namespace": namespace}
     review = {"spec": {"user": user, "groups": [group] if group else [], "resourceAttributes": wish}}
     answer = await AuthorizationV1Api(client).create_subject_access_review(review)
     return bool(answer.status.allowed)
@@ -111,3 +116,45 @@ async def test_accelerator_classes_are_seen_by_those_who_may_view_the_whole_clus
         assert await may(client, "anybody", verb, "acceleratorclasses", EVERYWHERE, group=CLASS_VIEWERS)
         assert not await may(client, "edit", verb, "acceleratorclasses", EVERYWHERE)
     assert not await may(client, "anybody", "list", "llmmodels", TEAM, group=CLASS_VIEWERS)
+
+
+@pytest.mark.parametrize("user", ["tenant-user", "tenant-admin"])
+async def test_users_of_a_tenant_see_what_runs_in_its_namespaces_and_nothing_in_others(
+    client: ApiClient, user: str
+) -> None:
+    for kind in KINDS:
+        assert await may(client, user, "list", kind, TEAM)
+        assert not await may(client, user, "list", kind, OTHERS)
+        assert await may(client, user, "delete", kind, TEAM) is (user == "tenant-admin")
+    assert await may(client, user, "get", "pods/log", TEAM, api="")
+    assert await may(client, user, "patch", "inferencepools/scale", TEAM) is (user == "tenant-admin")
+
+
+@pytest.mark.parametrize("user", ["tenant-user", "tenant-admin"])
+@pytest.mark.parametrize(
+    ("verb", "resource", "api"),
+    [
+        ("get", "secrets", ""),
+        ("list", "secrets", ""),
+        ("create", "pods", ""),
+        ("patch", "pods", ""),
+        ("create", "pods/exec", ""),
+        ("create", "pods/portforward", ""),
+        ("patch", "serviceaccounts", ""),
+        ("patch", "resourcequotas", ""),
+        ("delete", "networkpolicies", "networking.k8s.io"),
+        ("create", "networkpolicies", "networking.k8s.io"),
+        ("create", "rolebindings", "rbac.authorization.k8s.io"),
+        ("patch", "inferencepools/status", GROUP),
+    ],
+)
+async def test_users_of_a_tenant_open_nothing_that_keeps_it_apart(
+    client: ApiClient, user: str, verb: str, resource: str, api: str
+) -> None:
+    assert not await may(client, user, verb, resource, TEAM, api=api)
+
+
+async def test_an_administrator_of_a_tenant_gives_credentials_that_it_cannot_read(client: ApiClient) -> None:
+    assert await may(client, "tenant-admin", "create", "secrets", TEAM, api="")
+    assert not await may(client, "tenant-admin", "get", "secrets", TEAM, api="")
+    assert not await may(client, "tenant-user", "create", "secrets", TEAM, api="")
