@@ -365,14 +365,14 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.ModelFilesMissing: "tests/workers/serve: a volume that lost its files",
         Reason.ModelNotReady: "test_06_all_deleted",
         Reason.NamespaceNotFound: "test_23_isolation",
-        Reason.NamespaceTaken: "test_20_why_it_waits",
-        Reason.NoTenant: "test_20_why_it_waits",
+        Reason.NamespaceTaken: "test_24_why_it_waits",
+        Reason.NoTenant: "test_24_why_it_waits",
         Reason.NotIsolated: "test_23_isolation",
         Reason.Offboarding: "test_23_isolation",
-        Reason.NotBoundInTime: "test_20_why_it_waits",
-        Reason.Overcommitted: "test_20_why_it_waits",
+        Reason.NotBoundInTime: "test_24_why_it_waits",
+        Reason.Overcommitted: "test_24_why_it_waits",
         Reason.QuotaExceeded: "test_17_borrow_and_reclaim",
-        Reason.WaitsForRoom: "test_20_why_it_waits",
+        Reason.WaitsForRoom: "test_24_why_it_waits",
     }
     problems = {reason for reason, info in REASONS.items() if info.problem}
     assert {failure.reason for failure in FAILURES} | set(told_elsewhere) == problems

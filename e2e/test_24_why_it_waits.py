@@ -1,4 +1,4 @@
-"""Story 20: everything that quota can refuse, and what Tenants can do wrong, says what it is and what helps."""
+"""Story 24: everything that quota can refuse, and what Tenants can do wrong, says what it is and what helps."""
 
 from __future__ import annotations
 
