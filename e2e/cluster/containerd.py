@@ -12,6 +12,7 @@ from e2e.cluster.shell import run
 
 _IMAGE_ID_LABEL = "llmos.dev/image-id"
 _LOAD_TIMEOUT_S = 20 * 60.0
+_SNAPSHOT_GONE = "parent snapshot"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,20 @@ class Containerd:
         """Import what the command `export` writes to its stdout as a docker archive. Nothing is stored in between: a
         vLLM image would need another 6.5 GB."""
         previous = self.loaded_image_ids().get(name)
+        for is_last in (False, True):
+            complaint = self._import(export)
+            if not complaint:
+                break
+            # containerd may collect the layers of an earlier, broken-off import while a new one builds on them.
+            if is_last or _SNAPSHOT_GONE not in complaint:
+                raise ClusterError(f"{name} could not be loaded:\n{complaint}")
+        self._ctr("images", "label", name, f"{_IMAGE_ID_LABEL}={image_id}")
+        if previous and previous != image_id:
+            # Kubernetes' view of containerd also names an image by its id; that name would keep the old layers.
+            self._ctr("images", "remove", f"sha256:{previous}", check=False)
+
+    def _import(self, export: Sequence[str]) -> str:
+        """Return what was said if it failed, else nothing."""
         exporter = subprocess.Popen(export, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             imported = subprocess.run(
@@ -50,12 +65,9 @@ class Containerd:
             _, said = exporter.communicate(timeout=60)
         finally:
             exporter.kill()
-        if exporter.returncode != 0 or imported.returncode != 0:
-            raise ClusterError(f"{name} could not be loaded:\n{said.decode()}\n{imported.stderr.decode()}")
-        self._ctr("images", "label", name, f"{_IMAGE_ID_LABEL}={image_id}")
-        if previous and previous != image_id:
-            # Kubernetes' view of containerd also names an image by its id; that name would keep the old layers.
-            self._ctr("images", "remove", f"sha256:{previous}", check=False)
+        if exporter.returncode == 0 and imported.returncode == 0:
+            return ""
+        return f"{said.decode()}\n{imported.stderr.decode()}"
 
     def remove_containers(self) -> None:
         """End all containers of the namespace at once and forget them. Images stay."""
