@@ -15,12 +15,18 @@ settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-# Hypothesis imports a part of itself at the first use of this strategy. pytest rewrites what it imports, and deep in a
-# test the parser of Python 3.11 now and then fails to ("AST constructor recursion depth mismatch").
-from_regex("a").validate()
-
 
 @pytest.fixture(scope="session", autouse=True)
 def no_stray_event_loop() -> None:
     """Say that no loop is current: else looptime makes one for the first blocking test and never closes it."""
     asyncio.set_event_loop(None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_hypothesis() -> None:
+    """Import now what Hypothesis imports at the first use of this strategy.
+
+    pytest rewrites what it imports, and deep in a test the parser of Python 3.11 now and then fails at it ("AST
+    constructor recursion depth mismatch").
+    """
+    from_regex("a").validate()
