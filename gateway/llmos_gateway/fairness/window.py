@@ -10,6 +10,7 @@ the gateway, four times as often):
 - Nothing waits in the engine: it may be able to run more. The limit grows to `GROWTH` times what runs or, if room in
   the engine was what ended its growth before, by a hundredth, which is how a change is noticed.
 - Streams that have begun to answer run, so the limit is at least their number; this tells at once, without a report.
+  An engine that begins every answer at once, before it runs the request, must have a `max-num-seqs`.
 
 What ended the growth tells what the engine needs:
 
@@ -85,12 +86,12 @@ class _Replica:
     """Streams of this gateway that have begun to answer."""
     full: deque[int] = field(default_factory=lambda: deque(maxlen=FULL_KEPT))
 
-    @property
-    def window(self) -> float:
-        """Requests that may be there, without the reserve."""
+    def compute_window(self, most: float) -> float:
+        """Return how many requests may be there, without the reserve, where no more than `most` sequences run."""
         if not self.is_guarded:
             return math.inf
-        limit = max(self.limit, float(self.begun))
+        # An engine may begin to answer before it runs a request.
+        limit = min(most, max(self.limit, float(self.begun)))
         if self.is_full_of_room:
             return max(1.0, limit - max(1.0, HEADROOM * limit))
         return limit + CUSHION
@@ -138,7 +139,7 @@ class Window:
         if replica is None:
             return False
         replica.begun += 1
-        return replica.begun > replica.limit
+        return min(self._most, replica.begun) > replica.limit
 
     def end(self, address: str) -> None:
         """Note that a stream that had begun has ended."""
@@ -154,7 +155,7 @@ class Window:
         """
         if not self._replicas:
             return Room(0.0, 0.0)
-        window = sum(replica.window for replica in self._replicas.values())
+        window = sum(replica.compute_window(self._most) for replica in self._replicas.values())
         if math.isinf(window):
             return Room(math.inf, 0.0)
         theirs = sum(others(address) for address in self._replicas) if gateways > 1 else 0.0
@@ -184,7 +185,7 @@ class Window:
         fits = KV_FILLED * figures.running / figures.kv_usage if figures.kv_usage > 0 else math.inf
         if not replica.is_full_of_room or figures.kv_usage >= FULL_KV:
             grown = GROWTH * figures.running
-        elif figures.running >= replica.window - 1:
+        elif figures.running >= replica.compute_window(self._most) - 1:
             grown = replica.limit + max(1.0, 0.01 * replica.limit)
         else:
             return

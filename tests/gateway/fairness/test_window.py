@@ -76,6 +76,12 @@ def test_streams_that_have_begun_are_seen_without_a_report() -> None:
     assert window.compute_room().shared == 10 + CUSHION
 
 
+def test_an_engine_that_begins_every_answer_at_once_gets_no_more_than_its_pool_says() -> None:
+    window = build(max_sequences=16)
+    assert not any(window.begin(A) for _ in range(60))
+    assert window.compute_room().shared == 16 + CUSHION
+
+
 def test_a_replica_that_cannot_be_asked_is_guarded_only_by_what_its_pool_says() -> None:
     unknown, known = build(), build(max_sequences=8)
     for window in (unknown, known):
