@@ -184,21 +184,21 @@ def build_gangs(observed: Observed, owners: Owners) -> tuple[Gang, ...]:
         pool = pools[key]
         if pool.spec.accelerator.class_name != CPU_CLASS:
             name = owners.by_namespace.get(key[0], "")
-            gangs += _build_gangs_of_pool(pool, members, name, tenants.get(name), observed.now)
+            gangs += _build_gangs_of_pool(pool, members, name, tenants.get(name), observed)
     return tuple(gangs)
 
 
 def _build_gangs_of_pool(
-    pool: InferencePool, members: Mapping[str, list[JsonObject]], owner: str, tenant: Tenant | None, now: datetime
+    pool: InferencePool, members: Mapping[str, list[JsonObject]], owner: str, tenant: Tenant | None, observed: Observed
 ) -> list[Gang]:
     gangs = [
-        _build_gang(pool, name, pods, owner, tenant)
+        _build_gang(_as_made(pool, pods, observed.classes), name, pods, owner, tenant)
         for name, pods in members.items()
         if not all(_phase(pod) in _FINISHED for pod in pods)
     ]
     gangs.sort(key=lambda gang: (gang.state is GangState.WAITING, gang.created_s, gang.id))
     staying = [gang for gang in gangs if gang.state not in (GangState.STOPPING, GangState.ENDING)]
-    minimum = {gang.id for gang in staying[: _count_minimum(pool, now)]}
+    minimum = {gang.id for gang in staying[: _count_minimum(pool, observed.now)]}
     return [replace(gang, kind=GangKind.REPLICA) if gang.id in minimum else gang for gang in gangs]
 
 
@@ -207,6 +207,27 @@ def _count_minimum(pool: InferencePool, now: datetime) -> int:
     if pool.spec.scaling is None or pool.spec.replicas is not None:
         return pool.spec.replicas or 0
     return find_limits(pool.spec.scaling, now).min_replicas
+
+
+def _as_made(pool: InferencePool, pods: Sequence[JsonObject], classes: Iterable[AcceleratorClass]) -> InferencePool:
+    """Return the pool with the accelerators of these pods: those of an earlier revision hold what they were made with.
+
+    Otherwise whoever writes a smaller count into a pool whose rollout does not go on would hold what nobody counts.
+    """
+    leader = min(pods, key=_rank)
+    wanted = leader["spec"].get("nodeSelector") or {}
+    asked = {each.metadata.name: each for each in classes if requests_accelerators(leader, (each,))}
+    if not asked:
+        return pool
+    now = pool.spec.accelerator
+    made_for = [name for name, each in sorted(asked.items()) if each.spec.node_selector == wanted] or [now.class_name]
+    name = now.class_name if now.class_name in made_for else made_for[0]
+    resource = (asked.get(name) or next(iter(asked.values()))).spec.resource_name
+    count = sum(_requested(container, resource) for container in leader["spec"]["containers"])
+    if (name, count) == (now.class_name, now.count):
+        return pool
+    accelerator = now.model_copy(update={"class_name": name, "count": count})
+    return pool.model_copy(update={"spec": pool.spec.model_copy(update={"accelerator": accelerator})})
 
 
 def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owner: str, tenant: Tenant | None) -> Gang:

@@ -25,7 +25,7 @@ from llmos.api import AcceleratorClass, InferencePool, Tenant
 from llmos.api.meta import ApiModel
 from llmos.api.names import CPU_CLASS, LABEL_POOL
 from llmos_operator.kube.client import Object, Objects
-from llmos_operator.kube.errors import Conflict, NotFound
+from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS
 from llmos_operator.planning.quota import Ledger, QuotaPlan, QuotaRules, Snapshot
 from llmos_operator.planning.quota_news import (
@@ -270,6 +270,16 @@ async def _write(context: Context, write: PodWrite) -> bool:
             await context.kube.merge(PODS, write.name, write.namespace, write.patch)
     except (NotFound, Conflict) as error:
         _logger.info("A pod changed before a decision about it was written, the next pass decides anew: %s", error)
+        return False
+    except (Forbidden, Invalid) as error:
+        # It would be so the next time as well, and whoever comes after this pod would never get anything.
+        _logger.warning(
+            "A decision about pod %s/%s is refused and tried again with the next pass; see which webhook or policy of "
+            "the cluster refuses it: %s",
+            write.namespace,
+            write.name,
+            error,
+        )
         return False
     return True
 

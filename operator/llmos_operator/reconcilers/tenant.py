@@ -6,9 +6,12 @@ What quota means for it is decided elsewhere, for all tenants at once. Whoever a
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import ValidationError
 
 from llmos.api import AcceleratorClass, Tenant
+from llmos.api.meta import ApiModel
 from llmos.api.tenancy import Owners, find_owners
 from llmos_operator.kube.client import Objects
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, TENANTS
@@ -24,6 +27,8 @@ from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import IsolationResult, reconcile_isolation
 from llmos_operator.reconcilers.offboarding import apply_finalizer, reconcile_offboarding
 from llmos_operator.reconcilers.writing import apply_status_if_changed
+
+T = TypeVar("T", bound=ApiModel)
 
 
 async def reconcile_tenant(context: Context, key: Key) -> Result:
@@ -56,8 +61,7 @@ def _gather_facts(context: Context, tenant: Tenant, owners: Owners, isolation: I
 
 async def _isolate(context: Context, tenant: Tenant, owners: Owners) -> IsolationResult:
     owned = [name for name in tenant.spec.namespaces if owners.by_namespace.get(name) == tenant.metadata.name]
-    stored = await context.kube.list(ACCELERATOR_CLASSES)
-    classes = [context.shared.parse(AcceleratorClass, item) for item in stored]
+    classes = _parse_readable(context, AcceleratorClass, await context.kube.list(ACCELERATOR_CLASSES))
     return await reconcile_isolation(context, tenant, owned, classes)
 
 
@@ -68,10 +72,14 @@ async def list_tenants(context: Context) -> Objects:
 
 async def observe_tenants(context: Context) -> tuple[Tenant, ...]:
     """Return all Tenants that can be read; of others their own reconcile tells."""
-    tenants = []
-    for item in await list_tenants(context):
+    return _parse_readable(context, Tenant, await list_tenants(context))
+
+
+def _parse_readable(context: Context, kind: type[T], items: Objects) -> tuple[T, ...]:
+    parsed = []
+    for item in items:
         try:
-            tenants.append(context.shared.parse(Tenant, item))
+            parsed.append(context.shared.parse(kind, item))
         except ValidationError:
             continue
-    return tuple(tenants)
+    return tuple(parsed)

@@ -144,6 +144,23 @@ class TestTenants:
         assert snapshot(pod("chat-r1-0", on="n1"), pools=(on_cpu,)).gangs == ()
 
 
+class TestPoolsThatChanged:
+    def test_replicas_of_an_earlier_revision_count_with_what_they_were_made_with(self) -> None:
+        old = pod("chat-r1-0", on="n1")
+        old["spec"]["containers"] = [{"resources": {"limits": {GPU: "8"}}}]
+        (only,) = snapshot(old, pools=(pool(count=1),)).gangs
+        assert only.accelerators == 8
+
+    def test_replicas_of_an_earlier_class_stay_in_that_class(self) -> None:
+        classes = (accelerator(nodeSelector={"gpu": "h100"}), accelerator("b200", nodeSelector={"gpu": "b200"}))
+        old = pod("chat-r1-0", on="n1")
+        old["spec"] |= {"nodeSelector": {"gpu": "h100"}, "containers": [{"resources": {"limits": {GPU: "2"}}}]}
+        changed = pool(accelerator={"class": "b200", "count": 1}, replicas=1)
+        (only,) = snapshot(old, pools=(changed,), classes=classes).gangs
+        assert (only.classes, only.accelerators) == ((H100,), 2)
+        assert only.placement == Placement(H100, ("n1",))
+
+
 class TestNodes:
     def test_pods_that_are_none_of_ours_take_accelerators_away(self) -> None:
         (only,) = snapshot(stranger("n1", 3), stranger("n1", 2, "Succeeded")).nodes

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmos.api.names import ANNOTATION_QUOTA, GATE_QUOTA, LABEL_SERVING
-from llmos_operator.kube.errors import Unavailable
+from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, TENANTS
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Settings
@@ -325,6 +325,21 @@ async def test_an_operator_that_is_killed_after_any_write_ends_where_it_would_ha
             reborn.bind()
             assert len(reborn.held(NAMESPACE)) + len(reborn.held("team-b")) <= 4
         assert (len(reborn.held("team-b")), len(reborn.held(NAMESPACE))) == (2, 2), f"after {survived} writes"
+
+
+async def test_a_pod_that_nobody_may_change_does_not_hold_up_the_others() -> None:
+    world = Cluster(tenant("a", NAMESPACE), tenant("b", "team-b"), gpu_pool("chat"), gpu_pool("other", "team-b"))
+    merge = world.kube.merge
+
+    async def refuse(resource: Any, name: str, namespace: str, patch: Any) -> Any:
+        if namespace == NAMESPACE:
+            raise Forbidden("a webhook says no")
+        return await merge(resource, name, namespace, patch)
+
+    world.kube.merge = refuse  # type: ignore[method-assign]  # a webhook of the cluster
+    await world.settle()
+    assert (len(world.held(NAMESPACE)), len(world.held("team-b"))) == (0, 1)
+    assert world.tenant_status("b")["accelerators"] == "1/2"
 
 
 async def cut_off(world: Cluster, survived: int) -> None:

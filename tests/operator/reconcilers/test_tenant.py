@@ -58,3 +58,11 @@ async def test_a_tenant_that_is_gone_or_going_is_left_alone() -> None:
     world = World()
     await world.reconcile("Tenant", "a", "")
     assert world.kube.writes == []
+
+
+async def test_a_class_that_cannot_be_read_does_not_stop_any_tenant() -> None:
+    broken = {"apiVersion": "llmos.dev/v1alpha1", "kind": "AcceleratorClass", "metadata": {"name": "h100"}, "spec": {}}
+    world = World(tenant("a", "team-a"), broken, *surroundings("team-a"))
+    await world.reconcile("Tenant", "a", "")
+    (stored,) = world.kube.all(TENANTS)
+    assert condition(stored)["reason"] == "Available"
