@@ -135,6 +135,9 @@ def compute_concurrency(goal: Goal, learned: Learned, load: Load) -> float:
     work = model.compute_work(load.needed_prompt_per_s, load.needed_generated_per_s)
     share = compute_share(goal, model.base_s)
     step_s = model.base_s / max(0.05, 1.0 - share)
+    if work <= 0 and step_s <= 0:
+        # Nothing to do now, and steps that were learned to take no time: nothing follows from that.
+        return limit
     per_replica = (
         share * load.needed_generated_per_s / work
         if work > 0
