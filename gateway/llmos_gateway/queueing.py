@@ -76,6 +76,9 @@ class Place:
 
     def begin(self, address: str) -> None:
         """Note that a stream has begun to answer."""
+        if self._address:
+            # It was lost there before the caller saw anything of it.
+            self._line.window.end(self._address)
         self._address = address
         if self._line.window.begin(address) and self._line.turns:
             self._queueing.refresh(self._line)

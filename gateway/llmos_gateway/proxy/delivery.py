@@ -180,7 +180,7 @@ class Delivery:
         return build_refusal(refusal.status, refusal.message, refusal.reason, refusal.retry_after_s)
 
     async def _take_turn(self, pool: Pool) -> bool:
-        """Return True once the request may be sent, False if the pool has lost its last replica meanwhile."""
+        """Return True if the request may be sent now; False once it has waited, for the pool may have changed."""
         if self._place is not None:
             return True
         call, tools = self._call, self._tools
@@ -192,8 +192,9 @@ class Delivery:
             if not place.may_go:
                 began_s = tools.clock()
                 with self._stream.kept_alive(WAITING_FOR_TURN) if self._stream else nullcontext():
-                    if not await place.wait(call.prompt_tokens, arrived_s=call.arrived_s):
-                        return False
+                    if await place.wait(call.prompt_tokens, arrived_s=call.arrived_s):
+                        self._place = place
+                return False
         except HoldRefused as refusal:
             raise self._refuse(refusal) from None
         finally:
