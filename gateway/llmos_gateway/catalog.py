@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from llmos.api.tenant import Tenant
 from llmos_gateway.keys import ANONYMOUS, ApiKey, KeyRing
-from llmos_gateway.tenants import TenantAccess, TenantBook
+from llmos_gateway.tenants import Sealed, TenantAccess, TenantBook
 
 __all__ = ["ANONYMOUS", "ApiKey", "Catalog", "Endpoint", "HoldLimits", "Pool"]
 
@@ -99,7 +99,7 @@ class Catalog:
         """Return a tenant by its name, None if it does not exist."""
         return self._tenants.get(name)
 
-    def put_tenant(self, tenant: Tenant) -> None:
+    def put_tenant(self, tenant: Tenant | Sealed) -> None:
         """Add or replace a tenant."""
         self._tenants.put(tenant)
 
@@ -107,7 +107,7 @@ class Catalog:
         """Forget a tenant: its keys open nothing any more."""
         self._tenants.remove(name)
 
-    def replace_tenants(self, tenants: Iterable[Tenant]) -> None:
+    def replace_tenants(self, tenants: Iterable[Tenant | Sealed]) -> None:
         """Make these all the tenants there are."""
         self._tenants.replace(tenants)
 

@@ -66,7 +66,7 @@ class HoldRefused(Exception):  # noqa: N818 - the request was refused; nothing i
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    key_id: str
+    caller: str
     since_s: float
     avoided: frozenset[str] = frozenset()
     tries_at_s: float = math.inf
@@ -95,7 +95,7 @@ class _Waiter:
 class _Queue:
     waiters: OrderedDict[_Waiter, None] = field(default_factory=OrderedDict)
     """In order of arrival."""
-    by_key: dict[str, int] = field(default_factory=dict)
+    by_caller: dict[str, int] = field(default_factory=dict)
     tried_until_s: float = 0.0
     """Until when nobody else tries a replica that could not be reached."""
 
@@ -108,13 +108,13 @@ class _Queue:
         self.waiters[waiter] = None
         if is_back:
             self.waiters.move_to_end(waiter, last=False)
-        self.by_key[waiter.key_id] = self.by_key.get(waiter.key_id, 0) + 1
+        self.by_caller[waiter.caller] = self.by_caller.get(waiter.caller, 0) + 1
 
     def remove(self, waiter: _Waiter) -> None:
         del self.waiters[waiter]
-        self.by_key[waiter.key_id] -= 1
-        if not self.by_key[waiter.key_id]:
-            del self.by_key[waiter.key_id]
+        self.by_caller[waiter.caller] -= 1
+        if not self.by_caller[waiter.caller]:
+            del self.by_caller[waiter.caller]
 
 
 class Holding:
@@ -146,10 +146,11 @@ class Holding:
     async def wait(
         self,
         pool_id: str,
-        key_id: str,
+        caller: str,
         prompt_tokens: int,
         *,
         arrived_s: float | None = None,
+        was_let_in: bool = False,
         avoided: frozenset[str] = frozenset(),
         pause_s: float = 0.0,
     ) -> Pool:
@@ -157,20 +158,20 @@ class Holding:
 
         Args:
             pool_id: the pool, for which the book has counted the arrival.
-            key_id: the caller.
+            caller: the identity of the key.
             prompt_tokens: an estimate, for the autoscaler.
             arrived_s: when the request came by `clock`, if it waited before; its deadline counts from there.
-            avoided: addresses that it could not reach, which count as no replica. A request that has some was let in
-                before, and keeps its place however full the queue is by now.
+            was_let_in: whether it was held or queued before; then it keeps its place, however full the queue is by now.
+            avoided: addresses that it could not reach, which count as no replica. Who has some was let in before.
             pause_s: after which the first in the queue tries them again.
 
         Raises:
             HoldRefused: it cannot wait, or not any longer; the book knows.
         """
         now_s = self._clock()
-        waiter = _Waiter(key_id, now_s if arrived_s is None else arrived_s, avoided, now_s + pause_s)
+        waiter = _Waiter(caller, now_s if arrived_s is None else arrived_s, avoided, now_s + pause_s)
         try:
-            return await self._wait(pool_id, waiter, prompt_tokens)
+            return await self._wait(pool_id, waiter, prompt_tokens, was_let_in=was_let_in or bool(avoided))
         except HoldRefused as refusal:
             if refusal.reason in {"queue_full", "timed_out", "replica_unreachable"}:
                 self._book.refused(pool_id)
@@ -188,14 +189,14 @@ class Holding:
             waiter.avoided = frozenset()
             waiter.wake()
 
-    async def _wait(self, pool_id: str, waiter: _Waiter, prompt_tokens: int) -> Pool:
+    async def _wait(self, pool_id: str, waiter: _Waiter, prompt_tokens: int, *, was_let_in: bool) -> Pool:
         pool = self._get_pool(pool_id)
         if waiter.can_use(pool):
             return pool
         deadline_s = waiter.since_s + pool.hold.timeout_s
         self._check_time(pool, waiter.since_s, deadline_s)
-        if not waiter.avoided:
-            self._check_room(pool, waiter.key_id)
+        if not was_let_in:
+            self._check_room(pool, waiter.caller)
         queue = self._enter(pool_id, waiter)
         ticket = self._book.held(pool_id, prompt_tokens)
         try:
@@ -240,15 +241,15 @@ class Holding:
                 self._compute_retry(pool, arrived_s),
             )
 
-    def _check_room(self, pool: Pool, key_id: str) -> None:
+    def _check_room(self, pool: Pool, caller: str) -> None:
         queue, hold = self._queues.get(pool.id, _Queue()), pool.hold
         if self._held >= self._max_requests:
             limit = f"This gateway holds {self._max_requests} requests already"
         elif len(queue.waiters) >= hold.max_requests:
             limit = f"{hold.max_requests} requests wait for {pool.id} already (its spec.hold.maxRequests)"
-        elif key_id != ANONYMOUS.id and queue.by_key.get(key_id, 0) >= hold.max_requests_per_key:
+        elif caller != ANONYMOUS.identity and queue.by_caller.get(caller, 0) >= hold.max_requests_per_key:
             limit = (
-                f"{hold.max_requests_per_key} requests of this API key wait for {pool.id} already "
+                f"{hold.max_requests_per_key} requests of this tenant or API key wait for {pool.id} already "
                 "(its spec.hold.maxRequestsPerKey)"
             )
         else:

@@ -37,6 +37,12 @@ class ApiKey:
     """Unix time."""
     tenant: str = ""
 
+    @property
+    def identity(self) -> str:
+        """Return who calls: the tenant, or the key itself if it has none. All that is shared out goes by it."""
+        # No tenant's name holds a zero byte, so that no key can pass for a tenant.
+        return f"tenant\0{self.tenant}" if self.tenant else f"key\0{self.id}"
+
     def is_expired(self, now_s: float) -> bool:
         """Return whether its time is over."""
         return self.expires_at_s is not None and now_s >= self.expires_at_s

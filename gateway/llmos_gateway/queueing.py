@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from llmos.api.load import EngineLoad
@@ -31,6 +33,8 @@ from llmos_gateway.load import LoadBook
 from llmos_gateway.protocol.usage import Usage
 
 _NO_ROOM: Final = Room(0.0, 0.0)
+_NO_LIMITS: Final = QueueLimits(sys.maxsize, sys.maxsize)
+"""What is held is bounded already."""
 
 
 @dataclass(slots=True)
@@ -44,18 +48,28 @@ class _Line:
     room: Room = _NO_ROOM
     turns: dict[Ticket, asyncio.Future[HoldRefused | bool]] = field(default_factory=dict)
     """Of those that wait: True when it is their turn, False when there is no replica any more."""
+    addresses: frozenset[str] = frozenset()
+    """Of the replicas that are listed."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """Requests by the replica that has them."""
+
+    def count_leaving(self) -> int:
+        """Return the requests on replicas that are listed no longer: they take no room from those that are."""
+        return sum(count for address, count in self.sent.items() if address not in self.addresses)
 
 
 class Place:
     """One request's place: in the queue and then, until `leave`, in the window."""
 
-    __slots__ = ("_address", "_line", "_queueing", "_ticket")
+    __slots__ = ("_address", "_begun_at", "_line", "_queueing", "_ticket")
 
     def __init__(self, queueing: Queueing, line: _Line, ticket: Ticket) -> None:
         self._queueing = queueing
         self._line = line
         self._ticket = ticket
         self._address = ""
+        """Of the replica that has the request."""
+        self._begun_at = ""
 
     @property
     def may_go(self) -> bool:
@@ -74,12 +88,15 @@ class Place:
         """
         return await self._queueing.wait(self._line, self._ticket, prompt_tokens, arrived_s=arrived_s)
 
+    def send(self, address: str) -> None:
+        """Note which replica has the request."""
+        self._end_attempt()
+        self._line.sent[address] += 1
+        self._address = address
+
     def begin(self, address: str) -> None:
         """Note that a stream has begun to answer."""
-        if self._address:
-            # It was lost there before the caller saw anything of it.
-            self._line.window.end(self._address)
-        self._address = address
+        self._begun_at = address
         if self._line.window.begin(address) and self._line.turns:
             self._queueing.refresh(self._line)
 
@@ -94,13 +111,26 @@ class Place:
             usage: what the engine counted, or None if it did not say.
             was_sent: whether any replica ever got the request.
         """
-        if self._address:
-            self._line.window.end(self._address)
+        self._end_attempt()
         counted = (0, 0, 0) if not was_sent else None
         if usage is not None and usage.is_exact:
             counted = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
         self._line.queue.end(self._ticket, counted)
         self._queueing.admit(self._line)
+
+    def _end_attempt(self) -> None:
+        if self._begun_at:
+            # Also where it was lost before the caller saw anything of it.
+            self._line.window.end(self._begun_at)
+            self._begun_at = ""
+        if self._address:
+            sent, address = self._line.sent, self._address
+            sent[address] -= 1
+            if not sent[address]:
+                del sent[address]
+            if address not in self._line.addresses:
+                self._queueing.measure(self._line)
+            self._address = ""
 
 
 class Queueing:
@@ -131,7 +161,7 @@ class Queueing:
         self._by_address: dict[str, _Line] = {}
         catalog.subscribe(self._on_change)
 
-    def enter(self, pool: Pool, key: ApiKey, *, prompt_tokens: int, is_whole: bool) -> Place:
+    def enter(self, pool: Pool, key: ApiKey, *, prompt_tokens: int, is_whole: bool, was_let_in: bool = False) -> Place:
         """Return a place in the queue of a pool that has a replica, perhaps one that may go at once.
 
         Args:
@@ -139,6 +169,7 @@ class Queueing:
             key: the caller.
             prompt_tokens: an estimate.
             is_whole: whether the answer comes in one piece.
+            was_let_in: whether it was held before; then it stays in, however many wait here.
 
         Raises:
             HoldRefused: there is no room; the book knows.
@@ -146,9 +177,10 @@ class Queueing:
         line = self._lines.get(pool.id) or self._open(pool)
         tenant = self._catalog.get_tenant(key.tenant) if key.tenant else None
         limits = line.limits if key is not ANONYMOUS else QueueLimits(line.limits.max_waiting, line.limits.max_waiting)
+        limits = _NO_LIMITS if was_let_in else limits
         try:
             ticket, pushed = line.queue.arrive(
-                f"tenant {key.tenant}" if key.tenant else key.id,
+                key.identity,
                 float(tenant.weight) if tenant is not None else 1.0,
                 prompt_tokens=prompt_tokens,
                 is_whole=is_whole,
@@ -195,8 +227,13 @@ class Queueing:
 
     def refresh(self, line: _Line) -> None:
         """Reckon the room anew, and let go whoever may go now."""
-        line.room = line.window.compute_room(gateways=self.gateways, others=self._others)
+        self.measure(line)
         self.admit(line)
+
+    def measure(self, line: _Line) -> None:
+        """Reckon the room anew."""
+        room = line.window.compute_room(gateways=self.gateways, others=self._others)
+        line.room = replace(room, shared=room.shared + line.count_leaving())
 
     def tell(self, address: str, load: EngineLoad | None) -> None:
         """Take in what a replica told, None if it could not be asked."""
@@ -221,13 +258,18 @@ class Queueing:
         return line
 
     def _follow(self, line: _Line, pool: Pool) -> None:
-        for endpoint in line.pool.endpoints:
-            self._by_address.pop(endpoint.address, None)
+        self._forget_addresses(line)
         line.pool, line.limits = pool, _build_limits(pool)
-        addresses = [endpoint.address for endpoint in pool.endpoints]
-        self._by_address.update(dict.fromkeys(addresses, line))
-        line.window.retain(addresses, pool.max_sequences)
+        line.addresses = frozenset(endpoint.address for endpoint in pool.endpoints)
+        self._by_address.update(dict.fromkeys(line.addresses, line))
+        line.window.retain(line.addresses, pool.max_sequences)
         self.refresh(line)
+
+    def _forget_addresses(self, line: _Line) -> None:
+        for endpoint in line.pool.endpoints:
+            # The address of a pod that ended may be another pool's by now.
+            if self._by_address.get(endpoint.address) is line:
+                del self._by_address[endpoint.address]
 
     def _on_change(self, pool_id: str) -> None:
         line = self._lines.get(pool_id)
@@ -238,8 +280,7 @@ class Queueing:
             del self._lines[pool_id]
             gone = f"The model {pool_id} was deleted. Choose one of GET /v1/models."
             self._dismiss(line, lambda: HoldRefused("not_found", gone))
-            for endpoint in line.pool.endpoints:
-                self._by_address.pop(endpoint.address, None)
+            self._forget_addresses(line)
             return
         self._follow(line, pool)
         if not pool.endpoints:

@@ -42,7 +42,5 @@ class CacheSalts:
 
     def compute(self, key: ApiKey) -> str:
         """Return the salt of a caller's prompts."""
-        # No tenant's name holds a zero byte, so that no key can pass for a tenant.
-        identity = f"tenant\0{key.tenant}" if key.tenant else f"key\0{key.id}"
-        digest = hmac.digest(self._secret, identity.encode(), "sha256")
+        digest = hmac.digest(self._secret, key.identity.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -14,6 +14,9 @@ Whom a pool exists for, by the tenant of the key and the tenant whose namespace 
                                             names the tenant: the administrator grants, and the owner consents
 
 The scopes of a key only take away from that.
+
+A Tenant that cannot be read, because a newer version wrote it, is sealed: its namespaces stay its own and are shown to
+nobody, and its keys open nothing. Were it left out, what it shuts would be open.
 """
 
 from __future__ import annotations
@@ -44,6 +47,13 @@ class Budget:
     """What a token counts."""
     mode: Literal["enforce", "shadow"] = "enforce"
     """shadow counts and refuses nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A Tenant of which only the claim is known: a name, an age and namespaces."""
+
+    claim: Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +108,20 @@ def _count(quantity: str | None) -> int | None:
     return None if quantity is None else parse_tokens(quantity)
 
 
-def _build_identity(tenant: Tenant) -> tuple[TenantSpec, tuple[float, str]]:
-    return tenant.spec, find_seniority(tenant)
+def _get_claim(tenant: Tenant | Sealed) -> Tenant:
+    return tenant.claim if isinstance(tenant, Sealed) else tenant
+
+
+def _build_identity(tenant: Tenant | Sealed) -> tuple[bool, TenantSpec, tuple[float, str]]:
+    claim = _get_claim(tenant)
+    return isinstance(tenant, Sealed), claim.spec, find_seniority(claim)
 
 
 class TenantBook:
     """The tenants there are now, by name and by namespace."""
 
     def __init__(self) -> None:
-        self._tenants: dict[str, Tenant] = {}
+        self._tenants: dict[str, Tenant | Sealed] = {}
         self._access: dict[str, TenantAccess] = {}
         self._owners: dict[str, TenantAccess] = {}
 
@@ -129,16 +144,17 @@ class TenantBook:
         """
         owner = self._owners.get(namespace)
         if owner is not None and (owner.name == name or owner.dedicated_pools):
-            return owner.name == name
+            return owner.name == name and name in self._access
         if not name:
             return True
         tenant = self._access.get(name)
         return tenant is not None and tenant.may_borrow(f"{namespace}/{model}", shared_with)
 
-    def put(self, tenant: Tenant) -> None:
+    def put(self, tenant: Tenant | Sealed) -> None:
         """Add or replace a tenant."""
-        before = self._tenants.get(tenant.metadata.name)
-        self._tenants[tenant.metadata.name] = tenant
+        name = _get_claim(tenant).metadata.name
+        before = self._tenants.get(name)
+        self._tenants[name] = tenant
         # What the operator writes into the status changes nothing here.
         if before is None or _build_identity(before) != _build_identity(tenant):
             self._rebuild()
@@ -148,15 +164,17 @@ class TenantBook:
         if self._tenants.pop(name, None) is not None:
             self._rebuild()
 
-    def replace(self, tenants: Iterable[Tenant]) -> None:
+    def replace(self, tenants: Iterable[Tenant | Sealed]) -> None:
         """Make these all the tenants there are."""
-        self._tenants = {tenant.metadata.name: tenant for tenant in tenants}
+        self._tenants = {_get_claim(tenant).metadata.name: tenant for tenant in tenants}
         self._rebuild()
 
     def _rebuild(self) -> None:
         owned: dict[str, list[str]] = {}
-        owners = find_owners(self._tenants.values()).by_namespace
+        claims = {name: _get_claim(tenant) for name, tenant in self._tenants.items()}
+        owners = find_owners(claims.values()).by_namespace
         for namespace, name in owners.items():
             owned.setdefault(name, []).append(namespace)
-        self._access = {name: build_access(tenant, owned.get(name, ())) for name, tenant in self._tenants.items()}
-        self._owners = {namespace: self._access[name] for namespace, name in owners.items()}
+        access = {name: build_access(claim, owned.get(name, ())) for name, claim in claims.items()}
+        self._owners = {namespace: access[name] for namespace, name in owners.items()}
+        self._access = {name: found for name, found in access.items() if not isinstance(self._tenants[name], Sealed)}

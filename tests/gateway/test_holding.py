@@ -164,8 +164,8 @@ async def test_one_key_cannot_take_the_whole_queue() -> None:
 
 async def test_without_keys_nobody_is_counted_as_one_key() -> None:
     stage = Stage(hold=HoldLimits(max_requests_per_key=1))
-    await stage.ask(ANONYMOUS.id)
-    assert not (await stage.ask(ANONYMOUS.id)).done()
+    await stage.ask(ANONYMOUS.identity)
+    assert not (await stage.ask(ANONYMOUS.identity)).done()
 
 
 async def test_the_gateway_as_a_whole_holds_a_bounded_number() -> None:

@@ -189,3 +189,20 @@ async def test_a_second_replica_lets_more_go() -> None:
     task = await stage.wait()
     stage.catalog.put_endpoints(POOL, (endpoint(1), endpoint(2)))
     assert await task
+
+
+async def test_a_stream_that_begins_again_elsewhere_is_counted_at_one_replica() -> None:
+    stage = Stage()
+    here, there = endpoint().address, "there:8000"
+    stage.catalog.put_pool(replace(pool(POOL), max_sequences=0))
+    stage.catalog.put_endpoints(POOL, (endpoint(), replace(endpoint(), address=there)))
+    stage.enter().leave(None, was_sent=False)
+    before = stage.queueing.read_windows()[POOL]
+    for _ in range(100):
+        place = stage.enter()
+        for address in (here, there):
+            place.send(address)
+            place.begin(address)
+        place.leave(None, was_sent=True)
+    stage.queueing.tell(here, EngineLoad(running=1, waiting=0))
+    assert stage.queueing.read_windows()[POOL] <= before

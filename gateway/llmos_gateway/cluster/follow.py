@@ -34,6 +34,7 @@ from llmos_gateway.cluster.objects import (
 from llmos_gateway.cluster.source import Object, Source
 from llmos_gateway.cluster.watcher import Name, Subject, Watcher
 from llmos_gateway.keys import ApiKey
+from llmos_gateway.tenants import Sealed
 
 _POOLS: Final = Subject("InferencePools", f"/apis/{GROUP}/{VERSION}/inferencepools", "", parse_pool)
 _TENANTS: Final = Subject("Tenants", f"/apis/{GROUP}/{VERSION}/tenants", "", parse_tenant)
@@ -133,10 +134,10 @@ class _TenantSink:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    def replace(self, things: Mapping[Name, Tenant]) -> None:
+    def replace(self, things: Mapping[Name, Tenant | Sealed]) -> None:
         self._catalog.replace_tenants(things.values())
 
-    def put(self, name: Name, thing: Tenant) -> None:
+    def put(self, name: Name, thing: Tenant | Sealed) -> None:
         self._catalog.put_tenant(thing)
 
     def remove(self, name: Name) -> None:

@@ -13,10 +13,13 @@ an older generation of the object says nothing: the change may just have been ma
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, get_args
+
+from pydantic import ValidationError
 
 from llmos.api.apikeys import InvalidKeySecret, read_key_secret
 from llmos.api.inferencepool import Hold, Routing
@@ -31,10 +34,12 @@ from llmos.api.reasons import REASONS, Reason
 from llmos.api.tenant import Tenant
 from llmos_gateway.catalog import Endpoint, HoldLimits, Pool
 from llmos_gateway.keys import ApiKey, build_api_key
+from llmos_gateway.tenants import Sealed
 
 Object = Mapping[str, Any]
 
 POLICIES: Final = frozenset(get_args(Routing.model_fields["policy"].annotation))
+_logger = logging.getLogger(__name__)
 _FAMILIES: Final = ("IPv4", "IPv6")
 _POOL_PORT: Final = "http"
 _GATEWAY_PORT: Final = "admin"
@@ -167,13 +172,20 @@ def parse_sharing(item: Object) -> frozenset[str]:
     return frozenset(str(name) for name in item["spec"].get("sharedWith") or ())
 
 
-def parse_tenant(item: Object) -> Tenant:
-    """Return what an administrator grants, without its status.
+def parse_tenant(item: Object) -> Tenant | Sealed:
+    """Return what an administrator grants, without its status; only the claim of what a newer version wrote.
 
     Raises:
-        ValidationError: a field is of a newer version; a ValueError, so that the Tenant counts as absent.
+        ValidationError: not even the claim can be read; a ValueError, so that the Tenant counts as absent.
     """
-    return Tenant.model_validate({"metadata": item["metadata"], "spec": item["spec"]})
+    try:
+        return Tenant.model_validate({"metadata": item["metadata"], "spec": item["spec"]})
+    except ValidationError as error:
+        known = {name: item["metadata"].get(name) for name in ("name", "creationTimestamp")}
+        spec = {"namespaces": item["spec"]["namespaces"], "isolation": {"dedicatedPools": True}}
+        claim = Tenant.model_validate({"metadata": known, "spec": spec})
+        _logger.error("Tenant %s cannot be read, so its keys and its namespaces are shut: %s", known["name"], error)
+        return Sealed(claim)
 
 
 __all__ = [

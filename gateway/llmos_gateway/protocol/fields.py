@@ -12,6 +12,8 @@ the one request that they come with. Those of vLLM 0.32 that are no caller's bus
                                                     arguments for the model's own code, and work without a bound
     chat_template                                   a program that the engine runs
     use_beam_search, best_of                        work that the engine's usage does not count
+    stream_interval                                 tokens that nobody sees before many more are generated
+    uuid in a part of a message                     names what others may have in the cache of images
     return_token_ids, return_prompt_text, ...       internals of the engine
     structured_outputs._backend                     chooses the parser; of that object, too, only known fields pass
     store, background, previous_response_id         answers kept in the engine, where whoever knows an id reads them
@@ -75,7 +77,6 @@ _GENERATION: Final = _SAMPLING | frozenset(
         "response_format",
         "spaces_between_special_tokens",
         "stream",
-        "stream_interval",
         "stream_options",
         "structured_outputs",
         "thinking_token_budget",
@@ -158,16 +159,26 @@ _CONSTRAINTS: Final = frozenset(
     ]
 )
 _NOT_KEPT: Final = "answers are not kept; send the whole conversation in 'input'"
-_REFUSED: Final[Mapping[ApiPart, Mapping[str, str]]] = {
-    ApiPart.COMPLETIONS: {"prompt_embeds": "send the prompt as text or as token ids"},
+_OF_ALL: Final = {"best_of": "send 'n'", "use_beam_search": "answers are sampled; send 'n' for several"}
+REFUSED: Final[Mapping[ApiPart, Mapping[str, str]]] = {
+    ApiPart.CHAT: _OF_ALL
+    | {
+        "chat_template": "the model's own is used; 'chat_template_kwargs' may be sent",
+        "function_call": "send 'tool_choice'",
+        "functions": "send 'tools'",
+    },
+    ApiPart.COMPLETIONS: _OF_ALL | {"prompt_embeds": "send the prompt as text or as token ids"},
     ApiPart.RESPONSES: {
+        "conversation": _NOT_KEPT,
         "background": "answers are not kept; wait for this one, or have it streamed",
         "previous_input_messages": "send the whole conversation in 'input'",
         "previous_response": _NOT_KEPT,
         "previous_response_id": _NOT_KEPT,
         "prompt": "there are no stored prompts; send it in 'input'",
     },
+    ApiPart.EMBEDDINGS: {},
 }
+"""Fields that are refused, and what to send instead."""
 
 
 def check_fields(part: ApiPart, fields: Mapping[str, Any]) -> None:
@@ -176,9 +187,22 @@ def check_fields(part: ApiPart, fields: Mapping[str, Any]) -> None:
     Raises:
         BadRequestError: it has such a field; the message says what to send instead.
     """
-    for name, remedy in _REFUSED.get(part, {}).items():
+    for name, remedy in REFUSED[part].items():
         if fields.get(name):
             raise BadRequestError(f"'{name}' is not supported: {remedy}.", "unsupported_field", param=name)
+    for name in ("messages", "input"):
+        if _has_named_part(fields.get(name)):
+            message = f"'uuid' in a part of '{name}' is not supported: send the image, audio or video itself."
+            raise BadRequestError(message, "unsupported_field", param=name)
+
+
+def _has_named_part(messages: Any) -> bool:
+    """Whether a part of a message has a `uuid`."""
+    if not isinstance(messages, list):
+        return False
+    contents = (message.get("content") for message in messages if isinstance(message, dict))
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    return any(isinstance(part, dict) and "uuid" in part for part in parts)
 
 
 def find_dropped(part: ApiPart, fields: Mapping[str, Any]) -> set[str]:

@@ -145,4 +145,4 @@ class Accounts:
 
 
 def _name_caller(call: Call) -> str:
-    return call.key.id if call.key is not None else ""
+    return call.key.identity if call.key is not None else ""

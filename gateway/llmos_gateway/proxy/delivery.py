@@ -11,8 +11,7 @@ OpenAI answers with the version behind an alias.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
+import secrets
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -55,8 +54,6 @@ WAITING_FOR_CONNECTION: Final = "waiting for a replica (none can be reached)"
 WAITING_FOR_TURN: Final = "waiting for its turn (pool is busy)"
 WAITING_FOR_ENGINE: Final = "waiting for the first token"
 _END_WITH_DONE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
-_BOOT: Final = os.urandom(4).hex()
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +101,8 @@ class Delivery:
         self._order = order
         self._on_answer = on_answer
         self._place: Place | None = None
+        self._was_let_in = False
+        """Whether it has waited, in whichever queue: it is not asked to leave when it changes the queue."""
         self._stream = EventStream(call.http, call.request_id, tools.limits, closes=closes) if order.is_stream else None
 
     async def run(self) -> web.StreamResponse:
@@ -160,9 +159,10 @@ class Delivery:
             with self._stream.kept_alive(comment) if self._stream else nullcontext():
                 return await self._tools.holding.wait(
                     self._order.pool.id,
-                    self._order.key.id,
+                    self._order.key.identity,
                     call.prompt_tokens,
                     arrived_s=waits_since_s,
+                    was_let_in=self._was_let_in,
                     avoided=retries.avoided,
                     pause_s=retries.pause_s,
                 )
@@ -173,6 +173,7 @@ class Delivery:
             raise
         finally:
             call.queue_s += self._tools.clock() - began_s
+            self._was_let_in = True
 
     def _refuse(self, refusal: HoldRefused) -> ApiError:
         # Whoever refused it has told the book.
@@ -187,8 +188,13 @@ class Delivery:
         began_s = 0.0
         try:
             place = tools.queueing.enter(
-                pool, self._order.key, prompt_tokens=call.prompt_tokens, is_whole=self._stream is None
+                pool,
+                self._order.key,
+                prompt_tokens=call.prompt_tokens,
+                is_whole=self._stream is None,
+                was_let_in=self._was_let_in,
             )
+            self._was_let_in = True
             if not place.may_go:
                 began_s = tools.clock()
                 with self._stream.kept_alive(WAITING_FOR_TURN) if self._stream else nullcontext():
@@ -216,9 +222,11 @@ class Delivery:
             ApiError: it failed over an answer that the caller has seen a part of.
         """
         tools, call = self._tools, self._call
-        headers = build_upstream_headers(call.http.headers, f"{call.request_id}-{_BOOT}{next(_numbers):x}")
+        headers = build_upstream_headers(call.http.headers, f"{call.request_id}-{secrets.token_hex(6)}")
         span = tools.tracer.begin_attempt(call.span, headers) if tools.tracer and call.span else None
         tools.accounts.started(call, attempt, self._order.prompt)
+        if self._place is not None:
+            self._place.send(attempt.address)
         outcome: AttemptOutcome = "failed"
         sign = Sign.NONE
         answer: aiohttp.ClientResponse | None = None

@@ -162,6 +162,9 @@ class Road:
         return key
 
     def _find_key(self, call: Call) -> ApiKey:
+        if not self._tools.catalog.is_synced:
+            # A key may still come, and so may a tenant that shuts a pool.
+            raise UnavailableError("This gateway has just begun. Try again.", "starting", retry_after_s=1.0)
         if not self._asks_for_key:
             return ANONYMOUS
         presented = find_bearer(call.http.headers)

@@ -280,7 +280,7 @@ async def test_a_new_list_takes_away_what_is_gone() -> None:
         assert catalog.authenticate(key_text(), 0) is None
 
 
-async def test_tenants_are_followed_and_one_that_cannot_be_read_does_not_exist(
+async def test_tenants_are_followed_and_the_keys_of_one_that_cannot_be_read_open_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with gateway(tenants=[tenant_object("red", "a"), tenant_object("blue", "b")]) as (server, catalog, _):
@@ -292,6 +292,27 @@ async def test_tenants_are_followed_and_one_that_cannot_be_read_does_not_exist(
         server.send("ADDED", tenant_object("green", "a", version=4), TENANTS)
         await asyncio.sleep(0.01)
         assert [catalog.get_tenant(name) is None for name in ("red", "blue", "green")] == [True, True, False]
+    assert "Tenant blue cannot be read" in caplog.text
+
+
+async def test_what_a_tenant_that_cannot_be_read_has_shut_stays_shut() -> None:
+    tenants = [tenant_object("older", "team"), tenant_object("younger", "team")]
+    async with gateway(pools=[pool_object()], tenants=tenants) as (server, catalog, _):
+        keys = [api_key(), api_key(tenant="older"), api_key(tenant="younger")]
+        assert [catalog.find_pool(key, "team/chat") is not None for key in keys] == [True, True, False]
+        server.send("MODIFIED", tenant_object("older", "team", version=2, weight="heavy"), TENANTS)
+        await asyncio.sleep(0.01)
+        assert [catalog.find_pool(key, "team/chat") for key in keys] == [None] * 3
+        server.send("MODIFIED", tenant_object("older", "team", version=3), TENANTS)
+        await asyncio.sleep(0.01)
+        assert catalog.find_pool(keys[1], "team/chat") is not None
+
+
+async def test_a_tenant_of_which_not_even_the_claim_can_be_read_does_not_exist(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with gateway(tenants=[tenant_object("blue", "Not A Namespace")]) as (_, catalog, _watch):
+        assert catalog.get_tenant("blue") is None
     assert "Tenants /blue cannot be read" in caplog.text
 
 

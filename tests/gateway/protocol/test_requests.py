@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos_gateway.protocol.errors import BadRequestError
-from llmos_gateway.protocol.fields import PASSED
+from llmos_gateway.protocol.fields import PASSED, REFUSED
 from llmos_gateway.protocol.requests import MAX_DEPTH, ApiPart, build_upstream_body, parse_request
 
 SALT = "c2FsdA"
@@ -179,7 +179,7 @@ Names = st.sampled_from([*FORBIDDEN, *sorted(set().union(*PASSED.values()) - HAN
 
 @given(part=st.sampled_from(ApiPart), data=st.data())
 def test_named_fields_pass_as_they_are_and_others_do_not(part: ApiPart, data: st.DataObject) -> None:
-    refused = {"prompt", "background", "prompt_embeds"} | HANDLED
+    refused = REFUSED[part].keys() | HANDLED
     extra = data.draw(st.dictionaries(Names.filter(lambda name: name not in refused), Json, max_size=6))
     body = {**extra, **PROMPTS[part], "model": "chat", "stream": False}
     served = data.draw(st.sampled_from(["chat", "qwen"]))
@@ -225,7 +225,13 @@ def test_of_structured_outputs_only_the_constraint_passes() -> None:
 @pytest.mark.parametrize(
     ("part", "name"),
     [
+        (ApiPart.CHAT, "chat_template"),
+        (ApiPart.CHAT, "functions"),
+        (ApiPart.CHAT, "function_call"),
+        (ApiPart.CHAT, "best_of"),
+        (ApiPart.COMPLETIONS, "use_beam_search"),
         (ApiPart.COMPLETIONS, "prompt_embeds"),
+        (ApiPart.RESPONSES, "conversation"),
         (ApiPart.RESPONSES, "previous_response_id"),
         (ApiPart.RESPONSES, "previous_response"),
         (ApiPart.RESPONSES, "previous_input_messages"),
@@ -239,6 +245,15 @@ def test_a_request_about_what_no_engine_is_sent_is_refused_by_name(part: ApiPart
         parse({**body, name: {"id": "x"}}, part)
     assert (refusal.value.code, refusal.value.param) == ("unsupported_field", name)
     assert name not in send(parse({**body, name: None}, part), "m")
+
+
+@pytest.mark.parametrize(("part", "name"), [(ApiPart.CHAT, "messages"), (ApiPart.RESPONSES, "input")])
+def test_a_part_that_names_what_an_engine_may_have_from_others_is_refused(part: ApiPart, name: str) -> None:
+    parts = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": None, "uuid": "theirs"}]
+    with pytest.raises(BadRequestError) as refusal:
+        parse({"model": "m", name: [{"role": "user", "content": parts}]}, part)
+    assert (refusal.value.code, refusal.value.param) == ("unsupported_field", name)
+    assert parse({"model": "m", name: [{"role": "user", "content": parts[:1]}]}, part).model == "m"
 
 
 @given(st.binary(max_size=300) | Json.map(lambda value: json.dumps(value).encode()))

@@ -188,3 +188,13 @@ async def test_a_tenant_that_a_caller_claims_counts_for_nothing() -> None:
     assert "red" not in str(engine.headers) + str(engine.bodies)
     assert engine.bodies[0] == engine.bodies[1]
     assert POOL in metrics
+
+
+async def test_before_everything_is_read_nobody_is_told_that_a_key_is_wrong() -> None:
+    async with open_engine() as engine, open_gateway(engine.address) as stage:
+        stage.catalog.is_synced = False
+        async with stage.post() as response:
+            assert response.status == 503
+            assert response.headers["Retry-After"] == "1"
+            assert (await stage.read_error(response))["code"] == "starting"
+        assert engine.bodies == []

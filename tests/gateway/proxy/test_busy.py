@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
+
 from llmos.api.load import PoolLoad
 from llmos.api.scaling import Scaling
 from llmos_gateway.catalog import HoldLimits
@@ -14,7 +16,7 @@ from llmos_operator.planning.sampling import GatewayReading, SamplerMemory, Scal
 from tests.gateway.engines import ANSWER, hang, open_engine
 from tests.gateway.proxy.test_records import read_samples
 from tests.gateway.stage import CHAT, POOL, Stage, open_gateway, split_events
-from tests.gateway.values import pool
+from tests.gateway.values import api_key, key_text, pool, tenant
 
 NARROW = replace(pool(POOL), max_sequences=1)
 SENT, ASKED = 6, 20
@@ -90,7 +92,59 @@ async def test_a_caller_that_leaves_gives_its_turn_to_the_next() -> None:
     assert waiting.result() == ANSWER
 
 
-async def _ask(stage: Stage) -> object:
-    async with stage.post() as response:
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_what_waited_for_its_turn_goes_to_the_replicas_that_there_are_then(is_replaced: bool) -> None:
+    async with open_engine(hang) as old, open_engine() as new, open_gateway(old.address, pools=[NARROW]) as stage:
+        asking = [asyncio.create_task(_ask(stage)) for _ in range(SENT + 3)]
+        await stage.wait_for_load(queued=3, running=SENT)
+        stage.put_endpoints(*([] if is_replaced else [old.address]), new.address)
+        await stage.wait_for_load(queued=0, running=SENT)
+        assert (len(old.bodies), len(new.bodies)) == (SENT, 3)
+        old.went_on.set()
+        await asyncio.gather(*asking)
+
+
+async def test_keys_of_one_tenant_wait_within_one_bound_and_what_was_held_is_let_in_when_the_pool_wakes() -> None:
+    hold = HoldLimits(max_requests=100, max_requests_per_key=5)
+    asleep = replace(NARROW, hold=hold, is_scaled=True)
+    async with open_engine() as engine, open_gateway(pools=[asleep]) as stage:
+        stage.catalog.put_tenant(tenant("acme", "team"))
+        for number in (1, 2):
+            stage.catalog.keys.put(api_key(number, tenant="acme"))
+        held = [asyncio.create_task(_ask(stage, number)) for number in (1, 2, 1, 2, 1)]
+        await stage.wait_for_load(queued=5)
+        async with stage.post(headers=_present(2)) as response:
+            assert response.status == 429
+            assert "tenant or API key" in (await stage.read_error(response))["message"]
+        other = asyncio.create_task(_ask(stage))
+        await stage.wait_for_load(queued=6)
+        stage.put_endpoints(engine.address)
+        assert await asyncio.gather(*held, other) == [ANSWER] * 6
+
+
+async def test_what_waits_for_its_turn_is_held_without_another_look_at_the_bound_when_the_last_replica_goes() -> None:
+    narrow = replace(NARROW, hold=HoldLimits(max_requests=100, max_requests_per_key=5), is_scaled=True)
+    async with open_engine(hang) as old, open_engine() as new, open_gateway(old.address, pools=[narrow]) as stage:
+        sent = [asyncio.create_task(_ask(stage)) for _ in range(SENT)]
+        await stage.wait_for_load(running=SENT)
+        waiting = [asyncio.create_task(_ask(stage)) for _ in range(5)]
+        await stage.wait_for_load(queued=5)
+        stage.put_endpoints()
+        late = asyncio.create_task(_ask(stage))
+        await asyncio.sleep(0.1)
+        assert not any(task.done() for task in waiting)
+        stage.put_endpoints(new.address)
+        old.went_on.set()
+        await asyncio.gather(*sent, *waiting)
+        with pytest.raises(AssertionError, match="queue_full"):
+            await late
+
+
+def _present(number: int) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key_text(number)}"}
+
+
+async def _ask(stage: Stage, number: int = 0) -> object:
+    async with stage.post(headers=_present(number)) as response:
         assert response.status == 200, await response.text()
         return await response.json()
