@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bench.autoscale.profiles import BLOCK_TOKENS, load_profile
 from bench.fairness.simulation import COSTS, Result
 from bench.fairness.workload import Scenario
-from llmos_gateway.fairness.queue import CREDIT
+from llmos_gateway.fairness.queue import MOST_CREDIT
 
 WARMUP_S = 60
 """Of this nothing is counted: queues fill, and engines find their pace."""
@@ -78,7 +78,7 @@ def compute_bound(scenario: Scenario) -> float:
     """Return the bound of `llmos_gateway.fairness.counters`, with M as the paper has it: what the caches hold."""
     longest = max(tenant.prompt.most for tenant in scenario.tenants)
     held = load_profile(scenario.gpu).blocks * BLOCK_TOKENS * scenario.replicas
-    return 2 * max(COSTS.input * longest, COSTS.output * held) + CREDIT
+    return 2 * max(COSTS.input * longest, COSTS.output * held) + MOST_CREDIT
 
 
 def _compute_ratio(scenario: Scenario, grown: dict[str, float]) -> float:

@@ -14,8 +14,9 @@ A flow that has nothing waiting saves nothing up. When it comes back it is lifte
     c_i = max(c_i, floor - credit / w_i)
 
 floor is the lowest counter of those that wait or, if nobody does, the counter of the flow that was last to have
-something waiting. `credit` (in prompt tokens, small beside the bound below) lets a flow that uses less than its share
-send a few requests at once.
+something waiting. `credit` lets a flow that uses less than its share send a few requests at once: it is what
+`CREDIT_REQUESTS` requests of this pool are worth on average, and never more than `most_credit`, in prompt tokens. It is
+0 before a request has ended. A fixed one of a few thousand tokens would be minutes of service where requests are small.
 
 Two flows that both have something waiting get, in any stretch of time, service that differs by at most
 
@@ -38,6 +39,9 @@ from typing import Final
 
 MAX_FLOWS: Final = 4096
 """Idle flows beyond this are forgotten, the longest idle first. One that comes back then counts as new."""
+CREDIT_REQUESTS: Final = 8
+_SERVICE_MEMORY: Final = 64
+"""Requests over which the mean service is taken."""
 _LENGTH_MEMORY: Final = 16
 """Answers over which a flow's mean length is taken."""
 
@@ -92,18 +96,31 @@ class Flows:
     """The flows of one pool that are remembered, least recently active first.
 
     Args:
-        credit: what a flow that comes back may be below the floor.
+        most_credit: what a flow that comes back may at most be below the floor.
         max_flows: how many idle ones are remembered.
     """
 
-    def __init__(self, *, credit: float, max_flows: int = MAX_FLOWS) -> None:
-        self._credit = credit
+    def __init__(self, *, most_credit: float, max_flows: int = MAX_FLOWS) -> None:
+        self._most_credit = most_credit
+        self._mean_service = 0.0
         self._max_flows = max_flows
         self._flows: OrderedDict[str, Flow] = OrderedDict()
         self._last: Flow | None = None
 
     def __len__(self) -> int:
         return len(self._flows)
+
+    @property
+    def credit(self) -> float:
+        """What a flow that comes back may be below the floor."""
+        return min(self._most_credit, CREDIT_REQUESTS * self._mean_service)
+
+    def learn_service(self, service: float) -> None:
+        """Take what a request was worth into the mean."""
+        if self._mean_service == 0:
+            self._mean_service = service
+        else:
+            self._mean_service += (service - self._mean_service) / _SERVICE_MEMORY
 
     def find(self, flow_id: str, now_s: float) -> Flow:
         """Return a flow that sends a request now."""
@@ -121,7 +138,7 @@ class Flows:
         floor = min((other.counter for other in backlogged), default=None)
         if floor is None:
             floor = self._last.counter if self._last is not None else 0.0
-        flow.counter = max(flow.counter, floor - self._credit / flow.weight)
+        flow.counter = max(flow.counter, floor - self.credit / flow.weight)
 
     def has_left(self, flow: Flow) -> None:
         """Note that nothing of a flow waits any more."""

@@ -25,7 +25,7 @@ from typing import Final
 from llmos_gateway.fairness.counters import Costs, Flow, Flows
 from llmos_gateway.fairness.window import Room
 
-CREDIT: Final = 8192.0
+MOST_CREDIT: Final = 8192.0
 RECENT_S: Final = 60.0
 UNKNOWN_WAIT_S: Final = 10.0
 MAX_WAIT_S: Final = 3600.0
@@ -73,16 +73,18 @@ class FairQueue:
 
     Args:
         costs: what a token counts.
-        credit: see `counters`.
+        most_credit: see `counters`.
         max_flows: flows that are remembered.
     """
 
-    def __init__(self, costs: Costs | None = None, *, credit: float = CREDIT, max_flows: int | None = None) -> None:
+    def __init__(
+        self, costs: Costs | None = None, *, most_credit: float = MOST_CREDIT, max_flows: int | None = None
+    ) -> None:
         self.running = 0
         """Requests that were sent and have not ended."""
         self.waiting = 0
         self._costs = costs or Costs()
-        self._flows = Flows(credit=credit, **({} if max_flows is None else {"max_flows": max_flows}))
+        self._flows = Flows(most_credit=most_credit, **({} if max_flows is None else {"max_flows": max_flows}))
         self._lines: dict[Flow, dict[Ticket, None]] = {}
         """Of flows that have something waiting, in the order of its arrival."""
         self._active_weight = 0.0
@@ -155,6 +157,7 @@ class FairQueue:
             self._charge(ticket, self._costs.compute(*usage) - ticket.charged)
             if usage[2]:
                 ticket.flow.learn_length(usage[2])
+                self._flows.learn_service(ticket.charged)
         ticket.flow.running -= 1
         self.running -= 1
         self._settle_weight(ticket.flow)

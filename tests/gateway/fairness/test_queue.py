@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmos_gateway.fairness import Costs, FairQueue, QueueFull, QueueLimits, Room, Ticket
+from llmos_gateway.fairness.counters import CREDIT_REQUESTS
 from llmos_gateway.fairness.queue import RECENT_S, UNKNOWN_WAIT_S
 
 COSTS = Costs()
@@ -27,7 +28,7 @@ def send_one(queue: FairQueue, now_s: float = 0.0) -> str:
 
 
 def test_the_flow_that_got_least_goes_first_and_within_a_flow_the_oldest() -> None:
-    queue = FairQueue(credit=0)
+    queue = FairQueue(most_credit=0)
     first = ask(queue, "a", 100)
     tickets = [ask(queue, "a", 100), ask(queue, "b", 100), ask(queue, "b", 100)]
     sent = queue.admit(Room(4.0, 0.0), 0.0)
@@ -36,7 +37,7 @@ def test_the_flow_that_got_least_goes_first_and_within_a_flow_the_oldest() -> No
 
 
 def test_weights_share_three_to_one() -> None:
-    queue = FairQueue(credit=0)
+    queue = FairQueue(most_credit=0)
     for _ in range(80):
         ask(queue, "three", weight=3)
         ask(queue, "one", weight=1)
@@ -45,7 +46,7 @@ def test_weights_share_three_to_one() -> None:
 
 
 def test_a_flow_that_was_away_has_saved_nothing_up_but_its_credit() -> None:
-    queue = FairQueue(credit=0)
+    queue = FairQueue(most_credit=0)
     for _ in range(100):
         ask(queue, "busy", 100)
     for _ in range(50):
@@ -57,7 +58,7 @@ def test_a_flow_that_was_away_has_saved_nothing_up_but_its_credit() -> None:
 
 
 def test_generated_tokens_count_as_they_come_and_cached_ones_less_at_the_end() -> None:
-    queue = FairQueue(credit=0)
+    queue = FairQueue(most_credit=0)
     ticket = ask(queue, "a", 1000)
     queue.admit(Room(1.0, 0.0), 0.0)
     assert ticket.flow.counter == 1000
@@ -69,7 +70,7 @@ def test_generated_tokens_count_as_they_come_and_cached_ones_less_at_the_end() -
 
 
 def test_a_whole_answer_is_charged_beforehand_as_long_as_the_last_ones_were() -> None:
-    queue = FairQueue(credit=0)
+    queue = FairQueue(most_credit=0)
     queue.arrive("a", 1, prompt_tokens=0, is_whole=True, now_s=0.0)
     (first,) = queue.admit(Room(1.0, 0.0), 0.0)
     queue.end(first, (0, 0, 50))
@@ -82,7 +83,7 @@ def test_a_whole_answer_is_charged_beforehand_as_long_as_the_last_ones_were() ->
 
 
 def test_what_no_engine_counted_stays_as_it_was_charged() -> None:
-    queue = FairQueue(credit=0)
+    queue = FairQueue(most_credit=0)
     ticket = ask(queue, "a", 30)
     queue.admit(Room(1.0, 0.0), 0.0)
     queue.end(ticket, None)
@@ -91,7 +92,7 @@ def test_what_no_engine_counted_stays_as_it_was_charged() -> None:
 
 
 def test_a_flow_with_less_than_its_part_finds_a_reserve_and_others_leave_it() -> None:
-    queue = FairQueue(credit=0)
+    queue = FairQueue(most_credit=0)
     room = Room(10.0, 1.0)
     ask(queue, "small")
     queue.end(queue.admit(room, 0.0)[0], None)
@@ -134,7 +135,7 @@ def test_nobody_closes_a_full_queue_to_others() -> None:
 
 
 def test_when_to_come_back_follows_from_the_pace_and_the_part_of_the_flow() -> None:
-    queue = FairQueue(credit=0)
+    queue = FairQueue(most_credit=0)
     for _ in range(40):
         ask(queue, "a", weight=3)
         ask(queue, "b", weight=1)
@@ -192,7 +193,7 @@ ARRIVALS = st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc"), SIZES),
 def test_backlogged_flows_differ_by_no_more_than_the_bound(
     arrivals: list[tuple[int, str, tuple[int, int]]], size: int, credit: float, weights: tuple[float, float, float]
 ) -> None:
-    pool = Pool(FairQueue(COSTS, credit=credit), size)
+    pool = Pool(FairQueue(COSTS, most_credit=credit), size)
     weight = dict(zip("abc", weights, strict=True))
     bound = 2 * max(COSTS.input * 60, COSTS.output * size * (60 + 40)) + credit
     ranges: dict[str, tuple[float, float]] = {}
@@ -233,10 +234,28 @@ def test_every_request_is_sent_and_no_place_is_lost(
 
 
 def test_a_small_flow_is_served_soon_whatever_a_large_one_piles_up() -> None:
-    queue = FairQueue(credit=0)
+    queue = FairQueue(most_credit=0)
     for _ in range(200):
         ask(queue, "large", 100)
     for _ in range(10):
         send_one(queue)
     ask(queue, "small", 100)
     assert "small" in [send_one(queue) for _ in range(2)]
+
+
+@pytest.mark.parametrize("tokens", [10, 50, 400])
+def test_a_newcomer_is_ahead_by_a_few_requests_however_small_they_are(tokens: int) -> None:
+    queue = FairQueue(most_credit=1e9)
+    for _ in range(200):
+        _, _ = queue.arrive("old", 1.0, prompt_tokens=0, is_whole=False, now_s=0.0)
+        (ticket,) = queue.admit(Room(1.0, 0.0), 0.0)
+        queue.end(ticket, (0, 0, tokens))
+    for name in ("old", "new"):
+        for _ in range(100):
+            queue.arrive(name, 1.0, prompt_tokens=0, is_whole=False, now_s=0.0)
+    served: list[str] = []
+    for _ in range(60):
+        (ticket,) = queue.admit(Room(1.0, 0.0), 0.0)
+        served.append(ticket.flow.id)
+        queue.end(ticket, (0, 0, tokens))
+    assert served.count("new") - served.count("old") == pytest.approx(CREDIT_REQUESTS, abs=2)
