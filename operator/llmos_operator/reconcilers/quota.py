@@ -37,6 +37,7 @@ from llmos_operator.planning.quota_news import (
 )
 from llmos_operator.planning.quota_view import Observed, build_snapshot, find_swaps, requests_accelerators
 from llmos_operator.planning.quota_writes import (
+    Audit,
     Decision,
     PodWrite,
     build_completions,
@@ -96,13 +97,12 @@ async def _give_out(context: Context, tenants: Objects, now: datetime, began_s: 
     decisions = build_decisions(plan, gangs, pods, now, snapshot.rules.swap_window_s)
     board.look_s = time.perf_counter() - began_s
     await _write_all(context, build_completions(pods))
-    await _carry_out(context, decisions)
+    audits = await _carry_out(context, decisions)
     report = ledger.report()
     meters = _count_seconds(board, observed.tenants, snapshot, now)
     board.publish(build_pool_news(report, gangs), build_tenant_news(observed.tenants, report, plan, meters), now)
     if is_first:
         _tell_pools(board, observed.pools)
-    audits = tuple(decision.audit for decision in decisions)
     board.on_pass(Pass(report, plan, audits, time.perf_counter() - began_s))
     return Result(requeue_after_s=_next_look_s(plan, snapshot.now_s, may_reclaim=may_reclaim))
 
@@ -222,22 +222,28 @@ def _tell_pools(board: QuotaBoard, pools: Iterable[InferencePool]) -> None:
         board.on_news(Key(INFERENCE_POOLS.kind, pool.metadata.namespace or "", pool.metadata.name))
 
 
-async def _carry_out(context: Context, decisions: tuple[Decision, ...]) -> None:
-    """Write decisions in their order; those of one kind at the same time, for they concern different gangs."""
+async def _carry_out(context: Context, decisions: tuple[Decision, ...]) -> tuple[Audit, ...]:
+    """Write decisions in their order; those of one kind at the same time, for they concern different gangs.
+
+    Return those that were written: another one is decided anew by the next pass, and is to count once.
+    """
+    written: list[Audit] = []
     start = 0
     while start < len(decisions):
         action = decisions[start].audit.action
         end = next((i for i in range(start, len(decisions)) if decisions[i].audit.action != action), len(decisions))
         gate = asyncio.Semaphore(AT_A_TIME)
-        await _finish_all(_carry_out_one(context, decision, gate) for decision in decisions[start:end])
+        await _finish_all(_carry_out_one(context, decision, gate, written) for decision in decisions[start:end])
         start = end
+    return tuple(written)
 
 
-async def _carry_out_one(context: Context, decision: Decision, gate: asyncio.Semaphore) -> None:
+async def _carry_out_one(context: Context, decision: Decision, gate: asyncio.Semaphore, written: list[Audit]) -> None:
     async with gate:
         for write in decision.writes:
             if not await _write(context, write):
                 return
+    written.append(decision.audit)
     _audit.info(
         "%s %s", decision.audit.action, decision.audit.gang, extra={"fields": {"audit": asdict(decision.audit)}}
     )

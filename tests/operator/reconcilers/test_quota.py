@@ -14,7 +14,7 @@ from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, TENANTS
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.keys import Key
-from llmos_operator.reconcilers.quota_board import QUOTA
+from llmos_operator.reconcilers.quota_board import QUOTA, Pass
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, condition
 
 GPU = "nvidia.com/gpu"
@@ -225,6 +225,49 @@ async def test_why_a_pool_waits_is_told_with_what_would_help(
     assert (admitted["reason"], words in admitted["message"]) == (reason, True), admitted
 
 
+async def roll_out(world: Cluster, turns: int = 30) -> None:
+    """Change what the engine is started with, and let time pass."""
+    pool = world.status("chat")
+    args = {"max-num-seqs": "7"}
+    world.kube.put({**pool, "spec": {**pool["spec"], "engine": {**pool["spec"]["engine"], "args": args}}})
+    for _ in range(turns):
+        world.pass_time(30)
+        await world.turn()
+        world.bind()
+        world.end_pods()
+
+
+async def test_a_rollout_that_a_full_quota_keeps_standing_says_so_and_keeps_no_room_from_others() -> None:
+    pools = gpu_pool("chat", replicas=2), gpu_pool("other", "team-b")
+    world = Cluster(tenant("a", NAMESPACE, borrowLimit=0), tenant("b", "team-b", guaranteed=0), *pools)
+    await world.settle()
+    await roll_out(world)
+    assert not any(read_record(pod["metadata"]).reservation for pod in world.pods())
+    for kind in ("Ready", "Admitted", "Progressing"):
+        told = condition(world.status("chat"), kind)
+        assert told["reason"] == "QuotaExceeded"
+        assert "Tenant a holds 2 of at most 2 h100; this needs 1" in told["message"]
+        assert "The rollout stands still" in told["message"]
+        assert "rollout.maxUnavailable: 1" in told["message"]
+
+
+async def test_a_rollout_within_a_full_quota_goes_on_where_one_replica_may_be_missing() -> None:
+    pool = gpu_pool("chat", replicas=2, rollout={"maxUnavailable": 1})
+    world = Cluster(tenant("a", NAMESPACE, borrowLimit=0), pool)
+    await world.settle()
+    before = world.held(NAMESPACE)
+    await roll_out(world)
+    assert condition(world.status("chat"))["reason"] == "Ready"
+    assert len(world.held(NAMESPACE)) == 2
+    assert not set(before) & set(world.held(NAMESPACE))
+
+
+async def test_a_pool_that_waits_for_its_first_replicas_is_not_told_of_a_rollout() -> None:
+    world = Cluster(tenant("a", NAMESPACE, guaranteed=1, borrowLimit=0), gpu_pool("chat", replicas=2))
+    await world.settle()
+    assert "rollout" not in condition(world.status("chat"), "Admitted")["message"]
+
+
 async def test_namespaces_of_no_tenant_get_what_the_installation_allows() -> None:
     world = Cluster(tenant("b", "team-b"), gpu_pool("chat", replicas=2), settings=Settings(untenanted=((CLASS, 1),)))
     await world.settle()
@@ -273,6 +316,17 @@ async def test_a_replica_that_is_not_bound_in_time_is_replaced_by_one_that_remem
         await world.turn()
         assert world.held(NAMESPACE) == [first]
     assert "Unschedulable" not in [event["reason"] for event in world.kube.events]
+
+
+async def test_a_decision_that_could_not_be_written_is_not_counted_as_one() -> None:
+    world = Cluster(tenant("a", NAMESPACE), gpu_pool("chat"))
+    passes: list[Pass | None] = []
+    world.context.quota.on_pass = passes.append
+    world.kube.fail_next("patch", "Pod", Forbidden("a webhook says no"))
+    await world.settle()
+    actions = [[audit.action for audit in each.audits] for each in passes if each is not None]
+    assert actions[0] == [], "it was refused"
+    assert [action for of_pass in actions for action in of_pass] == ["admit"]
 
 
 async def test_gates_are_lifted_when_the_last_tenant_is_deleted() -> None:

@@ -45,6 +45,10 @@ class Verdict(Enum):
     NOTHING_TO_BORROW = "nothing to borrow"
 
 
+OWN_MATTERS = frozenset({Verdict.NO_ENTRY, Verdict.LIMIT})
+"""Nothing that other tenants give back would help."""
+
+
 @dataclass(slots=True)
 class _Pot:
     """What a cohort put in, and what its tenants take."""

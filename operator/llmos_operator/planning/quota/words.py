@@ -24,6 +24,7 @@ class Explainer:
         self._rules = rules
         self._now_s = now_s
         self._told: dict[tuple[str, ...], tuple[Reason, str]] = {}
+        self._owners: dict[tuple[str, str], frozenset[str]] = {}
 
     def explain(self, waiting: Iterable[Gang]) -> tuple[Waiting, ...]:
         """Return one explanation for each gang, first those that are served first."""
@@ -38,8 +39,15 @@ class Explainer:
             ahead[line] = ahead.get(line, 0) + 1
             reason, message = self._explain(gang)
             place = f" It is number {ahead[line]} of {of[line]} that wait." if of[line] > 1 else ""
-            explained.append(Waiting(gang.id, reason, ahead[line], of[line], message + place))
+            is_held = any(gang.owner in self._owners_that_hold(gang.tenant, name) for name in gang.classes)
+            explained.append(Waiting(gang.id, reason, ahead[line], of[line], message + place, is_held))
         return tuple(explained)
+
+    def _owners_that_hold(self, tenant: str, class_name: str) -> frozenset[str]:
+        key = tenant, class_name
+        if key not in self._owners:
+            self._owners[key] = frozenset(gang.owner for gang in self._holdings.held_by(tenant, class_name))
+        return self._owners[key]
 
     def _order_key(self, gang: Gang) -> OrderKey:
         return (
