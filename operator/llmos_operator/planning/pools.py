@@ -235,8 +235,8 @@ def _stands_still(pool: InferencePool, size: PoolSize, replicas: Sequence[Replic
 
 
 _STANDS_STILL = (
-    " The rollout stands still: replicas of the earlier revision hold what the new one needs, and none of them goes before "
-    "a new one answers. Set rollout.maxUnavailable: 1 to replace one at a time, or give the tenant room for one more."
+    " The rollout stands still: replicas of the earlier revision hold what the new one needs, and none of them "
+    "goes before a new one answers. Set rollout.maxUnavailable: 1 to replace one at a time, or make room for one more."
 )
 _FULL = frozenset({Reason.QuotaExceeded, Reason.WaitsForRoom})
 

@@ -3,6 +3,9 @@
 The rules that are decided here:
 
 - A namespace has one tenant. If two Tenants name it, it stays with the older one.
+- A Tenant that is being deleted, or cannot be read, is closed: it gets nothing more. Of its guarantee stays as much as
+  it holds. What one that cannot be read holds is all guaranteed: what it may have is not known, and others take nothing
+  away because of a typing error.
 - Quota is on as soon as there is a Tenant. From then on the pods of every pool on accelerators are made with a
   scheduling gate; pods on the processor never are. Pods that were made before have no gate and count as admitted where
   they stand.
@@ -22,7 +25,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +39,7 @@ from llmos.api.names import (
     LABEL_REPLICA,
 )
 from llmos.api.tenancy import Owners, find_owners, find_seniority
+from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.failures import read_time
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.quota import (
@@ -67,7 +71,7 @@ class Observed:
     """Objects as they were read, all at one time."""
 
     now: datetime
-    tenants: tuple[Tenant, ...] = ()
+    tenants: Tenants = field(default_factory=Tenants)
     classes: tuple[AcceleratorClass, ...] = ()
     pools: tuple[InferencePool, ...] = ()
     nodes: tuple[JsonObject, ...] = ()
@@ -113,11 +117,11 @@ def build_snapshot(
         untenanted: accelerators by class for namespaces of no tenant, all together.
         domain_labels: node labels that tell which nodes a fast network connects.
     """
-    owners = find_owners(observed.tenants)
+    owners = find_owners(observed.tenants.all)
     gangs = build_gangs(observed, owners)
     return Snapshot(
         now_s=observed.now.timestamp(),
-        tenants=build_tenant_quotas(observed.tenants, untenanted or {}),
+        tenants=build_tenant_quotas(observed.tenants, untenanted or {}, gangs),
         nodes=build_nodes(observed, gangs, domain_labels),
         gangs=gangs,
         costs={accelerator.metadata.name: accelerator.spec.cost_weight for accelerator in observed.classes},
@@ -126,23 +130,63 @@ def build_snapshot(
     )
 
 
-def build_tenant_quotas(tenants: Iterable[Tenant], untenanted: Mapping[str, int]) -> tuple[TenantQuota, ...]:
-    """Return the quotas of all tenants, and of those who have none if the installation grants them any."""
+def build_tenant_quotas(
+    tenants: Tenants, untenanted: Mapping[str, int], gangs: Iterable[Gang] = ()
+) -> tuple[TenantQuota, ...]:
+    """Return the quotas of all tenants, and of those who have none if the installation grants them any.
+
+    Args:
+        tenants: all Tenants.
+        untenanted: accelerators by class for namespaces of no tenant.
+        gangs: all gangs: what closed tenants hold is theirs.
+    """
+    held = _held_by_tenants(gangs)
     quotas = [
-        TenantQuota(
-            name=tenant.metadata.name,
-            cohort=tenant.spec.cohort,
-            weight=tenant.spec.weight,
-            quotas={
-                each.class_name: Quota(each.guaranteed, each.borrow_limit, each.lend_limit)
-                for each in tenant.spec.quota
-            },
-        )
-        for tenant in sorted(tenants, key=find_seniority)
+        _close(tenant, closed, held, is_known=tenant.metadata.name not in tenants.unreadable)
+        if (closed := _why_closed(tenant, tenants))
+        else _build_tenant_quota(tenant)
+        for tenant in sorted(tenants.all, key=find_seniority)
     ]
     if untenanted:
         quotas.append(TenantQuota("", quotas={name: Quota(0, most) for name, most in sorted(untenanted.items())}))
     return tuple(quotas)
+
+
+def _build_tenant_quota(tenant: Tenant) -> TenantQuota:
+    return TenantQuota(
+        name=tenant.metadata.name,
+        cohort=tenant.spec.cohort,
+        weight=tenant.spec.weight,
+        quotas={
+            each.class_name: Quota(each.guaranteed, each.borrow_limit, each.lend_limit) for each in tenant.spec.quota
+        },
+    )
+
+
+def _why_closed(tenant: Tenant, tenants: Tenants) -> str:
+    name = tenant.metadata.name
+    if name in tenants.unreadable:
+        return (
+            f"Tenant {name} cannot be read ({tenants.unreadable[name]}), so nothing more is admitted in its "
+            "namespaces. Correct it, or upgrade LLMOS if a newer version wrote it."
+        )
+    if tenant.metadata.deletion_timestamp is not None:
+        return (
+            f"Tenant {name} is being deleted, so nothing more is admitted in its namespaces. It goes when nothing is "
+            "left of it: delete the pool, or make it anew in a namespace of another Tenant."
+        )
+    return ""
+
+
+def _close(tenant: Tenant, closed: str, held: Mapping[tuple[str, str], int], *, is_known: bool) -> TenantQuota:
+    """Return the quota of a tenant that keeps what it holds: as far as it was guaranteed, if that is known."""
+    open_quota = _build_tenant_quota(tenant)
+    quotas = {}
+    for name, class_name in held:
+        if name == open_quota.name:
+            most = open_quota.quotas.get(class_name, Quota()).guaranteed if is_known else held[name, class_name]
+            quotas[class_name] = Quota(min(most, held[name, class_name]), lend_limit=0)
+    return replace(open_quota, quotas=quotas, closed=closed)
 
 
 def build_nodes(observed: Observed, gangs: Iterable[Gang], domain_labels: Sequence[str]) -> tuple[Node, ...]:
@@ -172,7 +216,7 @@ def build_nodes(observed: Observed, gangs: Iterable[Gang], domain_labels: Sequen
 def build_gangs(observed: Observed, owners: Owners) -> tuple[Gang, ...]:
     """Return the replicas of all pools on accelerators, those that wait and those that hold some."""
     pools = {(pool.metadata.namespace or "", pool.metadata.name): pool for pool in observed.pools}
-    tenants = {tenant.metadata.name: tenant for tenant in observed.tenants}
+    tenants = {tenant.metadata.name: tenant for tenant in observed.tenants.readable}
     replicas: dict[tuple[str, str], dict[str, list[JsonObject]]] = {}
     for pod in observed.pods:
         labels = _labels(pod)
@@ -282,6 +326,14 @@ def _held_by_gangs(gangs: Iterable[Gang]) -> Counter[tuple[str, str]]:
         if gang.placement is not None:
             for node in gang.placement.nodes:
                 held[node, gang.placement.class_name] += gang.accelerators_per_pod
+    return held
+
+
+def _held_by_tenants(gangs: Iterable[Gang]) -> Counter[tuple[str, str]]:
+    held: Counter[tuple[str, str]] = Counter()
+    for gang in gangs:
+        if gang.placement is not None:
+            held[gang.tenant, gang.placement.class_name] += gang.accelerators
     return held
 
 

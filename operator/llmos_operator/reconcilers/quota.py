@@ -27,6 +27,7 @@ from llmos.api.names import CPU_CLASS, LABEL_POOL
 from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS
+from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.quota import Ledger, QuotaPlan, QuotaRules, Snapshot
 from llmos_operator.planning.quota_news import (
     advance_meter,
@@ -47,7 +48,7 @@ from llmos_operator.planning.quota_writes import (
 )
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.quota_board import Pass, QuotaBoard
-from llmos_operator.reconcilers.tenant import list_tenants
+from llmos_operator.reconcilers.tenant import observe_tenants
 
 AT_A_TIME: Final = 16
 """Writes in flight."""
@@ -74,14 +75,14 @@ async def reconcile_quota(context: Context, _key: Key) -> Result:
     if board.next_pass is not None and now < board.next_pass:
         return Result(requeue_after_s=(board.next_pass - now).total_seconds())
     began_s = time.perf_counter()
-    # A Tenant that cannot be read is there nevertheless: what others hold must not depend on a typing error.
-    tenants = await list_tenants(context)
-    result = await _give_out(context, tenants, now, began_s) if tenants else await _lift_all(context, now)
+    # One that is being deleted, or cannot be read, is a Tenant: nothing is given away for its sake.
+    tenants = await observe_tenants(context)
+    result = await _give_out(context, tenants, now, began_s) if tenants.exist else await _lift_all(context, now)
     board.next_pass = context.now() + timedelta(seconds=max(SHORTEST_PAUSE_S, board.look_s))
     return result
 
 
-async def _give_out(context: Context, tenants: Objects, now: datetime, began_s: float) -> Result:
+async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: float) -> Result:
     board = context.quota
     is_first = board.was_on is None
     board.was_on = now
@@ -99,8 +100,10 @@ async def _give_out(context: Context, tenants: Objects, now: datetime, began_s: 
     await _write_all(context, build_completions(pods))
     audits = await _carry_out(context, decisions)
     report = ledger.report()
-    meters = _count_seconds(board, observed.tenants, snapshot, now)
-    board.publish(build_pool_news(report, gangs), build_tenant_news(observed.tenants, report, plan, meters), now)
+    # What the status of a Tenant that cannot be read says stays as it is.
+    meters = _count_seconds(board, tenants.readable, snapshot, now)
+    news = build_tenant_news(tenants.readable, report, plan, meters)
+    board.publish(build_pool_news(report, gangs), news, now)
     if is_first:
         _tell_pools(board, observed.pools)
     board.on_pass(Pass(report, plan, audits, time.perf_counter() - began_s))
@@ -133,7 +136,7 @@ async def _lift_all(context: Context, now: datetime) -> Result:
     return DONE
 
 
-async def _observe(context: Context, tenants: Objects, now: datetime) -> Observed:
+async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observed:
     kube, board = context.kube, context.quota
     classes, pools, pods, nodes = await asyncio.gather(
         kube.list(ACCELERATOR_CLASSES),
@@ -145,7 +148,7 @@ async def _observe(context: Context, tenants: Objects, now: datetime) -> Observe
     strangers = await _observe_strangers(context, known, now)
     return Observed(
         now=now,
-        tenants=_parse_all(context, Tenant, tenants),
+        tenants=tenants,
         classes=known,
         pools=tuple(
             pool

@@ -19,6 +19,7 @@ from llmos.api.names import (
     LABEL_REPLICA,
 )
 from llmos.api.tenancy import find_owners
+from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.quota import (
     GangKind,
     GangState,
@@ -111,8 +112,9 @@ def snapshot(
     nodes: tuple[dict[str, Any], ...] = (node("n1"),),
     classes: tuple[AcceleratorClass, ...] = (accelerator(),),
     untenanted: dict[str, int] | None = None,
+    unreadable: dict[str, str] | None = None,
 ) -> Snapshot:
-    observed = Observed(NOW, tenants, classes, pools, nodes, pods)
+    observed = Observed(NOW, Tenants(tenants, unreadable or {}), classes, pools, nodes, pods)
     return build_snapshot(observed, rules=QuotaRules(), untenanted=untenanted)
 
 

@@ -153,6 +153,8 @@ class TenantQuota:
     """Tenants of one cohort lend to each other; empty means alone."""
     weight: float = 1.0
     quotas: Mapping[str, Quota] = field(default_factory=dict)
+    closed: str = ""
+    """Why it gets nothing more, in words; empty if it may."""
 
     @property
     def cohort_key(self) -> str:

@@ -97,6 +97,8 @@ class Explainer:
             return Reason.NoTenant, (
                 f"Its namespace belongs to no Tenant and gets no {class_name}. Add the namespace to a Tenant."
             )
+        if closed := self._holdings.now.tenant(gang.tenant).closed:
+            return Reason.TenantClosed, closed
         verdict = self._holdings.fits_quota(gang, class_name)
         if verdict is Verdict.NO_ENTRY:
             return Reason.QuotaExceeded, (
