@@ -7,8 +7,8 @@ The rules that are decided here:
   it holds. What one that cannot be read holds is all guaranteed: what it may have is not known, and others take nothing
   away because of a typing error.
 - Quota is on as soon as there is a Tenant. From then on the pods of every pool on accelerators are made with a
-  scheduling gate; pods on the processor never are. Pods that were made before have no gate and count as admitted where
-  they stand.
+  scheduling gate; pods on the processor never are. Pods that were made before have no gate and count as admitted, where
+  they stand or, as long as they have no node, nowhere in particular.
 - A namespace of no Tenant may hold `untenanted` accelerators of a class together with all other such namespaces, as a
   borrower without guarantee; by default none.
 - Of a pool's replicas, the first minReplicas (or all of a fixed number) are its minimum: those that hold accelerators
@@ -277,8 +277,9 @@ def _as_made(pool: InferencePool, pods: Sequence[JsonObject], classes: Iterable[
 def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owner: str, tenant: Tenant | None) -> Gang:
     leader = min(pods, key=_rank)
     record = read_record(leader["metadata"])
-    placement = record.placement or _placement_of_bound(pool, pods)
-    state = _state_of(pods, record, placement)
+    state = _state_of(pods, record)
+    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(is_gated, pods)))
+    placement = None if holds_nothing else record.placement or _placement_without_record(pool, pods)
     created_s = _created_s(leader)
     admitted_s = record.admitted_s or created_s
     return Gang(
@@ -287,14 +288,14 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
         owner=f"{pool.metadata.namespace}/{pool.metadata.name}",
         kind=GangKind.BURST,
         classes=(pool.spec.accelerator.class_name,),
-        pods=len(placement.nodes) if placement else len(pods),
+        pods=len(record.placement.nodes) if record.placement else len(pods),
         accelerators_per_pod=pool.spec.accelerator.count,
         priority=_clamp(int(leader["spec"].get("priority") or 0), tenant),
         created_s=created_s,
         grace_s=float(pool.spec.drain.timeout_seconds),
         state=state,
         since_s=max(admitted_s, record.incomplete_s),
-        placement=None if state is GangState.WAITING else placement,
+        placement=placement,
         admitted_s=admitted_s,
         stop=record.stop,
         reservation=record.reservation if state is GangState.WAITING else None,
@@ -303,21 +304,21 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
     )
 
 
-def _state_of(pods: Sequence[JsonObject], record: QuotaRecord, placement: Placement | None) -> GangState:
+def _state_of(pods: Sequence[JsonObject], record: QuotaRecord) -> GangState:
     if record.is_withdrawn or any("deletionTimestamp" in pod["metadata"] for pod in pods):
         return GangState.ENDING
     if record.stop is not None:
         return GangState.STOPPING
     if all(is_gated(pod) for pod in pods):
         return GangState.WAITING
-    is_whole = placement is not None and len(pods) >= len(placement.nodes)
+    is_whole = record.placement is None or len(pods) >= len(record.placement.nodes)
     return GangState.RUNNING if is_whole and all(_node_of(pod) for pod in pods) else GangState.STARTING
 
 
-def _placement_of_bound(pool: InferencePool, pods: Sequence[JsonObject]) -> Placement | None:
-    """Where pods stand that were made before there was any quota."""
+def _placement_without_record(pool: InferencePool, pods: Sequence[JsonObject]) -> Placement:
+    """Where pods stand that were made before there was any quota: those that have no node yet hold some somewhere."""
     bound = [name for pod in sorted(pods, key=_rank) if (name := _node_of(pod))]
-    return Placement(pool.spec.accelerator.class_name, tuple(bound)) if len(bound) == len(pods) else None
+    return Placement(pool.spec.accelerator.class_name, tuple(bound))
 
 
 def _held_by_gangs(gangs: Iterable[Gang]) -> Counter[tuple[str, str]]:

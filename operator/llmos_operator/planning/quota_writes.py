@@ -274,7 +274,7 @@ def _place_of(reservation: Reservation | None) -> Placement | None:
 
 
 def _say_place(placement: Placement) -> str:
-    return f"{', '.join(dict.fromkeys(placement.nodes))} ({placement.class_name})"
+    return f"{', '.join(dict.fromkeys(placement.nodes)) or 'no node yet'} ({placement.class_name})"
 
 
 def _other_gates(pod: JsonObject) -> list[JsonObject] | None:

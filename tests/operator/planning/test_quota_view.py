@@ -23,6 +23,7 @@ from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.quota import (
     GangKind,
     GangState,
+    Ledger,
     Placement,
     Quota,
     QuotaRules,
@@ -235,6 +236,17 @@ class TestGangs:
         (gang,) = snapshot(pod("chat-r1-0", on="n1", age_s=100)).gangs
         assert (gang.state, gang.placement) == (GangState.RUNNING, Placement(H100, ("n1",)))
         assert gang.admitted_s == NOW.timestamp() - 100
+
+    def test_pods_from_before_there_was_a_quota_that_have_no_node_yet_hold_theirs_all_the_same(self) -> None:
+        found = snapshot(pod("chat-r1-0", age_s=20), pod("chat-r1-0", rank=1, on="n1", age_s=20))
+        (gang,) = found.gangs
+        assert (gang.state, gang.placement) == (GangState.STARTING, Placement(H100, ("n1",)))
+        assert (gang.pods, gang.accelerators) == (2, 4)
+        assert Ledger(found).report().tenants[0].used == 4
+
+    def test_a_gang_that_ends_before_it_was_admitted_holds_nothing(self) -> None:
+        (gang,) = snapshot(pod("chat-r1-0", gated=True, ending=True)).gangs
+        assert (gang.state, gang.placement) == (GangState.ENDING, None)
 
     def test_the_first_min_replicas_are_the_minimum_and_the_others_a_burst(self) -> None:
         scaled = pool(scaling={"minReplicas": 2, "maxReplicas": 5})

@@ -446,6 +446,32 @@ async def test_pods_that_ran_before_the_first_tenant_stay_and_count() -> None:
     assert (status["accelerators"], status["borrowed"]) == ("3/2", 1)
 
 
+async def test_pods_that_had_no_node_when_the_first_tenant_came_hold_their_quota() -> None:
+    world = Cluster(gpu_pool("chat", replicas=2))
+    await world.turn()
+    assert not any(pod["spec"].get("nodeName") for pod in world.pods())
+    world.kube.put(tenant("a", NAMESPACE, borrowLimit=0))
+    world.kube.put(gpu_pool("late"))
+    for _ in range(3):
+        await world.turn()
+    assert world.tenant_status("a")["accelerators"] == "2/2"
+    assert condition(world.status("late"), "Admitted")["reason"] == "QuotaExceeded"
+    await world.settle()
+    assert len(world.held(NAMESPACE)) == 2
+
+
+async def test_a_pod_from_before_the_first_tenant_that_finds_no_node_is_replaced_by_one_that_waits() -> None:
+    world = Cluster(gpu_pool("chat"))
+    await world.turn()
+    world.kube.put(tenant("a", NAMESPACE, guaranteed=0, borrowLimit=0))
+    world.pass_time(130)
+    for _ in range(4):
+        await world.turn()
+    (only,) = world.pods()
+    assert world.is_gated(only)
+    assert world.tenant_status("a")["accelerators"] == "0/0"
+
+
 async def test_more_guaranteed_than_there_is_is_told_with_its_numbers() -> None:
     world = Cluster(tenant("a", NAMESPACE, guaranteed=3), tenant("b", "team-b", guaranteed=3))
     await world.settle()

@@ -40,7 +40,7 @@ class GangState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the pods of a gang go: one node for each pod."""
+    """Where the pods of a gang go: one node for each pod that has one."""
 
     class_name: str
     nodes: tuple[str, ...]
