@@ -3,14 +3,9 @@
 The rules that are decided here:
 
 - A namespace has one tenant. If two Tenants name it, it stays with the older one.
-- A Tenant that is being deleted, or cannot be read, is closed: it gets nothing more. Of its guarantee stays as much as
-  it holds. What one that cannot be read holds is all guaranteed: what it may have is not known, and others take nothing
-  away because of a typing error.
 - Quota is on as soon as there is a Tenant. From then on the pods of every pool on accelerators are made with a
   scheduling gate; pods on the processor never are. Pods that were made before have no gate and count as admitted, where
   they stand or, as long as they have no node, nowhere in particular.
-- A namespace of no Tenant may hold `untenanted` accelerators of a class together with all other such namespaces, as a
-  borrower without guarantee; by default none.
 - Of a pool's replicas, the first minReplicas (or all of a fixed number) are its minimum: those that hold accelerators
   before those that wait, then the oldest. The others are burst replicas.
 - A gang is waiting while all of its pods are gated. One that has lost some gates was admitted: releasing is one write
@@ -18,7 +13,8 @@ The rules that are decided here:
 - A node that takes no new pods counts with what stands on it, so that nothing is promised there.
 - A node belongs to the class with the most specific node selector that selects it: an accelerator is counted once.
 
-Reading the objects is the reconciler's (`reconcilers/quota.py`), what becomes of the plan `quota_writes` says.
+What each tenant may hold `quota_tenants` says. Reading the objects is the reconciler's (`reconcilers/quota.py`), what
+becomes of the plan `quota_writes` says.
 """
 
 from __future__ import annotations
@@ -38,7 +34,7 @@ from llmos.api.names import (
     LABEL_RANK,
     LABEL_REPLICA,
 )
-from llmos.api.tenancy import Owners, find_owners, find_seniority
+from llmos.api.tenancy import Owners, find_owners
 from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.failures import read_time
 from llmos_operator.planning.quantities import parse_quantity_bytes
@@ -48,13 +44,12 @@ from llmos_operator.planning.quota import (
     GangState,
     Node,
     Placement,
-    Quota,
     QuotaRules,
     Snapshot,
     Swap,
-    TenantQuota,
 )
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
+from llmos_operator.planning.quota_tenants import build_tenant_quotas
 from llmos_operator.planning.schedule import find_limits
 
 JsonObject = Mapping[str, Any]
@@ -87,6 +82,12 @@ def needs_gate(pool: InferencePool, tenants: Sequence[object]) -> bool:
 def is_gated(pod: JsonObject) -> bool:
     """Whether a pod waits for the ledger."""
     return any(gate.get("name") == GATE_QUOTA for gate in pod["spec"].get("schedulingGates", ()))
+
+
+def read_rank(pod: JsonObject) -> int:
+    """Return the place of a pod in its gang; the leader has 0."""
+    text = _labels(pod).get(LABEL_RANK, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def find_swaps(pods: Iterable[JsonObject]) -> tuple[Swap, ...]:
@@ -128,65 +129,6 @@ def build_snapshot(
         swaps=tuple(swaps),
         rules=rules,
     )
-
-
-def build_tenant_quotas(
-    tenants: Tenants, untenanted: Mapping[str, int], gangs: Iterable[Gang] = ()
-) -> tuple[TenantQuota, ...]:
-    """Return the quotas of all tenants, and of those who have none if the installation grants them any.
-
-    Args:
-        tenants: all Tenants.
-        untenanted: accelerators by class for namespaces of no tenant.
-        gangs: all gangs: what closed tenants hold is theirs.
-    """
-    held = _held_by_tenants(gangs)
-    quotas = [
-        _close(tenant, closed, held, is_known=tenant.metadata.name not in tenants.unreadable)
-        if (closed := _why_closed(tenant, tenants))
-        else _build_tenant_quota(tenant)
-        for tenant in sorted(tenants.all, key=find_seniority)
-    ]
-    if untenanted:
-        quotas.append(TenantQuota("", quotas={name: Quota(0, most) for name, most in sorted(untenanted.items())}))
-    return tuple(quotas)
-
-
-def _build_tenant_quota(tenant: Tenant) -> TenantQuota:
-    return TenantQuota(
-        name=tenant.metadata.name,
-        cohort=tenant.spec.cohort,
-        weight=tenant.spec.weight,
-        quotas={
-            each.class_name: Quota(each.guaranteed, each.borrow_limit, each.lend_limit) for each in tenant.spec.quota
-        },
-    )
-
-
-def _why_closed(tenant: Tenant, tenants: Tenants) -> str:
-    name = tenant.metadata.name
-    if name in tenants.unreadable:
-        return (
-            f"Tenant {name} cannot be read ({tenants.unreadable[name]}), so nothing more is admitted in its "
-            "namespaces. Correct it, or upgrade LLMOS if a newer version wrote it."
-        )
-    if tenant.metadata.deletion_timestamp is not None:
-        return (
-            f"Tenant {name} is being deleted, so nothing more is admitted in its namespaces. It goes when nothing is "
-            "left of it: delete the pool, or make it anew in a namespace of another Tenant."
-        )
-    return ""
-
-
-def _close(tenant: Tenant, closed: str, held: Mapping[tuple[str, str], int], *, is_known: bool) -> TenantQuota:
-    """Return the quota of a tenant that keeps what it holds: as far as it was guaranteed, if that is known."""
-    open_quota = _build_tenant_quota(tenant)
-    quotas = {}
-    for name, class_name in held:
-        if name == open_quota.name:
-            most = open_quota.quotas.get(class_name, Quota()).guaranteed if is_known else held[name, class_name]
-            quotas[class_name] = Quota(min(most, held[name, class_name]), lend_limit=0)
-    return replace(open_quota, quotas=quotas, closed=closed)
 
 
 def build_nodes(observed: Observed, gangs: Iterable[Gang], domain_labels: Sequence[str]) -> tuple[Node, ...]:
@@ -258,7 +200,7 @@ def _as_made(pool: InferencePool, pods: Sequence[JsonObject], classes: Iterable[
 
     Otherwise whoever writes a smaller count into a pool whose rollout does not go on would hold what nobody counts.
     """
-    leader = min(pods, key=_rank)
+    leader = min(pods, key=read_rank)
     wanted = leader["spec"].get("nodeSelector") or {}
     asked = {each.metadata.name: each for each in classes if requests_accelerators(leader, (each,))}
     if not asked:
@@ -275,7 +217,7 @@ def _as_made(pool: InferencePool, pods: Sequence[JsonObject], classes: Iterable[
 
 
 def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owner: str, tenant: Tenant | None) -> Gang:
-    leader = min(pods, key=_rank)
+    leader = min(pods, key=read_rank)
     record = read_record(leader["metadata"])
     state = _state_of(pods, record)
     holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(is_gated, pods)))
@@ -294,7 +236,7 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
         created_s=created_s,
         grace_s=float(pool.spec.drain.timeout_seconds),
         state=state,
-        since_s=max(admitted_s, record.incomplete_s),
+        since_s=admitted_s,
         placement=placement,
         admitted_s=admitted_s,
         stop=record.stop,
@@ -317,7 +259,7 @@ def _state_of(pods: Sequence[JsonObject], record: QuotaRecord) -> GangState:
 
 def _placement_without_record(pool: InferencePool, pods: Sequence[JsonObject]) -> Placement:
     """Where pods stand that were made before there was any quota: those that have no node yet hold some somewhere."""
-    bound = [name for pod in sorted(pods, key=_rank) if (name := _node_of(pod))]
+    bound = [name for pod in sorted(pods, key=read_rank) if (name := _node_of(pod))]
     return Placement(pool.spec.accelerator.class_name, tuple(bound))
 
 
@@ -327,14 +269,6 @@ def _held_by_gangs(gangs: Iterable[Gang]) -> Counter[tuple[str, str]]:
         if gang.placement is not None:
             for node in gang.placement.nodes:
                 held[node, gang.placement.class_name] += gang.accelerators_per_pod
-    return held
-
-
-def _held_by_tenants(gangs: Iterable[Gang]) -> Counter[tuple[str, str]]:
-    held: Counter[tuple[str, str]] = Counter()
-    for gang in gangs:
-        if gang.placement is not None:
-            held[gang.tenant, gang.placement.class_name] += gang.accelerators
     return held
 
 
@@ -418,11 +352,6 @@ def _phase(pod: JsonObject) -> str:
 def _labels(manifest: JsonObject) -> Mapping[str, str]:
     labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
     return labels
-
-
-def _rank(pod: JsonObject) -> int:
-    text = _labels(pod).get(LABEL_RANK, "")
-    return int(text) if text.isdecimal() else 0
 
 
 def _created_s(pod: JsonObject) -> float:

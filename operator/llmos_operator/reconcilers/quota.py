@@ -17,12 +17,9 @@ import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
-
-from pydantic import ValidationError
+from typing import Any, Final
 
 from llmos.api import AcceleratorClass, InferencePool, Tenant
-from llmos.api.meta import ApiModel
 from llmos.api.names import CPU_CLASS, LABEL_POOL
 from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
@@ -65,8 +62,6 @@ LEFTOVERS_S: Final = 60.0
 
 _logger = logging.getLogger(__name__)
 _audit = logging.getLogger("llmos.audit")
-
-T = TypeVar("T", bound=ApiModel)
 
 
 async def reconcile_quota(context: Context, _key: Key) -> Result:
@@ -144,7 +139,7 @@ async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observe
         kube.list(PODS, label_selector=LABEL_POOL),
         _observe_nodes(context, now),
     )
-    known = _parse_all(context, AcceleratorClass, classes)
+    known = context.shared.parse_readable(AcceleratorClass, classes)
     strangers = await _observe_strangers(context, known, now)
     return Observed(
         now=now,
@@ -152,7 +147,7 @@ async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observe
         classes=known,
         pools=tuple(
             pool
-            for pool in _parse_all(context, InferencePool, pools, cache=board)
+            for pool in board.parsed.parse_readable(InferencePool, pools)
             if pool.spec.accelerator.class_name != CPU_CLASS
         ),
         nodes=tuple(nodes),
@@ -182,17 +177,6 @@ async def _observe_strangers(context: Context, classes: tuple[AcceleratorClass, 
             _slim_pod(pod) for pod in pods if pod["spec"].get("nodeName") and requests_accelerators(pod, classes)
         ]
     return board.strangers
-
-
-def _parse_all(context: Context, kind: type[T], items: Objects, *, cache: QuotaBoard | None = None) -> tuple[T, ...]:
-    """Return the objects that can be read; of others their own reconcile tells."""
-    parsed = []
-    for item in items:
-        try:
-            parsed.append((cache.parsed if cache else context.shared).parse(kind, item))
-        except ValidationError:
-            continue
-    return tuple(parsed)
 
 
 def _build_snapshot(context: Context, observed: Observed) -> Snapshot:

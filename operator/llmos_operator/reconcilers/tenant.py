@@ -7,7 +7,6 @@ What quota means for it is decided elsewhere, for all tenants at once. Whoever a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from functools import partial
 
 from pydantic import ValidationError
@@ -40,7 +39,8 @@ async def reconcile_tenant(context: Context, key: Key) -> Result:
     except ValidationError as error:
         await apply_invalid_status(context, current, error)
         return DONE
-    tenants, classes = await asyncio.gather(observe_tenants(context), _observe_classes(context))
+    tenants, listed = await asyncio.gather(observe_tenants(context), context.kube.list(ACCELERATOR_CLASSES))
+    classes = context.shared.parse_readable(AcceleratorClass, listed)
     if tenant.metadata.deletion_timestamp is not None:
         return await reconcile_offboarding(context, current, tenant, tenants.all, classes)
     await apply_finalizer(context, tenant)
@@ -62,12 +62,3 @@ def _gather_facts(context: Context, tenant: Tenant, owners: Owners, isolation: I
 async def observe_tenants(context: Context) -> Tenants:
     """Return all Tenants; of those that cannot be read their own reconcile tells."""
     return read_tenants(await context.kube.list(TENANTS), partial(context.shared.parse, Tenant))
-
-
-async def _observe_classes(context: Context) -> tuple[AcceleratorClass, ...]:
-    """Return all classes that can be read; of others their own reconcile tells."""
-    parsed = []
-    for item in await context.kube.list(ACCELERATOR_CLASSES):
-        with contextlib.suppress(ValidationError):
-            parsed.append(context.shared.parse(AcceleratorClass, item))
-    return tuple(parsed)

@@ -225,7 +225,7 @@ def find_all(world: World, kind: Any) -> list[dict[str, Any]]:
 
 
 def find_deny(world: World) -> dict[str, Any]:
-    return world.kube.stored(NETWORK_POLICIES, NAMESPACE, "llmos-default-deny")["metadata"]
+    return next(item for item in find_all(world, NETWORK_POLICIES) if item["metadata"]["name"] == "llmos-default-deny")
 
 
 def assert_passed_on(world: World, tenant: str) -> None:

@@ -35,7 +35,7 @@ from llmos_operator.planning.quota.plan import (
     Unreserve,
     Withdraw,
 )
-from llmos_operator.planning.quota.queues import Lines, Order, OrderKey, compute_key
+from llmos_operator.planning.quota.queues import Lines, Order, OrderKey
 from llmos_operator.planning.quota.reclaim import Search, Swaps, Takeover, build_leaving
 from llmos_operator.planning.quota.report import build_report
 from llmos_operator.planning.quota.values import (
@@ -183,13 +183,7 @@ class Ledger:
     # Admission
 
     def _order_key(self, gang: Gang) -> OrderKey:
-        return (
-            not self._holdings.is_within_guarantee(gang),
-            self._holdings.then.share(gang.tenant),
-            gang.kind is not GangKind.REPLICA,
-            compute_key(gang, self._rules.aging_s),
-            gang.id,
-        )
+        return self._holdings.order_key(gang, self._rules.aging_s)
 
     def _serve_reservations(self, decisions: Decisions) -> None:
         """Admit whoever has room kept; let the room go that never comes free.

@@ -92,7 +92,7 @@ class Gang:
     """Longest time to drain or to save the work."""
     state: GangState = GangState.WAITING
     since_s: float = 0.0
-    """When it came into its state; for one that lost a pod, when it lost it."""
+    """When it came into its state."""
     placement: Placement | None = None
     """Of an admitted gang."""
     admitted_s: float = 0.0

@@ -9,8 +9,8 @@ from llmos.api.reasons import Reason
 from llmos_operator.planning.quota.books import Verdict
 from llmos_operator.planning.quota.holdings import Holdings
 from llmos_operator.planning.quota.plan import Waiting
-from llmos_operator.planning.quota.queues import OrderKey, compute_key
-from llmos_operator.planning.quota.values import Gang, GangKind, QuotaRules
+from llmos_operator.planning.quota.queues import OrderKey
+from llmos_operator.planning.quota.values import Gang, QuotaRules
 
 _NAMED = 3
 """Names in a sentence; of more it says how many."""
@@ -50,13 +50,7 @@ class Explainer:
         return self._owners[key]
 
     def _order_key(self, gang: Gang) -> OrderKey:
-        return (
-            not self._holdings.is_within_guarantee(gang),
-            self._holdings.then.share(gang.tenant),
-            gang.kind is not GangKind.REPLICA,
-            compute_key(gang, self._rules.aging_s),
-            gang.id,
-        )
+        return self._holdings.order_key(gang, self._rules.aging_s)
 
     def _explain(self, gang: Gang) -> tuple[Reason, str]:
         if gang.reservation is not None:
