@@ -43,7 +43,7 @@ def test_of_one_that_cannot_be_read_the_namespaces_stay_and_what_is_wrong_is_nam
 
 
 def test_a_claim_grants_nothing_and_is_closed_to_all_sides() -> None:
-    spec = {
+    spec: dict[str, Any] = {
         "weight": "heavy",
         "quota": [{"class": "h100", "guaranteed": 8}],
         "isolation": {"egressAllow": ["0.0.0.0/0"]},
