@@ -372,6 +372,7 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.NotBoundInTime: "test_24_why_it_waits",
         Reason.Overcommitted: "test_24_why_it_waits",
         Reason.QuotaExceeded: "test_17_borrow_and_reclaim",
+        Reason.TenantClosed: "test_24_why_it_waits",
         Reason.WaitsForRoom: "test_24_why_it_waits",
     }
     problems = {reason for reason, info in REASONS.items() if info.problem}

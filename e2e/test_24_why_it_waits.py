@@ -48,6 +48,12 @@ async def test_a_pool_says_what_it_waits_for(
             assert await count_events(api, place, reason) == 1
             assert await count_events(api, place, Reason.Unschedulable) == 0
 
+        # The Tenant goes when its pool has gone; until then it gets nothing more.
+        await api.create(build_pool(namespace, name="late", accelerator=PRETEND_CLASS))
+        message = await wait_for_reason(api, namespace, Reason.TenantClosed, pool="late")
+        assert "Tenant other is being deleted" in message
+        assert "delete the pool" in message
+
 
 async def test_a_replica_that_finds_no_place_is_withdrawn_and_tried_again(
     api: Api, operator: OperatorProcess, source: Source, namespace: str

@@ -83,6 +83,7 @@ class Reason(StrEnum):
     WaitsForReclaim = "WaitsForReclaim"
     QuotaExceeded = "QuotaExceeded"
     NoTenant = "NoTenant"
+    TenantClosed = "TenantClosed"
     NotBoundInTime = "NotBoundInTime"
 
 
@@ -425,6 +426,13 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Admitted",
         "The namespace belongs to no Tenant, and namespaces without one get no accelerators here.",
         "Ask an administrator to add the namespace to a Tenant's spec.namespaces.",
+        "on-change",
+    ),
+    Reason.TenantClosed: _bad(
+        _POOL,
+        "Admitted",
+        "The namespace's Tenant is being deleted, or cannot be read: nothing more is admitted in its namespaces.",
+        "Do what the message says about the Tenant.",
         "on-change",
     ),
     Reason.NotBoundInTime: _bad(
