@@ -166,6 +166,11 @@ def is_declined(status: int) -> bool:
     return status in _DECLINED
 
 
+def is_refused(status: int) -> bool:
+    """Return whether a status says that nothing was computed for the request."""
+    return status in _DECLINED or 400 <= status < 500
+
+
 def _build_trace() -> aiohttp.TraceConfig:
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(_tell)
