@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from dataclasses import replace
+from functools import partial
 
 import aiohttp
 import pytest
@@ -14,7 +15,8 @@ from llmos_gateway.http.connections import ConnectionLimits
 from llmos_gateway.proxy.limits import Limits
 from tests.gateway.engines import ANSWER, hang, open_engine, pause_in_stream
 from tests.gateway.raw import connect, exchange
-from tests.gateway.stage import CHAT, DEADLINE_S, KEY, SALT, open_gateway, split_events
+from tests.gateway.stage import CHAT, DEADLINE_S, KEY, SALT, Stage, open_gateway, split_events, wait_until
+from tests.gateway.values import api_key, key_text
 
 STREAM = {**CHAT, "stream": True}
 HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n".encode()
@@ -67,6 +69,25 @@ async def test_all_bodies_together_are_bounded_and_given_back() -> None:
         engine.went_on.set()
         assert await first == 200
         assert await _read_status(stage.post()) == 200
+
+
+async def test_who_announces_much_and_sends_nothing_leaves_room_for_others() -> None:
+    limits = replace(Limits(), max_body_bytes=1000, max_bodies_bytes=4000)
+    async with open_engine() as engine, open_gateway(engine.address, limits=limits) as stage:
+        stage.catalog.keys.put(api_key(1))
+        stalled = [await connect(stage) for _ in range(2)]
+        for _, writer in stalled:
+            writer.write(HEAD + b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+        for reader, _ in stalled:
+            assert b"100 Continue" in await reader.readline()
+        async with stage.post() as refused:
+            assert refused.status == 429
+            assert (await stage.read_error(refused))["code"] == "too_many_bodies"
+        async with stage.post(headers={"Authorization": f"Bearer {key_text(1)}"}) as response:
+            assert response.status == 200
+        for _, writer in stalled:
+            writer.close()
+        await wait_until(partial(_is_taken, stage))
 
 
 async def test_a_stream_that_has_begun_holds_no_body() -> None:
@@ -196,6 +217,10 @@ async def test_one_connection_carries_many_requests() -> None:
                 async with client.post(f"{stage.url}/v1/chat/completions", json=CHAT) as response:
                     assert await response.json() == ANSWER
         assert "llmos_gateway_connections" in await stage.scrape()
+
+
+async def _is_taken(stage: Stage) -> bool:
+    return await _read_status(stage.post()) == 200
 
 
 async def _read_status(asking: object) -> int:
