@@ -128,13 +128,13 @@ def test_an_autoscaled_gateway_leaves_its_number_to_the_autoscaler() -> None:
     assert "replicas" not in spec({"gateway": {"autoscaling": {"enabled": True}}})
 
 
-@pytest.mark.parametrize("memory", ["895Mi", "0.8Gi", "900M", "500000k", 900_000_000, "938475519"])
+@pytest.mark.parametrize("memory", ["1343Mi", "1.3Gi", "1400M", "500000k", 1_400_000_000, "1409286143"])
 def test_a_limit_of_memory_without_room_for_the_bodies_is_refused(memory: str | int) -> None:
-    with pytest.raises(HelmError, match=r"needs 896Mi .* lower gateway.maxBodiesMiB \(512\)"):
+    with pytest.raises(HelmError, match=r"needs 1344Mi .* lower gateway.maxBodiesMiB \(512\)"):
         render({"gateway": {"resources": {"limits": {"memory": memory}}}})
 
 
-@pytest.mark.parametrize("memory", ["896Mi", "0.875Gi", "1G", "940M", 939_524_096, "1Ti", None])
+@pytest.mark.parametrize("memory", ["1344Mi", "1.3125Gi", "1.5G", "1410M", 1_409_286_144, "1Ti", None])
 def test_a_limit_of_memory_with_room_for_the_bodies_is_taken(memory: str | int | None) -> None:
     assert container_of({"gateway": {"resources": {"limits": {"memory": memory} if memory else None}}})
 
@@ -147,4 +147,4 @@ def test_the_chart_and_the_gateway_mean_the_same_room(parse: Parse) -> None:
         max_bodies_bytes=parameters["max_bodies_mib"] * 1024**2,
     )
     assert limits == Limits()
-    assert compute_needed_bytes(limits) == 896 * 1024**2
+    assert compute_needed_bytes(limits) == 1344 * 1024**2

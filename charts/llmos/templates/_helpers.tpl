@@ -64,13 +64,13 @@ app.kubernetes.io/component: gateway
 
 {{/*
 Refuse a limit of memory that the bodies of requests can exceed: the gateway would be killed with all its requests. What
-it needs is `llmos_gateway.runtime.memory`'s: itself, all bodies, and the largest one a few times while it is parsed.
+it needs is what `llmos_gateway.runtime.memory` says.
 */}}
 {{- define "llmos.gateway.checkMemory" -}}
 {{- with (.Values.gateway.resources.limits).memory -}}
 {{- $body := int64 $.Values.gateway.maxBodyMiB -}}
 {{- $bodies := max (int64 $.Values.gateway.maxBodiesMiB) $body -}}
-{{- $needed := add 256 $bodies (mul 4 $body) -}}
+{{- $needed := add 256 (mul 2 (add $bodies $body)) -}}
 {{- if lt (include "llmos.mebibytes" . | int64) $needed -}}
 {{- fail (printf "gateway.resources.limits.memory is %v, but the gateway needs %dMi for the bodies of requests that it may hold: raise the limit, or lower gateway.maxBodiesMiB (%d) or gateway.maxBodyMiB (%d)." . $needed $bodies $body) -}}
 {{- end -}}

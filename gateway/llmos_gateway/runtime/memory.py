@@ -1,11 +1,13 @@
 """Whether the memory that this container may have has room for the bodies that the gateway may hold.
 
-    needed = BASE_BYTES + all bodies that wait for their answer + PARSING times the largest one
+    needed = BASE_BYTES + 2 * (all bodies that wait for their answer + the largest one)
 
-`BASE_BYTES` is the process with its index of prefixes and its connections; a body is there several times over while it
-is read, parsed and written anew, one body at a time. The chart refuses less (`llmos.gateway.checkMemory`); here it is
-only said, for whoever runs the gateway without the chart. Answers that are read to their end before they pass (up to
-4 MiB each) come on top, and so does a body of numbers only, which is larger when parsed.
+`BASE_BYTES` is the process with its index of prefixes and its connections. A body is there once while it waits, but
+memory is left in pieces by those that are read side by side (16 of 31 MiB: 1010 MiB at most, of a process of 69), and
+it is there four times while it is parsed and written anew, one body at a time. The chart refuses less
+(`llmos.gateway.checkMemory`); here it is only said, for whoever runs the gateway without the chart. Answers that are
+read to their end before they pass (up to 4 MiB each) come on top, and so does a body of numbers only, which is larger
+when parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from llmos_gateway.proxy.limits import Limits
 
 _MIB: Final = 1024 * 1024
 BASE_BYTES: Final = 256 * _MIB
-PARSING: Final = 4
 CGROUPS: Final = Path("/sys/fs/cgroup")
 _LIMIT_FILES: Final = ("memory.max", "memory/memory.limit_in_bytes")
 """Of the versions 2 and 1, as a container sees its own."""
@@ -25,7 +26,7 @@ _LIMIT_FILES: Final = ("memory.max", "memory/memory.limit_in_bytes")
 
 def compute_needed_bytes(limits: Limits) -> int:
     """Return the memory that the bodies of requests can make necessary."""
-    return BASE_BYTES + limits.max_bodies_bytes + PARSING * limits.max_body_bytes
+    return BASE_BYTES + 2 * (limits.max_bodies_bytes + limits.max_body_bytes)
 
 
 def read_limit_bytes(cgroups: Path = CGROUPS) -> int | None:

@@ -10,10 +10,11 @@ from functools import partial
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from llmos_gateway.http.connections import ConnectionLimits
 from llmos_gateway.proxy.limits import Limits
-from tests.gateway.engines import ANSWER, hang, open_engine, pause_in_stream
+from tests.gateway.engines import ANSWER, Engine, answer, die, hang, open_engine, pause_in_stream
 from tests.gateway.raw import connect, exchange
 from tests.gateway.stage import CHAT, DEADLINE_S, KEY, SALT, Stage, open_gateway, split_events, wait_until
 from tests.gateway.values import api_key, key_text
@@ -54,6 +55,21 @@ async def test_large_bodies_pass_whole() -> None:
         async with stage.client.post(f"{stage.url}/v1/chat/completions", data=data, headers=headers) as response:
             assert response.status == 200
     assert engine.bodies == [{**body, "model": "qwen", "cache_salt": SALT}]
+
+
+async def test_a_large_body_is_sent_whole_a_second_time_too() -> None:
+    async def die_once(engine: Engine, request: web.Request) -> web.StreamResponse:
+        engine.behave = answer
+        return await die(engine, request)
+
+    body = {**CHAT, "messages": [{"role": "user", "content": "x" * 3_000_000}]}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with open_engine(die_once) as engine, open_gateway(engine.address) as stage:
+        data = io.BytesIO(json.dumps(body).encode())
+        async with stage.client.post(f"{stage.url}/v1/chat/completions", data=data, headers=headers) as response:
+            assert response.status == 200
+    assert engine.bodies == [{**body, "model": "qwen", "cache_salt": SALT}] * 2
+    assert all("transfer-encoding" not in headers for headers in engine.headers)
 
 
 async def test_all_bodies_together_are_bounded_and_given_back() -> None:
