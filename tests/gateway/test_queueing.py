@@ -154,6 +154,24 @@ async def test_a_caller_that_leaves_as_its_turn_comes_passes_it_on() -> None:
     assert await next_one
 
 
+@pytest.mark.parametrize("gives_up", [True, False])
+async def test_who_leaves_the_queue_lets_those_go_for_whom_it_was_in_the_way(gives_up: bool) -> None:
+    stage = Stage(HoldLimits(timeout_s=30))
+    stage.enter(SECOND).leave(Usage(1000, 1), was_served=True)
+    for _ in range(SENT - 1):
+        assert stage.enter(FIRST).may_go
+    first = await stage.wait(FIRST)
+    await asyncio.sleep(20)
+    second = await stage.wait(SECOND)
+    assert not second.done(), "the reserve is not for the first in the queue, and nobody jumps ahead"
+    if gives_up:
+        await refusal(first)
+    else:
+        first.cancel()
+    assert await second
+    assert asyncio.get_running_loop().time() == pytest.approx(30 if gives_up else 20)
+
+
 async def test_a_pool_without_replicas_sends_those_that_wait_back() -> None:
     stage = Stage()
     stage.fill()
