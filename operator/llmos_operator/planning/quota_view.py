@@ -244,7 +244,7 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
         owner=f"{pool.metadata.namespace}/{pool.metadata.name}",
         kind=GangKind.BURST,
         classes=(pool.spec.accelerator.class_name,),
-        pods=len(record.placement.nodes) if record.placement else max(len(pods), readread_size(pods)),
+        pods=len(record.placement.nodes) if record.placement else max(len(pods), read_size(pods)),
         accelerators_per_pod=pool.spec.accelerator.count,
         priority=_clamp(int(leader["spec"].get("priority") or 0), tenant),
         created_s=created_s,
