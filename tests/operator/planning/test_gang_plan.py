@@ -28,11 +28,23 @@ LLAMA_405B = {
 }
 
 
-def plan(config: dict[str, Any], count: int, per_node: int = 8, **sizes: int) -> MemoryPlan | DoesNotFit:
-    return plan_memory(parse_architecture(config), Accelerators(count, 80, per_node), **sizes)
+def plan(
+    config: dict[str, Any],
+    count: int,
+    per_node: int = 8,
+    *,
+    tensor_parallel_size: int | None = None,
+    pipeline_parallel_size: int | None = None,
+) -> MemoryPlan | DoesNotFit:
+    return plan_memory(
+        parse_architecture(config),
+        Accelerators(count, 80, per_node),
+        tensor_parallel_size=tensor_parallel_size,
+        pipeline_parallel_size=pipeline_parallel_size,
+    )
 
 
-def cut(config: dict[str, Any], count: int, per_node: int = 8, **sizes: int) -> tuple[int, int, int]:
+def cut(config: dict[str, Any], count: int, per_node: int = 8, **sizes: int | None) -> tuple[int, int, int]:
     result = plan(config, count, per_node, **sizes)
     assert isinstance(result, MemoryPlan), result
     return result.tensor_parallel_size, result.pipeline_parallel_size, result.pods

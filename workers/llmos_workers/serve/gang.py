@@ -47,13 +47,14 @@ class FoundLeader:
 class LeaderProbe:
     """Asks one leader. Use it as an async context manager."""
 
-    def __init__(self, place: GangPlace) -> None:
+    def __init__(self, place: GangPlace, watchdog_s: float) -> None:
         self._place = place
+        self._look_s = min(_LOOK_S, watchdog_s / 2)
         self._clock = asyncio.get_running_loop().time
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> LeaderProbe:
-        self._session = ClientSession(timeout=ClientTimeout(total=_LOOK_S))
+        self._session = ClientSession(timeout=ClientTimeout(total=self._look_s))
         return self
 
     async def __aexit__(self, *_: object) -> None:

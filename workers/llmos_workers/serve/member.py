@@ -45,7 +45,7 @@ class Member(Supervisor):
         if failure:
             return self._report(Ending(1, failure))
         async with AsyncExitStack() as stack:
-            probe = await stack.enter_async_context(LeaderProbe(self._place))
+            probe = await stack.enter_async_context(LeaderProbe(self._place, self._options.watchdog_s))
             self._state.waits_for = f"waiting for the leader {self._place.leader}"
             await self._serve_control(stack, _refresh_nothing)
             found = await probe.find(self._options.start_timeout_s)
