@@ -149,6 +149,11 @@ def has_finished(pod: Pod) -> bool:
     return pod.get("status", {}).get("phase") in {"Failed", "Succeeded"}
 
 
+def _has_failed(pod: Pod) -> bool:
+    """Whether the pod ended by itself: one that is deleted was asked to, and ends well or badly."""
+    return has_finished(pod) and not is_deleted(pod)
+
+
 def is_holding(pod: Pod) -> bool:
     """Whether the pod has its accelerators."""
     return bool(pod.get("spec", {}).get("nodeName")) and not has_finished(pod)
@@ -164,7 +169,7 @@ def find_missing(gang: Sequence[Pod]) -> list[int]:
 def _state_of_gang(gang: Sequence[Pod], now: datetime, record: QuotaRecord) -> ReplicaState:
     if _is_any_lost(gang, now) and all(is_lost(pod, now) or has_finished(pod) for pod in gang):
         return ReplicaState.LOST
-    has_failed = any(has_finished(pod) and not is_deleted(pod) for pod in gang)
+    has_failed = any(map(_has_failed, gang))
     if any(map(is_deleted, gang)) and not has_failed:
         return ReplicaState.TERMINATING
     if record.is_withdrawn or has_failed or find_missing(gang):
@@ -221,7 +226,7 @@ def _ran_stable(leader: Pod) -> bool:
 
 def failure_of_gang(gang: Sequence[Pod], now: datetime) -> tuple[Failure | None, datetime]:
     """Return why a gang failed and when: what its first pod to end says, and not what followed from it."""
-    ends = [(_failed_at(pod, now), _failure_of_end(pod), pod) for pod in gang if has_finished(pod)]
+    ends = [(_failed_at(pod, now), _failure_of_end(pod), pod) for pod in gang if _has_failed(pod)]
     if ends:
         failed_at, failure, pod = min(ends, key=_order_of_causes)
         return _name_pod(failure, pod, read_size(gang)), failed_at

