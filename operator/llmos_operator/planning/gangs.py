@@ -14,6 +14,7 @@ from typing import Any
 
 from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
+    ANNOTATION_FAILURE,
     CONTAINER_ENGINE,
     LABEL_REPLICA,
     LABEL_REVISION,
@@ -36,6 +37,8 @@ from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, co
 
 Pod = Mapping[str, Any]
 
+_End = tuple[datetime, Failure, Pod]
+_AT_ABOUT_THE_SAME_TIME = timedelta(seconds=2)
 _LOST_AFTER = timedelta(seconds=60)
 """A deletionTimestamp lies at the end of the grace period. A kubelet then kills, unmounts and reports; one that has not
 done so after this time is gone. To force the deletion earlier would give away accelerators that are still in use."""
@@ -228,8 +231,8 @@ def failure_of_gang(gang: Sequence[Pod], now: datetime) -> tuple[Failure | None,
     """Return why a gang failed and when: what its first pod to end says, and not what followed from it."""
     ends = [(_failed_at(pod, now), _failure_of_end(pod), pod) for pod in gang if _has_failed(pod)]
     if ends:
-        failed_at, failure, pod = min(ends, key=_order_of_causes)
-        return _name_pod(failure, pod, read_size(gang)), failed_at
+        failed_at, failure, pod = _find_cause(ends)
+        return failure if _was_retired(pod) else _name_pod(failure, pod, read_size(gang)), failed_at
     if any(map(is_deleted, gang)) or not (missing := find_missing(gang)):
         return None, now
     replica = gang[0]["metadata"]["labels"][LABEL_REPLICA]
@@ -237,10 +240,22 @@ def failure_of_gang(gang: Sequence[Pod], now: datetime) -> tuple[Failure | None,
     return build_failure(Reason.GangBroken, f"Of replica {replica} these pods are gone: {names}."), now
 
 
-def _order_of_causes(end: tuple[datetime, Failure, Pod]) -> tuple[bool, datetime, int]:
-    """Sort what happened to a pod before what it says of others."""
-    moment, failure, pod = end
-    return failure.reason is Reason.GangBroken, moment, read_rank(pod)
+def _find_cause(ends: Sequence[_End]) -> _End:
+    """Return the end that the others followed from: the first one, but for pods that say that they only followed, and
+    pods that the operator ended, which carry the cause that it saw.
+
+    Kubelets tell times in whole seconds. Of ends at about the same time, one with a reason of its own tells more than a
+    crash does, and a worker that does not say that it followed its leader was followed by it.
+    """
+    own = [end for end in ends if not _was_retired(end[2])] or ends
+    own = [end for end in own if end[1].reason is not Reason.GangBroken] or own
+    first = min(moment for moment, _, _ in own)
+    together = [end for end in own if end[0] - first <= _AT_ABOUT_THE_SAME_TIME]
+    return min(together, key=lambda end: (end[1].reason is Reason.EngineCrashed, -read_rank(end[2])))
+
+
+def _was_retired(pod: Pod) -> bool:
+    return ANNOTATION_FAILURE in pod["metadata"].get("annotations", {})
 
 
 def _failure_of_end(pod: Pod) -> Failure:

@@ -94,8 +94,16 @@ def test_the_cause_is_what_the_pod_says_that_failed_first() -> None:
     assert reason_of(failed(ago_s=5, message=says("EngineCrashed")), first) is Reason.OutOfMemory
     follower = failed(1, ago_s=9, message=says("GangBroken"))
     assert reason_of(failed(ago_s=5, message=says("EngineCrashed")), follower) is Reason.EngineCrashed
+    crashed, killed = says("EngineCrashed", "closed"), says("EngineCrashed", "killed")
+    tie = read(failed(ago_s=9, message=crashed), failed(1, ago_s=8, message=killed)).failure
+    assert tie is not None
+    assert tie.message == "Pod chat-abc-0-1: killed", "a second is what kubelets can tell apart"
     retired = failed(ago_s=1, annotations={"llmos.dev/failure": says("OutOfMemory")})
     assert reason_of(retired, first) is Reason.OutOfMemory
+    told = {"llmos.dev/failure": says("ImagePullFailed", "Image of pod chat-abc-0: gone.")}
+    both = read(failed(ago_s=2, annotations=told), failed(1, ago_s=1, annotations=told)).failure
+    assert both is not None
+    assert both.message == "Image of pod chat-abc-0: gone.", "who was ended with it is not blamed"
 
 
 def reason_of(*pods: dict[str, Any]) -> Reason | None:
