@@ -6,17 +6,18 @@ The node pretends to have four GPUs, and a class says two to a node: so a replic
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
 from e2e.cluster.objects import Kubectl
 from e2e.support.api import Api, Object
-from e2e.support.objects import PRETEND_CLASS, build_model, build_pool, pool_selector, read_condition, wait_ready
+from e2e.support.objects import PRETEND_CLASS, build_model, build_pool, pool_selector, wait_ready
 from e2e.support.operator import OperatorProcess
 from e2e.support.signals import signal_engine
 from e2e.support.source import Source
-from e2e.support.tenants import tenants
+from e2e.support.tenants import tenants, wait_for_reason
 from e2e.support.waiting import eventually
 from llmos.api.names import LABEL_RANK
 
@@ -76,17 +77,18 @@ async def test_two_real_pods_serve_break_and_go_as_one(
 
         worker = first[1]["metadata"]["name"]
         await signal_engine(kubectl, first[1], "SIGKILL")
-        told = await eventually(
-            "the pool names the pod that failed first",
-            lambda: api.get("InferencePool", "pool", namespace),
-            lambda found: found and read_condition(found).get("reason") == "EngineCrashed",
-        )
-        assert read_condition(told)["message"].startswith(f"Pod {worker}: "), read_condition(told)
+        told = await wait_for_reason(api, namespace, "EngineCrashed")
+        assert told.startswith(f"Pod {worker}: "), "the pool names the pod that failed first"
         second = await wait_for_gang(api, namespace, but=first)
 
         await api.delete("Pod", second[1]["metadata"]["name"], namespace)
         third = await wait_for_gang(api, namespace, but=second)
-        assert len(third) == PODS
+
+        gone = third[1]["metadata"]["name"]
+        force = ("--force", "--grace-period=0", "--wait=false")
+        await asyncio.to_thread(kubectl, "delete", "pod", gone, f"--namespace={namespace}", *force)
+        assert gone in await wait_for_reason(api, namespace, "GangBroken")
+        await wait_for_gang(api, namespace, but=third)
 
         await api.patch("InferencePool", "pool", namespace, {"spec": {"replicas": 0}})
         await eventually("all its pods are gone", lambda: list_gang(api, namespace), lambda pods: not pods)
