@@ -13,11 +13,11 @@ import pytest
 
 from e2e.cluster.objects import Kubectl
 from e2e.support.api import Api, Object
-from e2e.support.objects import PRETEND_CLASS, build_model, build_pool, pool_selector, wait_ready
+from e2e.support.objects import PRETEND_CLASS, build_model, build_pool, pool_selector, read_condition, wait_ready
 from e2e.support.operator import OperatorProcess
 from e2e.support.signals import signal_engine
 from e2e.support.source import Source
-from e2e.support.tenants import tenants, wait_for_reason
+from e2e.support.tenants import tenants
 from e2e.support.waiting import eventually
 from llmos.api.names import LABEL_RANK
 
@@ -60,6 +60,17 @@ async def wait_for_gang(api: Api, namespace: str, but: list[Object]) -> list[Obj
     return await list_gang(api, namespace)
 
 
+async def wait_until_it_says(api: Api, namespace: str, reason: str) -> str:
+    """Wait until the pool is not ready for a reason, and return the message."""
+    found = await eventually(
+        f"the pool says {reason}",
+        lambda: api.get("InferencePool", "pool", namespace),
+        lambda pool: read_condition(pool).get("reason") == reason,
+        timeout_s=90,
+    )
+    return str(read_condition(found)["message"])
+
+
 async def test_two_real_pods_serve_break_and_go_as_one(
     api: Api, kubectl: Kubectl, halves: None, operator: OperatorProcess, source: Source
 ) -> None:
@@ -77,7 +88,7 @@ async def test_two_real_pods_serve_break_and_go_as_one(
 
         worker = first[1]["metadata"]["name"]
         await signal_engine(kubectl, first[1], "SIGKILL")
-        told = await wait_for_reason(api, namespace, "EngineCrashed")
+        told = await wait_until_it_says(api, namespace, "EngineCrashed")
         assert told.startswith(f"Pod {worker}: "), "the pool names the pod that failed first"
         second = await wait_for_gang(api, namespace, but=first)
 
@@ -87,7 +98,7 @@ async def test_two_real_pods_serve_break_and_go_as_one(
         gone = third[1]["metadata"]["name"]
         force = ("--force", "--grace-period=0", "--wait=false")
         await asyncio.to_thread(kubectl, "delete", "pod", gone, f"--namespace={namespace}", *force)
-        assert gone in await wait_for_reason(api, namespace, "GangBroken")
+        assert gone in await wait_until_it_says(api, namespace, "GangBroken")
         await wait_for_gang(api, namespace, but=third)
 
         await api.patch("InferencePool", "pool", namespace, {"spec": {"replicas": 0}})
