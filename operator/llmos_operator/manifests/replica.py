@@ -17,6 +17,7 @@ from llmos.api.names import (
     GATE_QUOTA,
     LABEL_COMPONENT,
     LABEL_FETCHES,
+    LABEL_GANG_SIZE,
     LABEL_MODEL,
     LABEL_POOL,
     LABEL_RANK,
@@ -36,6 +37,7 @@ from llmos_operator.manifests.common import (
 )
 from llmos_operator.manifests.engines import build_engine_command
 from llmos_operator.manifests.engines.base import EngineCommand
+from llmos_operator.manifests.gang import build_member_args, build_member_env, build_member_placement
 from llmos_operator.manifests.steps import (
     SOURCE_DIR,
     build_fetch_container,
@@ -46,9 +48,6 @@ from llmos_operator.manifests.steps import (
 )
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation
 from llmos_operator.planning.settings import Settings
-
-GANG_SIZE = 1
-"""Pods of one replica. Several need a leader address and a common start; the CRD refuses such pools until then."""
 
 ENGINE_STOP_S = 30
 """Time between the end of the drain and the kubelet's SIGKILL, for the engine to stop."""
@@ -89,7 +88,7 @@ def build_replica_pods(
     template: ReplicaTemplate, *, revision: str, ordinal: int, attempt: int, record: QuotaRecord | None = None
 ) -> list[Manifest]:
     """Return the pods of one replica, leader first; with a record they wait behind a gate until they are admitted."""
-    pods = [_build_pod(template, revision, ordinal, attempt, rank) for rank in range(GANG_SIZE)]
+    pods = [_build_pod(template, revision, ordinal, attempt, rank) for rank in range(template.plan.pods)]
     if record is not None:
         for pod in pods:
             pod["spec"]["schedulingGates"] = [{"name": GATE_QUOTA}]
@@ -109,7 +108,9 @@ def _build_pod(template: ReplicaTemplate, revision: str, ordinal: int, attempt: 
         LABEL_REVISION: revision,
         LABEL_SERVING: "true",
     }
-    spec = _build_pod_spec(template)
+    if template.plan.pods > 1:
+        labels[LABEL_GANG_SIZE] = str(template.plan.pods)
+    spec = _build_pod_spec(template, replica, rank)
     if "initContainers" in spec:
         labels[LABEL_FETCHES] = "true"
     return {
@@ -126,8 +127,8 @@ def _build_pod(template: ReplicaTemplate, revision: str, ordinal: int, attempt: 
     }
 
 
-def _build_pod_spec(template: ReplicaTemplate) -> Manifest:
-    pool, settings = template.pool, template.settings
+def _build_pod_spec(template: ReplicaTemplate, replica: str, rank: int) -> Manifest:
+    pool, settings, size = template.pool, template.settings, template.plan.pods
     command = build_engine_command(pool.spec.engine, template.model, template.plan, on_cpu=template.accelerator is None)
     model_dir, volumes, mounts, init = _model_files(template, command)
     spec: Manifest = {
@@ -138,7 +139,7 @@ def _build_pod_spec(template: ReplicaTemplate) -> Manifest:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": pool.spec.drain.timeout_seconds + settings.drain_settle_s + ENGINE_STOP_S,
         "securityContext": build_pod_security(),
-        "containers": [_build_engine(template, command, model_dir, mounts)],
+        "containers": [_build_engine(template, command, model_dir, mounts, replica, rank)],
         "volumes": [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}],
         "topologySpreadConstraints": [
             {
@@ -157,7 +158,7 @@ def _build_pod_spec(template: ReplicaTemplate) -> Manifest:
         spec["priorityClassName"] = pool.spec.priority_class_name
     if template.accelerator is not None:
         spec |= _build_placement(template.accelerator)
-    return spec
+    return spec | build_member_placement(pool, replica, size=size, rank=rank)
 
 
 def _build_placement(accelerator: AcceleratorClass) -> Manifest:
@@ -198,9 +199,9 @@ def _model_files(
 
 
 def _build_engine(
-    template: ReplicaTemplate, command: EngineCommand, model_dir: str, mounts: list[Manifest]
+    template: ReplicaTemplate, command: EngineCommand, model_dir: str, mounts: list[Manifest], replica: str, rank: int
 ) -> Manifest:
-    pool, settings = template.pool, template.settings
+    pool, settings, size = template.pool, template.settings, template.plan.pods
     env = (*command.env, *((variable.name, variable.value) for variable in pool.spec.engine.env))
     return {
         "name": CONTAINER_ENGINE,
@@ -216,12 +217,14 @@ def _build_engine(
             *("--drain-timeout-s", str(pool.spec.drain.timeout_seconds)),
             *("--settle-s", str(settings.drain_settle_s)),
             *("--start-timeout-s", str(settings.start_timeout_s)),
+            *build_member_args(pool, replica, size=size, rank=rank),
             "--",
             *command.args,
         ),
-        "env": build_env(env),
+        "env": [*build_env(env), *build_member_env(size)],
         "ports": [
-            {"name": "http", "containerPort": ENGINE_PORT},
+            # Of a gang only the leader takes requests.
+            *([{"name": "http", "containerPort": ENGINE_PORT}] if rank == 0 else []),
             {"name": "control", "containerPort": CONTROL_PORT},
         ],
         "readinessProbe": {
@@ -261,7 +264,7 @@ def _build_resources(template: ReplicaTemplate) -> Manifest:
     else:
         resources = {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {}}
     if template.accelerator is not None:
-        count = str(template.pool.spec.accelerator.count)
+        count = str(template.pool.spec.accelerator.count // template.plan.pods)
         resources["limits"][template.accelerator.spec.resource_name] = count
     return resources
 

@@ -1,4 +1,9 @@
-"""From observed pods to replicas: pods that carry the same replica label are one gang and live and die together."""
+"""From observed pods to replicas: pods that carry the same replica label are one gang and live and die together.
+
+How many pods a gang has stands on its pods, for those of an earlier revision may be fewer or more. Workers are made
+before their leader: a leader without one of them has lost it, while workers that have not begun may wait for a leader
+that is still to be made. What becomes of the pods of a broken gang is `gang_endings`'.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Any
 
 from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
+    ANNOTATION_FAILURE,
     CONTAINER_ENGINE,
     LABEL_REPLICA,
     LABEL_REVISION,
@@ -26,11 +32,13 @@ from llmos_operator.planning.failures import (
     read_time,
 )
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
-from llmos_operator.planning.quota_view import is_gated, read_rank
+from llmos_operator.planning.quota_view import is_gated, read_rank, read_size
 from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, compute_backoff_s
 
 Pod = Mapping[str, Any]
 
+_End = tuple[datetime, Failure, Pod]
+_AT_ABOUT_THE_SAME_TIME = timedelta(seconds=2)
 _LOST_AFTER = timedelta(seconds=60)
 """A deletionTimestamp lies at the end of the grace period. A kubelet then kills, unmounts and reports; one that has not
 done so after this time is gone. To force the deletion earlier would give away accelerators that are still in use."""
@@ -43,41 +51,48 @@ class PodTimes:
     unschedulable_after_s: float
     start_timeout_s: float
     image_pull_timeout_s: float = 60.0
+    bind_after_s: float = 120.0
+    """For so long a part of a gang may hold accelerators while another part finds no node."""
 
 
 def build_replicas(
-    pods: Iterable[Pod], *, gang_size: int, times: PodTimes, now: datetime, in_flight: Mapping[str, int]
+    pods: Iterable[Pod], *, times: PodTimes, now: datetime, in_flight: Mapping[str, int]
 ) -> tuple[Replica, ...]:
     """Group pods into replicas, oldest first.
 
     Args:
         pods: observed pods of one pool.
-        gang_size: pods of a complete replica.
         times: when a slow start counts as a failure.
         now: the current time.
         in_flight: requests running and waiting, by name of the leader pod, where known.
     """
+    gangs = group_by_replica(pods)
+    replicas = (_build_replica(name, gang, times, now, in_flight) for name, gang in gangs.items())
+    return tuple(sorted(replicas, key=lambda replica: (replica.created, replica.name)))
+
+
+def group_by_replica(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
+    """Return the pods of each replica, by its name."""
     gangs: dict[str, list[Pod]] = {}
     for pod in pods:
         name = pod["metadata"]["labels"].get(LABEL_REPLICA, "")
         # A pod to which a person gave our labels is no replica.
         if name.rpartition("-")[2].isdecimal():
             gangs.setdefault(name, []).append(pod)
-    replicas = (_build_replica(name, gang, gang_size, times, now, in_flight) for name, gang in gangs.items())
-    return tuple(sorted(replicas, key=lambda replica: (replica.created, replica.name)))
+    return gangs
 
 
 def _build_replica(
-    name: str, gang: Sequence[Pod], gang_size: int, times: PodTimes, now: datetime, in_flight: Mapping[str, int]
+    name: str, gang: Sequence[Pod], times: PodTimes, now: datetime, in_flight: Mapping[str, int]
 ) -> Replica:
     leader = min(gang, key=read_rank)
     labels = leader["metadata"]["labels"]
     record = read_record(leader["metadata"])
-    state = _state_of_gang(gang, gang_size, now, record)
-    failure, failed_at = _failure_of_gang(gang, now) if state is ReplicaState.FAILED else (None, now)
+    state = _state_of_gang(gang, now, record)
+    failure, failed_at = failure_of_gang(gang, now) if state is ReplicaState.FAILED else (None, now)
     withdrawn = record.for_successor() if record.is_withdrawn and state is ReplicaState.FAILED else None
     attempt = read_attempt(leader["metadata"])
-    ran_stable = failure is not None and _ran_stable(gang)
+    ran_stable = failure is not None and _ran_stable(leader)
     if ran_stable:
         attempt = 0
     return Replica(
@@ -86,7 +101,7 @@ def _build_replica(
         revision=labels.get(LABEL_REVISION, ""),
         state=state,
         created=_created(leader, now),
-        was_ready=any(_was_ready(pod) for pod in gang),
+        was_ready=was_ready(leader),
         ready_at=_ready_at(gang) if state is ReplicaState.READY else None,
         in_flight=in_flight.get(leader["metadata"]["name"]),
         attempt=attempt,
@@ -95,7 +110,9 @@ def _build_replica(
         stuck=_first_stuck(gang, times, now) if state is ReplicaState.STARTING else None,
         retry_at=now if withdrawn else _retry_at(failure, failed_at, attempt, ran_stable=ran_stable),
         lost_at=max(_lost_times(gang), default=None),
-        incomplete=len(gang) < gang_size and state is ReplicaState.STARTING,
+        incomplete=len(gang) < read_size(gang) and state is ReplicaState.STARTING,
+        is_torn=state is ReplicaState.TERMINATING and (not all(map(is_deleted, gang)) or _is_any_lost(gang, now)),
+        is_ending=failure is not None and any(map(is_holding, gang)),
         is_gated=state is ReplicaState.STARTING and all(is_gated(pod) for pod in gang),
         admitted=datetime.fromtimestamp(record.admitted_s, UTC) if record.admitted_s else None,
         withdrawn=withdrawn,
@@ -121,16 +138,48 @@ def is_lost(pod: Pod, now: datetime) -> bool:
     return any(moment <= now for moment in _lost_times((pod,)))
 
 
-def _state_of_gang(gang: Sequence[Pod], gang_size: int, now: datetime, record: QuotaRecord) -> ReplicaState:
-    if any(is_lost(pod, now) for pod in gang):
+def _is_any_lost(gang: Sequence[Pod], now: datetime) -> bool:
+    return any(is_lost(pod, now) for pod in gang)
+
+
+def is_deleted(pod: Pod) -> bool:
+    """Whether somebody asked for the end of the pod."""
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def has_finished(pod: Pod) -> bool:
+    """Whether the pod has ended, whatever its end was."""
+    return pod.get("status", {}).get("phase") in {"Failed", "Succeeded"}
+
+
+def _has_failed(pod: Pod) -> bool:
+    """Whether the pod ended by itself: one that is deleted was asked to, and ends well or badly."""
+    return has_finished(pod) and not is_deleted(pod)
+
+
+def is_holding(pod: Pod) -> bool:
+    """Whether the pod has its accelerators."""
+    return bool(pod.get("spec", {}).get("nodeName")) and not has_finished(pod)
+
+
+def find_missing(gang: Sequence[Pod]) -> list[int]:
+    """Return the ranks of pods that the gang had and has no more. Leaders are made last."""
+    missing = sorted(set(range(read_size(gang))) - {read_rank(pod) for pod in gang})
+    has_begun = 0 not in missing or any(_engine_times(pod)[0] for pod in gang)
+    return missing if has_begun else []
+
+
+def _state_of_gang(gang: Sequence[Pod], now: datetime, record: QuotaRecord) -> ReplicaState:
+    if _is_any_lost(gang, now) and all(is_lost(pod, now) or has_finished(pod) for pod in gang):
         return ReplicaState.LOST
-    if any("deletionTimestamp" in pod["metadata"] for pod in gang):
+    has_failed = any(map(_has_failed, gang))
+    if any(map(is_deleted, gang)) and not has_failed:
         return ReplicaState.TERMINATING
-    if record.is_withdrawn or any(pod.get("status", {}).get("phase") in {"Failed", "Succeeded"} for pod in gang):
+    if record.is_withdrawn or has_failed or find_missing(gang):
         return ReplicaState.FAILED
     if any(pod["metadata"]["labels"].get(LABEL_SERVING) == "false" for pod in gang):
         return ReplicaState.DRAINING
-    if len(gang) == gang_size and all(_is_ready(pod) for pod in gang):
+    if len(gang) == read_size(gang) and all(_is_ready(pod) for pod in gang):
         return ReplicaState.READY
     return ReplicaState.STARTING
 
@@ -163,7 +212,7 @@ def _engine_times(pod: Pod) -> tuple[datetime | None, datetime | None]:
     return None, None
 
 
-def _was_ready(pod: Pod) -> bool:
+def was_ready(pod: Pod) -> bool:
     """Whether the pod answered once: Ready changed after its engine had started."""
     condition = _ready_condition(pod)
     if condition.get("status") == "True":
@@ -173,25 +222,55 @@ def _was_ready(pod: Pod) -> bool:
     return started is not None and changed is not None and changed - started > timedelta(seconds=1)
 
 
-def _ran_stable(gang: Sequence[Pod]) -> bool:
-    for pod in gang:
-        started, finished = _engine_times(pod)
-        if started and finished and _was_ready(pod) and (finished - started).total_seconds() >= STABLE_S:
-            return True
-    return False
+def _ran_stable(leader: Pod) -> bool:
+    started, finished = _engine_times(leader)
+    return bool(started and finished and was_ready(leader) and (finished - started).total_seconds() >= STABLE_S)
 
 
-def _failure_of_gang(gang: Sequence[Pod], now: datetime) -> tuple[Failure | None, datetime]:
-    for pod in gang:
-        phase = pod.get("status", {}).get("phase")
-        if phase == "Failed":
-            return failure_of_finished_pod(pod), _failed_at(pod, now)
-        if phase == "Succeeded":
-            name = pod["metadata"]["name"]
-            return build_failure(
-                Reason.EngineCrashed, f"The engine of pod {name} ended without being asked."
-            ), _failed_at(pod, now)
-    return None, now
+def failure_of_gang(gang: Sequence[Pod], now: datetime) -> tuple[Failure | None, datetime]:
+    """Return why a gang failed and when: what its first pod to end says, and not what followed from it."""
+    ends = [(_failed_at(pod, now), _failure_of_end(pod), pod) for pod in gang if _has_failed(pod)]
+    if ends:
+        failed_at, failure, pod = _find_cause(ends)
+        return failure if _was_retired(pod) else _name_pod(failure, pod, read_size(gang)), failed_at
+    if any(map(is_deleted, gang)) or not (missing := find_missing(gang)):
+        return None, now
+    replica = gang[0]["metadata"]["labels"][LABEL_REPLICA]
+    names = ", ".join(replica if rank == 0 else f"{replica}-{rank}" for rank in missing)
+    return build_failure(Reason.GangBroken, f"Of replica {replica} these pods are gone: {names}."), now
+
+
+def _find_cause(ends: Sequence[_End]) -> _End:
+    """Return the end that the others followed from: the first one, but for pods that say that they only followed, and
+    pods that the operator ended, which carry the cause that it saw.
+
+    Kubelets tell times in whole seconds. Of ends at about the same time, one with a reason of its own tells more than a
+    crash does, and a worker that does not say that it followed its leader was followed by it.
+    """
+    own = [end for end in ends if not _was_retired(end[2])] or ends
+    own = [end for end in own if end[1].reason is not Reason.GangBroken] or own
+    first = min(moment for moment, _, _ in own)
+    together = [end for end in own if end[0] - first <= _AT_ABOUT_THE_SAME_TIME]
+    return min(together, key=lambda end: (end[1].reason is Reason.EngineCrashed, -read_rank(end[2])))
+
+
+def _was_retired(pod: Pod) -> bool:
+    return ANNOTATION_FAILURE in pod["metadata"].get("annotations", {})
+
+
+def _failure_of_end(pod: Pod) -> Failure:
+    if pod["status"]["phase"] == "Failed":
+        return failure_of_finished_pod(pod)
+    name = pod["metadata"]["name"]
+    return build_failure(Reason.EngineCrashed, f"The engine of pod {name} ended without being asked.")
+
+
+def _name_pod(failure: Failure, pod: Pod, size: int) -> Failure:
+    """Say which pod of a gang it was."""
+    name = pod["metadata"]["name"]
+    if size == 1 or name in failure.message:
+        return failure
+    return Failure(failure.reason, f"Pod {name}: {failure.message}")
 
 
 def _failed_at(pod: Pod, now: datetime) -> datetime:
@@ -224,48 +303,21 @@ def _first_stuck(gang: Sequence[Pod], times: PodTimes, now: datetime) -> Failure
         stuck = (
             (None if is_fresh else failure_of_unscheduled_pod(pod, now, times.unschedulable_after_s))
             or failure_of_waiting_pod(pod)
-            or _failure_of_slow_start(pod, times, now)
+            or failure_of_slow_start(pod, times, now)
         )
         if stuck is not None:
             return stuck
     return None
 
 
-def _failure_of_slow_start(pod: Pod, times: PodTimes, now: datetime) -> Failure | None:
+def failure_of_slow_start(pod: Pod, times: PodTimes, now: datetime) -> Failure | None:
     """The engine runs but never answered, or does not even begin to run: the net below the worker's own deadline."""
     started, _ = _engine_times(pod)
     if started is None:
         return failure_of_slow_creation(pod, now, times.start_timeout_s, Reason.ReplicaFailed)
-    if _was_ready(pod) or (now - started).total_seconds() < times.start_timeout_s:
+    if was_ready(pod) or (now - started).total_seconds() < times.start_timeout_s:
         return None
     name = pod["metadata"]["name"]
     return build_failure(
         Reason.ReadinessNeverReached, f"Pod {name} runs since {started:%H:%M:%S} UTC without answering."
     )
-
-
-def pods_to_retire(pods: Sequence[Pod], times: PodTimes, now: datetime) -> list[tuple[str, Failure]]:
-    """Return pods that hold accelerators although they cannot start or their gang has failed, with the reason.
-
-    An image that cannot be pulled and an engine that never answers would hold accelerators for ever: such a pod is
-    ended (by a
-    deadline of one second) and stays as the record of its failure, without accelerators, until its next attempt.
-    """
-    failed = {
-        pod["metadata"]["labels"].get(LABEL_REPLICA): failure
-        for pod in pods
-        if (failure := _failure_of_gang((pod,), now)[0]) is not None
-    }
-    retired: list[tuple[str, Failure]] = []
-    for pod in pods:
-        if pod.get("status", {}).get("phase") not in {"Pending", "Running"} or "deletionTimestamp" in pod["metadata"]:
-            continue
-        if not pod.get("spec", {}).get("nodeName"):
-            continue
-        waiting = failure_of_waiting_pod(pod)
-        age_s = (now - (read_time(pod.get("status", {}).get("startTime")) or now)).total_seconds()
-        if waiting is None or age_s < times.image_pull_timeout_s:
-            waiting = _failure_of_slow_start(pod, times, now)
-        if failure := waiting or failed.get(pod["metadata"]["labels"].get(LABEL_REPLICA)):
-            retired.append((pod["metadata"]["name"], failure))
-    return retired

@@ -22,6 +22,7 @@ from llmos.api.isolation import Check, Finding, format_findings
 from llmos.api.names import (
     CONDITION_ISOLATION_READY,
     LABEL_COMPONENT,
+    LABEL_GANG_SIZE,
     LABEL_MANAGED_BY,
     LABEL_MODEL,
     LABEL_POOL,
@@ -45,7 +46,9 @@ NAMED_AT_MOST: Final = 5
 """Names in one line; the rest is counted."""
 
 _FINISHED = frozenset({"Succeeded", "Failed"})
-_VARYING_LABELS = frozenset({LABEL_POOL, LABEL_MODEL, LABEL_REPLICA, LABEL_REVISION, LABEL_RANK, LABEL_SERVING})
+_VARYING_LABELS = frozenset(
+    {LABEL_POOL, LABEL_MODEL, LABEL_REPLICA, LABEL_REVISION, LABEL_RANK, LABEL_GANG_SIZE, LABEL_SERVING}
+)
 _COMPONENTS = frozenset({"replica", "inspect", "fetch"})
 
 

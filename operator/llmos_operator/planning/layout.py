@@ -13,6 +13,7 @@ from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan, Reaso
 from llmos.api.names import CONDITION_READY, CPU_CLASS
 from llmos_operator.planning.engine_profile import GIB, EngineSettings
 from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.gang_shape import refuse_claim, refuse_shape
 from llmos_operator.planning.memory import plan_memory
 from llmos_operator.planning.memory_cpu import plan_cpu_memory
 from llmos_operator.planning.memory_estimate import Accelerators, DoesNotFit, MemoryPlan
@@ -28,12 +29,19 @@ def plan_layout(
     pool: InferencePool, model: LLMModel | None, accelerator: AcceleratorClass | None, engine_version: str = ""
 ) -> Layout:
     """Return the plan of a replica, or why there is none."""
-    refusal = _refuse_engine_key(pool) or _refuse_model(pool, model) or _refuse_accelerator(pool, accelerator)
+    wanted = _wanted(pool, accelerator)
+    refusal = (
+        _refuse_engine_key(pool)
+        or _refuse_model(pool, model)
+        or _refuse_class(pool, accelerator)
+        or refuse_shape(wanted, accelerator)
+        or refuse_claim(pool, model, wanted)
+    )
     if refusal is not None:
         return Layout(refusal=refusal)
     resolved = model.status.resolved if model is not None else None
     if pool.spec.engine.name == "simulator" and (resolved is None or resolved.config is None):
-        return _simulated_layout(pool)
+        return _simulated_layout(pool, wanted)
     if resolved is None or resolved.config is None:
         return Layout(
             refusal=build_failure(Reason.UnknownArchitecture, "The inspect step found no architecture facts.")
@@ -57,7 +65,7 @@ def plan_layout(
     else:
         outcome = plan_memory(
             resolved.config,
-            Accelerators(pool.spec.accelerator.count, parse_quantity_bytes(accelerator.spec.memory) / GIB),
+            wanted,
             weights_bytes=resolved.weights_bytes or None,
             settings=settings,
             context_length=pool.spec.context_length,
@@ -99,28 +107,26 @@ def _refuse_model(pool: InferencePool, model: LLMModel | None) -> Failure | None
     return None
 
 
-def _refuse_accelerator(pool: InferencePool, accelerator: AcceleratorClass | None) -> Failure | None:
-    wanted = pool.spec.accelerator
-    if wanted.class_name == CPU_CLASS:
+def _refuse_class(pool: InferencePool, accelerator: AcceleratorClass | None) -> Failure | None:
+    name = pool.spec.accelerator.class_name
+    if name == CPU_CLASS or accelerator is not None:
         return None
+    return build_failure(Reason.AcceleratorClassNotFound, f"There is no AcceleratorClass {name}.")
+
+
+def _wanted(pool: InferencePool, accelerator: AcceleratorClass | None) -> Accelerators:
+    """Return the accelerators of one replica; on the processor it is one pod."""
+    count = pool.spec.accelerator.count
     if accelerator is None:
-        return build_failure(Reason.AcceleratorClassNotFound, f"There is no AcceleratorClass {wanted.class_name}.")
-    status = accelerator.status
-    if accelerator.spec.autoprovisioned or status.observed_generation == 0:
-        return None
-    if status.largest_node < wanted.count:
-        detail = (
-            f"A replica needs {wanted.count} x {wanted.class_name} on one node; the largest node has "
-            f"{status.largest_node} "
-            f"({status.capacity} on {status.nodes} nodes in all)."
-        )
-        return build_failure(Reason.NoNodeHasAccelerator, detail)
-    return None
+        return Accelerators(count, 0.0)
+    return Accelerators(count, parse_quantity_bytes(accelerator.spec.memory) / GIB, accelerator.spec.count_per_node)
 
 
-def _simulated_layout(pool: InferencePool) -> Layout:
+def _simulated_layout(pool: InferencePool, wanted: Accelerators) -> Layout:
     context = pool.spec.context_length or SIMULATED_CONTEXT_TOKENS
-    return Layout(plan=PoolPlan(max_model_len=context, message=f"Simulated engine, {context} tokens of context."))
+    among = f", in {wanted.pods} pods" if wanted.pods > 1 else ""
+    message = f"Simulated engine, {context} tokens of context{among}."
+    return Layout(plan=PoolPlan(pods=wanted.pods, max_model_len=context, message=message))
 
 
 def _engine_settings(pool: InferencePool, version: str) -> EngineSettings:
@@ -153,6 +159,7 @@ def _build_pool_plan(plan: MemoryPlan) -> PoolPlan:
     return PoolPlan(
         tensor_parallel_size=plan.tensor_parallel_size,
         pipeline_parallel_size=plan.pipeline_parallel_size,
+        pods=plan.pods,
         max_model_len=plan.max_model_len,
         gpu_memory_utilization=plan.gpu_memory_utilization,
         weights_gib=round(plan.weights_gib, 2),

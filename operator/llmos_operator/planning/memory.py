@@ -5,6 +5,9 @@ cannot start on it. Choices, in this order, where the user left them open:
 
 * tensor parallel size: the largest power of two that divides the attention heads, within the count. A user who asks for
   four accelerators gets four, not the fewest that would do. What the heads do not allow becomes pipeline stages.
+  A replica of several pods is cut into tensor parts within a pod and into pipeline stages across pods, for each layer's
+  parts exchange far more than two stages do, and the network between nodes is slower than the one within (vLLM,
+  "Parallelism and Scaling"). A user who says a larger tensor size gets it.
 * gpu-memory-utilization: all but 1.5 GiB of what the driver leaves (for other contexts, fragmentation, and with engines
   before 0.21 also for their CUDA graphs), never above 0.95.
 * max-model-len: the model's maximum, halved until four such sequences fit at once (not below 2048 tokens), else the
@@ -110,7 +113,7 @@ def plan_memory(
     refusal = refuse_request(architecture, context_length, allow_unknown_architecture=allow_unknown_architecture)
     if refusal:
         return refusal
-    layout = _plan_parallelism(architecture, accelerators.count, tensor_parallel_size, pipeline_parallel_size)
+    layout = _plan_parallelism(architecture, accelerators, tensor_parallel_size, pipeline_parallel_size)
     if isinstance(layout, DoesNotFit):
         return layout
     tensor, pipeline = layout
@@ -168,14 +171,15 @@ def refuse_request(
 
 
 def _plan_parallelism(
-    architecture: ModelArchitecture, count: int, tensor: int | None, pipeline: int | None
+    architecture: ModelArchitecture, accelerators: Accelerators, tensor: int | None, pipeline: int | None
 ) -> tuple[int, int] | DoesNotFit:
+    count, pods = accelerators.count, accelerators.pods
     if tensor is None:
-        room = max(1, count // (pipeline or 1))
+        room = max(1, count // pipeline) if pipeline else accelerators.per_pod
         powers = [1 << power for power in range(room.bit_length())]
         tensor = max((size for size in powers if is_tensor_parallel_possible(architecture, size)), default=1)
-        pipeline = pipeline or max(1, min(architecture.layers, powers[-1] // tensor))
-    pipeline = pipeline or 1
+        pipeline = pipeline or pods * max(1, min(architecture.layers // pods, powers[-1] // tensor))
+    pipeline = pipeline or (pods if tensor <= accelerators.per_pod else 1)
     if not is_tensor_parallel_possible(architecture, tensor):
         return DoesNotFit(
             Misfit.DOES_NOT_FIT,
@@ -190,7 +194,20 @@ def _plan_parallelism(
             f"but count is {count} and layers are {architecture.layers}: "
             f"use count {tensor * pipeline} or smaller sizes",
         )
+    if not _is_cut_evenly(tensor, pipeline, pods):
+        return DoesNotFit(
+            Misfit.DOES_NOT_FIT,
+            f"tensor {tensor} x pipeline {pipeline} cannot be divided evenly among {pods} pods with "
+            f"{accelerators.per_pod} accelerators each: use a pipeline parallel size that is a multiple of {pods}, or "
+            "leave both sizes out",
+        )
     return tensor, pipeline
+
+
+def _is_cut_evenly(tensor: int, pipeline: int, pods: int) -> bool:
+    """Whether each pod has as many ranks as the others, and each tensor group lies in one pod or fills several."""
+    ranks, rest = divmod(tensor * pipeline, pods)
+    return rest == 0 and (ranks % tensor == 0 or tensor % ranks == 0)
 
 
 def _plan_length(request: _Request, context_length: int | None) -> tuple[MemoryEstimate, int]:
@@ -245,11 +262,12 @@ def _smallest_fitting_count(request: _Request, context_length: int | None) -> in
     """Smallest power of two above the present count with which the plan succeeds; 0 if none up to 64 does."""
     count = 1 << request.accelerators.count.bit_length()
     while count <= _LARGEST_SUGGESTED_COUNT:
-        layout = _plan_parallelism(request.architecture, count, None, None)
-        if not isinstance(layout, DoesNotFit):
+        accelerators = replace(request.accelerators, count=count)
+        layout = _plan_parallelism(request.architecture, accelerators, None, None)
+        if accelerators.is_even and not isinstance(layout, DoesNotFit):
             wider = replace(
                 request,
-                accelerators=replace(request.accelerators, count=count),
+                accelerators=accelerators,
                 tensor_parallel_size=layout[0],
                 pipeline_parallel_size=layout[1],
             )
@@ -263,6 +281,8 @@ def _build_plan(request: _Request, estimate: MemoryEstimate, max_model_len: int)
     gpus = request.tensor_parallel_size * request.pipeline_parallel_size
     cache = estimate.kv_cache
     idle = request.accelerators.count - gpus
+    pods = request.accelerators.pods
+    among = f" in {pods} pods" if pods > 1 else ""
     rest = f"; {idle} of {request.accelerators.count} accelerators stay unused" if idle else ""
     return MemoryPlan(
         tensor_parallel_size=request.tensor_parallel_size,
@@ -274,9 +294,10 @@ def _build_plan(request: _Request, estimate: MemoryEstimate, max_model_len: int)
         kv_cache_tokens=cache.tokens,
         max_concurrency=cache.max_concurrency,
         needs_gib=estimate.requested_gib - estimate.available_kv_gib + cache.sequence_gib,
+        pods=pods,
         message=(
             f"{estimate.weights_gib:.1f} GiB weights and {estimate.available_kv_gib:.1f} GiB KV cache on each of "
-            f"{gpus} x {request.accelerators.memory_gib:.4g} GiB: {cache.tokens} tokens, "
+            f"{gpus} x {request.accelerators.memory_gib:.4g} GiB{among}: {cache.tokens} tokens, "
             f"{cache.max_concurrency:.1f} sequences of {max_model_len}{rest}"
         ),
     )

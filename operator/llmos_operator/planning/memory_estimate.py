@@ -80,6 +80,7 @@ class MemoryPlan:
     message: str
     cpu_kv_cache_gib: int = 0
     container_memory_gib: float = 0.0
+    pods: int = 1
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,23 @@ class Accelerators:
 
     count: int
     memory_gib: float  # physical memory of one, as its driver or the label nvidia.com/gpu.memory says
+    per_node: int = 0
+    """Most on one node; 0 puts all of them on one."""
+
+    @property
+    def pods(self) -> int:
+        """Pods of the replica: as few as will do."""
+        return -(-self.count // self.per_node) if self.per_node else 1
+
+    @property
+    def is_even(self) -> bool:
+        """Whether each pod gets the same number."""
+        return self.count % self.pods == 0
+
+    @property
+    def per_pod(self) -> int:
+        """Accelerators of one pod."""
+        return self.count // self.pods
 
     @property
     def visible_gib(self) -> float:

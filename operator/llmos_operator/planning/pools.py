@@ -106,7 +106,11 @@ def build_pool_status(
     gated = sum(replica.is_gated for replica in replicas)
     not_admitted = _not_admitted(admission, gated, stands_still=_stands_still(pool, size, replicas, revision))
     failure = (
-        layout.refusal or refused or _first_failure(pool, replicas, revision) or not_admitted or _no_room(pool, size)
+        layout.refusal
+        or refused
+        or _first_failure(pool, replicas, revision)
+        or not_admitted
+        or _no_room(pool, size, layout.plan.pods if layout.plan else 1)
     )
     facts = (
         _planned(layout),
@@ -213,14 +217,14 @@ def _first_failure(pool: InferencePool, replicas: Sequence[Replica], revision: s
     return next(iter([*failed, *stuck]), earlier)
 
 
-def _no_room(pool: InferencePool, size: PoolSize) -> Failure | None:
+def _no_room(pool: InferencePool, size: PoolSize, pods: int) -> Failure | None:
     """Return that the pool wants more replicas than it found room for. Those that found none are gone, so what they
     said is taken from the condition."""
     if not size.is_scaled or size.scaling is None or size.scaling.bounded_by != "unschedulable":
         return None
     earlier = last_failure(CONDITION_READY, pool.status.conditions)
     if earlier is None or earlier.reason is Reason.InvalidSpec:
-        return build_failure(Reason.Unschedulable, f"{size.scaling.message} {_describe_need(pool)}")
+        return build_failure(Reason.Unschedulable, f"{size.scaling.message} {_describe_need(pool, pods)}")
     return Failure(earlier.reason, earlier.message.partition(_MEANWHILE)[0])
 
 
@@ -259,11 +263,14 @@ def _admitted(gated: int, waits: Failure | None) -> Fact:
     return is_false(CONDITION_ADMITTED, waits.reason, waits.message)
 
 
-def _describe_need(pool: InferencePool) -> str:
+def _describe_need(pool: InferencePool, pods: int) -> str:
     wanted = pool.spec.accelerator
     if wanted.class_name == CPU_CLASS:
         return "Each replica asks for processors and memory, and no node has enough of them free."
-    return f"Each replica asks for {wanted.count} x {wanted.class_name} (AcceleratorClass), and no node has that free."
+    needs = f"Each replica asks for {wanted.count} x {wanted.class_name} (AcceleratorClass)"
+    if pods > 1:
+        return f"{needs}, {wanted.count // pods} for each of its {pods} pods, and there are not so many nodes free."
+    return f"{needs}, and no node has that free."
 
 
 def _planned(layout: Layout) -> Fact:

@@ -8,6 +8,7 @@ The rules that are decided here:
   they stand or, as long as they have no node, nowhere in particular.
 - Of a pool's replicas, the first minReplicas (or all of a fixed number) are its minimum: those that hold accelerators
   before those that wait, then the oldest. The others are burst replicas.
+- A gang of which not all pods were made yet does not wait for anything: it would be admitted in part.
 - A gang is waiting while all of its pods are gated. One that has lost some gates was admitted: releasing is one write
   for each pod, and an operator may be killed in between.
 - A node that takes no new pods counts with what stands on it, so that nothing is promised there.
@@ -30,6 +31,7 @@ from llmos.api.names import (
     CPU_CLASS,
     GATE_QUOTA,
     LABEL_FABRIC_DOMAIN,
+    LABEL_GANG_SIZE,
     LABEL_POOL,
     LABEL_RANK,
     LABEL_REPLICA,
@@ -59,6 +61,7 @@ DOMAIN_LABELS = (LABEL_FABRIC_DOMAIN, "nvidia.com/gpu.clique")
 
 _FINISHED = frozenset({"Succeeded", "Failed"})
 _NO_NEW_PODS = frozenset({"NoSchedule", "NoExecute"})
+_LONGEST_NUMBER = 4
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,17 @@ def is_gated(pod: JsonObject) -> bool:
 
 def read_rank(pod: JsonObject) -> int:
     """Return the place of a pod in its gang; the leader has 0."""
-    text = _labels(pod).get(LABEL_RANK, "")
-    return int(text) if text.isdecimal() else 0
+    return _read_number(pod, LABEL_RANK, 0)
+
+
+def read_size(pods: Iterable[JsonObject]) -> int:
+    """Return how many pods the gang has when it is whole."""
+    return max(_read_number(pod, LABEL_GANG_SIZE, 1) for pod in pods)
+
+
+def _read_number(pod: JsonObject, label: str, otherwise: int) -> int:
+    text = _labels(pod).get(label, "")
+    return int(text) if text.isdecimal() and len(text) <= _LONGEST_NUMBER else otherwise
 
 
 def find_swaps(pods: Iterable[JsonObject]) -> tuple[Swap, ...]:
@@ -182,6 +194,8 @@ def _build_gangs_of_pool(
         for name, pods in members.items()
         if not all(_phase(pod) in _FINISHED for pod in pods)
     ]
+    made = {f"{pool.metadata.namespace}/{name}" for name, pods in members.items() if len(pods) >= read_size(pods)}
+    gangs = [gang for gang in gangs if gang.state is not GangState.WAITING or gang.id in made]
     gangs.sort(key=lambda gang: (gang.state is GangState.WAITING, gang.created_s, gang.id))
     staying = [gang for gang in gangs if gang.state not in (GangState.STOPPING, GangState.ENDING)]
     minimum = {gang.id for gang in staying[: _count_minimum(pool, observed.now)]}
@@ -230,7 +244,7 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
         owner=f"{pool.metadata.namespace}/{pool.metadata.name}",
         kind=GangKind.BURST,
         classes=(pool.spec.accelerator.class_name,),
-        pods=len(record.placement.nodes) if record.placement else len(pods),
+        pods=len(record.placement.nodes) if record.placement else max(len(pods), read_size(pods)),
         accelerators_per_pod=pool.spec.accelerator.count,
         priority=_clamp(int(leader["spec"].get("priority") or 0), tenant),
         created_s=created_s,

@@ -119,7 +119,7 @@ def build_completions(pods: Mapping[str, Sequence[JsonObject]]) -> tuple[PodWrit
             continue
         if any("deletionTimestamp" in pod["metadata"] for pod in members):
             continue
-        pinned = zip(members, record.placement.nodes, strict=False)
+        pinned = _pin(members, record.placement)
         writes += [_patch(pod, spec=build_release(pod, node)) for pod, node in pinned if is_gated(pod)]
     return tuple(writes)
 
@@ -205,7 +205,7 @@ class _Desk:
             gang_id, placement=placement, admitted_s=self._now_s, reservation=None
         )
         writes = []
-        for pod, node in zip(self._pods.get(gang_id, ()), placement.nodes, strict=False):
+        for pod, node in _pin(self._pods.get(gang_id, ()), placement):
             metadata = {"annotations": annotations} if annotations else {}
             writes.append(_patch(pod, metadata=metadata, spec=build_release(pod, node)))
             annotations = {}
@@ -291,3 +291,8 @@ def _patch(pod: JsonObject, *, metadata: JsonObject | None = None, spec: JsonObj
     if spec is not None:
         patch["spec"] = spec
     return replace(_identify(pod), patch=patch)
+
+
+def _pin(members: Iterable[JsonObject], placement: Placement) -> list[tuple[JsonObject, str]]:
+    """Return each pod with its node: by rank, for one that is missing must not move the others."""
+    return [(pod, placement.nodes[rank]) for pod in members if (rank := read_rank(pod)) < len(placement.nodes)]

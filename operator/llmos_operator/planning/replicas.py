@@ -9,9 +9,9 @@ histories):
   there;
 - no replica that answers is taken away while fewer than `desired - max_unavailable` others would answer;
 - a replica that answers is drained before it is deleted; one that never answered is deleted at once;
-- a failed replica holds no accelerator; it stays as the record of its failure until its next attempt is due, or for
-  ever if
-  only a change can help, and it takes the place of a replica meanwhile, so nothing is retried in a tight loop.
+- a failed replica holds no accelerator once all its pods have ended; it stays as the record of its failure until its
+  next attempt is due, or for ever if only a change can help, and it takes the place of a replica meanwhile, so nothing
+  is retried in a tight loop.
 
 Back-off of attempt n (n >= 1): min(10 s x 2^(n-1), 300 s) after the failure, as kubelet does for crashing containers.
 """
@@ -72,6 +72,11 @@ class Replica:
     retry_at: datetime | None = None
     lost_at: datetime | None = None
     incomplete: bool = False
+    """Not all of its pods were made."""
+    is_torn: bool = False
+    """Some of its pods are being deleted, others not yet."""
+    is_ending: bool = False
+    """It has failed, and pods of it that still run hold accelerators until they have ended."""
     is_gated: bool = False
     """It waits until the quota admits it, and holds nothing."""
     admitted: datetime | None = None
@@ -143,7 +148,9 @@ def plan_replicas(
     finished = tuple(r for r in replicas if r.state is ReplicaState.DRAINING and _drain_left_s(r, now, settle_s) <= 0)
     removable, drain = _plan_removal(desired, revision, replicas, limits, now)
     create, retried = _plan_creation(desired, revision, replicas, limits, now)
-    delete = _unique((*finished, *removable, *retried))
+    # One pod that is deleted takes its gang along.
+    torn = tuple(r for r in replicas if r.is_torn)
+    delete = _unique((*finished, *torn, *removable, *retried))
     gone = {replica.name for replica in (*drain, *delete)}
     return ReplicaPlan(
         create=create,
@@ -167,7 +174,7 @@ def _is_alive(replica: Replica) -> bool:
 
 
 def _is_due(replica: Replica, now: datetime) -> bool:
-    return replica.retry_at is not None and replica.retry_at <= now
+    return replica.retry_at is not None and replica.retry_at <= now and not replica.is_ending
 
 
 def _drain_left_s(replica: Replica, now: datetime, settle_s: float) -> float:
@@ -185,7 +192,8 @@ def _plan_creation(
     due = sorted((r for r in failed if _is_due(r, now)), key=lambda r: r.ordinal)
     waiting = len(failed) - len(due)
     alive = sum(1 for r in newest if _is_alive(r))
-    holding = sum(1 for r in replicas if r.state in HOLDING)
+    # One of the newest revision that is ending keeps its place as a failed one.
+    holding = sum(1 for r in replicas if r.state in HOLDING or (r.is_ending and r.revision != revision))
     # A failed replica keeps its place in the surge, so that a bad revision fails once and not `desired` times.
     room = desired + limits.max_surge - holding - waiting
     count = max(0, min(desired - alive - waiting, room))

@@ -15,7 +15,6 @@ from llmos.api.names import (
     CONTROL_PORT,
     CPU_CLASS,
     LABEL_POOL,
-    LABEL_RANK,
     LABEL_REPLICA,
     LABEL_REVISION,
     LABEL_SERVING,
@@ -24,8 +23,8 @@ from llmos.api.names import (
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES, TENANTS
+from llmos_operator.manifests.gang import build_leaders_service
 from llmos_operator.manifests.replica import (
-    GANG_SIZE,
     ReplicaTemplate,
     build_pool_selector,
     build_replica_pods,
@@ -34,7 +33,8 @@ from llmos_operator.manifests.replica import (
     compute_url,
 )
 from llmos_operator.planning.failures import Failure
-from llmos_operator.planning.gangs import PodTimes, build_replicas, is_lost, pods_to_retire
+from llmos_operator.planning.gang_endings import pods_to_remove, pods_to_retire
+from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost
 from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.layout import plan_layout
 from llmos_operator.planning.pools import (
@@ -46,7 +46,7 @@ from llmos_operator.planning.pools import (
     plan_scaling_announcement,
 )
 from llmos_operator.planning.quota_record import QuotaRecord
-from llmos_operator.planning.quota_view import needs_gate
+from llmos_operator.planning.quota_view import needs_gate, read_rank
 from llmos_operator.planning.replicas import (
     NewReplica,
     Replica,
@@ -60,7 +60,7 @@ from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.tenant import observe_tenants
-from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed
+from llmos_operator.reconcilers.writing import Manifest, apply_if_needed, apply_status_if_changed
 
 REFUSED_RETRY_S = 15.0
 STARTING_FIRST_LOOK_S = 10.0
@@ -155,9 +155,7 @@ def _leader_ips(observed: _Observed) -> dict[str, str]:
     return {
         pod["metadata"]["labels"][LABEL_REPLICA]: pod["status"]["podIP"]
         for pod in observed.pods
-        if pod["metadata"]["labels"].get(LABEL_RANK, "0") == "0"
-        and pod["metadata"]["labels"].get(LABEL_REPLICA)
-        and pod.get("status", {}).get("podIP")
+        if read_rank(pod) == 0 and pod["metadata"]["labels"].get(LABEL_REPLICA) and pod.get("status", {}).get("podIP")
     }
 
 
@@ -214,7 +212,8 @@ async def _plan(context: Context, observed: _Observed, size: PoolSize) -> tuple[
         addresses = {
             pod["metadata"]["name"]: pod["status"]["podIP"]
             for pod in observed.pods
-            if pod["metadata"]["labels"].get(LABEL_REPLICA) in {r.name for r in answering}
+            if read_rank(pod) == 0
+            and pod["metadata"]["labels"].get(LABEL_REPLICA) in {r.name for r in answering}
             and pod.get("status", {}).get("podIP")
         }
         return _plan_with(context, observed, size, dict(await context.observe_in_flight(addresses)))
@@ -226,7 +225,7 @@ def _plan_with(
 ) -> tuple[tuple[Replica, ...], ReplicaPlan]:
     now = context.now()
     spec = observed.pool.spec
-    replicas = build_replicas(observed.pods, gang_size=GANG_SIZE, times=_times(context), now=now, in_flight=in_flight)
+    replicas = build_replicas(observed.pods, times=_times(context), now=now, in_flight=in_flight)
     plan = plan_replicas(
         desired=size.desired,
         revision=observed.revision,
@@ -246,7 +245,7 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
     refused: Failure | None = None
     try:
         if observed.pods or plan.create:
-            await _apply_service(context, observed.pool)
+            await _apply_services(context, observed)
         for new in plan.create:
             await _apply_replica(context, observed, new)
         for replica in plan.complete:
@@ -259,15 +258,20 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
     return refused
 
 
-async def _apply_service(context: Context, pool: InferencePool) -> None:
+async def _apply_services(context: Context, observed: _Observed) -> None:
     """Have the Service before the first replica; without replicas there is nothing that it could lead to."""
-    existing = await context.kube.get(SERVICES, pool.metadata.name, pool.metadata.namespace or "")
+    await _apply_service(context, observed.pool, build_service(observed.pool))
+    if observed.template is not None and observed.template.plan.pods > 1:
+        await _apply_service(context, observed.pool, build_leaders_service(observed.pool))
+
+
+async def _apply_service(context: Context, pool: InferencePool, service: Manifest) -> None:
+    name = service["metadata"]["name"]
+    existing = await context.kube.get(SERVICES, name, pool.metadata.namespace or "")
     owned = existing is None or existing["metadata"].get("labels", {}).get(LABEL_POOL) == pool.metadata.name
     if not owned:
-        raise Invalid(
-            f"Service {pool.metadata.name} exists already and is not LLMOS's: rename the pool or the Service."
-        )
-    await apply_if_needed(context.kube, build_service(pool), existing)
+        raise Invalid(f"Service {name} exists already and is not LLMOS's: rename the pool or the Service.")
+    await apply_if_needed(context.kube, service, existing)
 
 
 async def _apply_replica(context: Context, observed: _Observed, new: NewReplica) -> None:
@@ -281,7 +285,8 @@ async def _apply_replica(context: Context, observed: _Observed, new: NewReplica)
         record=(new.record or QuotaRecord()) if observed.has_quota else None,
     )
     existing = {pod["metadata"]["name"] for pod in observed.pods}
-    for pod in pods:
+    # The leader comes last: whoever finds it knows that all the others were made.
+    for pod in reversed(pods):
         if pod["metadata"]["name"] not in existing:
             await context.kube.apply(pod)
 
@@ -311,8 +316,11 @@ async def _delete(context: Context, observed: _Observed, plan: ReplicaPlan) -> N
     for replica in plan.delete:
         for pod in _pods_of(observed, replica):
             metadata = pod["metadata"]
+            has_gone = is_lost(pod, context.now())
+            if is_deleted(pod) and not has_gone:
+                continue
             # A pod whose node is gone would keep its name for ever.
-            grace_period_s = 0 if is_lost(pod, context.now()) else None
+            grace_period_s = 0 if has_gone else None
             await context.kube.delete(
                 PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"], grace_period_s=grace_period_s
             )
@@ -338,6 +346,9 @@ async def _retire(context: Context, observed: _Observed) -> None:
             },
             field_manager=RETIRE_FIELD_MANAGER,
         )
+    for left in pods_to_remove(observed.pods, context.now()):
+        metadata = left["metadata"]
+        await context.kube.delete(PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
 
 
 def _next_look_s(

@@ -40,7 +40,7 @@ class AcceleratorClassSpec(ApiModel):
     memory: Quantity
     """Physical memory of one accelerator, for example 80Gi."""
     count_per_node: Annotated[int, Field(ge=1, le=64)] = 8
-    """Accelerators on one node."""
+    """Accelerators on one node: a replica that asks for more has several pods."""
     autoprovisioned: bool = False
     """Nodes are added on demand by a cluster autoscaler: make pods even while no node has this accelerator."""
     cost_weight: Annotated[float, Field(gt=0, le=1000)] = 1.0

@@ -37,6 +37,11 @@ RESERVED_ENGINE_ARGS = (
     "max-model-len",
     "tensor-parallel-size",
     "pipeline-parallel-size",
+    "nnodes",
+    "node-rank",
+    "master-addr",
+    "master-port",
+    "headless",
     "trust-remote-code",
 )
 """Arguments that have a field of their own, or that LLMOS must set for drain and safety to work."""
@@ -95,8 +100,9 @@ class Accelerator(ApiModel):
 
     class_name: Annotated[Name, Field(alias="class")]
     """Name of an AcceleratorClass; `cpu` needs none."""
-    count: Annotated[int, Field(ge=1, le=16)] = 1
-    """Accelerators of one replica."""
+    count: Annotated[int, Field(ge=1, le=256)] = 1
+    """Accelerators of one replica. More than the class has on one node (countPerNode) are spread over as few pods as
+    will do, the same number in each."""
 
 
 class Parallelism(ApiModel):
@@ -172,8 +178,7 @@ class InferencePoolSpec(ApiModel):
         Rule(
             "!has(self.parallelism.tensor) || self.parallelism.tensor * "
             "(has(self.parallelism.pipeline) ? self.parallelism.pipeline : 1) <= self.accelerator.count",
-            "tensor x pipeline parallel size must not exceed accelerator.count: a replica over several nodes "
-            "is not supported yet",
+            "tensor x pipeline parallel size must not exceed accelerator.count",
             field_path=".parallelism.tensor",
         ),
         Rule(
@@ -216,6 +221,8 @@ class PoolPlan(ApiModel):
     """Parts that each layer is cut into."""
     pipeline_parallel_size: Annotated[int, Field(ge=1)] = 1
     """Groups that the layers are divided into."""
+    pods: Annotated[int, Field(ge=1)] = 1
+    """Pods of one replica, with the same number of accelerators each."""
     max_model_len: Annotated[int, Field(ge=1)]
     """Longest prompt plus answer in tokens."""
     gpu_memory_utilization: Annotated[float, Field(ge=0, le=1)] | None = None

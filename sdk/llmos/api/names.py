@@ -25,6 +25,8 @@ LABEL_MODEL: Final = f"{GROUP}/model"
 LABEL_POOL: Final = f"{GROUP}/pool"
 LABEL_REPLICA: Final = f"{GROUP}/replica"
 LABEL_RANK: Final = f"{GROUP}/rank"
+LABEL_GANG_SIZE: Final = f"{GROUP}/gang-size"
+"""On the pods of a replica that has several: how many."""
 LABEL_REVISION: Final = f"{GROUP}/revision"
 LABEL_COMPONENT: Final = f"{GROUP}/component"
 LABEL_SERVING: Final = f"{GROUP}/serving"
@@ -39,6 +41,8 @@ COMPONENT_INSPECT: Final = "inspect"
 COMPONENT_FETCH: Final = "fetch"
 COMPONENT_STORAGE: Final = "storage"
 COMPONENT_SERVICE: Final = "service"
+COMPONENT_LEADERS: Final = "leaders"
+"""The Service that gives the leaders of gangs their names."""
 COMPONENT_GATEWAY: Final = "gateway"
 COMPONENT_API_KEY: Final = "api-key"
 COMPONENT_ISOLATION: Final = "isolation"
@@ -79,10 +83,14 @@ CONTAINER_FETCH: Final = "fetch"
 CONTAINER_INSPECT: Final = "inspect"
 ENGINE_PORT: Final = 8000
 CONTROL_PORT: Final = 8001
+GANG_PORT: Final = 29500
+"""Where the pods of a gang meet: the leader listens."""
 GATEWAY_PORT: Final = 8080
 GATEWAY_ADMIN_PORT: Final = 8081
 """Of the gateway's health, metrics and load; never exposed to clients."""
 MODEL_DIR: Final = "/model"
+POD_IP_VARIABLE: Final = "LLMOS_POD_IP"
+"""In the engine containers of gangs: the pod's own address."""
 
 # The accelerator class that needs no AcceleratorClass object: the engine runs on the processor.
 CPU_CLASS: Final = "cpu"

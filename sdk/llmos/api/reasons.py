@@ -62,6 +62,7 @@ class Reason(StrEnum):
     OutOfMemory = "OutOfMemory"
     EngineCrashed = "EngineCrashed"
     EngineHung = "EngineHung"
+    GangBroken = "GangBroken"
     EngineStartTimeout = "EngineStartTimeout"
     ReadinessNeverReached = "ReadinessNeverReached"
     ForbiddenByPolicy = "ForbiddenByPolicy"
@@ -335,6 +336,14 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Available",
         "The engine stopped answering; its pod is ended and replaced.",
         "If it happens again, look at the log of the failed pod and at the engine's metrics before that time.",
+        "back-off",
+    ),
+    Reason.GangBroken: _bad(
+        _POOL,
+        "Available",
+        "A replica of several pods lost one of them, and ends and starts as a whole.",
+        "Look at the pod that ended first and at its node: evicted, deleted, or cut off from the others. In a closed "
+        "namespace its pods must be allowed to reach each other.",
         "back-off",
     ),
     Reason.EngineStartTimeout: _bad(

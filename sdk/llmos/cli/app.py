@@ -81,7 +81,7 @@ def plan(
     memory: Annotated[
         str | None, typer.Option("--memory", help="Memory of one accelerator instead of a class, for example 80Gi.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, max=16, help="Accelerators of one replica.")] = 1,
+    count: Annotated[int, typer.Option("--count", min=1, max=256, help="Accelerators of one replica.")] = 1,
     context_length: Annotated[
         int | None,
         typer.Option("--context-length", min=16, help="Tokens of prompt and answer; by default the longest that fits."),

@@ -32,6 +32,8 @@ def _rows(verdict: Verdict, plan: PoolPlan) -> list[tuple[str, str]]:
     if verdict.memory_gib is None:
         return [*rows, ("container memory", f"{plan.container_memory_gib:.1f} GiB")]
     layout = f"tensor {plan.tensor_parallel_size}, pipeline {plan.pipeline_parallel_size}"
+    if plan.pods > 1:
+        layout += f", over {plan.pods} pods of {verdict.wish.count // plan.pods}"
     return [*rows, ("parallelism", layout), ("gpu-memory-utilization", f"{plan.gpu_memory_utilization or 0:g}")]
 
 

@@ -47,6 +47,8 @@ from llmos_operator.planning.layout import plan_layout
 from llmos_operator.planning.quantities import parse_quantity_bytes
 
 GIB: Final = 2**30
+COUNT_PER_NODE: Final = 8
+"""Of classes that only their memory is known of, as an AcceleratorClass has it by default."""
 _LARGEST_CONFIG_BYTES: Final = 16 * 2**20
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
@@ -187,7 +189,7 @@ def find_accelerator(wish: Wish, connect: Callable[[], Client]) -> AcceleratorCl
             raise
         cause = f"The accelerator {name} is not known, and no cluster answers that might know it."
         raise NotFoundError(cause, _class_remedy()) from error
-    return build_accelerator(name, found.spec.memory)
+    return build_accelerator(name, found.spec.memory, found.spec.count_per_node)
 
 
 def _class_remedy() -> str:
@@ -197,10 +199,10 @@ def _class_remedy() -> str:
     )
 
 
-def build_accelerator(name: str, memory: str) -> AcceleratorClass:
+def build_accelerator(name: str, memory: str, count_per_node: int = COUNT_PER_NODE) -> AcceleratorClass:
     """A class that says nothing about nodes."""
     try:
-        spec = AcceleratorClassSpec(memory=memory)
+        spec = AcceleratorClassSpec(memory=memory, count_per_node=count_per_node)
     except ValidationError as error:
         raise InvalidError(f"{memory!r} is not an amount of memory.", "Write it like 80Gi or 24576Mi.") from error
     return AcceleratorClass(metadata=Metadata(name=name), spec=spec, status=AcceleratorClassStatus())

@@ -14,10 +14,18 @@ from typing import Any
 import pytest
 
 from e2e.cluster.controlplane import ControlPlane
-from llmos.api.names import ANNOTATION_QUOTA, GATE_QUOTA, LABEL_POOL
+from llmos.api.names import ANNOTATION_QUOTA, GATE_QUOTA, LABEL_POOL, LABEL_RANK
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.errors import NotFound
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS, RESOURCE_QUOTAS, TENANTS
+from llmos_operator.kube.resources import (
+    ACCELERATOR_CLASSES,
+    INFERENCE_POOLS,
+    NODES,
+    PODS,
+    RESOURCE_QUOTAS,
+    SERVICES,
+    TENANTS,
+)
 from llmos_operator.planning.quota_record import read_record
 from tests.integration.operator.process import OperatorProcess, run_operator, wait_until
 
@@ -62,8 +70,8 @@ class Cluster:
         quota = {"class": CLASS, "guaranteed": guaranteed, "borrowLimit": borrow_limit}
         await self.write("Tenant", self.namespace, {"namespaces": [self.namespace], "quota": [quota]})
 
-    async def write_pool(self, replicas: int) -> None:
-        accelerator = {"class": CLASS, "count": 1}
+    async def write_pool(self, replicas: int, *, count: int = 1) -> None:
+        accelerator = {"class": CLASS, "count": count}
         spec = {"modelRef": {"name": "m"}, "engine": {"name": "simulator"}, "accelerator": accelerator}
         await self.write("InferencePool", "chat", {**spec, "replicas": replicas, "rollout": {"maxSurge": 1}})
 
@@ -216,3 +224,31 @@ async def test_operators_that_are_killed_while_they_give_out_never_give_out_more
     assert cluster.most_admitted == nodes * GPUS
     places = [pinned_to(pod) for pod in await cluster.admitted()]
     assert {places.count(name) for name in set(places)} == {GPUS}
+
+
+async def test_a_gang_over_two_nodes_is_released_as_a_whole_each_pod_to_a_node_of_its_own(
+    control_plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    await cluster.prepare(nodes=2)
+    await cluster.write_tenant(2 * GPUS)
+    await cluster.write_pool(1, count=2 * GPUS)
+    async with run_operator(control_plane, namespace, tmp_path, "--no-leader-election", "--resync-s", "1"):
+        await wait_until(lambda: cluster.has(admitted=2, waiting=0))
+        pods = await cluster.pods()
+        assert {pinned_to(pod) for pod in pods} == {f"{namespace}-0", f"{namespace}-1"}
+        for pod in pods:
+            assert "podAffinity" in pod["spec"]["affinity"], "what was there beside the pin stays"
+            assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == str(GPUS)
+        services = {item["metadata"]["name"]: item for item in await cluster.kube.list(SERVICES, namespace=namespace)}
+        assert services["chat-leaders"]["spec"]["clusterIP"] == "None"
+        # One pod of it is deleted: nobody keeps the other.
+        before = {pod["metadata"]["uid"] for pod in pods}
+        worker = next(pod for pod in pods if pod["metadata"]["labels"][LABEL_RANK] == "1")
+        await cluster.kube.delete(PODS, worker["metadata"]["name"], namespace)
+
+        async def is_renewed() -> bool:
+            now = {pod["metadata"]["uid"] for pod in await cluster.admitted()}
+            return len(now) == 2 and now.isdisjoint(before)
+
+        await wait_until(is_renewed)
+    assert cluster.most_admitted <= 2

@@ -66,6 +66,13 @@ def template(
     return ReplicaTemplate(pool(**spec), of or model(), on, plan, settings)
 
 
+def gang_template(pods: int = 2, of: LLMModel | None = None, **spec: Any) -> ReplicaTemplate:
+    """A replica of eight accelerators in each of so many pods."""
+    plan = PLAN.model_copy(update={"tensor_parallel_size": 8, "pipeline_parallel_size": pods, "pods": pods})
+    wanted = {"accelerator": {"class": "h100", "count": 8 * pods}}
+    return template(of=of, on=accelerator(), plan=plan, **(wanted | spec))
+
+
 TEMPLATES: dict[str, ReplicaTemplate] = {
     "vllm on the processor": template(),
     "vllm on accelerators": template(on=accelerator(), **ON_GPU),
@@ -84,6 +91,7 @@ TEMPLATES: dict[str, ReplicaTemplate] = {
         drain={"timeoutSeconds": 600},
     ),
     "vllm with the least settings": template(settings=Settings()),
+    "vllm over two nodes": gang_template(),
     "the simulator": template(engine={"name": "simulator"}),
     "the simulator on accelerators": template(engine={"name": "simulator"}, on=accelerator(), **ON_GPU),
 }

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from llmos.api import InferencePool, Tenant
+from llmos.api import Tenant
 from llmos.api.names import CONTROL_PORT, ENGINE_PORT
 from llmos_operator.manifests.isolation import TenantNamespace, build_isolation
-from llmos_operator.manifests.isolation.network import OPERATOR_LABELS, build_network_policies, build_peer_policy
+from llmos_operator.manifests.isolation.network import OPERATOR_LABELS, build_network_policies
+from llmos_operator.manifests.replica import build_replica_pods
 from llmos_operator.planning.settings import Settings
 from tests.e2e_cluster.test_policies import INTERNET, METADATA, NODE, Judge
-from tests.operator.manifests.samples import pool as build_pool
+from tests.operator.manifests.samples import gang_template
+from tests.operator.manifests.samples import model as build_model
 from tests.operator.reconcilers.tenants import build_tenant
 
 ENGINE, FETCH, APP, FETCHING = "10.244.0.21", "10.244.0.22", "10.244.0.23", "10.244.0.24"
@@ -115,15 +117,24 @@ def test_no_range_opens_the_metadata_service() -> None:
     assert not seen.allows(FETCH, METADATA, 80)
 
 
-def test_peers_are_opened_for_replicas_of_several_pods_only() -> None:
-    pool = InferencePool.model_validate(build_pool())
-    assert build_peer_policy(tenant_namespace(), pool, gang_size=1) is None
-    policy = build_peer_policy(tenant_namespace(), pool, gang_size=2)
-    assert policy is not None
-    seen = Judge(*build_network_policies(tenant_namespace()), policy, pods=PODS)
-    assert seen.allows(ENGINE, FETCHING, 29500)
-    assert not seen.allows(ENGINE, OTHER_ENGINE, 29500)
-    assert not seen.allows(APP, ENGINE, 29500)
+def test_pods_of_gangs_reach_each_other_on_every_port_and_nobody_else_does() -> None:
+    leader, worker = build_replica_pods(
+        gang_template(of=build_model(storage={"mode": "claim", "accessMode": "ReadWriteMany"})),
+        revision="abc",
+        ordinal=0,
+        attempt=0,
+    )
+    places = {"10.244.0.41": leader, "10.244.0.42": worker}
+    pods = [pod(address, "team-a", made["metadata"]["labels"]) for address, made in places.items()]
+    first, second = places
+    seen = Judge(*build_network_policies(tenant_namespace()), pods=[*PODS, *pods])
+    for port in (29500, CONTROL_PORT, 40000):
+        assert seen.allows(first, second, port)
+        assert seen.allows(second, first, port)
+        for other in (ENGINE, FETCH, APP, OTHER_ENGINE, STRANGER, GATEWAY):
+            assert not seen.allows(other, second, port)
+            assert not seen.allows(second, other, port)
+    assert not seen.allows(first, INTERNET, 443)
 
 
 def test_all_that_is_made_is_marked_as_the_tenant_s_and_goes_with_it() -> None:

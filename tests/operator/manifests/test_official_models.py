@@ -100,7 +100,7 @@ def test_the_longest_names_of_pools_and_models_fit() -> None:
     for template in TEMPLATES.values():
         metadata = template.pool.metadata.model_copy(update={"name": name})
         long = replace(template, pool=template.pool.model_copy(update={"metadata": metadata}))
-        (pod,) = build_replica_pods(long, revision=compute_revision(long), ordinal=999, attempt=10**6)
+        *_, pod = build_replica_pods(long, revision=compute_revision(long), ordinal=999, attempt=10**6)
         assert len(pod["metadata"]["name"]) <= 63
         assert all(len(value) <= 63 for value in pod["metadata"]["labels"].values())
     for model in MODELS.values():

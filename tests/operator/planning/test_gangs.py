@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.api import Reason
-from llmos_operator.planning.gangs import PodTimes, build_replicas, is_lost, pods_to_retire
+from llmos_operator.planning.gang_endings import pods_to_retire
+from llmos_operator.planning.gangs import PodTimes, build_replicas
 from llmos_operator.planning.replicas import Replica, ReplicaState
 from tests.operator.planning.pods import NOW, any_pod, build_pod, ready, running, stamp, terminated, waiting
 
@@ -20,8 +21,8 @@ OUT_OF_MEMORY = json.dumps({"reason": "OutOfMemory", "message": "CUDA out of mem
 BAD_ARGUMENT = json.dumps({"reason": "BadEngineArgument", "message": "--frobnicate"})
 
 
-def read(*pods: dict[str, Any], gang_size: int = 1) -> Replica:
-    (replica,) = build_replicas(pods, gang_size=gang_size, times=TIMES, now=NOW, in_flight={})
+def read(*pods: dict[str, Any]) -> Replica:
+    (replica,) = build_replicas(pods, times=TIMES, now=NOW, in_flight={})
     return replica
 
 
@@ -141,7 +142,7 @@ def test_when_a_failed_replica_is_tried_again(pod: dict[str, Any], wait_s: float
 def test_the_time_of_the_next_attempt_does_not_move_with_the_clock() -> None:
     """Or it would never come."""
     for pod, _ in RETRIES.values():
-        later = build_replicas([pod], gang_size=1, times=TIMES, now=NOW + timedelta(hours=1), in_flight={})
+        later = build_replicas([pod], times=TIMES, now=NOW + timedelta(hours=1), in_flight={})
         assert later[0].retry_at == read(pod).retry_at
 
 
@@ -193,48 +194,27 @@ def test_pods_that_hold_accelerators_in_vain_are_ended(
     assert [(name, failure.reason) for name, failure in pods_to_retire(pods, TIMES, NOW)] == retired
 
 
-def test_a_gang_is_ready_only_when_all_its_pods_are() -> None:
-    leader = READY_POD
-    worker = build_pod(rank=1, phase="Running", conditions=[ready(since_s=5)], containerStatuses=[running(60)])
-    lazy = build_pod(rank=1, phase="Pending")
-    assert read(leader, worker, gang_size=2).state is ReplicaState.READY
-    assert read(lazy, leader, gang_size=2).state is ReplicaState.STARTING
-    assert read(leader, gang_size=2) == read(leader, gang_size=2)
-    assert read(leader, gang_size=2).incomplete
-    assert not read(leader, worker, gang_size=2).incomplete
-
-
-def test_a_gang_drains_from_the_time_of_its_last_pod() -> None:
-    drained = {"llmos.dev/serving": "false"}
-    leader = build_pod(labels=drained, phase="Running")
-    worker = build_pod(rank=1, labels=drained, annotations={"llmos.dev/drain-started": stamp(2)}, phase="Running")
-    assert read(leader, worker, gang_size=2).drain_started == NOW - timedelta(seconds=2)
-
-
-def test_only_the_lost_pod_of_a_gang_is_lost() -> None:
-    leader, worker = build_pod(deleted=stamp(999)), build_pod(rank=1, phase="Running")
-    assert read(leader, worker, gang_size=2).state is ReplicaState.LOST
-    assert (is_lost(leader, NOW), is_lost(worker, NOW)) == (True, False)
-
-
 def test_a_terminating_replica_knows_when_it_counts_as_lost() -> None:
     assert read(build_pod(deleted=stamp(-30))).lost_at == NOW + timedelta(seconds=90)
 
 
 def test_a_pod_with_borrowed_labels_is_no_replica() -> None:
     strangers = [build_pod("", name="debug"), build_pod("chat", name="chat-copy"), build_pod("chat-abc-x", name="x")]
-    replicas = build_replicas([*strangers, READY_POD], gang_size=1, times=TIMES, now=NOW, in_flight={})
+    replicas = build_replicas([*strangers, READY_POD], times=TIMES, now=NOW, in_flight={})
     assert [replica.name for replica in replicas] == ["chat-abc-0"]
 
 
 def test_how_busy_a_replica_is_is_asked_of_its_leader() -> None:
-    (replica,) = build_replicas([READY_POD], gang_size=1, times=TIMES, now=NOW, in_flight={"chat-abc-0": 4})
+    (replica,) = build_replicas([READY_POD], times=TIMES, now=NOW, in_flight={"chat-abc-0": 4})
     assert replica.in_flight == 4
 
 
-@given(pods=st.lists(any_pod, max_size=4), gang_size=st.integers(1, 3))
-def test_any_pods_can_be_read(pods: list[dict[str, Any]], gang_size: int) -> None:
-    for replica in build_replicas(pods, gang_size=gang_size, times=TIMES, now=NOW, in_flight={}):
+@given(pods=st.lists(any_pod, max_size=4), size=st.sampled_from(["", "1", "3", "x"]))
+def test_any_pods_can_be_read(pods: list[dict[str, Any]], size: str) -> None:
+    for pod in pods:
+        pod["metadata"]["labels"]["llmos.dev/gang-size"] = size
+    pods_to_retire(pods, TIMES, NOW)
+    for replica in build_replicas(pods, times=TIMES, now=NOW, in_flight={}):
         assert (replica.failure is not None) == (replica.state is ReplicaState.FAILED)
         assert replica.stuck is None or replica.state is ReplicaState.STARTING
         assert replica.retry_at is None or replica.failure is not None

@@ -14,6 +14,7 @@ from llmos.api.names import (
     ANNOTATION_QUOTA,
     GATE_QUOTA,
     LABEL_FABRIC_DOMAIN,
+    LABEL_GANG_SIZE,
     LABEL_POOL,
     LABEL_RANK,
     LABEL_REPLICA,
@@ -298,6 +299,51 @@ class TestRecord:
 
     def test_is_short(self) -> None:
         assert build_record_annotation(QuotaRecord(attempts=1)) == {ANNOTATION_QUOTA: '{"attempts":1}'}
+
+
+def member(rank: int, *, gated: bool = True, size: int = 2, gpus: int = 8, **more: Any) -> dict[str, Any]:
+    made = pod("chat-r1-0", rank=rank, gated=gated, **more)
+    made["metadata"]["labels"][LABEL_GANG_SIZE] = str(size)
+    made["spec"]["containers"] = [{"resources": {"limits": {GPU: str(gpus)}}}]
+    return made
+
+
+class TestGangsOfSeveralPods:
+    pools = (pool(count=16),)
+    nodes = (node("n1"), node("n2"), node("n3"))
+    tenants = (tenant("a", "team-a", quota=[{"class": H100, "guaranteed": 16}]),)
+
+    def look(self, *pods: dict[str, Any]) -> Snapshot:
+        return snapshot(*pods, pools=self.pools, nodes=self.nodes, tenants=self.tenants)
+
+    def test_each_pod_asks_for_its_part_and_all_are_admitted_to_nodes_of_their_own(self) -> None:
+        seen = self.look(member(0), member(1))
+        (gang,) = seen.gangs
+        assert (gang.pods, gang.accelerators_per_pod, gang.accelerators) == (2, 8, 16)
+        (admit,) = plan_quota(seen).admit
+        assert len(set(admit.placement.nodes)) == 2
+
+    def test_one_of_which_not_all_pods_were_made_is_not_admitted(self) -> None:
+        assert self.look(member(0)).gangs == ()
+        assert self.look(member(1)).gangs == ()
+        assert plan_quota(self.look(member(1, size=3), member(2, size=3))).admit == ()
+
+    def test_one_that_lost_a_pod_keeps_its_whole_place_until_all_are_gone(self) -> None:
+        record = QuotaRecord(placement=Placement(H100, ("n1", "n2")), admitted_s=NOW.timestamp() - 5)
+        (gang,) = self.look(member(0, gated=False, on="n1", record=record)).gangs
+        assert (gang.pods, gang.placement) == (2, record.placement)
+
+    def test_what_kube_scheduler_bound_before_there_was_a_quota_counts_where_it_stands(self) -> None:
+        (gang,) = self.look(member(0, gated=False, on="n1"), member(1, gated=False, on="n3")).gangs
+        assert gang.placement == Placement(H100, ("n1", "n3"))
+        assert gang.state is GangState.RUNNING
+
+    def test_one_fast_network_is_preferred(self) -> None:
+        racks = {"n1": "a", "n2": "b", "n3": "b"}
+        nodes = tuple(node(name, labels={LABEL_FABRIC_DOMAIN: rack}) for name, rack in racks.items())
+        seen = snapshot(member(0), member(1), pools=self.pools, nodes=nodes, tenants=self.tenants)
+        (admit,) = plan_quota(seen).admit
+        assert set(admit.placement.nodes) == {"n2", "n3"}
 
 
 def test_a_pool_is_admitted_from_what_is_observed() -> None:

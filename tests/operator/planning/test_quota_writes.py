@@ -91,6 +91,17 @@ def test_who_finds_only_the_leader_released_lifts_the_rest() -> None:
     assert build_completions(group_by_gang([pod("r", 0), pod("r", 1)])) == ()
 
 
+def test_a_pod_is_pinned_by_its_rank_whichever_of_the_others_is_missing() -> None:
+    place = Placement("h100", ("n0", "n1", "n2"))
+    leader, last = pod("r", 0, gates=(), placement=place), pod("r", 2)
+    (write,) = build_completions(group_by_gang([last, leader]))
+    assert (write.name, write.patch and write.patch["spec"]) == ("r-2", build_release(last, "n2"))
+    admit = QuotaPlan(admit=(Admit("ns/r", place, is_borrowed=False),))
+    (decision,) = decide(admit, pod("r", 0), pod("r", 2), pod("r", 7))
+    pinned = [(write.name, write.patch and write.patch["spec"]) for write in decision.writes]
+    assert pinned == [("r-0", build_release(leader, "n0")), ("r-2", build_release(last, "n2"))]
+
+
 def test_other_gates_and_an_affinity_that_is_there_already_are_kept() -> None:
     held = pod("r", gates=("other", GATE_QUOTA))
     terms = [{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}, {"matchFields": [{"key": "x"}]}]

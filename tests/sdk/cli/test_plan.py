@@ -52,6 +52,15 @@ def test_what_fits_ends_with_0_and_shows_the_numbers(llmos: Run, config: str) ->
         assert words in result.stdout, words
 
 
+def test_what_no_node_holds_is_planned_over_several(llmos: Run, config: str) -> None:
+    result = llmos(NO_CLUSTER, "plan", config, "-a", "nvidia-h100", "--count", "16")
+    assert result.exit_code == 0
+    assert "tensor 8, pipeline 2, over 2 pods of 8" in result.stdout
+    uneven = llmos(NO_CLUSTER, "plan", config, "-a", "nvidia-h100", "--count", "9")
+    assert uneven.exit_code == 1
+    assert "Set spec.accelerator.count to 10." in uneven.stdout
+
+
 def test_json_carries_the_plan_or_the_reason(llmos: Run, config: str) -> None:
     fits = json.loads(llmos(NO_CLUSTER, "plan", config, "--memory", "80Gi", "--count", "4", "--json").stdout)
     assert fits["fits"] is True

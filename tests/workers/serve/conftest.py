@@ -27,14 +27,14 @@ class Serve:
     process: asyncio.subprocess.Process
     session: ClientSession
     engine_url: str
-    control_url: str
+    control_port: int
     termination_log: Path
     output: Path
 
     async def probe(self, path: str) -> tuple[int, str]:
         """Status and text of a path of the control port; status 0 while nobody listens."""
         try:
-            async with self.session.get(self.control_url + path) as response:
+            async with self.session.get(f"http://127.0.0.1:{self.control_port}{path}") as response:
                 return response.status, await response.text()
         except ClientError as error:
             return 0, str(error)
@@ -99,10 +99,12 @@ async def start_serve(tmp_path: Path, drain_file: Path) -> AsyncIterator[StartSe
     started: list[asyncio.subprocess.Process] = []
     async with ClientSession() as session:
 
-        async def start(*engine_args: str, serve_args: tuple[str, ...] = (), model_dir: str = "none") -> Serve:
+        async def start(
+            *engine_args: str, serve_args: tuple[str, ...] = (), model_dir: str = "none", name: str = "serve"
+        ) -> Serve:
             port, control_port = _find_free_ports(2)
-            termination_log = tmp_path / "termination-log"
-            output = tmp_path / "output"
+            termination_log = tmp_path / f"{name}-termination-log"
+            output = tmp_path / f"{name}-output"
             own = (
                 f"--engine=simulator --model-dir={model_dir} --served-model-name=m --host=127.0.0.1 --port={port} "
                 f"--control-port={control_port} --poll-s=0.1 --settle-s=0.5 --drain-timeout-s=10 "
@@ -120,7 +122,7 @@ async def start_serve(tmp_path: Path, drain_file: Path) -> AsyncIterator[StartSe
                 process=process,
                 session=session,
                 engine_url=f"http://127.0.0.1:{port}",
-                control_url=f"http://127.0.0.1:{control_port}",
+                control_port=control_port,
                 termination_log=termination_log,
                 output=output,
             )

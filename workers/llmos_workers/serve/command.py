@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from llmos.api.names import POD_IP_VARIABLE
+from llmos_workers.serve.gang import GangPlace
+
 ENGINE_SHUTDOWN_S: Final = 10
 """Seconds that the engine may use for what is still in flight once it is told to stop, after the drain."""
 
@@ -29,6 +32,10 @@ _OWNED: Final[Mapping[str, str]] = {
     "root-path": "LLMOS",
     "shutdown-timeout": "spec.drain.timeoutSeconds",
     "headless": "LLMOS",
+    "nnodes": "LLMOS",
+    "node-rank": "LLMOS",
+    "master-addr": "LLMOS",
+    "master-port": "LLMOS",
     "api-key": "the gateway, which asks callers for keys",
     "ssl-keyfile": "the gateway, which ends TLS",
     "ssl-certfile": "the gateway, which ends TLS",
@@ -47,6 +54,8 @@ class EngineOptions:
     host: str
     port: int
     arguments: tuple[str, ...]
+    gang: GangPlace | None = None
+    """None where the replica is a single pod."""
 
 
 def find_owned_arguments(arguments: Sequence[str]) -> dict[str, str]:
@@ -59,13 +68,26 @@ def build_command(options: EngineOptions, python: str = sys.executable) -> tuple
     """The engine's command line. User's arguments come last: of a repeated argument the last one counts."""
     common = ("--served-model-name", options.served_model_name, "--host", options.host, "--port", str(options.port))
     shutdown = ("--shutdown-timeout", str(ENGINE_SHUTDOWN_S))
+    meeting = _build_meeting(options.gang)
     if options.engine == "simulator":
         start = (python, "-m", "llmos_workers.simulate", "--model-dir", options.model_dir)
-        return (*start, *common, *shutdown, *options.arguments)
+        return (*start, *common, *shutdown, *meeting, *options.arguments)
+    if options.gang is not None and options.gang.rank > 0:
+        follow = (python, "-m", "llmos_workers.serve.headless", options.model_dir)
+        return (*follow, "--served-model-name", options.served_model_name, *meeting, *options.arguments)
     start = (python, "-m", "vllm.entrypoints.openai.api_server", "--model", options.model_dir)
     # The watchdog asks every second; the log is for requests.
     quiet = ("--disable-access-log-for-endpoints", "/health,/metrics")
-    return (*start, *common, *shutdown, "--middleware", MIDDLEWARE, *quiet, *options.arguments)
+    return (*start, *common, *shutdown, "--middleware", MIDDLEWARE, *quiet, *meeting, *options.arguments)
+
+
+def _build_meeting(place: GangPlace | None) -> tuple[str, ...]:
+    """How the engines of a gang find each other; only the leader's has a web server."""
+    if place is None:
+        return ()
+    nodes = ("--nnodes", str(place.size), "--node-rank", str(place.rank))
+    headless = ("--headless",) if place.rank > 0 else ()
+    return (*nodes, "--master-addr", place.leader, "--master-port", str(place.port), *headless)
 
 
 def build_environment(inherited: Mapping[str, str]) -> dict[str, str]:
@@ -77,4 +99,6 @@ def build_environment(inherited: Mapping[str, str]) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
+    if address := inherited.get(POD_IP_VARIABLE):
+        defaults["VLLM_HOST_IP"] = address
     return {**defaults, **inherited}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from llmos_workers.serve.member import Member
 from llmos_workers.serve.options import ServeOptions, parse_options
 from llmos_workers.serve.supervisor import Supervisor
 
 
 async def serve(options: ServeOptions) -> int:
     """Run one engine to its end. Returns the exit status."""
-    return await Supervisor(options).run()
+    place = options.engine.gang
+    supervisor = Supervisor(options) if place is None or place.rank == 0 else Member(options, place)
+    return await supervisor.run()
 
 
 def main(argv: list[str]) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from llmos.api.names import CONTROL_PORT, ENGINE_PORT, MODEL_DIR
+from llmos.api.names import CONTROL_PORT, ENGINE_PORT, GANG_PORT, MODEL_DIR, POD_IP_VARIABLE
 from llmos_workers.serve.command import EngineOptions
 from llmos_workers.serve.drain import find_drain_file
+from llmos_workers.serve.gang import GangPlace
 
 TERMINATION_LOG: Final = "/dev/termination-log"
 
@@ -50,6 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--start-timeout-s", type=float, default=1800.0, help="longest wait until the first token is generated")
     add("--watchdog-s", type=float, default=30.0, help="silence after which the engine is taken for hung")
     add("--poll-s", type=float, default=1.0, help="pause between two looks at the engine")
+    add("--gang-size", type=int, default=1, help="pods of the replica")
+    add("--rank", type=int, default=0, help="which of them this is; 0 leads")
+    add("--leader", default="", help="HOST or HOST:PORT of the leader's control port")
+    add("--gang-port", type=int, default=GANG_PORT, help="port of the leader where the engines meet")
     add("--termination-log", type=Path, default=Path(TERMINATION_LOG), help="file that kubelet reads the end from")
     add("engine_arguments", nargs="*", metavar="-- ENGINE_ARGUMENT", help="arguments of the engine")
     return parser
@@ -59,7 +65,13 @@ def parse_options(argv: Sequence[str]) -> ServeOptions:
     """Options of a command line. The drain file comes from the environment, for the engine must find it too."""
     args = build_parser().parse_args(argv)
     engine = EngineOptions(
-        args.engine, args.model_dir, args.served_model_name, args.host, args.port, tuple(args.engine_arguments)
+        engine=args.engine,
+        model_dir=args.model_dir,
+        served_model_name=args.served_model_name,
+        host=args.host,
+        port=args.port,
+        arguments=tuple(args.engine_arguments),
+        gang=_parse_place(args) if args.gang_size > 1 else None,
     )
     return ServeOptions(
         engine=engine,
@@ -72,3 +84,11 @@ def parse_options(argv: Sequence[str]) -> ServeOptions:
         termination_log=args.termination_log,
         drain_file=find_drain_file(),
     )
+
+
+def _parse_place(args: argparse.Namespace) -> GangPlace:
+    host, _, port = args.leader.partition(":")
+    if args.rank == 0:
+        # Its own address is not yet in the cluster's DNS when it begins.
+        host = os.environ.get(POD_IP_VARIABLE) or host
+    return GangPlace(args.gang_size, args.rank, host, int(port or CONTROL_PORT), args.gang_port)

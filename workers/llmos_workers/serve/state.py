@@ -12,6 +12,8 @@ from llmos_workers.serve.watchdog import Load
 class ServeState:
     """The facts behind /healthz, /readyz and /load. All of them change in one event loop only."""
 
+    waits_for: str | None = None
+    """What has to come before the engine is started."""
     is_engine_running: bool = False
     is_warm: bool = False
     """A first token has been generated."""
@@ -31,13 +33,15 @@ class ServeState:
     @property
     def unhealthy_reason(self) -> str | None:
         """Why the container should be restarted, None if it is well."""
+        if self.waits_for:
+            return None
         return self.hung if self.is_engine_running else "the engine is not running"
 
     @property
     def unready_reason(self) -> str | None:
         """Why no request should come here, None if they may."""
-        if self.unhealthy_reason:
-            return self.unhealthy_reason
+        if self.waits_for or self.unhealthy_reason:
+            return self.waits_for or self.unhealthy_reason
         if not self.is_warm:
             return "the engine is starting"
         if not self.answers:

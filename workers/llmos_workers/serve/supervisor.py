@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from llmos_workers.serve.termination import write_termination_message
 
 _log: Final = logging.getLogger("llmos.serve")
 
-_STOP_S: Final = ENGINE_SHUTDOWN_S + 10
+STOP_S: Final = ENGINE_SHUTDOWN_S + 10
 """Patience with an engine that was told to stop: what it may use, and time to tear down; below kubelet's 30 s."""
 _IDLE_LOOKS: Final = 2
 """One empty look may fall between two requests of a client that has not noticed the drain yet."""
@@ -87,15 +88,23 @@ class Supervisor:
                 watchdog_s=self._options.watchdog_s,
                 poll_s=self._options.poll_s,
             )
-            await self._serve_control(stack, monitor)
+            await self._serve_control(stack, monitor.refresh)
             engine = self._start_engine()
             stack.push_async_callback(engine.kill)
-            ending = await self._wait_for_ending(engine, monitor)
-            self._state.is_engine_running = False
-            await engine.kill()
-            if ending.failure and not ending.failure.lines:
-                ending = replace(ending, failure=replace(ending.failure, lines=engine.collect_lines()))
-            return self._report(ending)
+            ending = await self._wait_for_first(
+                self._end_by_exit(engine),
+                self._end_by_start_failure(monitor),
+                self._end_by_signal(engine),
+                self._end_by_force(),
+            )
+            return await self._finish(engine, ending)
+
+    async def _finish(self, engine: EngineProcess, ending: Ending) -> int:
+        self._state.is_engine_running = False
+        await engine.kill()
+        if ending.failure and not ending.failure.lines:
+            ending = replace(ending, failure=replace(ending.failure, lines=engine.collect_lines()))
+        return self._report(ending)
 
     def _start_engine(self) -> EngineProcess:
         command = build_command(self._options.engine)
@@ -108,21 +117,16 @@ class Supervisor:
         self._state.is_engine_running = True
         return engine
 
-    async def _serve_control(self, stack: AsyncExitStack, monitor: Monitor) -> None:
-        app = build_control_app(self._state, clock=self._loop.time, refresh=monitor.refresh)
+    async def _serve_control(self, stack: AsyncExitStack, refresh: Callable[[float], Awaitable[None]]) -> None:
+        app = build_control_app(self._state, clock=self._loop.time, refresh=refresh)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, self._options.engine.host, self._options.control_port).start()
 
-    async def _wait_for_ending(self, engine: EngineProcess, monitor: Monitor) -> Ending:
+    async def _wait_for_first(self, *endings: Coroutine[None, None, Ending]) -> Ending:
         """The first of: the engine ends, it is not ready in time, a drain is complete, a second signal comes."""
-        ways = [
-            asyncio.create_task(self._end_by_exit(engine)),
-            asyncio.create_task(self._end_by_start_failure(monitor)),
-            asyncio.create_task(self._end_by_signal(engine)),
-            asyncio.create_task(self._end_by_force()),
-        ]
+        ways = [asyncio.create_task(ending) for ending in endings]
         done, others = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for task in others:
             task.cancel()
@@ -133,9 +137,11 @@ class Supervisor:
         status = await asyncio.shield(engine.exit_status)
         if self._is_stopping:
             return Ending(0)
-        oom_killed = observe_oom_kills(_OOM_EVENTS) > self._oom_kills_before
         failure = compute_exit_failure(
-            engine.collect_lines(), status, was_ready=self._state.is_warm, oom_killed=oom_killed
+            engine.collect_lines(),
+            status,
+            was_ready=self._state.is_warm,
+            oom_killed=observe_oom_kill(self._oom_kills_before),
         )
         return Ending(1, failure)
 
@@ -150,7 +156,7 @@ class Supervisor:
             # Nothing in flight will ever finish.
             return Ending(1, Failure(Reason.EngineHung, f"{self._state.hung[:1].upper()}{self._state.hung[1:]}."))
         self._is_stopping = True
-        await engine.stop(_STOP_S)
+        await engine.stop(STOP_S)
         return Ending(0)
 
     async def _end_by_force(self) -> Ending:
@@ -202,6 +208,11 @@ def observe_start_problem(engine: EngineOptions) -> Failure | None:
     if not any((folder / name).is_file() for name in ("config.json", "params.json")):
         return Failure(Reason.ModelFilesMissing, f"There is no config.json in {folder}.")
     return None
+
+
+def observe_oom_kill(before: int) -> bool:
+    """Whether the kernel killed more processes of this container than before."""
+    return observe_oom_kills(_OOM_EVENTS) > before
 
 
 def observe_oom_kills(events: Path) -> int:

@@ -11,6 +11,7 @@ from typing import NoReturn
 import uvicorn
 
 from llmos_workers.simulate.app import Server
+from llmos_workers.simulate.gang import follow, lead
 from llmos_workers.simulate.settings import Settings, StartError, StartFault, parse_settings
 
 _KEEP_ALIVE_S = 120
@@ -28,6 +29,10 @@ def main(argv: list[str]) -> int:
     if settings.faults.at_start:
         return fail_at_start(settings.faults.at_start)
     load(settings)
+    if settings.meeting.rank > 0:
+        return follow(settings.meeting)
+    if settings.meeting.nodes > 1:
+        lead(settings.meeting, crash)
     server = Server(settings, crash)
     uvicorn.run(
         server.build_app(),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from llmos_workers.simulate.gang import Meeting
 from llmos_workers.simulate.scheduler import Limits, Timing
 from llmos_workers.simulate.tokens import BLOCK_TOKENS
 
@@ -64,6 +65,7 @@ class Settings:
     faults: Faults
     start_delay_s: float
     shutdown_timeout_s: int
+    meeting: Meeting
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--shutdown-timeout", type=int, default=10, help="seconds that requests in flight get at SIGTERM")
     add("--start-delay-s", type=float, default=0.0, help="seconds that loading the model takes")
     _add_sizes(parser)
+    _add_gang(parser)
     _add_faults(parser)
     return parser
 
@@ -101,6 +104,15 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     add("--max-num-queued-reqs", type=_positive, default=16384, help="requests held at once; more get status 503")
     add("--tensor-parallel-size", type=_positive, default=1, help="recorded only: give the timing of the whole group")
     add("--pipeline-parallel-size", type=_positive, default=1, help="recorded only, as above")
+
+
+def _add_gang(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--nnodes", type=_positive, default=1, help="engines of the gang")
+    add("--node-rank", type=int, default=0, help="which of them this is; 0 leads and answers")
+    add("--master-addr", default="127.0.0.1", help="address of the leader")
+    add("--master-port", type=int, default=29500, help="port of the leader where the others connect")
+    add("--headless", action="store_true", help="follow the leader and answer nothing")
 
 
 def _add_faults(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +153,7 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         ),
         start_delay_s=args.start_delay_s + args.fault_slow_start_s,
         shutdown_timeout_s=args.shutdown_timeout,
+        meeting=Meeting(args.nnodes, args.node_rank, args.master_addr, args.master_port),
     )
 
 

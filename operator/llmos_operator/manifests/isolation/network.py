@@ -4,8 +4,8 @@
     dns            all pods: name servers in kube-system and `Settings.dns_addresses`, port 53
     engines        gateway -> the engine's port; operator -> the control port, where the engine's figures are
     fetch          steps that inspect and fetch models, and replicas that fetch for themselves: out by TCP
-    peers-POOL     pods of the same pool, if a replica has several (NCCL and torch.distributed neither
-                   authenticate nor encrypt)
+    gangs          pods of replicas of several pods <-> each other (NCCL and torch.distributed neither authenticate
+                   nor encrypt, so that a tenant's gangs have to trust each other, and nobody else is let near)
 
 An engine has no way out but to name servers and peers. NetworkPolicies cannot tell an init container from the engine
 beside it: a replica that fetches for itself (`storage.mode: ephemeral`) keeps the way out of a fetch step, and the
@@ -21,7 +21,6 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from llmos.api import InferencePool
 from llmos.api.names import (
     COMPONENT_FETCH,
     COMPONENT_GATEWAY,
@@ -31,7 +30,7 @@ from llmos.api.names import (
     ENGINE_PORT,
     LABEL_COMPONENT,
     LABEL_FETCHES,
-    LABEL_POOL,
+    LABEL_GANG_SIZE,
 )
 from llmos_operator.manifests.common import Manifest
 from llmos_operator.manifests.isolation.tenant_namespace import TenantNamespace, build_isolation_metadata
@@ -47,6 +46,8 @@ def build_network_policies(namespace: TenantNamespace) -> list[Manifest]:
     """Return the policies that every namespace of a tenant has."""
     fetches = {"matchExpressions": [_is_in(LABEL_COMPONENT, COMPONENT_INSPECT, COMPONENT_FETCH)]}
     fetching_replicas = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA, LABEL_FETCHES: "true"}}
+    gangs = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA}, "matchExpressions": [_exists(LABEL_GANG_SIZE)]}
+    peers = [{"podSelector": gangs}]
     way_out = _build_way_out(namespace)
     return [
         _build_policy(namespace, "default-deny", {}, ingress=[], egress=[]),
@@ -60,23 +61,10 @@ def build_network_policies(namespace: TenantNamespace) -> list[Manifest]:
                 {"from": [_build_operator_peer(namespace)], "ports": [_port(CONTROL_PORT)]},
             ],
         ),
+        _build_policy(namespace, "gangs", gangs, ingress=[{"from": peers}], egress=[{"to": peers}]),
         _build_policy(namespace, "fetch", fetches, egress=way_out),
         _build_policy(namespace, "fetch-by-replicas", fetching_replicas, egress=way_out),
     ]
-
-
-def build_peer_policy(namespace: TenantNamespace, pool: InferencePool, *, gang_size: int) -> Manifest | None:
-    """Return the policy that lets the pods of a pool reach each other; None where a replica is a single pod."""
-    if gang_size == 1:
-        return None
-    peers = {"podSelector": {"matchLabels": {LABEL_POOL: pool.metadata.name, LABEL_COMPONENT: COMPONENT_REPLICA}}}
-    return _build_policy(
-        namespace,
-        f"peers-{pool.metadata.name}",
-        peers["podSelector"],
-        ingress=[{"from": [peers]}],
-        egress=[{"to": [peers]}],
-    )
 
 
 def _build_policy(
@@ -150,3 +138,7 @@ def _port(number: int, protocol: str = "TCP") -> Manifest:
 
 def _is_in(key: str, *values: str) -> Manifest:
     return {"key": key, "operator": "In", "values": list(values)}
+
+
+def _exists(key: str) -> Manifest:
+    return {"key": key, "operator": "Exists"}

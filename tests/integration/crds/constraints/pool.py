@@ -107,7 +107,7 @@ POOL_CASES: Final = [
     longest_text(_POOL, "spec.engine.env[].value", 4096),
     Case(_POOL, "spec.accelerator", "required:class", {}, {"class": None}),
     *reference(_POOL, "spec.accelerator.class"),
-    *limits(_POOL, "spec.accelerator.count", 1, 16),
+    *limits(_POOL, "spec.accelerator.count", 1, 256),
     # More than accelerator.count (at most 16) is refused anyway, by the rule.
     Case(_POOL, "spec.parallelism.tensor", "minimum", 1, 0),
     Case(_POOL, "spec.parallelism.tensor", "maximum", 16, 65),
