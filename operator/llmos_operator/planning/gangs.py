@@ -26,8 +26,8 @@ from llmos_operator.planning.failures import (
     read_attempt,
     read_time,
 )
+from llmos_operator.planning.kueue import is_stopped, waits_for_admission
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
-from llmos_operator.planning.quota_view import is_gated
 from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, compute_backoff_s
 
 Pod = Mapping[str, Any]
@@ -97,7 +97,7 @@ def _build_replica(
         retry_at=now if withdrawn else _retry_at(failure, failed_at, attempt, ran_stable=ran_stable),
         lost_at=max(_lost_times(gang), default=None),
         incomplete=len(gang) < gang_size and state is ReplicaState.STARTING,
-        is_gated=state is ReplicaState.STARTING and all(is_gated(pod) for pod in gang),
+        is_gated=state is ReplicaState.STARTING and all(waits_for_admission(pod) for pod in gang),
         admitted=datetime.fromtimestamp(record.admitted_s, UTC) if record.admitted_s else None,
         withdrawn=withdrawn,
     )
@@ -130,7 +130,7 @@ def is_lost(pod: Pod, now: datetime) -> bool:
 def _state_of_gang(gang: Sequence[Pod], gang_size: int, now: datetime, record: QuotaRecord) -> ReplicaState:
     if any(is_lost(pod, now) for pod in gang):
         return ReplicaState.LOST
-    if any("deletionTimestamp" in pod["metadata"] for pod in gang):
+    if any("deletionTimestamp" in pod["metadata"] or is_stopped(pod) for pod in gang):
         return ReplicaState.TERMINATING
     if record.is_withdrawn or any(pod.get("status", {}).get("phase") in {"Failed", "Succeeded"} for pod in gang):
         return ReplicaState.FAILED

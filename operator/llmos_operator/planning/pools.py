@@ -71,6 +71,10 @@ class Admission:
 
     news: PoolNews | None = None
     """Why replicas wait; None if the ledger has not told, or none waits."""
+    elsewhere: Failure | None = None
+    """Why replicas wait where somebody else than the ledger admits them."""
+    stopped: str = ""
+    """What somebody else took back, in one sentence."""
 
 
 def build_pool_status(
@@ -229,16 +233,18 @@ def _no_room(pool: InferencePool, size: PoolSize) -> Failure | None:
 
 def _not_admitted(admission: Admission | None, gated: int) -> Failure | None:
     """Return why replicas wait for their quota. Until the ledger has told, they just start."""
-    if admission is None or admission.news is None or not gated:
+    if admission is None or not gated:
+        return None
+    first = admission.elsewhere or (admission.news.first if admission.news else None)
+    if first is None:
         return None
     who = "1 replica waits" if gated == 1 else f"{gated} replicas wait"
-    first = admission.news.first
-    return Failure(first.reason, f"{who}. {first.message}")
+    return Failure(first.reason, " ".join(part for part in (f"{who}.", admission.stopped, first.message) if part))
 
 
 def _admitted(admission: Admission, gated: int) -> Fact:
     if not gated:
-        return is_true(CONDITION_ADMITTED, Reason.Admitted)
+        return is_true(CONDITION_ADMITTED, Reason.Admitted, admission.stopped)
     waits = _not_admitted(admission, gated)
     if waits is None:
         return is_unknown(CONDITION_ADMITTED, Reason.Starting, "The quota ledger has not looked at it yet.")
