@@ -111,7 +111,10 @@ class TestAReplica:
         assert not read(gated(KUEUE_GATE), gated(rank=1), gang_size=2).is_gated
 
     def test_that_kueue_stopped_has_not_failed(self) -> None:
-        running_pod = {"conditions": [ready(since_s=60), STOPPED], "containerStatuses": [running(90)]}
+        running_pod: dict[str, Any] = {
+            "conditions": [ready(since_s=60), STOPPED],
+            "containerStatuses": [running(90)],
+        }
         assert read(build_pod(phase="Running", **running_pod)).state is ReplicaState.TERMINATING
         ended = read(build_pod(deleted=stamp(-10), phase="Failed", **running_pod))
         assert (ended.state, ended.failure) == (ReplicaState.TERMINATING, None)
