@@ -213,8 +213,9 @@ def build_decides_fact(*, is_installed: bool) -> Fact:
 
 
 def explain_foreign_gate(pods: Iterable[JsonObject], settings: Settings) -> Failure | None:
-    """Say that pods wait for Kueue although this installation does not follow it; None if none does."""
-    if settings.admission is Admitter.KUEUE or not any(map(is_gated_by_kueue, pods)):
+    """Say that pods wait for Kueue alone although this installation does not follow it; None if none does."""
+    held = any(is_gated_by_kueue(pod) and not is_gated(pod) for pod in pods)
+    if settings.admission is Admitter.KUEUE or not held:
         return None
     detail = "Kueue's webhook holds this pod, and this installation does not follow Kueue (quota.admission: llmos)."
     return build_failure(Reason.WaitsForKueue, detail)

@@ -180,7 +180,7 @@ class TestTheReason:
         assert failure is not None
         assert "does not follow Kueue" in failure.message
         assert explain_foreign_gate([MANAGED], KUEUE) is None
-        assert explain_foreign_gate([gated(GATE_QUOTA)], Settings()) is None
+        assert explain_foreign_gate([gated(GATE_QUOTA, KUEUE_GATE)], Settings()) is None
 
 
 def test_the_best_version_that_is_served_is_read() -> None:
