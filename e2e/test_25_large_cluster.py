@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -114,10 +115,12 @@ class Town:
             await self.act()
             await asyncio.sleep(max(0.0, next_s - time.monotonic()))
 
-    def demand(self) -> int:
-        """Accelerators that all pools ask for."""
-        specs = [pool["spec"] for pool in self.pools.values()]
-        return sum(spec["replicas"] * spec["accelerator"]["count"] for spec in specs)
+    def demand(self) -> Counter[str]:
+        """Accelerators that pools ask for, by namespace."""
+        wanted: Counter[str] = Counter()
+        for (namespace, _), pool in self.pools.items():
+            wanted[namespace] += pool["spec"]["replicas"] * pool["spec"]["accelerator"]["count"]
+        return wanted
 
 
 @dataclass
@@ -230,12 +233,12 @@ async def kill_later(operator: OperatorProcess, footprint: Footprint, after_s: f
     await asyncio.to_thread(operator.wait_until_ready)
 
 
-async def wait_for_guarantees(census: Census) -> float:
-    """Wait until nobody waits for what its guarantee covers; return how long that took."""
+async def wait_for_guarantees(census: Census, demand: Counter[str]) -> float:
+    """Wait until all pods are there and nobody waits for what its guarantee covers; return how long that took."""
     began_s = time.monotonic()
 
     async def observe() -> list[str]:
-        return census.find_denied()
+        return census.find_denied(demand)
 
     await eventually(
         "every guarantee is met", observe, lambda denied: not denied, timeout_s=GUARANTEE_WITHIN_S, poll_s=1
@@ -268,11 +271,11 @@ async def test_no_rule_is_broken_among_500_nodes_and_30_tenants_and_every_guaran
             print(
                 f"{NODES} nodes, {CAPACITY} GPUs, {TENANTS} tenants in {COHORTS} cohorts, seed {SEED}: {took_s:.0f} s, "
                 f"{town.actions} actions, {town.made} pools made, at the end {len(town.pools)} that ask for "
-                f"{town.demand()} GPUs; {census.changes} changes of pods looked at\n"
+                f"{town.demand().total()} GPUs; {census.changes} changes of pods looked at\n"
                 f"{census.admissions} admissions, {census.admissions / took_s:.1f}/s; mean use "
                 f"{census.end_use(time.monotonic()):.0%}, at the end {census.held} GPUs held"
             )
-            calm_s = await wait_for_guarantees(census)
+            calm_s = await wait_for_guarantees(census, town.demand())
         footprint.add(operator_process.pid)
         print(
             f"guaranteed: {describe_waits(census.waits.guaranteed)}\n"

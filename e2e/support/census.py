@@ -45,6 +45,7 @@ class Holding:
     pinned: tuple[str, ...]
     """Where the ledger put its gang."""
     is_gated: bool
+    is_going: bool
     created_s: float
     """When it was told of first."""
     admitted_s: float | None = None
@@ -131,9 +132,17 @@ class Census:
             }
         )
 
-    def find_denied(self) -> list[str]:
-        """Return pods that wait although their tenant would stay within its guarantee with them."""
-        return [
+    def find_denied(self, demand: Mapping[str, int]) -> list[str]:
+        """Return pods that wait although their tenant would stay within its guarantee with them, and tenants of whose
+        demand not even the pods are there."""
+        asked: Counter[str] = Counter()
+        for pod in self._pods.values():
+            if not pod.is_going:
+                asked[pod.tenant] += pod.gpus
+        late = [
+            f"{name}: pods for {asked[name]} of {wanted}" for name, wanted in demand.items() if asked[name] < wanted
+        ]
+        return late + [
             f"{tenant}: {pod.replica} wants {pod.gpus}, {self.used[tenant]} of {grant.guaranteed} are held"
             for tenant, pods in sorted(self.waiting.items())
             for grant in [self._tenants[tenant]]
@@ -218,6 +227,7 @@ def _read(pod: Object, before: Holding | None, now_s: float) -> Holding:
         node=spec.get("nodeName", ""),
         pinned=_read_pins(metadata),
         is_gated=is_gated,
+        is_going="deletionTimestamp" in metadata,
         created_s=before.created_s if before is not None else now_s,
         admitted_s=None if is_gated else (now_s if admitted_s is None else admitted_s),
     )

@@ -63,7 +63,8 @@ def test_what_the_rules_allow_is_no_problem() -> None:
 
 def test_waits_are_told_by_what_the_guarantee_covers() -> None:
     census = count(pod("p", gpus=4, gated=True), pod("q", gated=True))
-    assert census.find_denied() == ["a: p wants 4, 0 of 4 are held", "a: q wants 1, 0 of 4 are held"]
+    assert census.find_denied({"a": 5}) == ["a: p wants 4, 0 of 4 are held", "a: q wants 1, 0 of 4 are held"]
+    assert census.find_denied({"a": 6})[0] == "a: pods for 5 of 6"
     census.see("MODIFIED", pod("p", gpus=4, pin="n"), 3.0)
     census.see("MODIFIED", pod("q", pin="n"), 11.0)
     assert (census.waits.guaranteed, census.waits.borrowed) == ([3.0], [10.0])
