@@ -159,8 +159,10 @@ class Census:
         }
         told = {uid: (pod.is_gated, pod.node) for uid, pod in self._pods.items()}
         return [
-            f"{pod.tenant}/{pod.replica}" for uid, pod in listed.items() if told.get(uid) != (pod.is_gated, pod.node)
-        ] + [f"{self._pods[uid].replica} is gone" for uid in told.keys() - listed.keys()]
+            f"{pod.tenant}/{pod.replica} {'waits' if pod.is_gated else f'is on {pod.node}'}"
+            for uid, pod in listed.items()
+            if told.get(uid) != (pod.is_gated, pod.node)
+        ] + [f"{self._pods[uid].replica} ({uid}) is gone" for uid in told.keys() - listed.keys()]
 
     def _advance(self, now_s: float) -> None:
         self._held_gpu_s += self.held * (now_s - self._since_s)

@@ -81,4 +81,7 @@ def test_the_mean_use_is_reckoned_over_time() -> None:
 
 def test_what_the_watch_missed_shows_in_a_list() -> None:
     census = count(pod("p", node="n"), pod("gone", node="n"))
-    assert census.compare([pod("p", node="n"), pod("new", node="n")]) == ["a/new", "gone is gone"]
+    assert census.compare([pod("p", node="n"), pod("new", node="n")]) == [
+        "a/new is on n",
+        "gone (gone) is gone",
+    ]
