@@ -32,6 +32,7 @@ _PREFIXES: Final = {
     "Event": ("apis/events.k8s.io/v1", "events"),
     "EndpointSlice": ("apis/discovery.k8s.io/v1", "endpointslices"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
+    "PriorityClass": ("apis/scheduling.k8s.io/v1", "priorityclasses"),
     "ValidatingAdmissionPolicy": ("apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies"),
     "ValidatingAdmissionPolicyBinding": ("apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings"),
     "CustomResourceDefinition": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),

@@ -13,7 +13,7 @@ import uvloop
 
 from llmos.logs import LogLevel, configure_logs
 from llmos_operator.kube.config import NoClusterError
-from llmos_operator.planning.settings import Settings
+from llmos_operator.planning.settings import Admitter, Settings
 from llmos_operator.reconcilers.registry import RECONCILERS
 from llmos_operator.runtime.app import Operator, Options
 from llmos_operator.runtime.logs import CHATTY, read_key_fields
@@ -92,6 +92,17 @@ def run(
             help="When an autoscaled pool stops asking for replicas that cannot start, in seconds after it says so.",
         ),
     ] = _SETTINGS.withdraw_after_s,
+    admission: Annotated[
+        Admitter,
+        typer.Option(envvar="LLMOS_ADMISSION", help="Who admits replicas on accelerators: the quota ledger, or Kueue."),
+    ] = _SETTINGS.admission,
+    kueue_queue: Annotated[
+        str,
+        typer.Option(
+            envvar="LLMOS_KUEUE_QUEUE",
+            help="With Kueue: the LocalQueue of pools for which neither they nor their Tenant name one.",
+        ),
+    ] = _SETTINGS.kueue_queue,
     untenanted: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,6 +171,8 @@ def run(
         unschedulable_after_s=unschedulable_after_s,
         image_pull_timeout_s=image_pull_timeout_s,
         withdraw_after_s=withdraw_after_s,
+        admission=admission,
+        kueue_queue=kueue_queue,
         untenanted=tuple(map(_parse_share, untenanted or ())),
         chart_name=chart_name,
         dns_addresses=tuple(dns_address or ()),

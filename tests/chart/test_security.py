@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from llmos_operator.kube.resources import ALL
+from llmos_operator.kube.resources import ALL, LOCAL_QUEUES, OF_KUEUE
+from llmos_operator.kube.resources import CUSTOM_RESOURCE_DEFINITIONS as CRDS
 from llmos_operator.runtime.app import LEASE_NAME
 from tests.chart.helm import find, load_everything, part_of, render
 
+GROUP = LOCAL_QUEUES.group
 CASES: dict[str, dict[str, Any]] = {"defaults": {}, "everything": load_everything()}
 
 
@@ -52,6 +54,18 @@ def test_the_operator_may_touch_just_the_kinds_it_knows() -> None:
         for resource in rule["resources"]
     }
     assert granted == {(resource.group, resource.plural) for resource in ALL}
+
+
+def test_the_operator_reads_the_queues_of_kueue_only_where_kueue_admits() -> None:
+    def read(values: dict[str, Any]) -> set[str]:
+        rules = find(render(values), "ClusterRole", "llmos-operator")["rules"]
+        kinds = {r for rule in rules for r in rule["resources"] if rule["apiGroups"] in ([GROUP], [CRDS.group])}
+        verbs = {verb for rule in rules if rule["apiGroups"] == [GROUP] for verb in rule["verbs"]}
+        assert verbs <= {"get", "list"}
+        return kinds
+
+    assert read({}) == set()
+    assert read({"quota": {"admission": "kueue"}}) == {resource.plural for resource in OF_KUEUE}
 
 
 def test_the_operator_may_neither_make_roles_nor_run_commands_in_pods() -> None:

@@ -53,6 +53,8 @@ def test_every_value_reaches_the_operator(parse: Parse) -> None:
             "image_pull_secret": ["registry-key"],
             "fetch_env": ["HF_ENDPOINT=https://mirror.example.com", "HTTPS_PROXY=http://proxy.example.com:3128"],
             "ca_bundle_config_map": "company-authorities",
+            "admission": "kueue",
+            "kueue_queue": "accelerators",
             "untenanted": ["nvidia-l4=2"],
             "drain_settle_s": 5,
             "start_timeout_s": 3600,

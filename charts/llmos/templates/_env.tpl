@@ -45,6 +45,10 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
   value: {{ .Values.fetch.caBundleConfigMap | quote }}
 - name: LLMOS_CHART_NAME
   value: {{ include "llmos.fullname" . | quote }}
+- name: LLMOS_ADMISSION
+  value: {{ .Values.quota.admission | quote }}
+- name: LLMOS_KUEUE_QUEUE
+  value: {{ .Values.quota.kueue.queueName | quote }}
 - name: LLMOS_DRAIN_SETTLE_S
   value: {{ .Values.serving.drainSettleSeconds | quote }}
 - name: LLMOS_START_TIMEOUT_S

@@ -67,6 +67,14 @@ ADMISSION_BINDINGS: Final = Resource(
     namespaced=False,
 )
 
+# Of Kueue, where it admits replicas. Which version is served, its CRD says.
+CUSTOM_RESOURCE_DEFINITIONS: Final = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
+LOCAL_QUEUES: Final = Resource("kueue.x-k8s.io", "v1beta2", "localqueues", "LocalQueue", namespaced=True)
+WORKLOADS: Final = Resource("kueue.x-k8s.io", "v1beta2", "workloads", "Workload", namespaced=True)
+OF_KUEUE: Final = (CUSTOM_RESOURCE_DEFINITIONS, LOCAL_QUEUES, WORKLOADS)
+
 ALL: Final = (
     PODS,
     SERVICES,
@@ -90,7 +98,7 @@ ALL: Final = (
     ADMISSION_BINDINGS,
 )
 
-_BY_TYPE: Final = {(resource.api_version, resource.kind): resource for resource in ALL}
+_BY_TYPE: Final = {(resource.api_version, resource.kind): resource for resource in (*ALL, *OF_KUEUE)}
 
 
 def resource_of(manifest: Mapping[str, Any]) -> Resource:

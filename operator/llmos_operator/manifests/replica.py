@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan
@@ -15,6 +16,7 @@ from llmos.api.names import (
     CONTROL_PORT,
     ENGINE_PORT,
     GATE_QUOTA,
+    KUEUE_GATE,
     LABEL_COMPONENT,
     LABEL_FETCHES,
     LABEL_GANG_SIZE,
@@ -95,6 +97,24 @@ def build_replica_pods(
         if record != QuotaRecord():
             pods[0]["metadata"]["annotations"] |= build_record_annotation(record)
     return pods
+
+
+def build_held_pods(
+    pods: Iterable[Manifest], labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> list[Manifest]:
+    """Return pods that wait for Kueue's admission, with what Kueue reads of them."""
+    return [
+        {
+            **pod,
+            "metadata": {
+                **pod["metadata"],
+                "labels": {**pod["metadata"]["labels"], **labels},
+                "annotations": {**pod["metadata"].get("annotations", {}), **annotations},
+            },
+            "spec": {**pod["spec"], "schedulingGates": [{"name": KUEUE_GATE}]},
+        }
+        for pod in pods
+    ]
 
 
 def _build_pod(template: ReplicaTemplate, revision: str, ordinal: int, attempt: int, rank: int) -> Manifest:

@@ -28,11 +28,12 @@ from llmos_operator.planning.gangs import (
     failure_of_slow_start,
     group_by_replica,
     has_finished,
-    is_deleted,
+    is_going,
     is_holding,
 )
+from llmos_operator.planning.kueue import waits_for_admission
 from llmos_operator.planning.quota_record import read_record
-from llmos_operator.planning.quota_view import is_gated, read_rank
+from llmos_operator.planning.quota_view import read_rank
 
 
 def pods_to_retire(pods: Sequence[Pod], times: PodTimes, now: datetime) -> list[tuple[str, Failure]]:
@@ -41,7 +42,7 @@ def pods_to_retire(pods: Sequence[Pod], times: PodTimes, now: datetime) -> list[
     for gang in group_by_replica(pods).values():
         of_gang = failure_of_gang(gang, now)[0] or _failure_to_bind(gang, times, now)
         for pod in gang:
-            if not is_holding(pod) or is_deleted(pod):
+            if not is_holding(pod) or is_going(pod):
                 continue
             if failure := _failure_to_start(pod, times, now) or of_gang:
                 retired.append((pod["metadata"]["name"], failure))
@@ -55,7 +56,7 @@ def pods_to_remove(pods: Sequence[Pod], now: datetime) -> list[Pod]:
         for gang in group_by_replica(pods).values()
         if failure_of_gang(gang, now)[0] is not None
         for pod in gang
-        if not is_holding(pod) and not has_finished(pod) and not is_deleted(pod)
+        if not is_holding(pod) and not has_finished(pod) and not is_going(pod)
     ]
 
 
@@ -70,7 +71,7 @@ def _failure_to_start(pod: Pod, times: PodTimes, now: datetime) -> Failure | Non
 def _failure_to_bind(gang: Sequence[Pod], times: PodTimes, now: datetime) -> Failure | None:
     """Return why a gang that nobody admitted is bound in part only; None if it is not, or not for long."""
     is_admitted = read_record(min(gang, key=read_rank)["metadata"]).placement is not None
-    if is_admitted or any(map(is_gated, gang)) or not any(map(is_holding, gang)):
+    if is_admitted or any(map(waits_for_admission, gang)) or not any(map(is_holding, gang)):
         return None
     waiting = (failure_of_unscheduled_pod(pod, now, times.bind_after_s) for pod in gang if not is_holding(pod))
     return next((failure for failure in waiting if failure is not None), None)

@@ -31,8 +31,9 @@ from llmos_operator.planning.failures import (
     read_attempt,
     read_time,
 )
+from llmos_operator.planning.kueue import is_stopped, waits_for_admission
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
-from llmos_operator.planning.quota_view import is_gated, read_rank, read_size
+from llmos_operator.planning.quota_view import read_rank, read_size
 from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, compute_backoff_s
 
 Pod = Mapping[str, Any]
@@ -111,9 +112,9 @@ def _build_replica(
         retry_at=now if withdrawn else _retry_at(failure, failed_at, attempt, ran_stable=ran_stable),
         lost_at=max(_lost_times(gang), default=None),
         incomplete=len(gang) < read_size(gang) and state is ReplicaState.STARTING,
-        is_torn=state is ReplicaState.TERMINATING and (not all(map(is_deleted, gang)) or _is_any_lost(gang, now)),
+        is_torn=state is ReplicaState.TERMINATING and (not all(map(is_going, gang)) or _is_any_lost(gang, now)),
         is_ending=failure is not None and any(map(is_holding, gang)),
-        is_gated=state is ReplicaState.STARTING and all(is_gated(pod) for pod in gang),
+        is_gated=state is ReplicaState.STARTING and all(waits_for_admission(pod) for pod in gang),
         admitted=datetime.fromtimestamp(record.admitted_s, UTC) if record.admitted_s else None,
         withdrawn=withdrawn,
     )
@@ -147,14 +148,19 @@ def is_deleted(pod: Pod) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 
+def is_going(pod: Pod) -> bool:
+    """Whether the end of the pod was asked for, or Kueue has taken it back and asks next."""
+    return is_deleted(pod) or is_stopped(pod)
+
+
 def has_finished(pod: Pod) -> bool:
     """Whether the pod has ended, whatever its end was."""
     return pod.get("status", {}).get("phase") in {"Failed", "Succeeded"}
 
 
 def _has_failed(pod: Pod) -> bool:
-    """Whether the pod ended by itself: one that is deleted was asked to, and ends well or badly."""
-    return has_finished(pod) and not is_deleted(pod)
+    """Whether the pod ended by itself: one that was asked to ends well or badly."""
+    return has_finished(pod) and not is_going(pod)
 
 
 def is_holding(pod: Pod) -> bool:
@@ -173,7 +179,7 @@ def _state_of_gang(gang: Sequence[Pod], now: datetime, record: QuotaRecord) -> R
     if _is_any_lost(gang, now) and all(is_lost(pod, now) or has_finished(pod) for pod in gang):
         return ReplicaState.LOST
     has_failed = any(map(_has_failed, gang))
-    if any(map(is_deleted, gang)) and not has_failed:
+    if any(map(is_going, gang)) and not has_failed:
         return ReplicaState.TERMINATING
     if record.is_withdrawn or has_failed or find_missing(gang):
         return ReplicaState.FAILED
@@ -233,7 +239,7 @@ def failure_of_gang(gang: Sequence[Pod], now: datetime) -> tuple[Failure | None,
     if ends:
         failed_at, failure, pod = _find_cause(ends)
         return failure if _was_retired(pod) else _name_pod(failure, pod, read_size(gang)), failed_at
-    if any(map(is_deleted, gang)) or not (missing := find_missing(gang)):
+    if any(map(is_going, gang)) or not (missing := find_missing(gang)):
         return None, now
     replica = gang[0]["metadata"]["labels"][LABEL_REPLICA]
     names = ", ".join(replica if rank == 0 else f"{replica}-{rank}" for rank in missing)

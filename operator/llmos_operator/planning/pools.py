@@ -71,6 +71,10 @@ class Admission:
 
     news: PoolNews | None = None
     """Why replicas wait; None if the ledger has not told, or none waits."""
+    elsewhere: Failure | None = None
+    """Why replicas wait where somebody else than the ledger admits them."""
+    stopped: str = ""
+    """What somebody else took back, in one sentence."""
 
 
 def build_pool_status(
@@ -114,7 +118,7 @@ def build_pool_status(
     )
     facts = (
         _planned(layout),
-        *(() if admission is None else (_admitted(gated, not_admitted),)),
+        *(() if admission is None else (_admitted(admission, gated, not_admitted),)),
         _available(count, failure, size),
         _progressing(count, failure),
         *isolation,
@@ -247,17 +251,22 @@ _FULL = frozenset({Reason.QuotaExceeded, Reason.WaitsForRoom})
 
 def _not_admitted(admission: Admission | None, gated: int, *, stands_still: bool) -> Failure | None:
     """Return why replicas wait for their quota. Until the ledger has told, they just start."""
-    if admission is None or admission.news is None or not gated:
+    if admission is None or not gated:
+        return None
+    first = admission.elsewhere or (admission.news.first if admission.news else None)
+    if first is None:
         return None
     who = "1 replica waits" if gated == 1 else f"{gated} replicas wait"
-    first = admission.news.first
-    is_own_doing = stands_still and first.is_held_by_owner and first.reason in _FULL
-    return Failure(first.reason, f"{who}. {first.message}{_STANDS_STILL if is_own_doing else ''}")
+    is_own_doing = (
+        stands_still and admission.news is not None and admission.news.first.is_held_by_owner and first.reason in _FULL
+    )
+    told = " ".join(part for part in (f"{who}.", admission.stopped, first.message) if part)
+    return Failure(first.reason, f"{told}{_STANDS_STILL if is_own_doing else ''}")
 
 
-def _admitted(gated: int, waits: Failure | None) -> Fact:
+def _admitted(admission: Admission, gated: int, waits: Failure | None) -> Fact:
     if not gated:
-        return is_true(CONDITION_ADMITTED, Reason.Admitted)
+        return is_true(CONDITION_ADMITTED, Reason.Admitted, admission.stopped)
     if waits is None:
         return is_unknown(CONDITION_ADMITTED, Reason.Starting, "The quota ledger has not looked at it yet.")
     return is_false(CONDITION_ADMITTED, waits.reason, waits.message)

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from llmos.api import ClassUsage, MonthlyUsage, Tenant
+from llmos_operator.planning.conditions import Fact
 from llmos_operator.planning.quota import Gang, GangState, QuotaPlan, QuotaReport
 from llmos_operator.planning.quota.plan import Overcommitted, TenantClassUsage, Waiting
 
@@ -58,6 +59,8 @@ class TenantNews:
     overcommitted: tuple[Overcommitted, ...]
     """Classes that are guaranteed to it and to others beyond what there is."""
     meter: Meter
+    guaranteed: Fact | None = None
+    """What is said of its guarantee where somebody else decides."""
 
 
 def build_pool_news(report: QuotaReport, gangs: Mapping[str, Gang]) -> dict[str, PoolNews]:
@@ -93,6 +96,29 @@ def build_tenant_news(
     }
 
 
+def build_held_news(
+    tenants: Iterable[Tenant], gangs: Iterable[Gang], meters: Mapping[str, Meter], guaranteed: Fact
+) -> dict[str, TenantNews]:
+    """Return the news of each tenant, by name, where somebody else decides: what it holds and what it waits for."""
+    held: dict[str, dict[str, list[int]]] = {}
+    for gang in gangs:
+        counts = held.setdefault(gang.tenant, {}).setdefault(gang.classes[0], [0, 0])
+        counts[0 if gang.placement is not None else 1] += gang.accelerators
+    return {
+        name: TenantNews(
+            usage=tuple(
+                ClassUsage(class_name=class_name, used=used, waiting=waiting)
+                for class_name, (used, waiting) in sorted(held.get(name, {}).items())
+            ),
+            share=0.0,
+            overcommitted=(),
+            meter=meters[name],
+            guaranteed=guaranteed,
+        )
+        for name in (tenant.metadata.name for tenant in tenants)
+    }
+
+
 def _build_usage(usage: TenantClassUsage) -> ClassUsage:
     return ClassUsage(
         class_name=usage.class_name,
@@ -113,7 +139,7 @@ def is_pool_news(before: PoolNews | None, after: PoolNews | None) -> bool:
 
 def is_tenant_news(before: TenantNews | None, after: TenantNews, told_ago_s: float) -> bool:
     """Whether a tenant is worth a write, `told_ago_s` after the last one."""
-    if before is None or before.overcommitted != after.overcommitted:
+    if before is None or (before.overcommitted, before.guaranteed) != (after.overcommitted, after.guaranteed):
         return True
     if (before.usage, before.share) != (after.usage, after.share):
         return told_ago_s >= USAGE_S

@@ -87,6 +87,11 @@ def is_gated(pod: JsonObject) -> bool:
     return any(gate.get("name") == GATE_QUOTA for gate in pod["spec"].get("schedulingGates", ()))
 
 
+def _has_gate(pod: JsonObject) -> bool:
+    """Whether a pod waits for anybody: it holds nothing."""
+    return bool(pod["spec"].get("schedulingGates"))
+
+
 def read_rank(pod: JsonObject) -> int:
     """Return the place of a pod in its gang; the leader has 0."""
     return _read_number(pod, LABEL_RANK, 0)
@@ -265,7 +270,7 @@ def _state_of(pods: Sequence[JsonObject], record: QuotaRecord) -> GangState:
         return GangState.ENDING
     if record.stop is not None:
         return GangState.STOPPING
-    if all(is_gated(pod) for pod in pods):
+    if all(map(is_gated, pods)) or (record.placement is None and all(map(_has_gate, pods))):
         return GangState.WAITING
     is_whole = record.placement is None or len(pods) >= len(record.placement.nodes)
     return GangState.RUNNING if is_whole and all(_node_of(pod) for pod in pods) else GangState.STARTING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 INTERNAL_RANGES: Final = (
@@ -21,6 +22,14 @@ INTERNAL_RANGES: Final = (
 )
 """Private, shared, link-local (the metadata services of clouds among them) and special ranges (RFC 1918, 6598, 3927,
 2544, 4193): pods, Services and nodes are in them unless a cluster was given public addresses."""
+
+
+class Admitter(StrEnum):
+    """Who admits replicas on accelerators."""
+
+    LLMOS = "llmos"
+    """The quota ledger."""
+    KUEUE = "kueue"
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,10 @@ class Settings:
     """A pod that cannot be scheduled for so long makes the pool say so."""
     withdraw_after_s: int = 60
     """An autoscaled pool whose replicas cannot start for so long after that stops asking for them."""
+    admission: Admitter = Admitter.LLMOS
+    """Who says which replicas may have their accelerators."""
+    kueue_queue: str = "default"
+    """LocalQueue of pools for which neither they nor their Tenant name one."""
     untenanted: tuple[tuple[str, int], ...] = ()
     """Accelerators by class for namespaces of no Tenant, all together, once there is a Tenant."""
     image_pull_timeout_s: int = 60

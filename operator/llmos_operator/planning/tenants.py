@@ -57,6 +57,8 @@ def build_guaranteed_fact(tenant: Tenant, news: TenantNews | None) -> Fact | Non
     if news is None:
         before = next((c for c in tenant.status.conditions if c.type == CONDITION_GUARANTEED), None)
         return Fact(before.type, before.status, Reason(before.reason), before.message) if before else None
+    if news.guaranteed is not None:
+        return news.guaranteed
     if not news.overcommitted:
         return is_true(CONDITION_GUARANTEED, Reason.GuaranteesHold)
     numbers = [

@@ -62,6 +62,7 @@ from llmos_operator.planning.isolation import (
     name_namespace,
     plan_backstop,
 )
+from llmos_operator.planning.settings import Admitter
 from llmos_operator.reconcilers.base import Context
 from llmos_operator.reconcilers.sightings import Sighting
 
@@ -200,7 +201,9 @@ async def _reconcile_namespace(look: _Look, name: str) -> tuple[Finding, ...]:
     if account := await kube.get(SERVICE_ACCOUNTS, "default", name):
         look.existing[_place(account)] = account
     target = TenantNamespace(look.tenant, name, namespace["metadata"]["uid"], look.context.settings)
-    backstop = plan_backstop(look.tenant, look.classes)
+    # Where Kueue admits, any number may wait for it, and the Tenant's quota says nothing.
+    is_ours = look.context.settings.admission is Admitter.LLMOS
+    backstop = plan_backstop(look.tenant, look.classes) if is_ours else {}
     manifests = build_isolation(target, backstop)
     try:
         made = [(manifest, await _apply(look, manifest)) for manifest in manifests]

@@ -26,16 +26,19 @@ from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, 
 from llmos_operator.manifests.gang import build_leaders_service
 from llmos_operator.manifests.replica import (
     ReplicaTemplate,
+    build_held_pods,
     build_pool_selector,
     build_replica_pods,
     build_service,
     compute_revision,
     compute_url,
 )
+from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.gang_endings import pods_to_remove, pods_to_retire
 from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost
 from llmos_operator.planning.isolation import build_refusal
+from llmos_operator.planning.kueue import choose_queue
 from llmos_operator.planning.layout import plan_layout
 from llmos_operator.planning.pools import (
     Admission,
@@ -59,6 +62,7 @@ from llmos_operator.planning.sampling import ScaledPool
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
+from llmos_operator.reconcilers.kueue import build_kueue_metadata, look_at_kueue, tend_pods
 from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import Manifest, apply_if_needed, apply_status_if_changed
 
@@ -76,7 +80,9 @@ class _Observed:
     revision: str
     pods: list[Object]
     has_quota: bool = False
-    """Whether its replicas wait until the quota admits them."""
+    """Whether its replicas wait until the quota, or Kueue, admits them."""
+    queue: str = ""
+    """The LocalQueue in which they wait; empty if it is not Kueue that admits them."""
 
 
 async def reconcile_pool(context: Context, key: Key) -> Result:
@@ -92,13 +98,17 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         context.board.forget(key)
         await apply_invalid_status(context, current, error)
         return DONE
-    isolation = look_at_pool(context, observed.pool, observed.pods, await observe_tenants(context))
+    tenants = await observe_tenants(context)
+    observed = _choose_admission(context, observed, tenants)
+    isolation = look_at_pool(context, observed.pool, observed.pods, tenants)
     if isolation.refusal is not None:
         observed = _withhold(observed, isolation.refusal)
     size = compute_size(observed.pool, context.board.decision(key), context.now())
     replicas, plan = await _plan(context, observed, size)
     _publish(context, key, observed, replicas)
     refused = await _apply_plan(context, observed, plan)
+    await tend_pods(context, observed.pool, observed.queue, observed.pods, has_quota=observed.has_quota)
+    kueue = await look_at_kueue(context, observed.queue, observed.pods)
     status = build_pool_status(
         observed.pool,
         layout=observed.layout,
@@ -110,12 +120,20 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         refused=refused,
         isolation=isolation.facts,
         now=context.now(),
-        admission=Admission(context.quota.pool(key)) if observed.has_quota else None,
+        admission=Admission(context.quota.pool(key), kueue.waits, kueue.stopped)
+        if observed.has_quota or kueue.waits
+        else None,
     )
     announcement = plan_scaling_announcement(observed.pool, size)
     await apply_status_if_changed(context.kube, current, status, context.now(), announcement)
-    looks = (isolation.look_again_s, _next_look_s(replicas, plan, refused, context.now()))
+    looks = (isolation.look_again_s, kueue.look_again_s, _next_look_s(replicas, plan, refused, context.now()))
     return Result(requeue_after_s=min((look for look in looks if look is not None), default=None))
+
+
+def _choose_admission(context: Context, observed: _Observed, tenants: Tenants) -> _Observed:
+    """Have the replicas wait for Kueue where the installation follows it."""
+    queue = choose_queue(observed.pool, tenants.all, context.settings)
+    return replace(observed, has_quota=True, queue=queue) if queue else observed
 
 
 def _withhold(observed: _Observed, refusal: Failure) -> _Observed:
@@ -282,13 +300,23 @@ async def _apply_replica(context: Context, observed: _Observed, new: NewReplica)
         revision=observed.revision,
         ordinal=new.ordinal,
         attempt=new.attempt,
-        record=(new.record or QuotaRecord()) if observed.has_quota else None,
+        record=(new.record or QuotaRecord()) if observed.has_quota and not observed.queue else None,
     )
+    if observed.queue:
+        pods = _hold_for_kueue(context, observed, pods)
     existing = {pod["metadata"]["name"] for pod in observed.pods}
     # The leader comes last: whoever finds it knows that all the others were made.
     for pod in reversed(pods):
         if pod["metadata"]["name"] not in existing:
             await context.kube.apply(pod)
+
+
+def _hold_for_kueue(context: Context, observed: _Observed, pods: list[Object]) -> list[Object]:
+    replica = pods[0]["metadata"]["labels"][LABEL_REPLICA]
+    labels, annotations = build_kueue_metadata(
+        context, observed.pool, observed.queue, replica, len(pods), observed.pods
+    )
+    return build_held_pods(pods, labels, annotations)
 
 
 def _pods_of(observed: _Observed, replica: Replica) -> list[Object]:

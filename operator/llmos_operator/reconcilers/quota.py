@@ -25,10 +25,12 @@ from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS
 from llmos_operator.planning.claims import Tenants
+from llmos_operator.planning.kueue import build_decides_fact
 from llmos_operator.planning.quota import Ledger, QuotaPlan, QuotaRules, Snapshot
 from llmos_operator.planning.quota_news import (
     advance_meter,
     begin_meter,
+    build_held_news,
     build_pool_news,
     build_tenant_news,
     holds_accelerators,
@@ -43,7 +45,9 @@ from llmos_operator.planning.quota_writes import (
     build_liftings,
     group_by_gang,
 )
+from llmos_operator.planning.settings import Admitter
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
+from llmos_operator.reconcilers.kueue import is_kueue_installed
 from llmos_operator.reconcilers.quota_board import Pass, QuotaBoard
 from llmos_operator.reconcilers.tenant import observe_tenants
 
@@ -72,7 +76,10 @@ async def reconcile_quota(context: Context, _key: Key) -> Result:
     began_s = time.perf_counter()
     # One that is being deleted, or cannot be read, is a Tenant: nothing is given away for its sake.
     tenants = await observe_tenants(context)
-    result = await _give_out(context, tenants, now, began_s) if tenants.exist else await _lift_all(context, now)
+    if context.settings.admission is Admitter.KUEUE:
+        result = await _stand_aside(context, tenants, now, began_s)
+    else:
+        result = await _give_out(context, tenants, now, began_s) if tenants.exist else await _lift_all(context, now)
     board.next_pass = context.now() + timedelta(seconds=max(SHORTEST_PAUSE_S, board.look_s))
     return result
 
@@ -103,6 +110,22 @@ async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: 
         _tell_pools(board, observed.pools)
     board.on_pass(Pass(report, plan, audits, time.perf_counter() - began_s))
     return Result(requeue_after_s=_next_look_s(plan, snapshot.now_s, may_reclaim=may_reclaim))
+
+
+async def _stand_aside(context: Context, tenants: Tenants, now: datetime, began_s: float) -> Result:
+    """Where Kueue admits: lift nothing, reclaim nothing; count what tenants hold, and say who decides."""
+    board = context.quota
+    board.on_pass(None)
+    if not tenants.exist:
+        board.publish({}, {}, now)
+        return DONE
+    observed = await _observe(context, tenants, now)
+    snapshot = _build_snapshot(context, observed)
+    board.look_s = time.perf_counter() - began_s
+    meters = _count_seconds(board, tenants.readable, snapshot, now)
+    decides = build_decides_fact(is_installed=await is_kueue_installed(context))
+    board.publish({}, build_held_news(tenants.readable, snapshot.gangs, meters, decides), now)
+    return Result(requeue_after_s=LONGEST_PAUSE_S)
 
 
 def _next_look_s(plan: QuotaPlan, now_s: float, *, may_reclaim: bool) -> float:

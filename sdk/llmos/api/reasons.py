@@ -87,6 +87,13 @@ class Reason(StrEnum):
     NoTenant = "NoTenant"
     TenantClosed = "TenantClosed"
     NotBoundInTime = "NotBoundInTime"
+    # Where Kueue admits instead.
+    KueueDecides = "KueueDecides"
+    WaitsForKueue = "WaitsForKueue"
+    KueueNotInstalled = "KueueNotInstalled"
+    QueueNotFound = "QueueNotFound"
+    QueueInactive = "QueueInactive"
+    NotManagedByKueue = "NotManagedByKueue"
 
 
 Retry = Literal["none", "back-off", "on-change"]
@@ -458,6 +465,50 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Admitted",
         "The pods of a replica did not all find their nodes in time; the replica was withdrawn as a whole.",
         "Look at the events of its pods for what the scheduler missed; LLMOS tries again with growing pauses.",
+        "back-off",
+    ),
+    Reason.KueueDecides: _good(
+        _TENANT,
+        "Guaranteed",
+        "Kueue admits the tenant's replicas: quota, cohort and weight of this Tenant have no effect, and nothing is "
+        "reclaimed for it.",
+    ),
+    Reason.WaitsForKueue: _bad(
+        _POOL,
+        "Admitted",
+        "Kueue has not admitted the replica.",
+        "kubectl describe workloads shows more; the replica starts by itself when Kueue admits it.",
+        "back-off",
+    ),
+    Reason.KueueNotInstalled: _bad(
+        _TENANT_AND_POOL,
+        "Admitted",
+        "This installation leaves admission to Kueue, and the cluster has no Kueue: there is no kind LocalQueue. "
+        "Nothing is released meanwhile.",
+        "Install Kueue, or set quota.admission: llmos in the chart.",
+        "back-off",
+    ),
+    Reason.QueueNotFound: _bad(
+        _POOL,
+        "Admitted",
+        "There is no LocalQueue of that name in the pool's namespace.",
+        "Create it, or name another one: the label kueue.x-k8s.io/queue-name of the pool, spec.kueue.queueName of the "
+        "Tenant, or quota.kueue.queueName in the chart.",
+        "back-off",
+    ),
+    Reason.QueueInactive: _bad(
+        _POOL,
+        "Admitted",
+        "The LocalQueue takes nothing now.",
+        "Look at it and at its ClusterQueue: kubectl describe localqueue NAME, kubectl describe clusterqueue.",
+        "back-off",
+    ),
+    Reason.NotManagedByKueue: _bad(
+        _POOL,
+        "Admitted",
+        "Kueue's webhook did not take the pods of the replica over, so nobody will lift their gate.",
+        "Have Kueue's configuration enable the integration pod and its managedJobsNamespaceSelector select the "
+        "namespace; then delete the pods that wait, and LLMOS makes them anew.",
         "back-off",
     ),
 }

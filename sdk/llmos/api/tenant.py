@@ -152,6 +152,14 @@ class Isolation(ApiModel):
     internet, with strict nothing else."""
 
 
+class TenantQueue(ApiModel):
+    """How pools queue where Kueue admits (quota.admission: kueue in the chart); without effect otherwise."""
+
+    queue_name: Annotated[str, Field(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")] = ""
+    """Name of the LocalQueue in each of the tenant's namespaces. Empty = what the installation says. The label
+    kueue.x-k8s.io/queue-name of a pool comes before it."""
+
+
 class TenantSpec(ApiModel):
     """What the administrator grants."""
 
@@ -164,6 +172,8 @@ class TenantSpec(ApiModel):
     """Share of what is borrowed, and of shared pools, relative to others."""
     quota: Annotated[tuple[ClassQuota, ...], Field(max_length=32), ListMap(("class",))] = ()
     """Accelerators by class. A class without an entry cannot be used."""
+    kueue: TenantQueue = TenantQueue()
+    """Where Kueue admits instead of the quota: which queue."""
     priority_range: PriorityRange = PriorityRange()
     """Priorities that the tenant's pools and jobs may have."""
     tokens: TokenBudget = TokenBudget()

@@ -1,4 +1,4 @@
-"""Story 25: a replica of two real pods in the closed namespace of a Tenant. The leader is ready only when the worker
+"""Story 26: a replica of two real pods in the closed namespace of a Tenant. The leader is ready only when the worker
 has found it by name and joined it over the network; what happens to one of them happens to both.
 
 The node pretends to have four GPUs, and a class says two to a node: so a replica of four has two pods.
