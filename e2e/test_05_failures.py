@@ -364,7 +364,7 @@ async def test_a_failure_says_what_is_wrong_and_what_to_do(stage: Stage, failure
 async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> None:
     told_elsewhere = {
         Reason.EngineHung: "test_04_recovery",
-        Reason.GangBroken: "test_26_gang_of_real_pods",
+        Reason.GangBroken: "tests/operator/reconcilers, tests/workers/serve: a pod that is gone without a word",
         Reason.InUse: "test_06_all_deleted",
         Reason.ConversionFailed: "tests/workers/fetch: needs the image with vLLM and a broken GGUF file",
         Reason.FetchFailed: "the net below all others",
