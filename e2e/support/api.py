@@ -91,16 +91,24 @@ class Api:
             _checked(response)
 
     async def watch(self, kind: str, namespace: str, selector: str) -> AsyncIterator[tuple[str, Object]]:
-        """Yield what exists as ADDED, then every change, in the order in which the API server made them."""
+        """Yield what exists as ADDED, then every change, in the order in which the API server made them.
+
+        The API server ends a stream that is read too slowly: it goes on from the last change then, so that none is
+        missed. Where it cannot, the last event is an ERROR.
+        """
         listed = await self._list(kind, namespace, selector)
         for item in listed["items"]:
             yield "ADDED", item
         query = {"labelSelector": selector, "watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"]}
         path, endless = _path(kind, namespace), httpx.Timeout(30.0, read=None)
-        async with self._client.stream("GET", path, params=query, timeout=endless) as response:
-            async for line in response.aiter_lines():
-                event = json.loads(line)
-                yield event["type"], event["object"]
+        while True:
+            async with self._client.stream("GET", path, params=query, timeout=endless) as response:
+                async for line in response.aiter_lines():
+                    event = json.loads(line)
+                    yield event["type"], event["object"]
+                    if event["type"] == "ERROR":
+                        return
+                    query["resourceVersion"] = event["object"]["metadata"]["resourceVersion"]
 
 
 @asynccontextmanager
