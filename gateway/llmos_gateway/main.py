@@ -13,6 +13,7 @@ import uvloop
 
 from llmos.kubeconfig import NoClusterError, load_configuration
 from llmos.logs import LogLevel, configure_logs
+from llmos_gateway.budget_store import JournalError
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.cluster import AioSource, ClusterWatch, StaticError, StaticWatch
 from llmos_gateway.http.connections import ConnectionLimits
@@ -71,6 +72,13 @@ def run(
         typer.Option(
             envvar="LLMOS_CACHE_SALT_SECRET_FILE",
             help="At least 32 random bytes, the same for all gateways: keeps cached prompts of tenants apart.",
+        ),
+    ] = None,
+    budget_journal: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="LLMOS_BUDGET_JOURNAL",
+            help="File of this gateway alone that keeps used tokens of tenants over a restart. Empty: it forgets them.",
         ),
     ] = None,
     catalog_file: Annotated[
@@ -140,6 +148,7 @@ def run(
         key=tls_key,
         access_log=sys.stdout.buffer if access_log else None,
         cache_salt_secret=_read_secret(cache_salt_secret_file) if cache_salt_secret_file else None,
+        budget_journal=budget_journal,
         settle_s=settle_s,
         drain_s=drain_s,
         limits=replace(
@@ -160,7 +169,7 @@ def run(
     )
     try:
         uvloop.run(_serve(options, catalog_file, kubeconfig, namespace))
-    except (NoClusterError, StaticError) as error:
+    except (JournalError, NoClusterError, StaticError) as error:
         typer.echo(error, err=True)
         raise typer.Exit(2) from None
 

@@ -37,8 +37,6 @@ class LocalStore:
         flush_s: how often the journal is written.
     """
 
-    is_shared = False
-
     def __init__(
         self,
         journal: Journal | None = None,
@@ -46,8 +44,8 @@ class LocalStore:
         unix_time: Callable[[], float] = time.time,
         flush_s: float = FLUSH_S,
     ) -> None:
+        self.is_shared = False
         self.gateways = 1
-        """How many gateways share the budgets, this one included."""
         self._journal = journal
         self._unix_time = unix_time
         self._flush_s = flush_s
@@ -80,8 +78,8 @@ class LocalStore:
         return tab, outcome
 
     async def grow(self, tab: Tab, least: int, most: int) -> Refused | None:
-        spent = tab.spent - tab.before
-        outcome = self._ledger.grow(self._unix_time(), tab.tenant, tab.terms, tab.number, spent, least, most)
+        now_s = self._unix_time()
+        outcome = self._ledger.grow(now_s, tab.tenant, tab.terms, tab.number, tab.unsettled, least, most)
         tab.turn(outcome.amount if isinstance(outcome, Granted) else 0)
         return outcome if isinstance(outcome, Refused) else None
 

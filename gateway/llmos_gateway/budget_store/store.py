@@ -33,18 +33,25 @@ class Tab:
         """Return how far the request may go."""
         return self.before + self.amount
 
+    @property
+    def unsettled(self) -> int:
+        """Return what was spent since it grew last, as far as it was reserved: what is beyond has to be granted yet."""
+        return min(self.spent, self.reserved) - self.before
+
     def turn(self, amount: int) -> None:
-        """Begin anew with what was granted now."""
-        self.before, self.amount = self.spent, amount
+        """Begin anew with what was granted now; what was unsettled is settled."""
+        self.before += self.unsettled
+        self.amount = amount
 
 
 class BudgetStore(Protocol):
     """Keeps the account. Only `open` and `grow` wait for anything."""
 
-    @property
-    def is_shared(self) -> bool:
-        """Return whether all gateways see the same account."""
-        ...
+    gateways: int
+    """How many gateways there are, this one included."""
+
+    is_shared: bool
+    """Whether all gateways see the same account."""
 
     async def open(self, tenant: str, terms: Terms, quote: Quote) -> tuple[Tab, Granted] | Refused:
         """Reserve for a new request.

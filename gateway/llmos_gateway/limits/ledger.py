@@ -4,8 +4,8 @@ For each tenant and window there is one counter
 
     used = what ended requests have used  +  what running requests have reserved (`held`)
 
-and a reservation is granted only if no limited window goes beyond its limit with it. So whatever comes at the same time,
-what was used never goes beyond a limit by more than what running requests used beyond their own reservations.
+and a reservation is granted only if no limited window goes beyond its limit with it. So whatever comes at the same
+time, what was used never goes beyond a limit by more than what requests used beyond their own reservations.
 
 - A reservation belongs to the windows that it was made in, and is settled there, however late.
 - A reservation that grows is settled up to here in its windows, and what comes is reserved in those of now.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
 from llmos_gateway.limits.terms import Terms
@@ -55,6 +55,8 @@ class Granted:
     """After it."""
     running: int
     """Requests of the tenant, this one included."""
+    terms: Terms
+    """By which it was granted."""
     exceeded: Bound | None = None
     """What would have refused it, were it enforced."""
 
@@ -66,6 +68,9 @@ class Refused:
     by: Bound
     uses: tuple[Use, ...]
     running: int
+    terms: Terms
+    least: int
+    """What it asked for."""
     is_brief: bool = False
     """Whether it may fit as soon as requests that run have used less than they reserved."""
     is_never: bool = False
@@ -136,10 +141,10 @@ class Ledger:
         running = len(account.open)
         is_full = terms.concurrency is not None and running >= terms.concurrency
         if is_full and terms.is_enforced:
-            return Refused("concurrency", account.read(), running, is_brief=True)
+            return Refused("concurrency", account.read(), running, terms, least, is_brief=True)
         outcome = self._take(account, now_s, terms, number, least, most)
         if is_full and isinstance(outcome, Granted) and outcome.exceeded is None:
-            return Granted(outcome.amount, outcome.uses, outcome.running, "concurrency")
+            return replace(outcome, exceeded="concurrency")
         return outcome
 
     def grow(
@@ -217,7 +222,8 @@ class Ledger:
         starts = self._starts(account)
         account.open[number] = _Open(starts, amount)
         account.add(starts, amount, amount)
-        return Granted(amount, account.read(), len(account.open), refused.by if refused is not None else None)
+        exceeded = refused.by if refused is not None else None
+        return Granted(amount, account.read(), len(account.open), terms, exceeded)
 
     def _settle(self, account: _Account, number: str, used: int) -> None:
         entry = account.open.pop(number, None)
@@ -245,6 +251,8 @@ def find_refusal(uses: tuple[Use, ...], running: int, terms: Terms, least: int) 
         full[-1][0].window,
         uses,
         running,
+        terms,
+        least,
         is_brief=all(limit - (use.used - use.held) >= least for use, limit in full),
         is_never=any(least > limit for _, limit in full),
     )

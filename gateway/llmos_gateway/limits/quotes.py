@@ -3,10 +3,10 @@
 A request that says how long its answer may be reserves that: prompt + max_tokens, all or nothing. One that does not
 say it is open ended:
 
-    a stream          begins with `STEP_TOKENS` and reserves more as it goes on, so that it holds little that it does not
-                      need, and may run out on its way
-    a whole answer    reserves what the model's context allows, or what is left if that is less; then the engine is told
-                      to stop there, for nobody could stop it later
+    a stream          begins with `STEP_TOKENS` and reserves more as it goes on, so that it holds little that it does
+                      not need, and may run out on its way
+    a whole answer    reserves what the model's context allows, or what is left if that is less; then the engine is
+                      told to stop there, for nobody could stop it later
 
 The number of prompt tokens is an estimate (UTF-8 bytes / 4); the engine's own number replaces it at the end.
 """

@@ -112,7 +112,7 @@ async def test_a_disk_that_fails_stops_nobody_and_is_written_again(
     store.start()
     full = path.with_name("journal.new")
     full.mkdir()
-    store._journal._close_file()  # type: ignore[union-attr]  # noqa: SLF001 - as after a failed write
+    store._journal._close_file()  # type: ignore[union-attr]
     running = asyncio.create_task(store.run())
     tab = await reserve(store, 40)
     assert isinstance(tab, Tab)
