@@ -52,6 +52,8 @@ MAX_STEPS: Final = 256
 """In one round trip."""
 MAX_WAITING: Final = 100_000
 """Steps that wait for the store to come back; beyond it the oldest are left to their lease."""
+MAX_REFUSALS: Final = 100
+"""After which a step that the server always refuses holds up the others no more."""
 LONGEST_PAUSE_S: Final = 2.0
 CLOSE_S: Final = 2.0
 
@@ -193,14 +195,7 @@ class SharedStore:
 
     async def _send_some(self) -> None:
         """Send what has come, and tell who waits."""
-        steps: list[Step] = []
-        while self._steps and len(steps) < MAX_STEPS:
-            step = self._steps.popleft()
-            # Of a caller that left before it was sent.
-            if step.outcome is None or not step.outcome.done():
-                steps.append(step)
-        if not self._steps:
-            self._has_steps.clear()
+        steps = self._take_steps()
         if not steps:
             return
         try:
@@ -211,14 +206,28 @@ class SharedStore:
         except asyncio.CancelledError:
             self._steps.extendleft(reversed([step for step in steps if step.is_kept]))
             raise
-        failed = [step for step, answer in zip(steps, answers, strict=True) if isinstance(answer, Exception)]
+        failed: list[Step] = []
         for step, answer in zip(steps, answers, strict=True):
-            if not isinstance(answer, Exception):
+            if isinstance(answer, Exception):
+                step.refusals += 1
+                failed.append(step)
+            else:
                 self._done(step, answer)
         if failed:
             self._failed(failed, next(answer for answer in answers if isinstance(answer, Exception)))
         else:
             self._succeeded(has_sent_all=len(steps) < MAX_STEPS)
+
+    def _take_steps(self) -> list[Step]:
+        steps: list[Step] = []
+        while self._steps and len(steps) < MAX_STEPS:
+            step = self._steps.popleft()
+            # Of a caller that left before it was sent.
+            if step.outcome is None or not step.outcome.done():
+                steps.append(step)
+        if not self._steps:
+            self._has_steps.clear()
+        return steps
 
     async def _execute(self, steps: Sequence[Step]) -> list[Any]:
         if not self._sha:
@@ -238,9 +247,11 @@ class SharedStore:
         lease = str(int(self._lease_s * 1000))
         pipeline = self._redis.pipeline(transaction=False)
         for step in steps:
-            pipeline.execute_command(
-                "EVALSHA", self._sha, 4, *step.build_keys(), step.name, now, lease, *step.arguments
-            )
+            if step is PING:
+                pipeline.ping()
+                continue
+            keys = step.build_keys()
+            pipeline.execute_command("EVALSHA", self._sha, len(keys), *keys, step.name, now, lease, *step.arguments)
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
         return answers
 
@@ -262,7 +273,9 @@ class SharedStore:
             self._outage = Outage(self.read(), self.gateways, self._unix_time)
             self._away_since_s = self._clock()
         self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or 0.05)
-        waiting = [*steps, *self._steps]
+        for step in [step for step in steps if step.refusals >= MAX_REFUSALS]:
+            _logger.error("The store cannot %s for tenant %s, which is left to its lease.", step.name, step.tenant)
+        waiting = [*(step for step in steps if step.refusals < MAX_REFUSALS), *self._steps]
         for step in waiting:
             self._drop(step)
         # Something is tried, so that it is noticed when the store is back.

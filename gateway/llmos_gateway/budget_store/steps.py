@@ -24,6 +24,8 @@ class Step:
     arguments: tuple[str, ...]
     outcome: asyncio.Future[Sequence[Any]] | None = None
     """Of steps that somebody waits for; the others are tried until they are done."""
+    refusals: int = 0
+    """How often the server answered that it cannot."""
 
     @property
     def is_kept(self) -> bool:

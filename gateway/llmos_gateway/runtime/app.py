@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import resource
@@ -95,6 +96,10 @@ class Options:
     """The same in all gateways; None makes one for this process."""
     budget_journal: Path | None = None
     """Where used tokens of tenants outlive the process; None forgets them."""
+    budget_store: str = ""
+    """URL of the Valkey or Redis in which all gateways count them; empty: this process counts alone."""
+    budget_away_s: float = 30.0
+    """How long requests of tenants with a budget go on without it."""
     settle_s: float = 5.0
     drain_s: float = 120.0
     sweep_s: float = SWEEP_S
@@ -190,9 +195,15 @@ class Gateway:
         )
 
     async def _open_budgets(self, stack: AsyncExitStack) -> BudgetStore:
-        journal = self._options.budget_journal
-        store = LocalStore(Journal(journal) if journal is not None else None)
-        await asyncio.to_thread(store.start)
+        options = self._options
+        store: BudgetStore
+        if options.budget_store:
+            # Its client is loaded only where there is a server.
+            shared = importlib.import_module("llmos_gateway.budget_store.shared")
+            store = shared.SharedStore(options.budget_store, away_s=options.budget_away_s)
+        else:
+            store = local = LocalStore(Journal(options.budget_journal) if options.budget_journal else None)
+            await asyncio.to_thread(local.start)
         stack.push_async_callback(store.close)
         return store
 

@@ -24,6 +24,7 @@ from tests.gateway.engines import (
     open_engine,
     pause_in_stream,
 )
+from tests.gateway.redis_server import Server
 from tests.gateway.stage import CHAT, Stage, open_gateway, split_events
 from tests.gateway.values import api_key, key_text, tenant
 
@@ -331,3 +332,29 @@ async def test_openai_client_reads_a_refusal_as_its_own_and_does_not_insist() ->
         lines = await stage.read_log(1)
     assert refused.value.code == "rate_limit_exceeded"
     assert (len(engine.bodies), len(lines)) == (0, 1)
+
+
+async def test_gateways_with_one_store_share_a_budget_and_a_restart_forgets_nothing(server: Server) -> None:
+    options = {"budget_store": server.url}
+    async with open_engine(endless) as engine, open_tenant(engine, perMonth="1000", options=options) as first:
+        async with ask(first, stream=True) as response:
+            events = split_events(await response.read())
+        assert events[-1]["error"]["code"] == "insufficient_quota"
+        assert len(events) - 1 >= 1000 - PROMPT - 50
+        async with open_tenant(engine, perMonth="1000", options=options) as second, ask(second) as response:
+            assert response.status == 429
+            assert response.headers["x-ratelimit-remaining-tokens"] == "0"
+        assert await read_used(first, "month") == (1000, 0)
+
+
+async def test_without_the_store_requests_go_on_for_a_while_and_are_then_told_why_not(server: Server) -> None:
+    options = {"budget_store": server.url, "budget_away_s": 0.2}
+    async with open_engine() as engine, open_tenant(engine, perDay="1000", options=options) as stage:
+        server.kill()
+        assert await read_status(ask(stage, max_tokens=10)) == 200
+        await asyncio.sleep(0.3)
+        async with ask(stage, max_tokens=10) as response:
+            assert response.status == 503
+            assert response.headers["Retry-After"] == "1"
+            assert (await stage.read_error(response))["code"] == "budget_store_unavailable"
+        assert await read_status(stage.post()) == 200
