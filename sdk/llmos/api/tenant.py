@@ -111,7 +111,7 @@ class TokenBudget(ApiModel):
     )
 
     per_minute: TokenQuantity | None = None
-    """Tokens in any minute, for example 200k."""
+    """Tokens in a minute (UTC), for example 200k."""
     per_day: TokenQuantity | None = None
     """Tokens in a day (UTC), for example 20M."""
     per_month: TokenQuantity | None = None
@@ -251,8 +251,7 @@ class Tenant(ApiModel):
 
     Accelerators are enforced: as soon as there is a Tenant, pods of InferencePools on accelerators wait behind a
     scheduling gate until the quota admits them, and what was borrowed comes back by draining. Pods that others make are
-    counted where they stand, and not held back. `tokens`, `models` and `isolation` are not enforced by this version of
-    the operator.
+    counted where they stand, and not held back. `tokens` and `models` are enforced by the gateway.
     """
 
     info: ClassVar[KindInfo] = KindInfo(
