@@ -23,12 +23,13 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
 import aiohttp
 
-from llmos.api.load import PoolLoad
+from llmos.api.load import PoolLoad, TokenUse
 from llmos_gateway.budget_store import BudgetStore, Journal, LocalStore
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.holding import Holding
@@ -160,7 +161,7 @@ class Gateway:
             )
             self._watch_gauges(road, server, tools.queueing)
             self._watch_budgets(store)
-            await self._open(stack, server)
+            await self._open(stack, server, store)
             if self._options.cache_salt_secret is None:
                 _logger.warning(_OWN_SALT)
             await self._run_parts(
@@ -252,9 +253,15 @@ class Gateway:
         if self._catalog.get_pool(pool_id) is None:
             self._metrics.forget_pool(pool_id)
 
-    async def _open(self, stack: AsyncExitStack, server: PublicServer) -> None:
+    async def _open(self, stack: AsyncExitStack, server: PublicServer, store: BudgetStore) -> None:
         options = self._options
-        load = build_load_handler(self._book, gateway=options.name, boot=secrets.token_hex(8))
+        load = build_load_handler(
+            self._book,
+            gateway=options.name,
+            boot=secrets.token_hex(8),
+            read_tenants=partial(_read_tenants, store),
+            shares_budgets=store.is_shared,
+        )
         admin_port = await stack.enter_async_context(
             serve_admin(
                 options.host,
@@ -318,6 +325,17 @@ class Gateway:
         if self._is_ending:
             return "the gateway ends"
         return "" if self._catalog.is_synced else "not everything has been read from the API server yet"
+
+
+def _read_tenants(store: BudgetStore) -> dict[str, tuple[TokenUse, ...]]:
+    return {
+        tenant: tuple(
+            # What is used for a part counts as a whole token: a limit that is reached looks reached.
+            TokenUse.model_construct(window=use.window, start_s=use.start_s, used=max(0, -(-use.used // MILLI)))
+            for use in uses
+        )
+        for tenant, uses in store.read().items()
+    }
 
 
 def _build_trace_begin(tracer: Tracer) -> Callable[[Call, str], None]:

@@ -12,6 +12,7 @@ import openai
 import pytest
 from aiohttp import web
 
+from llmos.api.load import GatewayLoad
 from llmos_gateway.runtime.app import Options
 from tests.gateway.engines import (
     Engine,
@@ -358,3 +359,12 @@ async def test_without_the_store_requests_go_on_for_a_while_and_are_then_told_wh
             assert response.headers["Retry-After"] == "1"
             assert (await stage.read_error(response))["code"] == "budget_store_unavailable"
         assert await read_status(stage.post()) == 200
+
+
+async def test_the_operator_is_told_what_tenants_have_used() -> None:
+    async with open_engine() as engine, open_tenant(engine, perDay="1000") as stage:
+        assert await read_status(ask(stage, max_tokens=100)) == 200
+        async with stage.client.get(f"{stage.admin_url}/load") as response:
+            load = GatewayLoad.model_validate_json(await response.read())
+    assert {use.window: use.used for use in load.tenants["acme"]} == {"minute": 10, "day": 10, "month": 10}
+    assert not load.shares_budgets
