@@ -93,6 +93,12 @@ async def test_tokens_run_out_in_a_stream_and_killed_gateways_forget_nothing(
         for told in await ask_all(api, session, sharing, target):
             assert_refused(told)
         assert set(await read_used(api, sharing, f"{namespace}-day", "day")) == {LIMIT}
+        await eventually(
+            "the Tenant says so",
+            lambda: api.get("Tenant", f"{namespace}-day"),
+            lambda found: [t["used"] for t in found["status"].get("tokens", ())] == [LIMIT],
+            timeout_s=120,
+        )
 
         await kill_gateways(api, sharing)
         for told in await ask_all(api, session, sharing, target):

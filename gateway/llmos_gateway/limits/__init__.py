@@ -12,6 +12,7 @@ often it is added, and taken back.
 from __future__ import annotations
 
 from llmos_gateway.limits.ledger import Granted, Ledger, Refused, Use
+from llmos_gateway.limits.prompts import PromptFactors
 from llmos_gateway.limits.quotes import Quote, build_quote
 from llmos_gateway.limits.terms import MILLI, Terms, build_terms
 from llmos_gateway.limits.windows import WINDOWS, WindowName, find_end, find_starts
@@ -21,6 +22,7 @@ __all__ = [
     "WINDOWS",
     "Granted",
     "Ledger",
+    "PromptFactors",
     "Quote",
     "Refused",
     "Terms",

@@ -8,7 +8,7 @@ say it is open ended:
     a whole answer    reserves what the model's context allows, or what is left if that is less; then the engine is
                       told to stop there, for nobody could stop it later
 
-The number of prompt tokens is an estimate (UTF-8 bytes / 4); the engine's own number replaces it at the end.
+The number of prompt tokens is an estimate (`prompts`); the engine's own number replaces it at the end.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from llmos_gateway.limits.terms import Terms
 
 STEP_TOKENS: Final = 256
 """Tokens of each choice that an open stream reserves at once."""
+MAX_ASKED: Final = 2**45
+"""Nobody's answer takes 35 billion tokens; what is asked for stays so small that sums are exact."""
 UNKNOWN_ANSWER_TOKENS: Final = 4096
 """Longest whole answer to reckon with where the model's context is not known."""
 
@@ -69,9 +71,13 @@ def build_quote(
     if answer_tokens is not None:
         bounded = min(answer_tokens, context_tokens) if context_tokens else answer_tokens
         amount = terms.weigh_ahead(prompt_tokens, bounded * choices)
-        return Quote(amount, amount, prompt=prompt)
+        return _build(amount, amount, prompt=prompt)
     if is_stream:
         step = token * STEP_TOKENS
-        return Quote(prompt + token, prompt + step, step=step, prompt=prompt, answer_token=token)
+        return _build(prompt + token, prompt + step, step=step, prompt=prompt, answer_token=token)
     longest = max(1, context_tokens - prompt_tokens) if context_tokens else UNKNOWN_ANSWER_TOKENS
-    return Quote(prompt + token, prompt + token * longest, prompt=prompt, answer_token=token)
+    return _build(prompt + token, prompt + token * longest, prompt=prompt, answer_token=token)
+
+
+def _build(least: int, most: int, **parts: int) -> Quote:
+    return Quote(min(least, MAX_ASKED), min(most, MAX_ASKED), **{name: min(n, MAX_ASKED) for name, n in parts.items()})

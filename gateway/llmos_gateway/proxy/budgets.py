@@ -21,11 +21,12 @@ from typing import Final
 
 from llmos_gateway.budget_store import BudgetStore, StoreAwayError
 from llmos_gateway.catalog import ApiKey, Catalog, Pool
-from llmos_gateway.limits import MILLI, Granted, Refused, Use, build_quote, build_terms
+from llmos_gateway.limits import MILLI, Granted, PromptFactors, Refused, Use, build_quote, build_terms
 from llmos_gateway.limits.ledger import find_reset_s
 from llmos_gateway.metrics import Metrics
 from llmos_gateway.protocol.errors import ApiError, TooManyRequestsError, UnavailableError
 from llmos_gateway.protocol.requests import ModelRequest
+from llmos_gateway.protocol.usage import Usage
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.purse import Purse
 
@@ -53,6 +54,7 @@ class Budgets:
         self._store = store
         self._metrics = metrics
         self._unix_time = unix_time
+        self._factors = PromptFactors()
 
     async def reserve(self, call: Call, key: ApiKey, request: ModelRequest, pool: Pool) -> int | None:
         """Reserve for a request, and return how long its answers may be if the engine has to be told.
@@ -65,7 +67,7 @@ class Budgets:
             return None
         quote = build_quote(
             terms,
-            prompt_tokens=call.prompt_tokens,
+            prompt_tokens=self._factors.scale(pool.id, call.prompt_tokens),
             choices=request.answers,
             answer_tokens=request.answer_tokens,
             is_stream=request.is_stream,
@@ -79,13 +81,17 @@ class Budgets:
         if isinstance(outcome, Refused):
             raise build_error(outcome)
         tab, granted = outcome
-        call.purse = Purse(self._store, tab, quote, build_error)
+        call.purse = Purse(self._store, tab, quote, build_error, partial(self._learn, pool.id, call.prompt_tokens))
         if granted.exceeded is not None:
             self._metrics.count_budget_refusal(key.tenant, granted.exceeded, is_enforced=False)
         if not terms.is_enforced:
             return None
         call.budget_headers = build_headers(granted, self._unix_time())
         return quote.find_cap(granted.amount)
+
+    def _learn(self, pool_id: str, estimate: int, usage: Usage) -> None:
+        if usage.is_exact:
+            self._factors.learn(pool_id, estimate, usage.prompt_tokens)
 
     def _build_error(self, call: Call, tenant: str, refusal: Refused | StoreAwayError) -> ApiError:
         if isinstance(refusal, StoreAwayError):

@@ -27,17 +27,24 @@ class Purse:
         tab: what is reserved.
         quote: how it goes on.
         build_error: what the caller is told when there is no more, or nobody can say.
+        learn: told what was used at the end.
     """
 
-    __slots__ = ("_build_error", "_is_last", "_is_over", "_quote", "_store", "_tab")
+    __slots__ = ("_build_error", "_is_last", "_is_over", "_learn", "_quote", "_store", "_tab")
 
     def __init__(
-        self, store: BudgetStore, tab: Tab, quote: Quote, build_error: Callable[[Refused | StoreAwayError], ApiError]
+        self,
+        store: BudgetStore,
+        tab: Tab,
+        quote: Quote,
+        build_error: Callable[[Refused | StoreAwayError], ApiError],
+        learn: Callable[[Usage], None],
     ) -> None:
         self._store = store
         self._tab: Tab | None = tab
         self._quote = quote
         self._build_error = build_error
+        self._learn = learn
         self._is_last = tab.amount < quote.most
         """Whether there was less than it asked for."""
         self._is_over = False
@@ -70,5 +77,6 @@ class Purse:
         """Replace what was reserved by what was used."""
         tab, self._tab = self._tab, None
         if tab is not None:
+            self._learn(usage)
             used = tab.terms.weigh(usage)
             self._store.settle(tab, min(used, tab.reserved) if self._is_over else used)

@@ -67,3 +67,12 @@ def test_where_generated_tokens_count_nothing_an_answer_is_as_long_as_it_likes()
     free = Terms(minute=100, output_cost=0)
     quote = build_quote(free, prompt_tokens=1, choices=1, answer_tokens=None, is_stream=True)
     assert (quote.least, quote.most, quote.step) == (1000, 1000, 0)
+
+
+@given(st.integers(0, 10**30), st.integers(1, 10**30), st.one_of(st.none(), st.integers(0, 10**30)), st.booleans())
+def test_whatever_is_asked_for_is_a_number_that_sums_stay_exact_with(
+    prompt: int, choices: int, answer: int | None, stream: bool
+) -> None:
+    quote = build_quote(COSTS, prompt_tokens=prompt, choices=choices, answer_tokens=answer, is_stream=stream)
+    assert 0 <= quote.least <= quote.most <= 2**45
+    assert quote.step <= 2**45
