@@ -96,7 +96,7 @@ async def test_tokens_run_out_in_a_stream_and_killed_gateways_forget_nothing(
         await eventually(
             "the Tenant says so",
             lambda: api.get("Tenant", f"{namespace}-day"),
-            lambda found: [t["used"] for t in found["status"].get("tokens", ())] == [LIMIT],
+            lambda found: [t["used"] for t in (found or {}).get("status", {}).get("tokens", ())] == [LIMIT],
             timeout_s=120,
         )
 

@@ -18,8 +18,7 @@ STARTS = {"minute": datetime(2026, 12, 31, 23, 59, tzinfo=UTC), "day": datetime(
 def build_load(used: int, *, shares: bool = False, late_s: int = 0) -> GatewayLoad:
     starts = {**STARTS, "month": datetime(2026, 12, 1, tzinfo=UTC)}
     uses = [
-        TokenUse(window=window, start_s=int(start.timestamp()) - late_s, used=used)  # type: ignore[arg-type]
-        for window, start in starts.items()
+        TokenUse(window=window, start_s=int(start.timestamp()) - late_s, used=used) for window, start in starts.items()
     ]
     return GatewayLoad(gateway="g", boot="b", tenants={"acme": tuple(uses)}, shares_budgets=shares)
 
