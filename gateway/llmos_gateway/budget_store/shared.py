@@ -118,6 +118,10 @@ class SharedStore:
             outcome = read_outcome(await self._ask(step), terms, quote.least)
         except _FailedError:
             return self._open_away(tenant, terms, quote)
+        except asyncio.CancelledError:
+            # It may be granted, even if it is not known here yet; where it is not there is nothing to settle.
+            self._add(build_settle(tenant, number, 0))
+            raise
         if isinstance(outcome, Refused):
             return outcome
         tab = Tab(number, tenant, terms, outcome.amount)
@@ -259,13 +263,8 @@ class SharedStore:
         if step is PING:
             return
         self._known[step.tenant] = read_uses(answer)
-        if step.outcome is None:
-            return
-        if not step.outcome.done():
+        if step.outcome is not None and not step.outcome.done():
             step.outcome.set_result(answer)
-        elif step.name == "reserve":
-            # Its caller left while it was under way.
-            self._add(build_settle(step.tenant, step.arguments[0], 0))
 
     def _failed(self, steps: Sequence[Step], error: Exception) -> None:
         if self._outage is None:

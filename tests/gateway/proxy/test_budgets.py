@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from aiohttp import web
@@ -17,10 +20,12 @@ from llmos.api.load import GatewayLoad
 from llmos_gateway.runtime.app import Options
 from tests.gateway.engines import (
     Engine,
+    answer,
     begin_stream,
     build_event,
     die,
     die_in_stream,
+    end_early,
     fail_with,
     hang,
     open_engine,
@@ -379,3 +384,49 @@ async def test_the_operator_is_told_what_tenants_have_used() -> None:
             load = GatewayLoad.model_validate_json(await response.read())
     assert {use.window: use.used for use in load.tenants["acme"]}["month"] == 10
     assert not load.shares_budgets
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_whatever_becomes_of_requests_the_account_is_what_their_log_lines_say(
+    server: Server, is_shared: bool
+) -> None:
+    """Answers, streams, refusals of the engine, deaths of it, and callers that leave at any moment."""
+    chance = random.Random(7)  # noqa: S311 - the same each time
+    behaviours = [answer, die, die_in_stream, end_early, fail_with(400, "no"), fail_with(500, "no"), hang]
+
+    async def behave(engine: Engine, request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(chance.random() * 0.02)
+        return await chance.choice(behaviours)(engine, request)
+
+    async def ask_once(stage: Stage) -> None:
+        fields: dict[str, Any] = {"stream": chance.random() < 0.6}
+        if chance.random() < 0.5:
+            fields["max_tokens"] = chance.randrange(1, 200)
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(chance.choice([0.005, 0.02, 0.1])):
+                await read_status(ask(stage, **fields))
+
+    options = {"budget_store": server.url} if is_shared else {}
+    async with open_engine(behave) as engine, open_tenant(engine, perMonth="1M", options=options) as stage:
+        for _ in range(10):
+            await asyncio.gather(*(ask_once(stage) for _ in range(20)))
+        await stage.wait_for_load(running=0, queued=0)
+        # Some callers left before the gateway had read what they want.
+        lines = [json.loads(line) for line in await settle_log(stage)]
+        used = sum(line["prompt_tokens"] + line["completion_tokens"] for line in lines if line["tenant"] == "acme")
+        async with asyncio.timeout(10):
+            while await read_used(stage, "month") != (used, 0):  # noqa: ASYNC110 - beyond HTTP
+                await asyncio.sleep(0.05)
+        codes = {line["code"] for line in lines}
+    assert len(lines) > 100
+    assert {"caller_gone", "engine_error", "replica_lost", ""} <= codes
+    assert used > 0
+
+
+async def settle_log(stage: Stage) -> list[bytes]:
+    """Return the access log once nothing more is added to it."""
+    seen: list[bytes] = []
+    while (lines := stage.log.getvalue().splitlines()) != seen or not lines:
+        seen = lines
+        await asyncio.sleep(0.3)
+    return seen
