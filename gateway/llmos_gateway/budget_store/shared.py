@@ -110,6 +110,7 @@ class SharedStore:
         """By the number of each request that is counted in one."""
         self._away_since_s = 0.0
         self._pause_s = 0.0
+        self._trip: asyncio.Task[list[Any]] | None = None
 
     async def open(self, tenant: str, terms: Terms, quote: Quote) -> tuple[Tab, Granted] | Refused:
         number = self._build_number()
@@ -174,6 +175,8 @@ class SharedStore:
     async def close(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
+                if self._trip is not None:
+                    await asyncio.wait({self._trip})
                 while self._steps and not self._pause_s:
                     await self._send_some()
         if self._steps:
@@ -202,12 +205,16 @@ class SharedStore:
         steps = self._take_steps()
         if not steps:
             return
+        # A round trip is never cancelled on its way: redis-py may lose the cancellation (8.1), or the connection.
+        trip = self._trip = asyncio.create_task(self._execute(steps))
+        trip.add_done_callback(_note_failure)
         try:
-            answers = await self._execute(steps)
+            answers = await asyncio.shield(trip)
         except (RedisError, OSError, TimeoutError) as error:
             self._failed(steps, error)
             return
         except asyncio.CancelledError:
+            # What is done twice changes nothing.
             self._steps.extendleft(reversed([step for step in steps if step.is_kept]))
             raise
         failed: list[Step] = []
@@ -353,3 +360,9 @@ class SharedStore:
             for tenant, spent in by_tenant.items()
             for start in range(0, len(spent), MAX_STEPS)
         ]
+
+
+def _note_failure(trip: asyncio.Task[list[Any]]) -> None:
+    """Take notice of what a trip that nobody waits for any more failed with."""
+    if not trip.cancelled() and trip.exception() is not None:
+        _logger.debug("A round trip failed: %s", trip.exception())

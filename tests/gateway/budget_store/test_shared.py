@@ -237,3 +237,19 @@ async def test_a_server_that_hangs_is_away(server: Server) -> None:
             assert time.monotonic() - began_s < 5
         finally:
             server.process.send_signal(signal.SIGCONT)
+
+
+async def test_it_ends_when_it_is_told_to_also_on_a_round_trip_and_tells_the_rest(server: Server) -> None:
+    for turns in range(8):
+        store = SharedStore(server.url)
+        running = asyncio.create_task(store.run())
+        tabs = [await granted(store, 1) for _ in range(20)]
+        for tab in tabs:
+            store.settle(tab, 1)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait({running}, timeout=2)
+        assert done
+        await asyncio.wait_for(store.close(), 3)
+        assert read(server) == ((turns + 1) * 20, 0)
