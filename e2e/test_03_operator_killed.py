@@ -4,13 +4,12 @@ nothing doubled, nothing orphaned, no request failed."""
 from __future__ import annotations
 
 import asyncio
-import random
 
 import pytest
 
 from e2e.support.api import Api
 from e2e.support.objects import pool_selector
-from e2e.support.operator import OperatorProcess
+from e2e.support.operator import OperatorProcess, kill_again_and_again
 from e2e.support.rollout import roll_out_and_scale_down, start_pool
 from e2e.support.source import Source
 
@@ -19,28 +18,15 @@ pytestmark = [pytest.mark.core, pytest.mark.timeout(900)]
 KILLS = 10
 SEED = 3
 LONGEST_LIFE_S = 6.0
-"""A life begins when the operator is started, so that short ones end before its first write and long ones in the
-middle of a step."""
-
-
-async def kill_again_and_again(operator: OperatorProcess) -> int:
-    """End ten lives of the operator; the eleventh stays."""
-    moments = random.Random(SEED)  # noqa: S311 - reproducible, not secret
-    for _ in range(KILLS):
-        await asyncio.sleep(moments.uniform(0.5, LONGEST_LIFE_S))
-        await asyncio.to_thread(operator.kill)
-        await asyncio.to_thread(operator.start)
-    await asyncio.to_thread(operator.wait_until_ready)
-    return KILLS
 
 
 async def test_an_operator_that_is_killed_ten_times_ends_where_it_would_have_ended(
     api: Api, operator: OperatorProcess, source: Source, namespace: str
 ) -> None:
     pool = await start_pool(api, namespace, f"{source.url}/tiny")
-    killing = asyncio.create_task(kill_again_and_again(operator))
+    killing = asyncio.create_task(kill_again_and_again(operator, kills=KILLS, seed=SEED, longest_life_s=LONGEST_LIFE_S))
     report = await roll_out_and_scale_down(api, namespace)
-    assert await killing == KILLS
+    await killing
     assert not report.failures, report
 
     owner = pool["metadata"]["uid"]

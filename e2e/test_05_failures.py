@@ -43,11 +43,11 @@ START_TIMEOUT_S = 30
 Arrange = Callable[[Scene], Awaitable[Object]]
 
 
-def model(folder: str, *, with_secret: bool = False, **storage: Any) -> Arrange:
+def model(folder: str, *, with_secret: bool = False, over_tls: bool = False, **storage: Any) -> Arrange:
     """Only a model, from a folder of the source."""
 
     async def arrange(scene: Scene) -> Object:
-        uri = folder if "://" in folder else f"{scene.url}/{folder}"
+        uri = folder if "://" in folder else f"{scene.tls_url if over_tls else scene.url}/{folder}"
         return await scene.api.create(
             build_model(scene.namespace, uri, secret_name="absent" if with_secret else "", **storage)
         )
@@ -171,6 +171,12 @@ FAILURES = (
     Failure("gated", Reason.AccessDenied, model("gated"), ("answered 403", "Accept the model's terms")),
     Failure("limited", Reason.RateLimited, model("limited"), ("answered 429", "a token in spec.source.secretRef")),
     Failure("broken", Reason.SourceUnavailable, model("broken"), ("answered 503", "Check the network")),
+    Failure(
+        "certificate",
+        Reason.CertificateNotTrusted,
+        model("tiny", over_tls=True),
+        ("certificate verify failed", "fetch.caBundleConfigMap"),
+    ),
     Failure("no-secret", Reason.SecretNotFound, model("tiny", with_secret=True), ("absent", "kubectl create secret")),
     Failure("pickle", Reason.UnsafeFormat, model("pickle"), ("pickle", "safetensors")),
     Failure("unknown", Reason.UnknownArchitecture, model("unknown"), ("num_hidden_layers", "Use ")),
@@ -279,9 +285,9 @@ FAILURES = (
 class Stage:
     """Provokes failures in the background; `outcome` waits for one."""
 
-    def __init__(self, api: Api, url: str, failures: list[Failure]) -> None:
+    def __init__(self, api: Api, source: Source, failures: list[Failure]) -> None:
         """Start with the failures whose tests are to be run."""
-        self._api, self._url = api, url
+        self._api, self._source = api, source
         self._places = asyncio.Semaphore(AT_A_TIME)
         self._gpus = asyncio.Semaphore(PRETEND_GPUS)
         self._tasks = {failure.name: asyncio.create_task(self._provoke(failure)) for failure in failures}
@@ -301,7 +307,7 @@ class Stage:
             namespace = f"e2e-05-{failure.name}-{uuid.uuid4().hex[:4]}"
             await self._api.create(build_namespace(namespace))
             try:
-                return await provoke(failure, Scene(self._api, namespace, self._url))
+                return await provoke(failure, Scene(self._api, namespace, self._source.url, self._source.tls_url))
             finally:
                 await remove_namespace(self._api, namespace)
 
@@ -329,7 +335,7 @@ async def stage(
     }
     async with connect(kubeconfig) as api:
         await remove_cluster_objects(api)
-        stage = Stage(api, source.url, [failure for failure in FAILURES if failure.name in wanted])
+        stage = Stage(api, source, [failure for failure in FAILURES if failure.name in wanted])
         yield stage
         await stage.close()
         await remove_cluster_objects(api)
@@ -372,6 +378,7 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.NotBoundInTime: "test_24_why_it_waits",
         Reason.Overcommitted: "test_24_why_it_waits",
         Reason.QuotaExceeded: "test_17_borrow_and_reclaim",
+        Reason.TenantClosed: "test_24_why_it_waits",
         Reason.WaitsForRoom: "test_24_why_it_waits",
     }
     problems = {reason for reason, info in REASONS.items() if info.problem}

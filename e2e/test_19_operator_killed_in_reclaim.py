@@ -4,14 +4,13 @@ and it ends as if nothing had happened."""
 from __future__ import annotations
 
 import asyncio
-import random
 
 import pytest
 
 from e2e.cluster.node import PRETEND_GPUS
 from e2e.support.api import Api
 from e2e.support.objects import PRETEND_CLASS, build_model, build_pool, is_active, wait_ready
-from e2e.support.operator import OperatorProcess
+from e2e.support.operator import OperatorProcess, kill_again_and_again
 from e2e.support.source import Source
 from e2e.support.tenants import is_gated, tenants, wait_for_tenant
 from e2e.support.waiting import eventually
@@ -23,15 +22,6 @@ KILLS = 6
 SEED = 19
 LONGEST_LIFE_S = 5.0
 """An operator needs about two seconds to begin, so that many lives end in the middle of a step."""
-
-
-async def kill_again_and_again(operator: OperatorProcess) -> None:
-    moments = random.Random(SEED)  # noqa: S311 - reproducible, not secret
-    for _ in range(KILLS):
-        await asyncio.sleep(moments.uniform(0.5, LONGEST_LIFE_S))
-        await asyncio.to_thread(operator.kill)
-        await asyncio.to_thread(operator.start)
-    await asyncio.to_thread(operator.wait_until_ready)
 
 
 async def count_admitted(api: Api, namespace: str) -> int:
@@ -49,7 +39,9 @@ async def test_a_reclaim_ends_well_however_often_the_operator_is_killed(
         burst = build_pool(places["borrower"], accelerator=PRETEND_CLASS, replicas=PRETEND_GPUS, drain=drain)
         await wait_ready(api, await api.create(burst))
 
-        killing = asyncio.create_task(kill_again_and_again(operator))
+        killing = asyncio.create_task(
+            kill_again_and_again(operator, kills=KILLS, seed=SEED, longest_life_s=LONGEST_LIFE_S)
+        )
         await api.create(build_pool(places["owner"], accelerator=PRETEND_CLASS, replicas=HALF, drain=drain))
         most = 0
 

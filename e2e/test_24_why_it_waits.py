@@ -15,6 +15,7 @@ from llmos.api import Reason
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(600)]
 
+STRANGERS_ARE_OLD_S = 90
 BIND_TIMEOUT_S = 240.0
 """The ledger's 120 s, and a busy machine."""
 
@@ -47,6 +48,12 @@ async def test_a_pool_says_what_it_waits_for(
         for place, reason in ((namespace, Reason.NoTenant), (places["team"], Reason.QuotaExceeded)):
             assert await count_events(api, place, reason) == 1
             assert await count_events(api, place, Reason.Unschedulable) == 0
+
+        # The Tenant goes when its pool has gone; until then it gets nothing more.
+        await api.create(build_pool(namespace, name="late", accelerator=PRETEND_CLASS))
+        message = await wait_for_reason(api, namespace, Reason.TenantClosed, pool="late")
+        assert "Tenant other is being deleted" in message
+        assert "delete the pool" in message
 
 
 async def test_a_replica_that_finds_no_place_is_withdrawn_and_tried_again(
@@ -95,20 +102,21 @@ async def test_a_tenant_says_what_it_was_not_given(api: Api, operator: OperatorP
     async with tenants(api, elder=PRETEND_GPUS, within={"elder": namespace}):
         await api.create(build_tenant("younger", [namespace], guaranteed=2))
         try:
+            # What the stranger of the test before had is known to be free again after a minute.
             found = await eventually(
                 "the younger is told",
                 lambda: api.get("Tenant", "younger"),
                 lambda seen: (
                     read_condition(seen, "NamespacesOwned").get("status") == "False"
-                    and read_condition(seen, "Guaranteed").get("status") == "False"
+                    and f"the nodes have {PRETEND_GPUS}" in read_condition(seen, "Guaranteed").get("message", "")
                 ),
+                timeout_s=STRANGERS_ARE_OLD_S,
             )
             taken, guaranteed = read_condition(found, "NamespacesOwned"), read_condition(found, "Guaranteed")
             assert taken["reason"] == Reason.NamespaceTaken
             assert f"{namespace} belongs to Tenant elder" in taken["message"]
             assert guaranteed["reason"] == Reason.Overcommitted
             assert f"{PRETEND_GPUS + 2} {PRETEND_CLASS} are guaranteed" in guaranteed["message"]
-            assert f"the nodes have {PRETEND_GPUS}" in guaranteed["message"]
             assert read_condition(found)["reason"] == Reason.NamespaceTaken
         finally:
             await api.delete("Tenant", "younger")

@@ -26,6 +26,8 @@ class Scene:
     namespace: str
     url: str
     """Of the source of models."""
+    tls_url: str
+    """Of the same source, by a certificate of an authority that nobody knows."""
 
 
 @dataclass(frozen=True)

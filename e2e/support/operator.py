@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from e2e.support.objects import build_namespace, build_pool
 LEASE_NAME: Final = "llmos-operator"
 _START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 40.0
+_SHORTEST_LIFE_S: Final = 0.5
 _PROBE_S: Final = 5.0
 _LEASE_IS_OLD_S: Final = 30.0
 
@@ -132,6 +134,20 @@ class OperatorProcess:
 
     def _url(self, path: str) -> str:
         return f"http://127.0.0.1:{self._port}{path}"
+
+
+async def kill_again_and_again(operator: OperatorProcess, *, kills: int, seed: int, longest_life_s: float) -> None:
+    """End so many lives of the operator at random moments; the one after them stays, and watches when this returns.
+
+    A life begins when the operator is started, so that short ones end before its first write and long ones in the
+    middle of a step.
+    """
+    moments = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    for _ in range(kills):
+        await asyncio.sleep(moments.uniform(_SHORTEST_LIFE_S, longest_life_s))
+        await asyncio.to_thread(operator.kill)
+        await asyncio.to_thread(operator.start)
+    await asyncio.to_thread(operator.wait_until_ready)
 
 
 async def find_foreign_operator(api: Api) -> str:

@@ -10,14 +10,18 @@ import asyncio
 import hashlib
 import json
 import re
+import ssl
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
 
+from e2e.cluster.pki import Authority
 from tests.workers.fetch.models import build_model
 
 CONTEXT_TOKENS: Final = 4096
@@ -64,6 +68,8 @@ class Source:
         """Serve these folders."""
         self._folders = folders
         self.url = ""
+        self.tls_url = ""
+        """The same by a certificate of an authority that nobody knows."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer with a file, a part of it, or the folder's refusal."""
@@ -83,6 +89,14 @@ class Source:
         return web.Response(status=206, body=data[first : last + 1], headers=headers)
 
 
+def _build_tls(address: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with tempfile.TemporaryDirectory() as folder:
+        Authority("nobody-knows").server("source", [address]).write(Path(folder), "source")
+        context.load_cert_chain(Path(folder) / "source.crt", Path(folder) / "source.key")
+    return context
+
+
 @contextmanager
 def serve_source(address: str) -> Iterator[Source]:
     """Serve on a free port of `address`, in a thread of its own, for the length of a block."""
@@ -95,7 +109,9 @@ def serve_source(address: str) -> Iterator[Source]:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await runner.setup()
         await web.TCPSite(runner, address, 0).start()
-        source.url = f"http://{address}:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, address, 0, ssl_context=_build_tls(address)).start()
+        (_, port, *_), (_, tls_port, *_) = runner.addresses
+        source.url, source.tls_url = f"http://{address}:{port}", f"https://{address}:{tls_port}"
         return runner
 
     thread = threading.Thread(target=loop.run_forever, name="source of models", daemon=True)

@@ -49,6 +49,8 @@ async def tenants(
             if name not in places:
                 places[name] = f"e2e-tenant-{name}-{uuid.uuid4().hex[:6]}"
                 await api.create(build_namespace(places[name]))
+                # As long as there is a Tenant there is a quota, also for the story after this one.
+                stack.push_async_callback(wait_until_gone, api, name)
                 stack.push_async_callback(remove_namespace, api, places[name])
             # One of that name may be going still: it waits for what the story before left.
             await wait_until_gone(api, name)

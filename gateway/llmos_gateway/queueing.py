@@ -104,15 +104,15 @@ class Place:
         """Note how many tokens have passed."""
         self._line.queue.progress(self._ticket, output_tokens)
 
-    def leave(self, usage: Usage | None, *, was_sent: bool) -> None:
+    def leave(self, usage: Usage | None, *, was_served: bool) -> None:
         """Give the place to the next.
 
         Args:
             usage: what the engine counted, or None if it did not say.
-            was_sent: whether any replica ever got the request.
+            was_served: whether a replica may have worked on the request. What none took costs nothing.
         """
         self._end_attempt()
-        counted = (0, 0, 0) if not was_sent else None
+        counted = (0, 0, 0) if not was_served else None
         if usage is not None and usage.is_exact:
             counted = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
         self._line.queue.end(self._ticket, counted)
@@ -304,7 +304,7 @@ class Queueing:
             turn.set_result(HoldRefused("queue_full", message, retry_s))
 
     def _give_up(self, line: _Line, ticket: Ticket, arrived_s: float) -> HoldRefused:
-        line.queue.leave(ticket)
+        self._take_out(line, ticket)
         waited_s = self._clock() - arrived_s
         message = (
             f"{line.pool.id} is busy: the request was not sent within {waited_s:.0f} s (its spec.hold.timeoutSeconds). "
@@ -316,10 +316,15 @@ class Queueing:
         """Free what a caller that is gone had: its place in the queue, or its turn that had just come."""
         turn = line.turns.get(ticket)
         if ticket.is_waiting:
-            line.queue.leave(ticket)
+            self._take_out(line, ticket)
         elif turn is not None and turn.done() and turn.result() is True:
             line.queue.end(ticket, (0, 0, 0))
             self.admit(line)
+
+    def _take_out(self, line: _Line, ticket: Ticket) -> None:
+        line.queue.leave(ticket)
+        # It may have been first, and have had no right to the room that the next one has a right to.
+        self.admit(line)
 
 
 def _build_limits(pool: Pool) -> QueueLimits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 
 from llmos.api.names import GATEWAY_ADMIN_PORT, GATEWAY_PORT
 from llmos_gateway.main import app
+from llmos_gateway.proxy.limits import Limits
+from llmos_gateway.runtime.memory import compute_needed_bytes
 from llmos_gateway.salts import CacheSalts
 from tests.chart.helm import HelmError, find, load_everything, render, render_text
 
@@ -62,6 +65,8 @@ def test_every_value_reaches_the_gateway(parse: Parse) -> None:
         "settle_s": 10.0,
         "drain_s": 300.0,
         "max_body_mib": 8,
+        "max_bodies_mib": 256,
+        "max_in_flight": 1000,
         "tls_certificate": Path("/etc/llmos/tls/tls.crt"),
         "tls_key": Path("/etc/llmos/tls/tls.key"),
         "budget_store": "redis://store:6379/0",
@@ -148,3 +153,25 @@ def test_an_autoscaled_gateway_leaves_its_number_to_the_autoscaler() -> None:
 
     assert spec({})["replicas"] == 2
     assert "replicas" not in spec({"gateway": {"autoscaling": {"enabled": True}}})
+
+
+@pytest.mark.parametrize("memory", ["1343Mi", "1.3Gi", "1400M", "500000k", 1_400_000_000, "1409286143"])
+def test_a_limit_of_memory_without_room_for_the_bodies_is_refused(memory: str | int) -> None:
+    with pytest.raises(HelmError, match=r"needs 1344Mi .* lower gateway.maxBodiesMiB \(512\)"):
+        render({"gateway": {"resources": {"limits": {"memory": memory}}}})
+
+
+@pytest.mark.parametrize("memory", ["1344Mi", "1.3125Gi", "1.5G", "1410M", 1_409_286_144, "1Ti", None])
+def test_a_limit_of_memory_with_room_for_the_bodies_is_taken(memory: str | int | None) -> None:
+    assert container_of({"gateway": {"resources": {"limits": {"memory": memory} if memory else None}}})
+
+
+def test_the_chart_and_the_gateway_mean_the_same_room(parse: Parse) -> None:
+    parameters = parse({})
+    limits = replace(
+        Limits(),
+        max_body_bytes=parameters["max_body_mib"] * 1024**2,
+        max_bodies_bytes=parameters["max_bodies_mib"] * 1024**2,
+    )
+    assert limits == Limits()
+    assert compute_needed_bytes(limits) == 1344 * 1024**2

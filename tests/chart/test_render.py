@@ -122,6 +122,34 @@ def test_callers_never_reach_the_admin_port() -> None:
         assert [port["targetPort"] for port in ports] == ["http"]
 
 
+def test_network_policies_are_made_only_if_they_are_asked_for() -> None:
+    assert not [manifest for manifest in render() if manifest["kind"] == "NetworkPolicy"]
+
+
+@pytest.mark.parametrize("given", [[], [{"namespaceSelector": {}}]])
+def test_the_admin_port_is_open_to_operator_gateways_and_whoever_is_named(given: list[dict[str, Any]]) -> None:
+    manifests = render({"gateway": {"networkPolicy": {"enabled": True, "metricsFrom": given}}})
+    policy = find(manifests, "NetworkPolicy", part="gateway")["spec"]
+    pods = [find(manifests, "Deployment", part=part)["spec"]["selector"] for part in ("operator", "gateway")]
+    container = find(manifests, "Deployment", part="gateway")["spec"]["template"]["spec"]["containers"][0]
+    callers, readers = policy["ingress"]
+    assert policy["podSelector"] == pods[1]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert callers == {"ports": [{"port": "http", "protocol": "TCP"}]}
+    assert readers["ports"] == [{"port": "admin", "protocol": "TCP"}]
+    assert readers["from"] == [*({"podSelector": pod} for pod in pods), *given]
+    assert {port["name"] for port in container["ports"]} == {"http", "admin"}
+
+
+@pytest.mark.parametrize("given", [[], [{"namespaceSelector": {}}]])
+def test_the_port_of_the_operator_is_open_to_whoever_is_named_and_to_nobody_else(given: list[dict[str, Any]]) -> None:
+    manifests = render({"operator": {"networkPolicy": {"enabled": True, "metricsFrom": given}}})
+    policy = find(manifests, "NetworkPolicy")["spec"]
+    assert policy["podSelector"] == find(manifests, "Deployment")["spec"]["selector"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert [rule["from"] for rule in policy["ingress"]] == ([given] if given else [])
+
+
 def test_gateways_are_found_by_the_operator_and_by_each_other() -> None:
     manifests = render()
     mark = {LABEL_COMPONENT: COMPONENT_GATEWAY}
@@ -159,6 +187,8 @@ def test_a_digest_wins_over_a_tag_and_the_chart_s_version_is_the_last_resort() -
         ({"gateway": {"service": {"port": 0}}}, "port"),
         ({"gateway": {"httpRoute": {"enabled": True}}}, "parentRefs"),
         ({"gateway": {"tls": {"secret": "a"}}}, "secret"),
+        ({"gateway": {"maxBodyMiB": 0}}, "maxBodyMiB"),
+        ({"gateway": {"networkPolicy": {"metricsFrom": [{}]}}}, "metricsFrom"),
         ({"images": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
         ({"images": {"registry": "registry.example.com/"}}, "registry"),
         ({"images": {"worker": {"digest": "abc"}}}, "digest"),

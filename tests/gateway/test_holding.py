@@ -355,6 +355,9 @@ async def test_who_could_not_reach_a_replica_keeps_its_place_in_a_full_queue_unt
     stage.wake()
     waits = [await stage.ask_again(f"{number}", pause_s=60) for number in range(3)]
     assert stage.numbers == (3, 0, 0)
-    refused = await refusal(waits[0])
-    assert (refused.status, refused.reason) == (503, "replica_unreachable")
-    assert refused.retry_after_s
+    for wait in waits:
+        refused = await refusal(wait)
+        assert (refused.status, refused.reason) == (503, "replica_unreachable")
+        assert refused.retry_after_s
+    assert asyncio.get_running_loop().time() == pytest.approx(10)
+    assert stage.numbers == (0, 3, 0)

@@ -75,7 +75,7 @@ async def test_a_request_for_a_full_pool_goes_when_another_one_ends() -> None:
     places = stage.fill()
     task = await stage.wait()
     assert stage.queued == 1
-    places[0].leave(Usage(10, 5), was_sent=True)
+    places[0].leave(Usage(10, 5), was_served=True)
     assert await task
     assert stage.queued == 0
 
@@ -97,8 +97,8 @@ async def test_keys_take_turns_however_much_one_of_them_piled_up() -> None:
     places = stage.fill()
     many = [await stage.wait(FIRST) for _ in range(10)]
     few = await stage.wait(SECOND)
-    places[0].leave(None, was_sent=True)
-    places[1].leave(None, was_sent=True)
+    places[0].leave(None, was_served=True)
+    places[1].leave(None, was_served=True)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert few.done()
@@ -148,10 +148,28 @@ async def test_a_caller_that_leaves_as_its_turn_comes_passes_it_on() -> None:
     stage = Stage()
     places = stage.fill()
     leaving, next_one = await stage.wait(), await stage.wait()
-    places[0].leave(None, was_sent=True)
+    places[0].leave(None, was_served=True)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     assert await next_one
+
+
+@pytest.mark.parametrize("gives_up", [True, False])
+async def test_who_leaves_the_queue_lets_those_go_for_whom_it_was_in_the_way(gives_up: bool) -> None:
+    stage = Stage(HoldLimits(timeout_s=30))
+    stage.enter(SECOND).leave(Usage(1000, 1), was_served=True)
+    for _ in range(SENT - 1):
+        assert stage.enter(FIRST).may_go
+    first = await stage.wait(FIRST)
+    await asyncio.sleep(20)
+    second = await stage.wait(SECOND)
+    assert not second.done(), "the reserve is not for the first in the queue, and nobody jumps ahead"
+    if gives_up:
+        await refusal(first)
+    else:
+        first.cancel()
+    assert await second
+    assert asyncio.get_running_loop().time() == pytest.approx(30 if gives_up else 20)
 
 
 async def test_a_pool_without_replicas_sends_those_that_wait_back() -> None:
@@ -196,13 +214,13 @@ async def test_a_stream_that_begins_again_elsewhere_is_counted_at_one_replica() 
     here, there = endpoint().address, "there:8000"
     stage.catalog.put_pool(replace(pool(POOL), max_sequences=0))
     stage.catalog.put_endpoints(POOL, (endpoint(), replace(endpoint(), address=there)))
-    stage.enter().leave(None, was_sent=False)
+    stage.enter().leave(None, was_served=False)
     before = stage.queueing.read_windows()[POOL]
     for _ in range(100):
         place = stage.enter()
         for address in (here, there):
             place.send(address)
             place.begin(address)
-        place.leave(None, was_sent=True)
+        place.leave(None, was_served=True)
     stage.queueing.tell(here, EngineLoad(running=1, waiting=0))
     assert stage.queueing.read_windows()[POOL] <= before

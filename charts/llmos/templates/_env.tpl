@@ -71,6 +71,10 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
   value: {{ .Values.gateway.accessLog | quote }}
 - name: LLMOS_CACHE_SALT_SECRET_FILE
   value: /etc/llmos/cache-salt/secret
+- name: LLMOS_MAX_BODY_MIB
+  value: {{ .Values.gateway.maxBodyMiB | quote }}
+- name: LLMOS_MAX_BODIES_MIB
+  value: {{ .Values.gateway.maxBodiesMiB | quote }}
 - name: LLMOS_REQUEST_TIMEOUT_S
   value: {{ .Values.gateway.requestTimeoutSeconds | quote }}
 - name: LLMOS_SETTLE_S

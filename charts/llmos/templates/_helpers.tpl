@@ -52,6 +52,31 @@ app.kubernetes.io/component: gateway
 {{- default (printf "%s-gateway-cache-salt" (include "llmos.fullname" .)) .Values.gateway.cacheSalt.secretName -}}
 {{- end }}
 
+{{/* A quantity of memory in MiB, rounded down. */}}
+{{- define "llmos.mebibytes" -}}
+{{- $text := . -}}
+{{- if not (kindIs "string" .) -}}{{- $text = int64 . | toString -}}{{- end -}}
+{{- $number := regexFind "^[0-9.]+" $text -}}
+{{- $units := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- $factor := get $units (trimPrefix $number $text) | default 1.0 -}}
+{{- divf (mulf (float64 $number) $factor) 1048576.0 | floor | int64 -}}
+{{- end }}
+
+{{/*
+Refuse a limit of memory that the bodies of requests can exceed: the gateway would be killed with all its requests. What
+it needs is what `llmos_gateway.runtime.memory` says.
+*/}}
+{{- define "llmos.gateway.checkMemory" -}}
+{{- with (.Values.gateway.resources.limits).memory -}}
+{{- $body := int64 $.Values.gateway.maxBodyMiB -}}
+{{- $bodies := max (int64 $.Values.gateway.maxBodiesMiB) $body -}}
+{{- $needed := add 256 (mul 2 (add $bodies $body)) -}}
+{{- if lt (include "llmos.mebibytes" . | int64) $needed -}}
+{{- fail (printf "gateway.resources.limits.memory is %v, but the gateway needs %dMi for the bodies of requests that it may hold: raise the limit, or lower gateway.maxBodiesMiB (%d) or gateway.maxBodyMiB (%d)." . $needed $bodies $body) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* The reference of an image: (dict "root" $ "image" .Values.images.operator). */}}
 {{- define "llmos.image" -}}
 {{- $repository := .image.repository -}}

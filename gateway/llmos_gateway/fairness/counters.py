@@ -18,6 +18,9 @@ something waiting. `credit` lets a flow that uses less than its share send a few
 `CREDIT_REQUESTS` requests of this pool are worth on average, and never more than `most_credit`, in prompt tokens. It is
 0 before a request has ended. A fixed one of a few thousand tokens would be minutes of service where requests are small.
 
+What was charged before such a lift is gone in it: it is not given back when the request turns out to be cheaper or was
+refused, or an estimate that is far too high, of a prompt that no engine takes, would save up what a lift takes away.
+
 Two flows that both have something waiting get, in any stretch of time, service that differs by at most
 
     2 * max(input * L, output * M) + credit      (service divided by weight; weights of at least 1)
@@ -74,6 +77,8 @@ class Flow:
     mean_output_tokens: float = 0.0
     active_s: float = field(default=0.0)
     """When it last sent a request."""
+    lifts: int = 0
+    """How often it was lifted."""
 
     @property
     def is_idle(self) -> bool:
@@ -138,7 +143,10 @@ class Flows:
         floor = min((other.counter for other in backlogged), default=None)
         if floor is None:
             floor = self._last.counter if self._last is not None else 0.0
-        flow.counter = max(flow.counter, floor - self.credit / flow.weight)
+        start = floor - self.credit / flow.weight
+        if start > flow.counter:
+            flow.counter = start
+            flow.lifts += 1
 
     def has_left(self, flow: Flow) -> None:
         """Note that nothing of a flow waits any more."""

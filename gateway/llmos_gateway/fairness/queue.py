@@ -64,6 +64,10 @@ class Ticket:
     """Whether its answer comes in one piece, so that nothing is seen of it before the end."""
     is_waiting: bool = True
     charged: float = 0.0
+    refundable: float = 0.0
+    """What of it was charged since the flow was lifted last."""
+    lifts: int = 0
+    """Of the flow, when it was charged last."""
     output_tokens: int = 0
     """Generated tokens that are charged."""
 
@@ -157,7 +161,8 @@ class FairQueue:
             self._charge(ticket, self._costs.compute(*usage) - ticket.charged)
             if usage[2]:
                 ticket.flow.learn_length(usage[2])
-                self._flows.learn_service(ticket.charged)
+            if any(usage):
+                self._flows.learn_service(self._costs.compute(*usage))
         ticket.flow.running -= 1
         self.running -= 1
         self._settle_weight(ticket.flow)
@@ -224,8 +229,13 @@ class FairQueue:
             self._active_weight = max(0.0, self._active_weight - flow.weight)
 
     def _charge(self, ticket: Ticket, service: float) -> None:
+        flow = ticket.flow
+        if ticket.lifts != flow.lifts:
+            ticket.lifts, ticket.refundable = flow.lifts, 0.0
+        service = max(service, -ticket.refundable)
         ticket.charged += service
-        ticket.flow.charge(service)
+        ticket.refundable += service
+        flow.charge(service)
 
 
 def _turn(flow: Flow) -> tuple[float, float]:

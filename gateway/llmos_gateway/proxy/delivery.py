@@ -43,6 +43,7 @@ from llmos_gateway.proxy.upstream import (
     ReplicaError,
     Upstream,
     is_declined,
+    is_refused,
     read_some,
     read_up_to,
 )
@@ -101,6 +102,8 @@ class Delivery:
         self._order = order
         self._on_answer = on_answer
         self._place: Place | None = None
+        self._was_served = False
+        """Whether a replica may have worked on it."""
         self._was_let_in = False
         """Whether it has waited, in whichever queue: it is not asked to leave when it changes the queue."""
         self._stream: EventStream | None = None
@@ -214,7 +217,7 @@ class Delivery:
 
     def _end_turn(self) -> None:
         if self._place is not None:
-            self._place.leave(self._call.usage, was_sent=self._call.attempts > 0)
+            self._place.leave(self._call.usage, was_served=self._was_served)
             self._place = None
 
     async def _forward(self, attempt: Attempt, *, is_for_others: bool) -> web.StreamResponse:
@@ -236,16 +239,20 @@ class Delivery:
         try:
             tell = partial(tools.holding.reached, attempt.pool_id) if is_for_others else None
             answer = await tools.upstream.send(attempt.address, self._order.path, self._order.body, headers, tell)
+            self._was_served |= not is_refused(answer.status)
             response = await self._pass(answer, attempt)
             outcome, sign = ("finished", Sign.GOOD) if call.status < 500 else ("failed", Sign.ERROR)
             return response
         except ReplicaError as error:
+            self._was_served |= isinstance(error, LostError)
             outcome, sign = "retried", Sign.ERROR if isinstance(error, DeclinedError) else Sign.BROKEN
             raise
         except BadGatewayError:
             sign = Sign.BROKEN
             raise
         except (asyncio.CancelledError, ConnectionError):
+            # Of a request that no answer came to yet it is not known whether it was worked on.
+            self._was_served |= answer is None
             outcome = "cancelled"
             raise
         finally:

@@ -106,11 +106,11 @@ class EventStream:
 
     async def _comment(self, line: bytes) -> None:
         while True:
-            if self._response is None:
-                await self._begin()
             # A caller that is gone or does not read needs no comment; its connection is watched elsewhere.
             transport = self._http.transport
             if transport is None or transport.is_closing() or transport.get_write_buffer_size():
                 return
+            if self._response is None:
+                await self._begin()
             await self._writer.write(line, drain=False)
             await asyncio.sleep(self._limits.comment_every_s)

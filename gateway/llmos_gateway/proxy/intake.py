@@ -1,16 +1,23 @@
-"""Takes a request's body in, within size and time, and within what all bodies together may hold."""
+"""Takes a request's body in, within size and time, and within what all bodies together may hold.
+
+What a head announces is held at once, so whoever announces much and sends nothing could shut the gateway to others: one
+caller may hold half of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
+from llmos_gateway.catalog import ANONYMOUS
 from llmos_gateway.protocol.errors import (
     BadRequestError,
     SlowRequestError,
     TooLargeError,
+    TooManyRequestsError,
     UnavailableError,
     UnsupportedError,
 )
@@ -24,6 +31,9 @@ class Intake:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._held_bytes = 0
+        self._held_by: Counter[str] = Counter()
+        """The same by caller."""
+        self._most_of_one = max(limits.max_body_bytes, limits.max_bodies_bytes // 2)
 
     async def read(self, call: Call) -> bytes:
         """Return the body; its bytes count as held until `release`.
@@ -51,6 +61,10 @@ class Intake:
     def release(self, call: Call) -> None:
         """Let go of what was held for a call."""
         self._held_bytes -= call.body_bytes
+        caller = _name_caller(call)
+        self._held_by[caller] -= call.body_bytes
+        if not self._held_by[caller]:
+            del self._held_by[caller]
         call.body_bytes = 0
 
     async def _read_on(self, call: Call) -> bytes:
@@ -76,7 +90,13 @@ class Intake:
             return
         if self._held_bytes + more > self._limits.max_bodies_bytes:
             raise UnavailableError("The gateway holds as many bodies as it may.", "overloaded", retry_after_s=1.0)
+        caller = _name_caller(call)
+        if caller and self._held_by[caller] + more > self._most_of_one:
+            limit = f"{self._most_of_one} bytes of bodies that wait for their answer"
+            message = f"This tenant or API key has {limit} here already, or sends them. Try again later."
+            raise TooManyRequestsError(message, "too_many_bodies", retry_after_s=1.0)
         self._held_bytes += more
+        self._held_by[caller] += more
         call.body_bytes += more
 
     async def _say_continue(self, http: web.BaseRequest) -> None:
@@ -86,3 +106,8 @@ class Intake:
             await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             # Or it would be taken for the beginning of the answer.
             http.writer.output_size = 0
+
+
+def _name_caller(call: Call) -> str:
+    """Return whose a body is; empty where nobody is told apart."""
+    return "" if call.key is None or call.key is ANONYMOUS else call.key.identity

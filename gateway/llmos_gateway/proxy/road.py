@@ -157,7 +157,10 @@ class Road:
         call.key = key
         if key.tenant and self._tools.catalog.get_tenant(key.tenant) is None:
             # Without its Tenant none of the key's limits would hold.
-            message = f"The tenant {key.tenant!r} of this API key does not exist. Ask your administrator to create it."
+            message = (
+                f"The tenant {key.tenant!r} of this API key does not exist, or this gateway cannot read it. "
+                "Ask your administrator."
+            )
             raise ForbiddenError(message, "tenant_not_found")
         if call.part is not None and not key.may_use(call.part):
             raise ForbiddenError(f"This API key may not use {call.part}.", "endpoint_not_allowed")

@@ -13,7 +13,6 @@ Whether an idle connection still works is known only by using it. It is closed b
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from functools import lru_cache
 from types import SimpleNamespace
@@ -27,7 +26,8 @@ from llmos_gateway.proxy.limits import Limits
 
 _DECLINED: Final = frozenset({502, 503, 504})
 _LARGE_BODY_BYTES: Final = 1024 * 1024
-"""From here on aiohttp wants a file, of which it writes a part at a time."""
+"""From here on aiohttp wants something of which it writes a part at a time."""
+_PIECE_BYTES: Final = 64 * 1024
 
 
 class ReplicaError(Exception):
@@ -58,6 +58,22 @@ class DeclinedError(ReplicaError):
         self.status = status
         self.body = body
         self.retry_after = retry_after
+
+
+class _Pieces:
+    """A body in pieces. aiohttp copies a whole file in memory to find its size; of this nothing is copied."""
+
+    def __init__(self, body: bytes) -> None:
+        self._rest = memoryview(body)
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> memoryview:
+        if not self._rest:
+            raise StopAsyncIteration
+        piece, self._rest = self._rest[:_PIECE_BYTES], self._rest[_PIECE_BYTES:]
+        return piece
 
 
 class Upstream:
@@ -117,11 +133,13 @@ class Upstream:
         session = self._session if on_connected is None else self._telling
         if session is None:
             raise RuntimeError("Upstream is used outside its context")
-        data = io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
+        is_large = len(body) > _LARGE_BODY_BYTES
+        if is_large:
+            headers["Content-Length"] = str(len(body))
         try:
             return await session.post(
                 _build_url(address, path),
-                data=data,
+                data=_Pieces(body) if is_large else body,
                 headers=headers,
                 allow_redirects=False,
                 trace_request_ctx=on_connected,
@@ -164,6 +182,11 @@ async def read_up_to(answer: aiohttp.ClientResponse, limit_bytes: int) -> tuple[
 def is_declined(status: int) -> bool:
     """Return whether a status says that the replica did not take the request."""
     return status in _DECLINED
+
+
+def is_refused(status: int) -> bool:
+    """Return whether a status says that nothing was computed for the request."""
+    return status in _DECLINED or 400 <= status < 500
 
 
 def _build_trace() -> aiohttp.TraceConfig:

@@ -52,6 +52,7 @@ from llmos_gateway.proxy.tracing import Tracer
 from llmos_gateway.proxy.upstream import Upstream
 from llmos_gateway.queueing import Queueing
 from llmos_gateway.runtime.access_log import AccessLog
+from llmos_gateway.runtime.memory import find_memory_warning, read_limit_bytes
 from llmos_gateway.runtime.recording import CallRecorder
 from llmos_gateway.runtime.tracing import build_exporting_tracer, is_tracing_wanted
 from llmos_gateway.salts import MIN_SECRET_BYTES, CacheSalts
@@ -162,8 +163,7 @@ class Gateway:
             self._watch_gauges(road, server, tools.queueing)
             self._watch_budgets(store)
             await self._open(stack, server, store)
-            if self._options.cache_salt_secret is None:
-                _logger.warning(_OWN_SALT)
+            self._warn()
             await self._run_parts(
                 {
                     "catalog": self._watch.run(),
@@ -173,6 +173,12 @@ class Gateway:
                     "end": self._end(road, server),
                 }
             )
+
+    def _warn(self) -> None:
+        if self._options.cache_salt_secret is None:
+            _logger.warning(_OWN_SALT)
+        if warning := find_memory_warning(self._options.limits, read_limit_bytes()):
+            _logger.warning(warning)
 
     def _build_tracer(self, stack: AsyncExitStack) -> Tracer | None:
         if not is_tracing_wanted(os.environ):

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from llmos.api.names import ANNOTATION_ATTEMPT, ANNOTATION_FAILURE
 from llmos.api.reasons import REASONS, Reason
 
@@ -79,6 +81,11 @@ def describe(reason: Reason, detail: str = "") -> str:
 def build_failure(reason: Reason, detail: str = "") -> Failure:
     """Return a failure whose message is made from the table and a detail."""
     return Failure(reason, _shorten(describe(reason, detail)))
+
+
+def describe_fields(error: ValidationError) -> str:
+    """Return which fields of an object cannot be read, and why."""
+    return "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:5])
 
 
 def _shorten(text: str) -> str:

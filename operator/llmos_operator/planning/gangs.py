@@ -10,7 +10,6 @@ from typing import Any
 from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
     CONTAINER_ENGINE,
-    LABEL_RANK,
     LABEL_REPLICA,
     LABEL_REVISION,
     LABEL_SERVING,
@@ -27,7 +26,7 @@ from llmos_operator.planning.failures import (
     read_time,
 )
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
-from llmos_operator.planning.quota_view import is_gated
+from llmos_operator.planning.quota_view import is_gated, read_rank
 from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, compute_backoff_s
 
 Pod = Mapping[str, Any]
@@ -71,7 +70,7 @@ def build_replicas(
 def _build_replica(
     name: str, gang: Sequence[Pod], gang_size: int, times: PodTimes, now: datetime, in_flight: Mapping[str, int]
 ) -> Replica:
-    leader = min(gang, key=_rank)
+    leader = min(gang, key=read_rank)
     labels = leader["metadata"]["labels"]
     record = read_record(leader["metadata"])
     state = _state_of_gang(gang, gang_size, now, record)
@@ -105,11 +104,6 @@ def _build_replica(
 
 def _created(pod: Pod, now: datetime) -> datetime:
     return read_time(pod["metadata"].get("creationTimestamp")) or now
-
-
-def _rank(pod: Pod) -> int:
-    text = pod["metadata"]["labels"].get(LABEL_RANK, "")
-    return int(text) if text.isdecimal() else 0
 
 
 def _drain_started(gang: Sequence[Pod]) -> datetime | None:
@@ -224,7 +218,7 @@ def _retry_at(failure: Failure | None, failed_at: datetime, attempt: int, *, ran
 
 def _first_stuck(gang: Sequence[Pod], times: PodTimes, now: datetime) -> Failure | None:
     # A pod was unscheduled all the time that it waited for its quota: only what came after counts.
-    admitted_s = read_record(min(gang, key=_rank)["metadata"]).admitted_s
+    admitted_s = read_record(min(gang, key=read_rank)["metadata"]).admitted_s
     is_fresh = now.timestamp() - admitted_s < times.unschedulable_after_s
     for pod in gang:
         stuck = (

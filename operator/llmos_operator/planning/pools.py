@@ -104,16 +104,13 @@ def build_pool_status(
     """
     count = _count(size, replicas, revision)
     gated = sum(replica.is_gated for replica in replicas)
+    not_admitted = _not_admitted(admission, gated, stands_still=_stands_still(pool, size, replicas, revision))
     failure = (
-        layout.refusal
-        or refused
-        or _first_failure(pool, replicas, revision)
-        or _not_admitted(admission, gated)
-        or _no_room(pool, size)
+        layout.refusal or refused or _first_failure(pool, replicas, revision) or not_admitted or _no_room(pool, size)
     )
     facts = (
         _planned(layout),
-        *(() if admission is None else (_admitted(admission, gated),)),
+        *(() if admission is None else (_admitted(gated, not_admitted),)),
         _available(count, failure, size),
         _progressing(count, failure),
         *isolation,
@@ -227,19 +224,36 @@ def _no_room(pool: InferencePool, size: PoolSize) -> Failure | None:
     return Failure(earlier.reason, earlier.message.partition(_MEANWHILE)[0])
 
 
-def _not_admitted(admission: Admission | None, gated: int) -> Failure | None:
+def _stands_still(pool: InferencePool, size: PoolSize, replicas: Sequence[Replica], revision: str) -> bool:
+    """Whether nothing of an earlier revision may go before a replica answers that waits for its quota."""
+    waiting = [r for r in replicas if r.is_gated and r.revision == revision]
+    holding = [r for r in replicas if r.state in HOLDING and not r.is_gated]
+    answering = [r for r in holding if r.state is ReplicaState.READY]
+    is_old = any(r.revision != revision for r in answering)
+    may_go = len(answering) > max(0, size.desired - pool.spec.rollout.max_unavailable)
+    return bool(waiting) and is_old and len(answering) == len(holding) and not may_go
+
+
+_STANDS_STILL = (
+    " The rollout stands still: replicas of the earlier revision hold what the new one needs, and none of them "
+    "goes before a new one answers. Set rollout.maxUnavailable: 1 to replace one at a time, or make room for one more."
+)
+_FULL = frozenset({Reason.QuotaExceeded, Reason.WaitsForRoom})
+
+
+def _not_admitted(admission: Admission | None, gated: int, *, stands_still: bool) -> Failure | None:
     """Return why replicas wait for their quota. Until the ledger has told, they just start."""
     if admission is None or admission.news is None or not gated:
         return None
     who = "1 replica waits" if gated == 1 else f"{gated} replicas wait"
     first = admission.news.first
-    return Failure(first.reason, f"{who}. {first.message}")
+    is_own_doing = stands_still and first.is_held_by_owner and first.reason in _FULL
+    return Failure(first.reason, f"{who}. {first.message}{_STANDS_STILL if is_own_doing else ''}")
 
 
-def _admitted(admission: Admission, gated: int) -> Fact:
+def _admitted(gated: int, waits: Failure | None) -> Fact:
     if not gated:
         return is_true(CONDITION_ADMITTED, Reason.Admitted)
-    waits = _not_admitted(admission, gated)
     if waits is None:
         return is_unknown(CONDITION_ADMITTED, Reason.Starting, "The quota ledger has not looked at it yet.")
     return is_false(CONDITION_ADMITTED, waits.reason, waits.message)

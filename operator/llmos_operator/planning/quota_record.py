@@ -23,8 +23,6 @@ class QuotaRecord:
     placement: Placement | None = None
     """Where the gang was admitted to."""
     admitted_s: float = 0.0
-    incomplete_s: float = 0.0
-    """When a gang that ran lost a pod."""
     reservation: Reservation | None = None
     stop: Stop | None = None
     attempts: int = 0

@@ -4,10 +4,8 @@ The rules that are decided here:
 
 - A namespace has one tenant. If two Tenants name it, it stays with the older one.
 - Quota is on as soon as there is a Tenant. From then on the pods of every pool on accelerators are made with a
-  scheduling gate; pods on the processor never are. Pods that were made before have no gate and count as admitted where
-  they stand.
-- A namespace of no Tenant may hold `untenanted` accelerators of a class together with all other such namespaces, as a
-  borrower without guarantee; by default none.
+  scheduling gate; pods on the processor never are. Pods that were made before have no gate and count as admitted, where
+  they stand or, as long as they have no node, nowhere in particular.
 - Of a pool's replicas, the first minReplicas (or all of a fixed number) are its minimum: those that hold accelerators
   before those that wait, then the oldest. The others are burst replicas.
 - A gang is waiting while all of its pods are gated. One that has lost some gates was admitted: releasing is one write
@@ -15,14 +13,15 @@ The rules that are decided here:
 - A node that takes no new pods counts with what stands on it, so that nothing is promised there.
 - A node belongs to the class with the most specific node selector that selects it: an accelerator is counted once.
 
-Reading the objects is the reconciler's (`reconcilers/quota.py`), what becomes of the plan `quota_writes` says.
+What each tenant may hold `quota_tenants` says. Reading the objects is the reconciler's (`reconcilers/quota.py`), what
+becomes of the plan `quota_writes` says.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -35,7 +34,8 @@ from llmos.api.names import (
     LABEL_RANK,
     LABEL_REPLICA,
 )
-from llmos.api.tenancy import Owners, find_owners, find_seniority
+from llmos.api.tenancy import Owners, find_owners
+from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.failures import read_time
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.quota import (
@@ -44,13 +44,12 @@ from llmos_operator.planning.quota import (
     GangState,
     Node,
     Placement,
-    Quota,
     QuotaRules,
     Snapshot,
     Swap,
-    TenantQuota,
 )
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
+from llmos_operator.planning.quota_tenants import build_tenant_quotas
 from llmos_operator.planning.schedule import find_limits
 
 JsonObject = Mapping[str, Any]
@@ -67,7 +66,7 @@ class Observed:
     """Objects as they were read, all at one time."""
 
     now: datetime
-    tenants: tuple[Tenant, ...] = ()
+    tenants: Tenants = field(default_factory=Tenants)
     classes: tuple[AcceleratorClass, ...] = ()
     pools: tuple[InferencePool, ...] = ()
     nodes: tuple[JsonObject, ...] = ()
@@ -83,6 +82,12 @@ def needs_gate(pool: InferencePool, tenants: Sequence[object]) -> bool:
 def is_gated(pod: JsonObject) -> bool:
     """Whether a pod waits for the ledger."""
     return any(gate.get("name") == GATE_QUOTA for gate in pod["spec"].get("schedulingGates", ()))
+
+
+def read_rank(pod: JsonObject) -> int:
+    """Return the place of a pod in its gang; the leader has 0."""
+    text = _labels(pod).get(LABEL_RANK, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def find_swaps(pods: Iterable[JsonObject]) -> tuple[Swap, ...]:
@@ -113,36 +118,17 @@ def build_snapshot(
         untenanted: accelerators by class for namespaces of no tenant, all together.
         domain_labels: node labels that tell which nodes a fast network connects.
     """
-    owners = find_owners(observed.tenants)
+    owners = find_owners(observed.tenants.all)
     gangs = build_gangs(observed, owners)
     return Snapshot(
         now_s=observed.now.timestamp(),
-        tenants=build_tenant_quotas(observed.tenants, untenanted or {}),
+        tenants=build_tenant_quotas(observed.tenants, untenanted or {}, gangs),
         nodes=build_nodes(observed, gangs, domain_labels),
         gangs=gangs,
         costs={accelerator.metadata.name: accelerator.spec.cost_weight for accelerator in observed.classes},
         swaps=tuple(swaps),
         rules=rules,
     )
-
-
-def build_tenant_quotas(tenants: Iterable[Tenant], untenanted: Mapping[str, int]) -> tuple[TenantQuota, ...]:
-    """Return the quotas of all tenants, and of those who have none if the installation grants them any."""
-    quotas = [
-        TenantQuota(
-            name=tenant.metadata.name,
-            cohort=tenant.spec.cohort,
-            weight=tenant.spec.weight,
-            quotas={
-                each.class_name: Quota(each.guaranteed, each.borrow_limit, each.lend_limit)
-                for each in tenant.spec.quota
-            },
-        )
-        for tenant in sorted(tenants, key=find_seniority)
-    ]
-    if untenanted:
-        quotas.append(TenantQuota("", quotas={name: Quota(0, most) for name, most in sorted(untenanted.items())}))
-    return tuple(quotas)
 
 
 def build_nodes(observed: Observed, gangs: Iterable[Gang], domain_labels: Sequence[str]) -> tuple[Node, ...]:
@@ -172,7 +158,7 @@ def build_nodes(observed: Observed, gangs: Iterable[Gang], domain_labels: Sequen
 def build_gangs(observed: Observed, owners: Owners) -> tuple[Gang, ...]:
     """Return the replicas of all pools on accelerators, those that wait and those that hold some."""
     pools = {(pool.metadata.namespace or "", pool.metadata.name): pool for pool in observed.pools}
-    tenants = {tenant.metadata.name: tenant for tenant in observed.tenants}
+    tenants = {tenant.metadata.name: tenant for tenant in observed.tenants.readable}
     replicas: dict[tuple[str, str], dict[str, list[JsonObject]]] = {}
     for pod in observed.pods:
         labels = _labels(pod)
@@ -214,7 +200,7 @@ def _as_made(pool: InferencePool, pods: Sequence[JsonObject], classes: Iterable[
 
     Otherwise whoever writes a smaller count into a pool whose rollout does not go on would hold what nobody counts.
     """
-    leader = min(pods, key=_rank)
+    leader = min(pods, key=read_rank)
     wanted = leader["spec"].get("nodeSelector") or {}
     asked = {each.metadata.name: each for each in classes if requests_accelerators(leader, (each,))}
     if not asked:
@@ -231,10 +217,11 @@ def _as_made(pool: InferencePool, pods: Sequence[JsonObject], classes: Iterable[
 
 
 def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owner: str, tenant: Tenant | None) -> Gang:
-    leader = min(pods, key=_rank)
+    leader = min(pods, key=read_rank)
     record = read_record(leader["metadata"])
-    placement = record.placement or _placement_of_bound(pool, pods)
-    state = _state_of(pods, record, placement)
+    state = _state_of(pods, record)
+    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(is_gated, pods)))
+    placement = None if holds_nothing else record.placement or _placement_without_record(pool, pods)
     created_s = _created_s(leader)
     admitted_s = record.admitted_s or created_s
     return Gang(
@@ -243,14 +230,14 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
         owner=f"{pool.metadata.namespace}/{pool.metadata.name}",
         kind=GangKind.BURST,
         classes=(pool.spec.accelerator.class_name,),
-        pods=len(placement.nodes) if placement else len(pods),
+        pods=len(record.placement.nodes) if record.placement else len(pods),
         accelerators_per_pod=pool.spec.accelerator.count,
         priority=_clamp(int(leader["spec"].get("priority") or 0), tenant),
         created_s=created_s,
         grace_s=float(pool.spec.drain.timeout_seconds),
         state=state,
-        since_s=max(admitted_s, record.incomplete_s),
-        placement=None if state is GangState.WAITING else placement,
+        since_s=admitted_s,
+        placement=placement,
         admitted_s=admitted_s,
         stop=record.stop,
         reservation=record.reservation if state is GangState.WAITING else None,
@@ -259,21 +246,21 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
     )
 
 
-def _state_of(pods: Sequence[JsonObject], record: QuotaRecord, placement: Placement | None) -> GangState:
+def _state_of(pods: Sequence[JsonObject], record: QuotaRecord) -> GangState:
     if record.is_withdrawn or any("deletionTimestamp" in pod["metadata"] for pod in pods):
         return GangState.ENDING
     if record.stop is not None:
         return GangState.STOPPING
     if all(is_gated(pod) for pod in pods):
         return GangState.WAITING
-    is_whole = placement is not None and len(pods) >= len(placement.nodes)
+    is_whole = record.placement is None or len(pods) >= len(record.placement.nodes)
     return GangState.RUNNING if is_whole and all(_node_of(pod) for pod in pods) else GangState.STARTING
 
 
-def _placement_of_bound(pool: InferencePool, pods: Sequence[JsonObject]) -> Placement | None:
-    """Where pods stand that were made before there was any quota."""
-    bound = [name for pod in sorted(pods, key=_rank) if (name := _node_of(pod))]
-    return Placement(pool.spec.accelerator.class_name, tuple(bound)) if len(bound) == len(pods) else None
+def _placement_without_record(pool: InferencePool, pods: Sequence[JsonObject]) -> Placement:
+    """Where pods stand that were made before there was any quota: those that have no node yet hold some somewhere."""
+    bound = [name for pod in sorted(pods, key=read_rank) if (name := _node_of(pod))]
+    return Placement(pool.spec.accelerator.class_name, tuple(bound))
 
 
 def _held_by_gangs(gangs: Iterable[Gang]) -> Counter[tuple[str, str]]:
@@ -365,11 +352,6 @@ def _phase(pod: JsonObject) -> str:
 def _labels(manifest: JsonObject) -> Mapping[str, str]:
     labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
     return labels
-
-
-def _rank(pod: JsonObject) -> int:
-    text = _labels(pod).get(LABEL_RANK, "")
-    return int(text) if text.isdecimal() else 0
 
 
 def _created_s(pod: JsonObject) -> float:

@@ -22,13 +22,12 @@ from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
     GATE_QUOTA,
     LABEL_POOL,
-    LABEL_RANK,
     LABEL_REPLICA,
     LABEL_SERVING,
 )
 from llmos_operator.planning.quota import Gang, Placement, QuotaPlan, Reservation, Stop, Swap
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation, read_record
-from llmos_operator.planning.quota_view import is_gated
+from llmos_operator.planning.quota_view import is_gated, read_rank
 
 JsonObject = Mapping[str, Any]
 Action = Literal["swap", "unreserve", "ask", "end", "withdraw", "reserve", "admit"]
@@ -76,7 +75,7 @@ def group_by_gang(pods: Iterable[JsonObject]) -> dict[str, list[JsonObject]]:
         if LABEL_POOL in labels and LABEL_REPLICA in labels:
             gangs.setdefault(f"{pod['metadata']['namespace']}/{labels[LABEL_REPLICA]}", []).append(pod)
     for members in gangs.values():
-        members.sort(key=_rank)
+        members.sort(key=read_rank)
     return gangs
 
 
@@ -274,7 +273,7 @@ def _place_of(reservation: Reservation | None) -> Placement | None:
 
 
 def _say_place(placement: Placement) -> str:
-    return f"{', '.join(dict.fromkeys(placement.nodes))} ({placement.class_name})"
+    return f"{', '.join(dict.fromkeys(placement.nodes)) or 'no node yet'} ({placement.class_name})"
 
 
 def _other_gates(pod: JsonObject) -> list[JsonObject] | None:
@@ -292,8 +291,3 @@ def _patch(pod: JsonObject, *, metadata: JsonObject | None = None, spec: JsonObj
     if spec is not None:
         patch["spec"] = spec
     return replace(_identify(pod), patch=patch)
-
-
-def _rank(pod: JsonObject) -> int:
-    text = str((pod["metadata"].get("labels") or {}).get(LABEL_RANK, ""))
-    return int(text) if text.isdecimal() else 0

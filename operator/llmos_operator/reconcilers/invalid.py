@@ -9,7 +9,7 @@ from llmos.api.meta import ApiModel, Conditions
 from llmos.api.names import CONDITION_READY
 from llmos_operator.kube.client import Object
 from llmos_operator.planning.conditions import build_conditions, is_false
-from llmos_operator.planning.failures import describe
+from llmos_operator.planning.failures import describe, describe_fields
 from llmos_operator.reconcilers.base import Context
 from llmos_operator.reconcilers.writing import apply_status_if_changed
 
@@ -25,8 +25,7 @@ class _InvalidStatus(ApiModel):
 
 async def apply_invalid_status(context: Context, current: Object, error: ValidationError) -> None:
     """Write a Ready condition that names the fields; the rest of the status stays."""
-    fields = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:5])
-    fact = is_false(CONDITION_READY, Reason.InvalidSpec, describe(Reason.InvalidSpec, fields))
+    fact = is_false(CONDITION_READY, Reason.InvalidSpec, describe(Reason.InvalidSpec, describe_fields(error)))
     before = current.get("status") or {}
     previous = [Condition.model_validate(c) for c in before.get("conditions", ())]
     generation = current["metadata"].get("generation", 0)

@@ -1,6 +1,6 @@
 """Keeps the namespaces of a tenant apart from others: make what is missing, take away what is too much, look, tell.
 
-    observe -> apply what differs -> prune what left -> findings from what the API server stores now
+    observe -> apply what differs -> hand over, prune what left -> findings from what the API server stores now
 
 Called by the reconcile of a Tenant, which may run each second while accelerators change hands: so a look counts for
 `LOOK_S` unless what it depends on has changed. Pools read the findings of their namespace from `Sightings`.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -47,6 +47,7 @@ from llmos_operator.manifests.isolation import (
     build_isolation,
     build_namespace_release,
 )
+from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.conditions import Fact, find_fact
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.isolation import (
@@ -97,26 +98,30 @@ class _Look:
     context: Context
     tenant: Tenant
     classes: Sequence[AcceleratorClass]
+    others: Mapping[str, Tenant]
+    """Namespaces that are another tenant's."""
     existing: dict[Place, Object] = field(default_factory=dict)
     desired: set[Place] = field(default_factory=set)
 
 
 async def reconcile_isolation(
-    context: Context, tenant: Tenant, owned: Sequence[str], classes: Sequence[AcceleratorClass]
+    context: Context, tenant: Tenant, tenants: Iterable[Tenant], classes: Sequence[AcceleratorClass]
 ) -> IsolationResult:
     """Bring the namespaces that a tenant owns closer to what keeps them apart, and say what was found.
 
     Args:
         context: the surroundings.
-        tenant: not being deleted.
-        owned: namespaces of its spec that are not another tenant's.
+        tenant: the one whose turn it is.
+        tenants: all of them.
         classes: all accelerator classes.
     """
+    others = _find_others(tenant, (*tenants, tenant))
+    owned = [name for name in tenant.spec.namespaces if name not in others]
     inputs = _compute_inputs(tenant, owned, classes)
     known = context.sightings.get(tenant.metadata.name)
     is_recent = known is not None and known.inputs == inputs and context.now() - known.at < timedelta(seconds=LOOK_S)
     if known is None or not is_recent:
-        known = await _look(_Look(context, tenant, classes), owned, inputs)
+        known = await _look(_Look(context, tenant, classes, others), owned, inputs)
         context.sightings.put(tenant.metadata.name, known)
     missing = tuple(name for name, found in known.namespaces.items() if _is_missing(found))
     findings = [f for name, found in known.findings for f in (name_namespace(found, name) if name else found)]
@@ -125,12 +130,23 @@ async def reconcile_isolation(
     return IsolationResult(build_isolation_fact(findings), missing, None if is_settled else LOOK_S)
 
 
-async def release_isolation(context: Context, tenant: Tenant) -> None:
+async def release_isolation(
+    context: Context, tenant: Tenant, tenants: Iterable[Tenant], classes: Sequence[AcceleratorClass]
+) -> None:
     """Take away everything that was made for a tenant, and give back what belongs to others."""
-    look = _Look(context, tenant, ())
+    heirs = [each for each in tenants if each.metadata.name != tenant.metadata.name]
+    look = _Look(context, tenant, classes, _find_others(tenant, heirs))
     await _observe_own(look)
+    await _hand_over(look)
     await _prune(look, ())
     context.sightings.forget(tenant.metadata.name)
+
+
+def _find_others(tenant: Tenant, tenants: Iterable[Tenant]) -> dict[str, Tenant]:
+    """Return the namespaces that another tenant owns, with that tenant."""
+    by_name = {each.metadata.name: each for each in tenants}
+    owners = find_owners(by_name.values()).by_namespace
+    return {name: by_name[owner] for name, owner in owners.items() if owner != tenant.metadata.name}
 
 
 def _compute_inputs(tenant: Tenant, owned: Sequence[str], classes: Sequence[AcceleratorClass]) -> str:
@@ -146,6 +162,7 @@ def _is_missing(findings: Iterable[Finding]) -> bool:
 async def _look(look: _Look, owned: Sequence[str], inputs: str) -> Sighting:
     shared, _ = await asyncio.gather(_look_at_cluster(look.context), _observe_own(look))
     namespaces = {name: await _reconcile_namespace(look, name) for name in owned}
+    await _hand_over(look)
     await _prune(look, owned)
     is_strict = look.tenant.spec.isolation.profile == "strict"
     return Sighting(look.context.now(), inputs, is_strict, namespaces, shared)
@@ -196,6 +213,18 @@ async def _reconcile_namespace(look: _Look, name: str) -> tuple[Finding, ...]:
         check_policies(policies, [m["metadata"]["name"] for m in manifests if m["kind"] == NETWORK_POLICIES.kind]),
         check_accelerators(pods, frozenset(each.spec.resource_name for each in look.classes)),
     )
+
+
+async def _hand_over(look: _Look) -> None:
+    """Close the namespaces that came to other tenants for those, before anything is taken away: none is ever open.
+
+    What is named alike passes on, owner and label and all; whoever it passes to finds it as it would have made it.
+    """
+    held = {namespace or name for _, namespace, name in look.existing}
+    for name in sorted(held & look.others.keys()):
+        successor = _Look(look.context, look.others[name], look.classes, {})
+        await _reconcile_namespace(successor, name)
+        look.desired |= successor.desired
 
 
 async def _apply(look: _Look, manifest: Manifest) -> str:
@@ -262,22 +291,21 @@ class PoolIsolation:
     look_again_s: float | None = None
 
 
-def look_at_pool(
-    context: Context, pool: InferencePool, pods: Sequence[Object], tenants: Sequence[Tenant]
-) -> PoolIsolation:
+def look_at_pool(context: Context, pool: InferencePool, pods: Sequence[Object], tenants: Tenants) -> PoolIsolation:
     """Say whether a pool in a tenant's namespace is kept apart: the last look at the namespace, and the pool's pods."""
     namespace = pool.metadata.namespace or ""
-    owner = find_owners(tenants).by_namespace.get(namespace)
+    owner = find_owners(tenants.all).by_namespace.get(namespace)
     if owner is None:
         return PoolIsolation()
     sighting = context.sightings.get(owner)
     if sighting is None or namespace not in sighting.namespaces:
-        is_strict = any(t.metadata.name == owner and t.spec.isolation.profile == "strict" for t in tenants)
+        is_strict = any(t.metadata.name == owner and t.spec.isolation.profile == "strict" for t in tenants.all)
         # An operator that has just started changes nothing that an earlier one found.
         fact = find_fact(CONDITION_ISOLATION_READY, pool.status.conditions) or build_isolation_fact(())
         refused = is_strict and fact.status != "True"
         refusal = build_failure(Reason.NotIsolated, "Nobody has looked yet.") if refused else None
-        return PoolIsolation((fact,), refusal, FIRST_LOOK_S)
+        # At one whose Tenant cannot be read nobody looks until that has changed, which is an event.
+        return PoolIsolation((fact,), refusal, None if owner in tenants.unreadable else FIRST_LOOK_S)
     fetches = any((pod["metadata"].get("labels") or {}).get(LABEL_FETCHES) for pod in pods)
     findings = (
         *sighting.namespaces[namespace],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from llmos.api import Tenant
+from llmos.api import AcceleratorClass, Tenant
 from llmos.api.apikeys import SECRET_SELECTOR, InvalidKeySecret, read_key_secret
 from llmos.api.names import FINALIZER_OFFBOARDING, LABEL_MANAGED_BY, LABEL_TENANT, MANAGED_BY
 from llmos_operator.kube.client import Object
@@ -19,7 +20,7 @@ from llmos_operator.kube.resources import (
 )
 from llmos_operator.planning.offboarding import Leftover, build_offboarding_status, find_leftovers
 from llmos_operator.reconcilers.base import DONE, Context, Result
-from llmos_operator.reconcilers.isolation import release_isolation
+from llmos_operator.reconcilers.isolation import reconcile_isolation, release_isolation
 from llmos_operator.reconcilers.writing import apply_status_if_changed
 
 LOOK_S = 5.0
@@ -31,15 +32,18 @@ async def apply_finalizer(context: Context, tenant: Tenant) -> None:
         await _write_finalizers(context, tenant, [*tenant.metadata.finalizers, FINALIZER_OFFBOARDING])
 
 
-async def reconcile_offboarding(context: Context, current: Object, tenant: Tenant) -> Result:
-    """Let a Tenant go when nothing is left of it; until then say what is."""
+async def reconcile_offboarding(
+    context: Context, current: Object, tenant: Tenant, tenants: Sequence[Tenant], classes: Sequence[AcceleratorClass]
+) -> Result:
+    """Let a Tenant go when nothing is left of it; until then say what is, and keep it apart as before."""
     if FINALIZER_OFFBOARDING not in tenant.metadata.finalizers:
         return DONE
     if left := await observe_leftovers(context, tenant.metadata.name):
+        await reconcile_isolation(context, tenant, tenants, classes)
         status = build_offboarding_status(tenant, left, context.now())
         await apply_status_if_changed(context.kube, current, status, context.now())
         return Result(requeue_after_s=LOOK_S)
-    await release_isolation(context, tenant)
+    await release_isolation(context, tenant, tenants, classes)
     await _write_finalizers(context, tenant, [f for f in tenant.metadata.finalizers if f != FINALIZER_OFFBOARDING])
     return DONE
 

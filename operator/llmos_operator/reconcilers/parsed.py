@@ -6,8 +6,12 @@ thousand pools may refer to it. Validated objects are frozen, so that all of the
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
 
 from llmos.api.meta import ApiModel
 from llmos_operator.kube.client import Object
@@ -24,6 +28,14 @@ class Parsed:
     def __init__(self, *, limit: int = LIMIT_OBJECTS) -> None:
         self._limit = limit
         self._objects: OrderedDict[tuple[type[ApiModel], str, str], Any] = OrderedDict()
+
+    def parse_readable(self, kind: type[T], bodies: Iterable[Object]) -> tuple[T, ...]:
+        """Return the objects that can be read; of others their own reconcile tells."""
+        parsed = []
+        for body in bodies:
+            with contextlib.suppress(ValidationError):
+                parsed.append(self.parse(kind, body))
+        return tuple(parsed)
 
     def parse(self, kind: type[T], body: Object) -> T:
         """Return the object that `body` describes.

@@ -23,7 +23,7 @@ from llmos.api.names import (
 )
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES, TENANTS
 from llmos_operator.manifests.replica import (
     GANG_SIZE,
     ReplicaTemplate,
@@ -59,7 +59,7 @@ from llmos_operator.planning.sampling import ScaledPool
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
-from llmos_operator.reconcilers.tenant import list_tenants, observe_tenants
+from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed
 
 REFUSED_RETRY_S = 15.0
@@ -187,7 +187,7 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
 
 
 async def _observe_tenants(context: Context, pool: InferencePool) -> list[Object]:
-    return [] if pool.spec.accelerator.class_name == CPU_CLASS else await list_tenants(context)
+    return [] if pool.spec.accelerator.class_name == CPU_CLASS else await context.kube.list(TENANTS)
 
 
 async def _observe_class(context: Context, name: str) -> Object | None:

@@ -17,16 +17,14 @@ import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
-
-from pydantic import ValidationError
+from typing import Any, Final
 
 from llmos.api import AcceleratorClass, InferencePool, Tenant
-from llmos.api.meta import ApiModel
 from llmos.api.names import CPU_CLASS, LABEL_POOL
 from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS
+from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.quota import Ledger, QuotaPlan, QuotaRules, Snapshot
 from llmos_operator.planning.quota_news import (
     advance_meter,
@@ -37,6 +35,7 @@ from llmos_operator.planning.quota_news import (
 )
 from llmos_operator.planning.quota_view import Observed, build_snapshot, find_swaps, requests_accelerators
 from llmos_operator.planning.quota_writes import (
+    Audit,
     Decision,
     PodWrite,
     build_completions,
@@ -46,7 +45,7 @@ from llmos_operator.planning.quota_writes import (
 )
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.quota_board import Pass, QuotaBoard
-from llmos_operator.reconcilers.tenant import list_tenants
+from llmos_operator.reconcilers.tenant import observe_tenants
 
 AT_A_TIME: Final = 16
 """Writes in flight."""
@@ -64,8 +63,6 @@ LEFTOVERS_S: Final = 60.0
 _logger = logging.getLogger(__name__)
 _audit = logging.getLogger("llmos.audit")
 
-T = TypeVar("T", bound=ApiModel)
-
 
 async def reconcile_quota(context: Context, _key: Key) -> Result:
     """Give out accelerators."""
@@ -73,14 +70,14 @@ async def reconcile_quota(context: Context, _key: Key) -> Result:
     if board.next_pass is not None and now < board.next_pass:
         return Result(requeue_after_s=(board.next_pass - now).total_seconds())
     began_s = time.perf_counter()
-    # A Tenant that cannot be read is there nevertheless: what others hold must not depend on a typing error.
-    tenants = await list_tenants(context)
-    result = await _give_out(context, tenants, now, began_s) if tenants else await _lift_all(context, now)
+    # One that is being deleted, or cannot be read, is a Tenant: nothing is given away for its sake.
+    tenants = await observe_tenants(context)
+    result = await _give_out(context, tenants, now, began_s) if tenants.exist else await _lift_all(context, now)
     board.next_pass = context.now() + timedelta(seconds=max(SHORTEST_PAUSE_S, board.look_s))
     return result
 
 
-async def _give_out(context: Context, tenants: Objects, now: datetime, began_s: float) -> Result:
+async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: float) -> Result:
     board = context.quota
     is_first = board.was_on is None
     board.was_on = now
@@ -96,13 +93,14 @@ async def _give_out(context: Context, tenants: Objects, now: datetime, began_s: 
     decisions = build_decisions(plan, gangs, pods, now, snapshot.rules.swap_window_s)
     board.look_s = time.perf_counter() - began_s
     await _write_all(context, build_completions(pods))
-    await _carry_out(context, decisions)
+    audits = await _carry_out(context, decisions)
     report = ledger.report()
-    meters = _count_seconds(board, observed.tenants, snapshot, now)
-    board.publish(build_pool_news(report, gangs), build_tenant_news(observed.tenants, report, plan, meters), now)
+    # What the status of a Tenant that cannot be read says stays as it is.
+    meters = _count_seconds(board, tenants.readable, snapshot, now)
+    news = build_tenant_news(tenants.readable, report, plan, meters)
+    board.publish(build_pool_news(report, gangs), news, now)
     if is_first:
         _tell_pools(board, observed.pools)
-    audits = tuple(decision.audit for decision in decisions)
     board.on_pass(Pass(report, plan, audits, time.perf_counter() - began_s))
     return Result(requeue_after_s=_next_look_s(plan, snapshot.now_s, may_reclaim=may_reclaim))
 
@@ -133,7 +131,7 @@ async def _lift_all(context: Context, now: datetime) -> Result:
     return DONE
 
 
-async def _observe(context: Context, tenants: Objects, now: datetime) -> Observed:
+async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observed:
     kube, board = context.kube, context.quota
     classes, pools, pods, nodes = await asyncio.gather(
         kube.list(ACCELERATOR_CLASSES),
@@ -141,15 +139,15 @@ async def _observe(context: Context, tenants: Objects, now: datetime) -> Observe
         kube.list(PODS, label_selector=LABEL_POOL),
         _observe_nodes(context, now),
     )
-    known = _parse_all(context, AcceleratorClass, classes)
+    known = context.shared.parse_readable(AcceleratorClass, classes)
     strangers = await _observe_strangers(context, known, now)
     return Observed(
         now=now,
-        tenants=_parse_all(context, Tenant, tenants),
+        tenants=tenants,
         classes=known,
         pools=tuple(
             pool
-            for pool in _parse_all(context, InferencePool, pools, cache=board)
+            for pool in board.parsed.parse_readable(InferencePool, pools)
             if pool.spec.accelerator.class_name != CPU_CLASS
         ),
         nodes=tuple(nodes),
@@ -179,17 +177,6 @@ async def _observe_strangers(context: Context, classes: tuple[AcceleratorClass, 
             _slim_pod(pod) for pod in pods if pod["spec"].get("nodeName") and requests_accelerators(pod, classes)
         ]
     return board.strangers
-
-
-def _parse_all(context: Context, kind: type[T], items: Objects, *, cache: QuotaBoard | None = None) -> tuple[T, ...]:
-    """Return the objects that can be read; of others their own reconcile tells."""
-    parsed = []
-    for item in items:
-        try:
-            parsed.append((cache.parsed if cache else context.shared).parse(kind, item))
-        except ValidationError:
-            continue
-    return tuple(parsed)
 
 
 def _build_snapshot(context: Context, observed: Observed) -> Snapshot:
@@ -222,22 +209,28 @@ def _tell_pools(board: QuotaBoard, pools: Iterable[InferencePool]) -> None:
         board.on_news(Key(INFERENCE_POOLS.kind, pool.metadata.namespace or "", pool.metadata.name))
 
 
-async def _carry_out(context: Context, decisions: tuple[Decision, ...]) -> None:
-    """Write decisions in their order; those of one kind at the same time, for they concern different gangs."""
+async def _carry_out(context: Context, decisions: tuple[Decision, ...]) -> tuple[Audit, ...]:
+    """Write decisions in their order; those of one kind at the same time, for they concern different gangs.
+
+    Return those that were written: another one is decided anew by the next pass, and is to count once.
+    """
+    written: list[Audit] = []
     start = 0
     while start < len(decisions):
         action = decisions[start].audit.action
         end = next((i for i in range(start, len(decisions)) if decisions[i].audit.action != action), len(decisions))
         gate = asyncio.Semaphore(AT_A_TIME)
-        await _finish_all(_carry_out_one(context, decision, gate) for decision in decisions[start:end])
+        await _finish_all(_carry_out_one(context, decision, gate, written) for decision in decisions[start:end])
         start = end
+    return tuple(written)
 
 
-async def _carry_out_one(context: Context, decision: Decision, gate: asyncio.Semaphore) -> None:
+async def _carry_out_one(context: Context, decision: Decision, gate: asyncio.Semaphore, written: list[Audit]) -> None:
     async with gate:
         for write in decision.writes:
             if not await _write(context, write):
                 return
+    written.append(decision.audit)
     _audit.info(
         "%s %s", decision.audit.action, decision.audit.gang, extra={"fields": {"audit": asdict(decision.audit)}}
     )

@@ -38,6 +38,7 @@ class Pass:
     report: QuotaReport
     plan: QuotaPlan
     audits: tuple[Audit, ...]
+    """Decisions that were written."""
     duration_s: float
 
 

@@ -47,7 +47,3 @@ class Sightings:
     def forget(self, tenant: str) -> None:
         """The Tenant is gone."""
         self._by_tenant.pop(tenant, None)
-
-    def of_namespace(self, namespace: str) -> Sighting | None:
-        """Return the last look at the tenant that has this namespace."""
-        return next((s for s in self._by_tenant.values() if namespace in s.namespaces), None)

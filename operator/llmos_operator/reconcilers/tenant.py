@@ -6,15 +6,15 @@ What quota means for it is decided elsewhere, for all tenants at once. Whoever a
 
 from __future__ import annotations
 
-from typing import TypeVar
+import asyncio
+from functools import partial
 
 from pydantic import ValidationError
 
 from llmos.api import AcceleratorClass, Tenant
-from llmos.api.meta import ApiModel
 from llmos.api.tenancy import Owners, find_owners
-from llmos_operator.kube.client import Objects
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, TENANTS
+from llmos_operator.planning.claims import Tenants, read_tenants
 from llmos_operator.planning.conditions import Fact
 from llmos_operator.planning.tenants import (
     TenantFacts,
@@ -28,8 +28,6 @@ from llmos_operator.reconcilers.isolation import IsolationResult, reconcile_isol
 from llmos_operator.reconcilers.offboarding import apply_finalizer, reconcile_offboarding
 from llmos_operator.reconcilers.writing import apply_status_if_changed
 
-T = TypeVar("T", bound=ApiModel)
-
 
 async def reconcile_tenant(context: Context, key: Key) -> Result:
     """Bring the status of one Tenant up to date."""
@@ -42,11 +40,13 @@ async def reconcile_tenant(context: Context, key: Key) -> Result:
     except ValidationError as error:
         await apply_invalid_status(context, current, error)
         return DONE
+    tenants, listed = await asyncio.gather(observe_tenants(context), context.kube.list(ACCELERATOR_CLASSES))
+    classes = context.shared.parse_readable(AcceleratorClass, listed)
     if tenant.metadata.deletion_timestamp is not None:
-        return await reconcile_offboarding(context, current, tenant)
+        return await reconcile_offboarding(context, current, tenant, tenants.all, classes)
     await apply_finalizer(context, tenant)
-    owners = find_owners(await observe_tenants(context))
-    isolation = await _isolate(context, tenant, owners)
+    owners = find_owners(tenants.all)
+    isolation = await reconcile_isolation(context, tenant, tenants.all, classes)
     facts = _gather_facts(context, tenant, owners, isolation)
     tokens = context.budgets.read(tenant, context.now())
     known = TenantFacts(facts, context.quota.tenant(key.name), tokens)
@@ -62,27 +62,6 @@ def _gather_facts(context: Context, tenant: Tenant, owners: Owners, isolation: I
     return tuple(fact for fact in facts if fact is not None)
 
 
-async def _isolate(context: Context, tenant: Tenant, owners: Owners) -> IsolationResult:
-    owned = [name for name in tenant.spec.namespaces if owners.by_namespace.get(name) == tenant.metadata.name]
-    classes = _parse_readable(context, AcceleratorClass, await context.kube.list(ACCELERATOR_CLASSES))
-    return await reconcile_isolation(context, tenant, owned, classes)
-
-
-async def list_tenants(context: Context) -> Objects:
-    """Return all Tenants but those that were deleted: they stay until nothing is left of them, without any quota."""
-    return [item for item in await context.kube.list(TENANTS) if "deletionTimestamp" not in item["metadata"]]
-
-
-async def observe_tenants(context: Context) -> tuple[Tenant, ...]:
-    """Return all Tenants that can be read; of others their own reconcile tells."""
-    return _parse_readable(context, Tenant, await list_tenants(context))
-
-
-def _parse_readable(context: Context, kind: type[T], items: Objects) -> tuple[T, ...]:
-    parsed = []
-    for item in items:
-        try:
-            parsed.append(context.shared.parse(kind, item))
-        except ValidationError:
-            continue
-    return tuple(parsed)
+async def observe_tenants(context: Context) -> Tenants:
+    """Return all Tenants; of those that cannot be read their own reconcile tells."""
+    return read_tenants(await context.kube.list(TENANTS), partial(context.shared.parse, Tenant))

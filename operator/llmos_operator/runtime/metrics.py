@@ -121,7 +121,10 @@ class Metrics:
             )
         }
         self._quota_decisions = Counter(
-            "llmos_operator_quota_decisions", "Decisions of the quota ledger.", ("action",), registry=self._registry
+            "llmos_operator_quota_decisions",
+            "Decisions of the quota ledger that were written.",
+            ("action",),
+            registry=self._registry,
         )
         self._quota_waiting = Gauge(
             "llmos_operator_quota_waiting",

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     AccessDenied = "AccessDenied"
     RateLimited = "RateLimited"
     SourceUnavailable = "SourceUnavailable"
+    CertificateNotTrusted = "CertificateNotTrusted"
     DiskFull = "DiskFull"
     ChecksumMismatch = "ChecksumMismatch"
     UnsafeFormat = "UnsafeFormat"
@@ -83,6 +84,7 @@ class Reason(StrEnum):
     WaitsForReclaim = "WaitsForReclaim"
     QuotaExceeded = "QuotaExceeded"
     NoTenant = "NoTenant"
+    TenantClosed = "TenantClosed"
     NotBoundInTime = "NotBoundInTime"
 
 
@@ -157,7 +159,15 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         _BOTH,
         "Resolved",
         "The source cannot be reached or answers with server errors.",
-        "Check the network, proxy and certificates of the cluster; LLMOS tries again with growing pauses.",
+        "Check the network and proxy of the cluster; LLMOS tries again with growing pauses.",
+        "back-off",
+    ),
+    Reason.CertificateNotTrusted: _bad(
+        _BOTH,
+        "Resolved",
+        "The source's TLS certificate is self-signed, of an unknown authority, expired, or for another name.",
+        "If the authority is your own, put its certificate and all others to trust into the key ca.crt of the "
+        "ConfigMap that the chart's fetch.caBundleConfigMap names, in the model's namespace; if not, mend the source.",
         "back-off",
     ),
     Reason.DiskFull: _bad(
@@ -425,6 +435,13 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Admitted",
         "The namespace belongs to no Tenant, and namespaces without one get no accelerators here.",
         "Ask an administrator to add the namespace to a Tenant's spec.namespaces.",
+        "on-change",
+    ),
+    Reason.TenantClosed: _bad(
+        _POOL,
+        "Admitted",
+        "The namespace's Tenant is being deleted, or cannot be read: nothing more is admitted in its namespaces.",
+        "Do what the message says about the Tenant.",
         "on-change",
     ),
     Reason.NotBoundInTime: _bad(

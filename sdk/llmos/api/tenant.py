@@ -251,7 +251,10 @@ class Tenant(ApiModel):
 
     Accelerators are enforced: as soon as there is a Tenant, pods of InferencePools on accelerators wait behind a
     scheduling gate until the quota admits them, and what was borrowed comes back by draining. Pods that others make are
-    counted where they stand, and not held back. `tokens` and `models` are enforced by the gateway.
+    counted where they stand, and not held back. The operator keeps the namespaces apart as `isolation` says; `tokens`
+    and `models` hold for requests that come through the gateway.
+
+    A Tenant that is deleted keeps its namespaces and gets nothing more until nothing is left of it; then it goes.
     """
 
     info: ClassVar[KindInfo] = KindInfo(

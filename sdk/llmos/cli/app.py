@@ -211,8 +211,8 @@ def chat(
 @app.command(cls=Command)
 def wait(
     ctx: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="model, pool or accelerator.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the object.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="model, pool or accelerator; KIND/NAME is the same.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the object.", show_default=False)] = "",
     timeout_s: TimeoutS = 900.0,
     as_json: AsJson = False,
     namespace: Namespace = None,
@@ -229,6 +229,10 @@ def wait(
     """
     from llmos.cli.waiting import parse_kind, run_wait  # noqa: PLC0415
 
+    if not name:
+        kind, _, name = kind.partition("/")
+    if not name:
+        raise typer.BadParameter(f"which {kind}? Say its name, too", param_hint="NAME")
     found = parse_kind(kind)
     if found is None:
         raise typer.BadParameter(f"{kind!r} is none of model, pool, accelerator", param_hint="KIND")

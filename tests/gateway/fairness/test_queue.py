@@ -259,3 +259,40 @@ def test_a_newcomer_is_ahead_by_a_few_requests_however_small_they_are(tokens: in
         served.append(ticket.flow.id)
         queue.end(ticket, (0, 0, tokens))
     assert served.count("new") - served.count("old") == pytest.approx(CREDIT_REQUESTS, abs=2)
+
+
+def test_what_was_charged_before_a_lift_is_not_given_back_after_it() -> None:
+    queue = FairQueue(most_credit=0)
+    refused = ask(queue, "saves", 1000)
+    queue.admit(Room(1.0, 0.0), 0.0)
+    for _ in range(3):
+        ask(queue, "busy", 1000)
+    for _ in range(2):
+        send_one(queue)
+    later = ask(queue, "saves", 500)
+    assert later.flow.counter == 3000
+    queue.admit(Room(queue.running + 1.0, 0.0), 0.0)
+    before = later.flow.counter
+    queue.end(refused, (0, 0, 0))
+    assert later.flow.counter == before
+
+
+def test_what_was_charged_after_a_lift_is_given_back() -> None:
+    queue = FairQueue(most_credit=0)
+    for _ in range(3):
+        ask(queue, "busy", 1000)
+    send_one(queue)
+    ticket = ask(queue, "a", 500)
+    queue.end(queue.admit(Room(1.0, 0.0), 0.0)[0], (0, 0, 0))
+    before = ticket.flow.counter
+    queue.admit(Room(1.0, 0.0), 0.0)
+    queue.end(ticket, (0, 0, 0))
+    assert ticket.flow.counter == before
+
+
+def test_a_pool_without_generated_tokens_gives_credit_too() -> None:
+    queue = FairQueue()
+    for _ in range(5):
+        ask(queue, "old", 10)
+        queue.end(queue.admit(Room(1.0, 0.0), 0.0)[0], (10, 0, 0))
+    assert ask(queue, "new").flow.counter == pytest.approx(50 - CREDIT_REQUESTS * 10)

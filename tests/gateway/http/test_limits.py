@@ -6,15 +6,18 @@ import asyncio
 import io
 import json
 from dataclasses import replace
+from functools import partial
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from llmos_gateway.http.connections import ConnectionLimits
 from llmos_gateway.proxy.limits import Limits
-from tests.gateway.engines import ANSWER, hang, open_engine, pause_in_stream
+from tests.gateway.engines import ANSWER, Engine, answer, die, hang, open_engine, pause_in_stream
 from tests.gateway.raw import connect, exchange
-from tests.gateway.stage import CHAT, DEADLINE_S, KEY, SALT, open_gateway, split_events
+from tests.gateway.stage import CHAT, DEADLINE_S, KEY, SALT, Stage, open_gateway, split_events, wait_until
+from tests.gateway.values import api_key, key_text
 
 STREAM = {**CHAT, "stream": True}
 HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n".encode()
@@ -54,6 +57,21 @@ async def test_large_bodies_pass_whole() -> None:
     assert engine.bodies == [{**body, "model": "qwen", "cache_salt": SALT}]
 
 
+async def test_a_large_body_is_sent_whole_a_second_time_too() -> None:
+    async def die_once(engine: Engine, request: web.Request) -> web.StreamResponse:
+        engine.behave = answer
+        return await die(engine, request)
+
+    body = {**CHAT, "messages": [{"role": "user", "content": "x" * 3_000_000}]}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with open_engine(die_once) as engine, open_gateway(engine.address) as stage:
+        data = io.BytesIO(json.dumps(body).encode())
+        async with stage.client.post(f"{stage.url}/v1/chat/completions", data=data, headers=headers) as response:
+            assert response.status == 200
+    assert engine.bodies == [{**body, "model": "qwen", "cache_salt": SALT}] * 2
+    assert all("transfer-encoding" not in headers for headers in engine.headers)
+
+
 async def test_all_bodies_together_are_bounded_and_given_back() -> None:
     size = len(json.dumps(CHAT).encode())
     limits = replace(Limits(), max_bodies_bytes=size)
@@ -67,6 +85,25 @@ async def test_all_bodies_together_are_bounded_and_given_back() -> None:
         engine.went_on.set()
         assert await first == 200
         assert await _read_status(stage.post()) == 200
+
+
+async def test_who_announces_much_and_sends_nothing_leaves_room_for_others() -> None:
+    limits = replace(Limits(), max_body_bytes=1000, max_bodies_bytes=4000)
+    async with open_engine() as engine, open_gateway(engine.address, limits=limits) as stage:
+        stage.catalog.keys.put(api_key(1))
+        stalled = [await connect(stage) for _ in range(2)]
+        for _, writer in stalled:
+            writer.write(HEAD + b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+        for reader, _ in stalled:
+            assert b"100 Continue" in await reader.readline()
+        async with stage.post() as refused:
+            assert refused.status == 429
+            assert (await stage.read_error(refused))["code"] == "too_many_bodies"
+        async with stage.post(headers={"Authorization": f"Bearer {key_text(1)}"}) as response:
+            assert response.status == 200
+        for _, writer in stalled:
+            writer.close()
+        await wait_until(partial(_is_taken, stage))
 
 
 async def test_a_stream_that_has_begun_holds_no_body() -> None:
@@ -196,6 +233,10 @@ async def test_one_connection_carries_many_requests() -> None:
                 async with client.post(f"{stage.url}/v1/chat/completions", json=CHAT) as response:
                     assert await response.json() == ANSWER
         assert "llmos_gateway_connections" in await stage.scrape()
+
+
+async def _is_taken(stage: Stage) -> bool:
+    return await _read_status(stage.post()) == 200
 
 
 async def _read_status(asking: object) -> int:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from aiohttp import web
 
 from llmos.api.load import PoolLoad
 from llmos.api.scaling import Scaling
 from llmos_gateway.catalog import HoldLimits
 from llmos_gateway.proxy.limits import Limits
 from llmos_operator.planning.sampling import GatewayReading, SamplerMemory, ScaledPool, Sources, build_sample
-from tests.gateway.engines import ANSWER, hang, open_engine
+from tests.gateway.engines import ANSWER, Engine, fail_with, hang, open_engine
 from tests.gateway.proxy.test_records import read_samples
 from tests.gateway.stage import CHAT, POOL, Stage, open_gateway, split_events
 from tests.gateway.values import api_key, key_text, pool, tenant
@@ -138,6 +139,33 @@ async def test_what_waits_for_its_turn_is_held_without_another_look_at_the_bound
         await asyncio.gather(*sent, *waiting)
         with pytest.raises(AssertionError, match="queue_full"):
             await late
+
+
+@pytest.mark.parametrize("status", [400, 503])
+async def test_what_an_engine_refused_costs_its_caller_no_turn(status: int) -> None:
+    async def behave(engine: Engine, request: web.Request) -> web.StreamResponse:
+        is_refused = b"refuse" in await request.read()
+        return await (fail_with(status, {}) if is_refused else hang)(engine, request)
+
+    async def ask_what_is_refused(words: int) -> None:
+        message = {"role": "user", "content": "refuse " * words}
+        async with stage.post({**CHAT, "messages": [message]}, headers=_present(1)) as response:
+            assert response.status == status
+
+    async with open_engine(behave) as engine, open_gateway(engine.address, pools=[NARROW]) as stage:
+        stage.catalog.keys.put(api_key(1))
+        asking = [asyncio.create_task(_ask(stage)) for _ in range(SENT)]
+        await stage.wait_for_load(running=SENT)
+        long = asyncio.create_task(ask_what_is_refused(10_000))
+        await stage.wait_for_load(queued=1)
+        asking.append(asyncio.create_task(_ask(stage)))
+        await stage.wait_for_load(queued=2)
+        asking.pop(0).cancel()
+        await long
+        await ask_what_is_refused(1)
+        await stage.wait_for_load(queued=1)
+        engine.went_on.set()
+        await asyncio.gather(*asking)
 
 
 def _present(number: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from aiohttp import ClientPayloadError, ClientSession, TCPConnector, web
 
 from llmos_gateway.http.connections import ConnectionLimits
+from llmos_gateway.proxy.event_stream import EventStream
 from llmos_gateway.proxy.limits import Limits
 from tests.gateway.engines import (
     Engine,
@@ -215,3 +216,27 @@ async def test_an_answer_that_stops_halfway_is_seen_to_be_broken() -> None:
         assert broken
         (line,) = await stage.read_log(1)
     assert (line["status"], line["code"]) == (502, "replica_lost")
+
+
+async def test_no_comment_begins_an_answer_for_a_caller_that_is_gone() -> None:
+    begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        stream = EventStream(request, "id", replace(Limits(), comment_after_s=0.0), closes=False)
+        assert request.transport is not None
+        request.transport.abort()
+        with stream.kept_alive("waiting"):
+            await asyncio.sleep(0.05)
+        begun.set_result(stream.has_begun)
+        return web.Response()
+
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", runner.addresses[0][1])
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert not await asyncio.wait_for(begun, DEADLINE_S)
+        writer.close()
+    finally:
+        await runner.cleanup()

@@ -102,8 +102,14 @@ class Cluster:
                         await self.kube.apply_status({**manifest, "status": {"hard": hard, "used": used}})
             await asyncio.sleep(0.1)
 
-    async def remove(self) -> None:
+    async def remove_tenant(self) -> None:
+        """Let it go at once, whatever is left of it."""
         await self.kube.delete(TENANTS, self.namespace)
+        with contextlib.suppress(NotFound):
+            await self.kube.patch_metadata(TENANTS, self.namespace, finalizers=[])
+
+    async def remove(self) -> None:
+        await self.remove_tenant()
         await self.kube.delete(INFERENCE_POOLS, "chat", self.namespace)
         for node in await self.kube.list(NODES, label_selector=f"gpu={CLASS}"):
             await self.kube.delete(NODES, node["metadata"]["name"])
@@ -174,6 +180,13 @@ async def test_gates_are_lifted_within_the_quota_and_a_second_look_and_a_new_ope
         await cluster.write_pool(5)
         await wait_until(lambda: cluster.has(admitted=3, waiting=2))
         await cluster.kube.delete(TENANTS, namespace)
+
+        async def is_closed() -> bool:
+            return (await cluster.condition("Admitted")).get("reason") == "TenantClosed"
+
+        await wait_until(is_closed)
+        assert await cluster.has(admitted=3, waiting=2)
+        await cluster.remove_tenant()
         await wait_until(lambda: cluster.has(admitted=5, waiting=0))
         lifted = [pod for pod in await cluster.pods() if ANNOTATION_QUOTA not in pod["metadata"]["annotations"]]
         assert len(lifted) == 2

@@ -19,9 +19,11 @@ from llmos.api.names import (
     LABEL_REPLICA,
 )
 from llmos.api.tenancy import find_owners
+from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.quota import (
     GangKind,
     GangState,
+    Ledger,
     Placement,
     Quota,
     QuotaRules,
@@ -111,8 +113,9 @@ def snapshot(
     nodes: tuple[dict[str, Any], ...] = (node("n1"),),
     classes: tuple[AcceleratorClass, ...] = (accelerator(),),
     untenanted: dict[str, int] | None = None,
+    unreadable: dict[str, str] | None = None,
 ) -> Snapshot:
-    observed = Observed(NOW, tenants, classes, pools, nodes, pods)
+    observed = Observed(NOW, Tenants(tenants, unreadable or {}), classes, pools, nodes, pods)
     return build_snapshot(observed, rules=QuotaRules(), untenanted=untenanted)
 
 
@@ -225,14 +228,25 @@ class TestGangs:
         assert (gang.state, gang.pods, gang.accelerators) == (GangState.STARTING, 2, 4)
 
     def test_a_gang_that_lost_a_pod_still_holds_what_it_was_admitted_to(self) -> None:
-        place = QuotaRecord(Placement(H100, ("n1", "n2")), 5.0, incomplete_s=50.0)
+        place = QuotaRecord(Placement(H100, ("n1", "n2")), 5.0)
         (gang,) = snapshot(pod("chat-r1-0", record=place, on="n1")).gangs
-        assert (gang.state, gang.accelerators, gang.since_s) == (GangState.STARTING, 4, 50.0)
+        assert (gang.state, gang.accelerators) == (GangState.STARTING, 4)
 
     def test_pods_from_before_there_was_a_quota_count_where_they_stand(self) -> None:
         (gang,) = snapshot(pod("chat-r1-0", on="n1", age_s=100)).gangs
         assert (gang.state, gang.placement) == (GangState.RUNNING, Placement(H100, ("n1",)))
         assert gang.admitted_s == NOW.timestamp() - 100
+
+    def test_pods_from_before_there_was_a_quota_that_have_no_node_yet_hold_theirs_all_the_same(self) -> None:
+        found = snapshot(pod("chat-r1-0", age_s=20), pod("chat-r1-0", rank=1, on="n1", age_s=20))
+        (gang,) = found.gangs
+        assert (gang.state, gang.placement) == (GangState.STARTING, Placement(H100, ("n1",)))
+        assert (gang.pods, gang.accelerators) == (2, 4)
+        assert Ledger(found).report().tenants[0].used == 4
+
+    def test_a_gang_that_ends_before_it_was_admitted_holds_nothing(self) -> None:
+        (gang,) = snapshot(pod("chat-r1-0", gated=True, ending=True)).gangs
+        assert (gang.state, gang.placement) == (GangState.ENDING, None)
 
     def test_the_first_min_replicas_are_the_minimum_and_the_others_a_burst(self) -> None:
         scaled = pool(scaling={"minReplicas": 2, "maxReplicas": 5})

@@ -21,7 +21,7 @@ from llmos_operator.kube.resources import (
     SERVICE_ACCOUNTS,
     TENANTS,
 )
-from llmos_operator.reconcilers.isolation import LOOK_S
+from llmos_operator.reconcilers.isolation import FIRST_LOOK_S, LOOK_S
 from tests.operator.reconcilers.tenants import backstop, build_namespace, build_tenant, surroundings
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
 
@@ -204,6 +204,92 @@ async def test_a_tenant_that_was_deleted_says_what_is_left_and_stays_closed_unti
         assert left in message
     assert "b-key" not in message
     assert world.kube.all(NETWORK_POLICIES) != []
+
+
+async def test_what_is_taken_away_from_a_tenant_that_is_being_deleted_comes_back_and_strict_stays_strict() -> None:
+    world = world_of(build_model(), build_pool(modelRef={"name": "none"}), **STRICT)
+    await look(world)
+    await world.kube.delete(TENANTS, "a")
+    for policy in world.kube.all(NETWORK_POLICIES):
+        await world.kube.delete(NETWORK_POLICIES, policy["metadata"]["name"], NAMESPACE)
+    world.context.sightings.forget("a")
+    assert condition(await world.pool())["reason"] == "NotIsolated"
+    world.pass_time(LOOK_S)
+    await look(world)
+    assert len(world.kube.all(NETWORK_POLICIES)) == 5
+    assert condition(await world.pool(), "IsolationReady")["status"] == "True"
+
+
+def find_all(world: World, kind: Any) -> list[dict[str, Any]]:
+    return [item for item in world.kube.all(kind) if item["metadata"]["namespace"] == NAMESPACE]
+
+
+def find_deny(world: World) -> dict[str, Any]:
+    return next(item for item in find_all(world, NETWORK_POLICIES) if item["metadata"]["name"] == "llmos-default-deny")
+
+
+def assert_passed_on(world: World, tenant: str) -> None:
+    """Everything in the namespace is the tenant's, and its policies were never away."""
+    uid = world.kube.stored(TENANTS, "", tenant)["metadata"]["uid"]
+    for kind in OWN_KINDS:
+        for item in find_all(world, kind):
+            assert item["metadata"]["labels"][LABEL_TENANT] == tenant
+            assert [each["uid"] for each in item["metadata"]["ownerReferences"]] == [uid]
+    labels = world.kube.stored(NAMESPACES, "", NAMESPACE)["metadata"]["labels"]
+    assert labels[LABEL_TENANT] == tenant
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    policies = [write for write in world.kube.changes if write.name.startswith(f"{NAMESPACE}/llmos-default-deny")]
+    assert [write.verb for write in policies] == ["apply"]
+    subjects = {item["subjects"][0]["name"] for item in find_all(world, ROLE_BINDINGS)}
+    assert subjects == {f"llmos:{tenant}:admin", f"llmos:{tenant}:user"}
+
+
+async def test_a_namespace_that_moves_to_another_tenant_is_closed_all_the_time() -> None:
+    world = World(build_tenant("a", NAMESPACE, "other"), *surroundings(NAMESPACE, "other"))
+    await look(world)
+    world.kube.put(build_tenant("b", NAMESPACE))
+    assert condition(await look(world, "b"), "NamespacesOwned")["reason"] == "NamespaceTaken"
+    world.kube.forget_writes()
+    world.kube.put(build_tenant("a", "elsewhere"))
+    await look(world)
+    assert_passed_on(world, "b")
+    world.pass_time(LOOK_S)
+    world.kube.forget_writes()
+    assert read_problems(await look(world, "b")) == []
+    assert not {write.kind for write in world.kube.changes} & {kind.kind for kind in OWN_KINDS}
+
+
+async def test_a_namespace_passes_from_a_deleted_tenant_to_the_next_without_being_open() -> None:
+    world = world_of()
+    await look(world)
+    world.kube.put(build_tenant("b", NAMESPACE))
+    world.kube.forget_writes()
+    await world.kube.delete(TENANTS, "a")
+    await world.reconcile("Tenant", "a", "")
+    world.kube.collect_garbage()
+    assert [item["metadata"]["name"] for item in world.kube.all(TENANTS)] == ["b"]
+    assert_passed_on(world, "b")
+
+
+async def test_a_tenant_that_cannot_be_read_keeps_its_namespace_closed_as_it_is() -> None:
+    world = world_of(build_model(), build_pool())
+    await look(world)
+    await world.model()
+    await world.pool()
+    before = find_deny(world)
+    (tenant,) = world.kube.all(TENANTS)
+    world.kube.put({**tenant, "spec": {**tenant["spec"], "isolation": {"profile": "newer"}}})
+    world.kube.put(build_tenant("b", NAMESPACE))
+    world.pass_time(LOOK_S)
+    for name in ("a", "b"):
+        await look(world, name)
+    assert find_deny(world) == before
+    assert condition(await look(world))["reason"] == "InvalidSpec"
+    assert "spec.isolation.profile" in condition(await look(world))["message"]
+    world.context.sightings.forget("a")
+    result = await world.reconcile("InferencePool", "chat")
+    assert result.requeue_after_s is None or result.requeue_after_s > FIRST_LOOK_S
+    assert condition(await world.pool(), "IsolationReady")["status"] == "True"
 
 
 async def test_a_pool_tells_how_its_namespace_is_kept_apart() -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from llmos.api.names import ANNOTATION_QUOTA, GATE_QUOTA, LABEL_SERVING
 from llmos_operator.kube.errors import Forbidden, Unavailable
-from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, TENANTS
+from llmos_operator.kube.resources import INFERENCE_POOLS, LLM_MODELS, PODS, TENANTS
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.keys import Key
-from llmos_operator.reconcilers.quota_board import QUOTA
+from llmos_operator.reconcilers.quota_board import QUOTA, Pass
+from tests.operator.reconcilers.tenants import surroundings
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, condition
 
 GPU = "nvidia.com/gpu"
@@ -225,6 +226,49 @@ async def test_why_a_pool_waits_is_told_with_what_would_help(
     assert (admitted["reason"], words in admitted["message"]) == (reason, True), admitted
 
 
+async def roll_out(world: Cluster, turns: int = 30) -> None:
+    """Change what the engine is started with, and let time pass."""
+    pool = world.status("chat")
+    args = {"max-num-seqs": "7"}
+    world.kube.put({**pool, "spec": {**pool["spec"], "engine": {**pool["spec"]["engine"], "args": args}}})
+    for _ in range(turns):
+        world.pass_time(30)
+        await world.turn()
+        world.bind()
+        world.end_pods()
+
+
+async def test_a_rollout_that_a_full_quota_keeps_standing_says_so_and_keeps_no_room_from_others() -> None:
+    pools = gpu_pool("chat", replicas=2), gpu_pool("other", "team-b")
+    world = Cluster(tenant("a", NAMESPACE, borrowLimit=0), tenant("b", "team-b", guaranteed=0), *pools)
+    await world.settle()
+    await roll_out(world)
+    assert not any(read_record(pod["metadata"]).reservation for pod in world.pods())
+    for kind in ("Ready", "Admitted", "Progressing"):
+        told = condition(world.status("chat"), kind)
+        assert told["reason"] == "QuotaExceeded"
+        assert "Tenant a holds 2 of at most 2 h100; this needs 1" in told["message"]
+        assert "The rollout stands still" in told["message"]
+        assert "rollout.maxUnavailable: 1" in told["message"]
+
+
+async def test_a_rollout_within_a_full_quota_goes_on_where_one_replica_may_be_missing() -> None:
+    pool = gpu_pool("chat", replicas=2, rollout={"maxUnavailable": 1})
+    world = Cluster(tenant("a", NAMESPACE, borrowLimit=0), pool)
+    await world.settle()
+    before = world.held(NAMESPACE)
+    await roll_out(world)
+    assert condition(world.status("chat"))["reason"] == "Ready"
+    assert len(world.held(NAMESPACE)) == 2
+    assert not set(before) & set(world.held(NAMESPACE))
+
+
+async def test_a_pool_that_waits_for_its_first_replicas_is_not_told_of_a_rollout() -> None:
+    world = Cluster(tenant("a", NAMESPACE, guaranteed=1, borrowLimit=0), gpu_pool("chat", replicas=2))
+    await world.settle()
+    assert "rollout" not in condition(world.status("chat"), "Admitted")["message"]
+
+
 async def test_namespaces_of_no_tenant_get_what_the_installation_allows() -> None:
     world = Cluster(tenant("b", "team-b"), gpu_pool("chat", replicas=2), settings=Settings(untenanted=((CLASS, 1),)))
     await world.settle()
@@ -275,6 +319,17 @@ async def test_a_replica_that_is_not_bound_in_time_is_replaced_by_one_that_remem
     assert "Unschedulable" not in [event["reason"] for event in world.kube.events]
 
 
+async def test_a_decision_that_could_not_be_written_is_not_counted_as_one() -> None:
+    world = Cluster(tenant("a", NAMESPACE), gpu_pool("chat"))
+    passes: list[Pass | None] = []
+    world.context.quota.on_pass = passes.append
+    world.kube.fail_next("patch", "Pod", Forbidden("a webhook says no"))
+    await world.settle()
+    actions = [[audit.action for audit in each.audits] for each in passes if each is not None]
+    assert actions[0] == [], "it was refused"
+    assert [action for of_pass in actions for action in of_pass] == ["admit"]
+
+
 async def test_gates_are_lifted_when_the_last_tenant_is_deleted() -> None:
     world = Cluster(tenant("a", NAMESPACE, guaranteed=0, borrowLimit=0), gpu_pool("chat", replicas=2))
     await world.settle()
@@ -291,6 +346,95 @@ async def test_gates_are_lifted_when_the_last_tenant_is_deleted() -> None:
     assert world.kube.changes == []
 
 
+def closing_world(*objects: dict[str, Any]) -> Cluster:
+    """Tenant a holds its guarantee in a namespace that is kept apart; others may be there."""
+    places = surroundings(NAMESPACE, "team-b")
+    return Cluster(*places, tenant("a", NAMESPACE), gpu_pool("chat", replicas=2), *objects)
+
+
+async def scale(world: Cluster, replicas: int) -> None:
+    pool = world.status("chat")
+    world.kube.put({**pool, "spec": {**pool["spec"], "replicas": replicas}})
+    await world.settle(3)
+
+
+def break_tenant(world: Cluster, name: str) -> None:
+    """Store what a newer version might have written."""
+    stored = world.kube.stored(TENANTS, "", name)
+    world.kube.put({**stored, "spec": {**stored["spec"], "weight": "heavy"}})
+
+
+async def test_the_only_tenant_keeps_the_quota_on_until_it_is_gone_and_gets_nothing_more() -> None:
+    world = closing_world()
+    await world.settle()
+    await world.kube.delete(TENANTS, "a")
+    await world.reconcile("Tenant", "a", "")
+    await scale(world, 3)
+    assert condition({"status": world.tenant_status("a")})["reason"] == "Offboarding"
+    assert len(world.held(NAMESPACE)) == 2
+    told = condition(world.status("chat"), "Admitted")
+    assert told["reason"] == "TenantClosed"
+    assert "Tenant a is being deleted" in told["message"]
+    await world.kube.delete(INFERENCE_POOLS, "chat", NAMESPACE)
+    await world.kube.delete(LLM_MODELS, "smollm2", NAMESPACE)
+    world.kube.collect_garbage()
+    await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+
+
+async def test_a_tenant_that_is_being_deleted_loses_no_namespace_to_a_younger_one_and_lends_what_it_leaves() -> None:
+    world = closing_world(gpu_pool("other", "team-b", replicas=2))
+    await world.settle()
+    await world.kube.delete(TENANTS, "a")
+    world.pass_time(10)
+    world.kube.put(tenant("b", NAMESPACE, "team-b", guaranteed=2, borrowLimit=0))
+    await world.reconcile("Tenant", "b", "")
+    await scale(world, 3)
+    told = condition({"status": world.tenant_status("b")}, "NamespacesOwned")
+    assert (told["reason"], f"{NAMESPACE} belongs to Tenant a" in told["message"]) == ("NamespaceTaken", True)
+    assert (len(world.held(NAMESPACE)), len(world.held("team-b"))) == (2, 2)
+    assert world.tenant_status("b")["accelerators"] == "2/2"
+
+
+async def test_a_tenant_that_cannot_be_read_keeps_what_runs_gets_nothing_more_and_says_what_is_wrong() -> None:
+    world = closing_world()
+    await scale(world, 3)
+    held = world.held(NAMESPACE)
+    assert len(held) == 3, "one of them is borrowed"
+    break_tenant(world, "a")
+    world.pass_time(10)
+    world.kube.put(tenant("b", NAMESPACE, "team-b", guaranteed=4))
+    world.kube.put(gpu_pool("other", "team-b", replicas=2))
+    for name in ("a", "b"):
+        await world.reconcile("Tenant", name, "")
+    await scale(world, 4)
+    for _ in range(3):
+        await world.turn()
+        world.end_pods()
+        world.bind()
+    assert world.held(NAMESPACE) == held
+    told = condition(world.status("chat"), "Admitted")
+    assert told["reason"] == "TenantClosed"
+    assert "Tenant a cannot be read (spec.weight: " in told["message"]
+    assert "spec.weight" in condition({"status": world.tenant_status("a")})["message"]
+    assert condition({"status": world.tenant_status("b")}, "NamespacesOwned")["reason"] == "NamespaceTaken"
+    assert len(world.held("team-b")) == 1
+
+
+async def test_a_tenant_that_can_be_read_again_goes_on_where_it_was() -> None:
+    world = closing_world()
+    await world.settle()
+    seconds = world.tenant_status("a")["thisMonth"]["gpuSeconds"]
+    break_tenant(world, "a")
+    await scale(world, 3)
+    stored = world.kube.stored(TENANTS, "", "a")
+    world.kube.put({**stored, "spec": {**stored["spec"], "weight": 1}})
+    world.pass_time(60)
+    await world.settle()
+    assert len(world.held(NAMESPACE)) == 3
+    assert seconds < world.tenant_status("a")["thisMonth"]["gpuSeconds"] < seconds + 3 * 120
+
+
 async def test_pods_that_ran_before_the_first_tenant_stay_and_count() -> None:
     world = Cluster(gpu_pool("chat", replicas=3))
     await world.settle()
@@ -300,6 +444,32 @@ async def test_pods_that_ran_before_the_first_tenant_stay_and_count() -> None:
     assert world.held(NAMESPACE) == before
     status = world.tenant_status("a")
     assert (status["accelerators"], status["borrowed"]) == ("3/2", 1)
+
+
+async def test_pods_that_had_no_node_when_the_first_tenant_came_hold_their_quota() -> None:
+    world = Cluster(gpu_pool("chat", replicas=2))
+    await world.turn()
+    assert not any(pod["spec"].get("nodeName") for pod in world.pods())
+    world.kube.put(tenant("a", NAMESPACE, borrowLimit=0))
+    world.kube.put(gpu_pool("late"))
+    for _ in range(3):
+        await world.turn()
+    assert world.tenant_status("a")["accelerators"] == "2/2"
+    assert condition(world.status("late"), "Admitted")["reason"] == "QuotaExceeded"
+    await world.settle()
+    assert len(world.held(NAMESPACE)) == 2
+
+
+async def test_a_pod_from_before_the_first_tenant_that_finds_no_node_is_replaced_by_one_that_waits() -> None:
+    world = Cluster(gpu_pool("chat"))
+    await world.turn()
+    world.kube.put(tenant("a", NAMESPACE, guaranteed=0, borrowLimit=0))
+    world.pass_time(130)
+    for _ in range(4):
+        await world.turn()
+    (only,) = world.pods()
+    assert world.is_gated(only)
+    assert world.tenant_status("a")["accelerators"] == "0/0"
 
 
 async def test_more_guaranteed_than_there_is_is_told_with_its_numbers() -> None:

@@ -45,6 +45,16 @@ def test_a_kind_may_be_called_by_any_of_its_names(word: str) -> None:
     assert parse_kind(word) is Kind.POOL
 
 
+def test_kind_and_name_may_be_one_word(llmos: Run) -> None:
+    assert llmos(Script(answer(pool("smol", READY))), "wait", "ipool/smol").exit_code == 0
+
+
+@pytest.mark.parametrize("words", [("pool",), ("pool/",)])
+def test_a_kind_without_a_name_ends_with_2_and_asks_for_it(llmos: Run, words: tuple[str, ...]) -> None:
+    result = llmos(Script(), "wait", *words)
+    assert (result.exit_code, "Say its name" in result.stderr) == (2, True)
+
+
 def test_an_unknown_kind_ends_with_2(llmos: Run) -> None:
     assert llmos(Script(), "wait", "cat", "felix").exit_code == 2
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from llmos_workers.fetch.errors import SourceUnavailableError
+from llmos_workers.fetch.errors import EXIT_PERMANENT, CertificateNotTrustedError, TemporaryError
 from llmos_workers.fetch.inspection import inspect_model
 from llmos_workers.fetch.main import build_ca_environment
 from llmos_workers.fetch.retry import RetryPolicy
@@ -96,9 +96,15 @@ def test_a_private_authority_is_trusted_only_with_its_bundle(
 ) -> None:
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(SourceUnavailableError), open_source(uri) as source:
-        inspect_model(source, "auto", retry=ONCE)
+    said = r"certificate.*fetch\.caBundleConfigMap"
+    with pytest.raises(CertificateNotTrustedError, match=said), open_source(uri) as source:
+        inspect_model(source, "auto")
     for name, value in build_ca_environment({"LLMOS_CA_BUNDLE": str(bundle / "ca.pem")}).items():
         monkeypatch.setenv(name, value)
     with open_source(uri) as source:
         assert inspect_model(source, "auto", retry=ONCE).parameters == PARAMETERS
+
+
+def test_a_certificate_that_is_not_trusted_is_not_asked_for_again() -> None:
+    assert CertificateNotTrustedError.exit_code == EXIT_PERMANENT
+    assert not issubclass(CertificateNotTrustedError, TemporaryError)

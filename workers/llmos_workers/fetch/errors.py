@@ -4,6 +4,7 @@
     ├── InvalidSourceError           InvalidSource         1
     ├── SourceNotFoundError          SourceNotFound        1
     ├── AccessDeniedError            AccessDenied          1
+    ├── CertificateNotTrustedError   CertificateNotTrusted 1
     ├── TemporaryError               (abstract)            75
     │   ├── RateLimitedError         RateLimited           75
     │   ├── SourceUnavailableError   SourceUnavailable     75
@@ -58,6 +59,12 @@ class AccessDeniedError(FetchError):
     """The source wants other credentials, or the terms of a gated model were not accepted."""
 
     reason = Reason.AccessDenied
+
+
+class CertificateNotTrustedError(FetchError):
+    """The source's TLS certificate is not one that is trusted here: another attempt would see the same one."""
+
+    reason = Reason.CertificateNotTrusted
 
 
 class TemporaryError(FetchError):

@@ -39,10 +39,14 @@ class Verdict(Enum):
 
     YES = "yes"
     NO_ENTRY = "no entry"
-    """The tenant has no quota of the class."""
+    """The tenant has no quota of the class, or gets nothing more of any."""
     LIMIT = "limit"
     """The tenant would hold more than its guarantee and borrow limit."""
     NOTHING_TO_BORROW = "nothing to borrow"
+
+
+OWN_MATTERS = frozenset({Verdict.NO_ENTRY, Verdict.LIMIT})
+"""Nothing that other tenants give back would help."""
 
 
 @dataclass(slots=True)
@@ -65,7 +69,8 @@ class _Slot:
     kept: int
     """Of the guarantee, what is not lent."""
     limit: int | None
-    has_quota: bool
+    is_open: bool
+    """The tenant has an entry for the class, and may get more."""
     pot: _Pot
     used: int = 0
 
@@ -188,7 +193,7 @@ class Book:
     def reach(self, tenant: str, class_name: str) -> int:
         """Accelerators of a class that the tenant could hold if nobody else borrowed any."""
         slot = self._slot(tenant, class_name)
-        if slot is None or not slot.has_quota:
+        if slot is None or not slot.is_open:
             return 0
         reach = slot.kept + slot.pot.lendable + self._accounts[class_name].spare
         return reach if slot.limit is None else min(reach, slot.limit)
@@ -196,7 +201,7 @@ class Book:
     def judge(self, tenant: str, class_name: str, accelerators: int) -> Verdict:
         """Whether the tenant may hold so many accelerators more."""
         slot = self._slot(tenant, class_name)
-        if slot is None or not slot.has_quota:
+        if slot is None or not slot.is_open:
             return Verdict.NO_ENTRY
         if slot.limit is not None and slot.used + accelerators > slot.limit:
             return Verdict.LIMIT
@@ -255,6 +260,6 @@ def _open_slot(tenant: TenantQuota, class_name: str, account: _Account) -> _Slot
     quota = tenant.quotas.get(class_name)
     pot = account.pots.setdefault(tenant.cohort_key, _Pot())
     if quota is None:
-        return _Slot(0, 0, 0, has_quota=False, pot=pot)
+        return _Slot(0, 0, 0, is_open=False, pot=pot)
     pot.lendable += quota.lendable
-    return _Slot(quota.guaranteed, quota.guaranteed - quota.lendable, quota.limit, has_quota=True, pot=pot)
+    return _Slot(quota.guaranteed, quota.guaranteed - quota.lendable, quota.limit, is_open=not tenant.closed, pot=pot)

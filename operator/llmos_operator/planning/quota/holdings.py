@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from llmos_operator.planning.quota.books import Book, Verdict
+from llmos_operator.planning.quota.queues import OrderKey, compute_key
 from llmos_operator.planning.quota.room import ClassRoom
 from llmos_operator.planning.quota.values import Gang, GangKind, GangState, Node, Placement, TenantQuota
 
@@ -112,6 +113,16 @@ class Holdings:
     def is_within_guarantee(self, gang: Gang) -> bool:
         """Whether its tenant's guarantee covers it beside what the tenant holds, in one of the classes that will do."""
         return any(self.then.is_within_guarantee(gang.tenant, name, gang.accelerators) for name in gang.classes)
+
+    def order_key(self, gang: Gang, aging_s: float) -> OrderKey:
+        """What orders waiting gangs: the smallest is served first."""
+        return (
+            not self.is_within_guarantee(gang),
+            self.then.share(gang.tenant),
+            gang.kind is not GangKind.REPLICA,
+            compute_key(gang, aging_s),
+            gang.id,
+        )
 
     def _count(self, gang: Gang, sign: int) -> None:
         placement = placement_of(gang)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
-from llmos_operator.planning.quota.books import Verdict
+from llmos_operator.planning.quota.books import OWN_MATTERS, Verdict
 from llmos_operator.planning.quota.holdings import STANDING, Holdings, placement_of
 from llmos_operator.planning.quota.plan import (
     Admit,
@@ -35,7 +35,7 @@ from llmos_operator.planning.quota.plan import (
     Unreserve,
     Withdraw,
 )
-from llmos_operator.planning.quota.queues import Lines, Order, OrderKey, compute_key
+from llmos_operator.planning.quota.queues import Lines, Order, OrderKey
 from llmos_operator.planning.quota.reclaim import Search, Swaps, Takeover, build_leaving
 from llmos_operator.planning.quota.report import build_report
 from llmos_operator.planning.quota.values import (
@@ -183,13 +183,7 @@ class Ledger:
     # Admission
 
     def _order_key(self, gang: Gang) -> OrderKey:
-        return (
-            not self._holdings.is_within_guarantee(gang),
-            self._holdings.then.share(gang.tenant),
-            gang.kind is not GangKind.REPLICA,
-            compute_key(gang, self._rules.aging_s),
-            gang.id,
-        )
+        return self._holdings.order_key(gang, self._rules.aging_s)
 
     def _serve_reservations(self, decisions: Decisions) -> None:
         """Admit whoever has room kept; let the room go that never comes free.
@@ -208,19 +202,22 @@ class Ledger:
                 self._holdings.replace(gang, on_trial=True)
                 continue
             self._put(gang)
-            self._unreserve(gang, "The room that was kept for it did not come free.", decisions)
+            self._unreserve(
+                gang, "The room that was kept for it did not come free, or its tenant may have it no more.", decisions
+            )
 
     def _reserved_key(self, gang: Gang) -> tuple[bool, OrderKey]:
         return gang.reservation is None or not gang.reservation.of, self._order_key(gang)
 
     def _is_coming(self, gang: Gang, reservation: Reservation) -> bool:
         """Whether the kept room will be the gang's when all have gone who have to, or may come free by itself."""
-        room = self._holdings.rooms.get(reservation.placement.class_name)
+        class_name = reservation.placement.class_name
+        room = self._holdings.rooms.get(class_name)
         asked = (self._holdings.gangs.get(name) for name in reservation.of)
         # An operator that was killed may have kept the room without having asked for it.
         if room is None or any(other is not None and other.state in STANDING for other in asked):
             return False
-        if not room.has(reservation.placement.nodes):
+        if not self._may_wait_for_room(gang, class_name) or not room.has(reservation.placement.nodes):
             return False
         # Another gang that comes first may have taken what was made for this one.
         if reservation.of and not room.fits(reservation.placement.nodes, gang.accelerators_per_pod):
@@ -353,9 +350,15 @@ class Ledger:
             room = self._holdings.rooms.get(class_name)
             if room is None or class_name in taken:
                 continue
-            if gang.accelerators <= self._holdings.then.reach(gang.tenant, class_name):
+            if self._may_wait_for_room(gang, class_name):
                 return room.find_to_wait_for(gang)
         return None
+
+    def _may_wait_for_room(self, gang: Gang, class_name: str) -> bool:
+        """Whether others may be held back for the gang: not for one that its own tenant's limit keeps out."""
+        then = self._holdings.then
+        is_own_matter = then.judge(gang.tenant, class_name, gang.accelerators) in OWN_MATTERS
+        return not is_own_matter and gang.accelerators <= then.reach(gang.tenant, class_name)
 
     # What is true for all classes, and when to look again
 

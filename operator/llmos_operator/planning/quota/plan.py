@@ -137,6 +137,8 @@ class Waiting:
     of: int
     message: str
     """What it waits for, and what would help."""
+    is_held_by_owner: bool = False
+    """Other gangs of its owner hold accelerators of a class that it waits for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ class GangState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the pods of a gang go: one node for each pod."""
+    """Where the pods of a gang go: one node for each pod that has one."""
 
     class_name: str
     nodes: tuple[str, ...]
@@ -92,7 +92,7 @@ class Gang:
     """Longest time to drain or to save the work."""
     state: GangState = GangState.WAITING
     since_s: float = 0.0
-    """When it came into its state; for one that lost a pod, when it lost it."""
+    """When it came into its state."""
     placement: Placement | None = None
     """Of an admitted gang."""
     admitted_s: float = 0.0
@@ -153,6 +153,8 @@ class TenantQuota:
     """Tenants of one cohort lend to each other; empty means alone."""
     weight: float = 1.0
     quotas: Mapping[str, Quota] = field(default_factory=dict)
+    closed: str = ""
+    """Why it gets nothing more, in words; empty if it may."""
 
     @property
     def cohort_key(self) -> str:

@@ -9,8 +9,8 @@ from llmos.api.reasons import Reason
 from llmos_operator.planning.quota.books import Verdict
 from llmos_operator.planning.quota.holdings import Holdings
 from llmos_operator.planning.quota.plan import Waiting
-from llmos_operator.planning.quota.queues import OrderKey, compute_key
-from llmos_operator.planning.quota.values import Gang, GangKind, QuotaRules
+from llmos_operator.planning.quota.queues import OrderKey
+from llmos_operator.planning.quota.values import Gang, QuotaRules
 
 _NAMED = 3
 """Names in a sentence; of more it says how many."""
@@ -24,6 +24,7 @@ class Explainer:
         self._rules = rules
         self._now_s = now_s
         self._told: dict[tuple[str, ...], tuple[Reason, str]] = {}
+        self._owners: dict[tuple[str, str], frozenset[str]] = {}
 
     def explain(self, waiting: Iterable[Gang]) -> tuple[Waiting, ...]:
         """Return one explanation for each gang, first those that are served first."""
@@ -38,17 +39,18 @@ class Explainer:
             ahead[line] = ahead.get(line, 0) + 1
             reason, message = self._explain(gang)
             place = f" It is number {ahead[line]} of {of[line]} that wait." if of[line] > 1 else ""
-            explained.append(Waiting(gang.id, reason, ahead[line], of[line], message + place))
+            is_held = any(gang.owner in self._owners_that_hold(gang.tenant, name) for name in gang.classes)
+            explained.append(Waiting(gang.id, reason, ahead[line], of[line], message + place, is_held))
         return tuple(explained)
 
+    def _owners_that_hold(self, tenant: str, class_name: str) -> frozenset[str]:
+        key = tenant, class_name
+        if key not in self._owners:
+            self._owners[key] = frozenset(gang.owner for gang in self._holdings.held_by(tenant, class_name))
+        return self._owners[key]
+
     def _order_key(self, gang: Gang) -> OrderKey:
-        return (
-            not self._holdings.is_within_guarantee(gang),
-            self._holdings.then.share(gang.tenant),
-            gang.kind is not GangKind.REPLICA,
-            compute_key(gang, self._rules.aging_s),
-            gang.id,
-        )
+        return self._holdings.order_key(gang, self._rules.aging_s)
 
     def _explain(self, gang: Gang) -> tuple[Reason, str]:
         if gang.reservation is not None:
@@ -89,6 +91,8 @@ class Explainer:
             return Reason.NoTenant, (
                 f"Its namespace belongs to no Tenant and gets no {class_name}. Add the namespace to a Tenant."
             )
+        if closed := self._holdings.now.tenant(gang.tenant).closed:
+            return Reason.TenantClosed, closed
         verdict = self._holdings.fits_quota(gang, class_name)
         if verdict is Verdict.NO_ENTRY:
             return Reason.QuotaExceeded, (

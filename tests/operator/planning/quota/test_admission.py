@@ -280,3 +280,27 @@ class TestPatience:
         mine = world.want("a")
         world.step()
         assert admitted(world) == [mine]
+
+    def test_no_room_is_kept_for_a_gang_that_its_own_tenant_s_limit_keeps_out(self) -> None:
+        world = World([tenant("a", 4, borrow=0), tenant("b", 0)], nodes(1), rules=QuotaRules(patience_s=60))
+        world.place(world.want("a", 4), "h100-000")
+        over = world.want("a", 4, name="over")
+        world.pass_time(61)
+        assert world.step().reserve == ()
+        for _ in range(4):
+            world.want("b")
+        assert len(admitted(world)) == 4, "it holds nobody back"
+        told, message = reason(world, over)
+        assert told is Reason.QuotaExceeded
+        assert "Tenant a holds 4 of at most 4 h100; this needs 4" in message
+
+    def test_room_that_was_kept_is_let_go_when_the_tenant_s_limit_is_lowered(self) -> None:
+        world = World([tenant("a", 16), tenant("b", 0)], nodes(2), rules=QuotaRules(patience_s=60))
+        for number in range(2):
+            world.place(world.want("a"), f"h100-00{number}")
+        large = world.want("a", 8, name="large")
+        world.pass_time(61)
+        assert [reserve.gang_id for reserve in world.step().reserve] == [large]
+        world.tenants["a"] = tenant("a", 4, borrow=0)
+        assert [unreserve.gang_id for unreserve in world.step().unreserve] == [large]
+        assert world.step().reserve == ()

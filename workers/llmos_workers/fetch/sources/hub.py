@@ -33,11 +33,16 @@ from llmos_workers.fetch.errors import (
     FetchError,
     InvalidSourceError,
     SourceNotFoundError,
-    SourceUnavailableError,
 )
 from llmos_workers.fetch.redaction import redact
 from llmos_workers.fetch.sources.base import Listing, RemoteFile, narrow
-from llmos_workers.fetch.sources.web import READ_TIMEOUT_S, build_client, build_status_error, open_http_stream
+from llmos_workers.fetch.sources.web import (
+    READ_TIMEOUT_S,
+    build_client,
+    build_connection_error,
+    build_status_error,
+    open_http_stream,
+)
 
 _DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 _URI: Final = re.compile(r"^hf://(?P<repo>[^/@]+(?:/[^/@]+)?)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?$")
@@ -76,9 +81,7 @@ class HubSource:
         except HfHubHTTPError as error:
             raise self._translate(error) from error
         except httpx2.HTTPError as error:
-            raise SourceUnavailableError(
-                f"{self._api.endpoint}: {redact(str(error)) or type(error).__name__}"
-            ) from error
+            raise build_connection_error(self._api.endpoint, error) from error
         commit = info.sha or ""
         if not _COMMIT.match(commit):
             raise InvalidSourceError(f"{self._api.endpoint} gives no commit for {self._repo}", "Check HF_ENDPOINT.")

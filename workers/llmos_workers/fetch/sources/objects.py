@@ -24,6 +24,7 @@ from obstore.store import GCSStore, S3Store
 
 from llmos_workers.fetch.errors import (
     AccessDeniedError,
+    CertificateNotTrustedError,
     FetchError,
     InvalidSourceError,
     SourceNotFoundError,
@@ -32,7 +33,7 @@ from llmos_workers.fetch.errors import (
 from llmos_workers.fetch.redaction import redact
 from llmos_workers.fetch.sources.base import CHUNK_BYTES, MAX_FILES, Listing, RemoteFile, guard_chunks, narrow
 from llmos_workers.fetch.sources.checksums import add_checksums
-from llmos_workers.fetch.sources.web import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, build_status_error
+from llmos_workers.fetch.sources.web import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, build_status_error, is_untrusted
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -106,6 +107,8 @@ class ObjectSource:
     def _build_error(self, error: Exception) -> FetchError:
         text = redact(str(error)).partition("\n")[0]
         said = f"{self._place}: {text[:600]}"
+        if is_untrusted(error):
+            return CertificateNotTrustedError(f"The store's certificate is not trusted ({said})")
         for kinds, pattern, build in _ERRORS:
             if isinstance(error, kinds) and (pattern is None or pattern.search(text)):
                 return build(said)

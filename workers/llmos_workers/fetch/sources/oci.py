@@ -21,10 +21,15 @@ import oras.provider
 import requests
 from requests.adapters import HTTPAdapter
 
-from llmos_workers.fetch.errors import AccessDeniedError, InvalidSourceError, SourceUnavailableError
+from llmos_workers.fetch.errors import AccessDeniedError, InvalidSourceError
 from llmos_workers.fetch.redaction import redact
 from llmos_workers.fetch.sources.base import CHUNK_BYTES, Listing, RemoteFile, guard_chunks
-from llmos_workers.fetch.sources.web import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, build_status_error
+from llmos_workers.fetch.sources.web import (
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    build_connection_error,
+    build_status_error,
+)
 
 _URI: Final = re.compile(
     r"^oci://(?P<host>[^/@\s]+)/(?P<repository>[a-z0-9._/-]+)(?::(?P<tag>[\w.-]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?$"
@@ -107,7 +112,7 @@ class RegistrySource:
         try:
             yield
         except requests.RequestException as error:
-            raise SourceUnavailableError(f"{redact(url)}: {redact(str(error))}") from error
+            raise build_connection_error(url, error) from error
         except ValueError as error:  # oras's word for a registry that names no way to log in
             raise AccessDeniedError(f"{redact(url)}: {redact(str(error))}") from error
 

@@ -30,6 +30,7 @@ from llmos_workers.fetch.sources.web import (
     CONNECT_TIMEOUT_S,
     READ_TIMEOUT_S,
     build_client,
+    build_connection_error,
     build_status_error,
     observe_file,
     open_http_stream,
@@ -100,7 +101,7 @@ class WheelSource:
         except (UnsupportedContentTypeError, UnsupportedRepoVersionError) as error:
             raise InvalidSourceError(f"{redact(self._index)} is no package index", "Correct PIP_INDEX_URL.") from error
         except (requests.RequestException, ValueError) as error:
-            raise SourceUnavailableError(f"{redact(self._index)}: {redact(str(error))}") from error
+            raise build_connection_error(self._index, error) from error
         wheels = [p for p in page.packages if p.package_type == "wheel" and p.version == self._version]
         if not wheels:
             raise SourceNotFoundError(

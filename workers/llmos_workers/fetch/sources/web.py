@@ -7,6 +7,7 @@ that never fall from https to http, a deadline on connecting and on every read b
 from __future__ import annotations
 
 import email.utils
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import httpx
 
 from llmos_workers.fetch.errors import (
     AccessDeniedError,
+    CertificateNotTrustedError,
     FetchError,
     InvalidSourceError,
     RateLimitedError,
@@ -29,6 +31,10 @@ CONNECT_TIMEOUT_S: Final = 15.0
 READ_TIMEOUT_S: Final = 60.0
 _MAX_RETRY_AFTER_S: Final = 86_400.0
 _MAX_SMALL_BYTES: Final = 32 << 20
+_NOT_TRUSTED: Final = re.compile(
+    r"certificate.verify.failed|invalid peer certificate|InvalidCertificate", re.IGNORECASE
+)
+"""OpenSSL's and rustls' words for it. Not every client keeps the exception that says it."""
 
 
 def build_client() -> httpx.Client:
@@ -77,6 +83,17 @@ def parse_retry_after_s(value: str | None, now_s: float) -> float | None:
     return min(max(asked_for_s, 0.0), _MAX_RETRY_AFTER_S)
 
 
+def build_connection_error(place: str, error: BaseException) -> FetchError:
+    """Translate a connection that failed, or was never made, into the error tree."""
+    said = f"{redact(place)}: {redact(str(error)) or type(error).__name__}"
+    return (CertificateNotTrustedError if is_untrusted(error) else SourceUnavailableError)(said)
+
+
+def is_untrusted(error: BaseException) -> bool:
+    """Return whether a connection failed because of the server's certificate."""
+    return _NOT_TRUSTED.search(str(error)) is not None
+
+
 @contextmanager
 def translate_errors(url: str) -> Iterator[None]:
     """Turn what httpx raises inside the block into the error tree."""
@@ -85,7 +102,7 @@ def translate_errors(url: str) -> Iterator[None]:
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
         raise InvalidSourceError(f"{redact(url)}: {redact(str(error))}") from error
     except httpx.HTTPError as error:
-        raise SourceUnavailableError(f"{redact(url)}: {redact(str(error)) or type(error).__name__}") from error
+        raise build_connection_error(url, error) from error
 
 
 @contextmanager

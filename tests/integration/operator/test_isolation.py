@@ -1,0 +1,84 @@
+"""What keeps a namespace closed passes from one Tenant to another in place, against a real kube-apiserver."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from llmos.api.names import LABEL_TENANT
+from llmos_operator.kube.aio import AioKube
+from llmos_operator.kube.errors import NotFound
+from llmos_operator.kube.resources import LIMIT_RANGES, NAMESPACES, NETWORK_POLICIES, ROLE_BINDINGS, TENANTS
+from llmos_operator.planning.settings import Settings
+from llmos_operator.reconcilers.base import Context, Key
+from llmos_operator.reconcilers.tenant import reconcile_tenant
+
+pytestmark = pytest.mark.apiserver
+
+
+class Tenants:
+    """Two Tenants that are reconciled when a test says so."""
+
+    def __init__(self, kube: AioKube, namespace: str) -> None:
+        self.kube, self.namespace = kube, namespace
+        self.context = Context(kube, Settings(), now=lambda: datetime.now(UTC))
+
+    def name(self, which: str) -> str:
+        return f"{which}-{self.namespace}"
+
+    async def write(self, which: str, *namespaces: str) -> None:
+        """Write a Tenant and look at it."""
+        manifest = {"apiVersion": "llmos.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": self.name(which)}}
+        await self.kube.apply({**manifest, "spec": {"namespaces": list(namespaces)}}, field_manager="user")
+        await self.look(which)
+
+    async def look(self, which: str) -> None:
+        await reconcile_tenant(self.context, Key("Tenant", "", self.name(which)))
+
+    async def policies(self) -> dict[str, dict[str, Any]]:
+        return {
+            item["metadata"]["name"]: item for item in await self.kube.list(NETWORK_POLICIES, namespace=self.namespace)
+        }
+
+
+@pytest.fixture
+async def tenants(real_kube: AioKube, namespace: str) -> AsyncIterator[Tenants]:
+    tenants = Tenants(real_kube, namespace)
+    yield tenants
+    for which in ("a", "b"):
+        await real_kube.delete(TENANTS, tenants.name(which))
+        with contextlib.suppress(NotFound):
+            await real_kube.patch_metadata(TENANTS, tenants.name(which), finalizers=[])
+
+
+@pytest.mark.parametrize("is_deleted", [False, True], ids=["it leaves the spec", "its Tenant is deleted"])
+async def test_a_namespace_that_moves_keeps_its_policies(tenants: Tenants, namespace: str, *, is_deleted: bool) -> None:
+    kube = tenants.kube
+    await tenants.write("a", namespace)
+    await tenants.write("b", namespace)
+    before = await tenants.policies()
+    assert {item["metadata"]["labels"][LABEL_TENANT] for item in before.values()} == {tenants.name("a")}
+    if is_deleted:
+        await kube.delete(TENANTS, tenants.name("a"))
+        await tenants.look("a")
+    else:
+        await tenants.write("a", f"{namespace}-elsewhere")
+    after = await tenants.policies()
+    assert {name: item["metadata"]["uid"] for name, item in after.items()} == {
+        name: item["metadata"]["uid"] for name, item in before.items()
+    }
+    b = await kube.get(TENANTS, tenants.name("b"))
+    assert b is not None
+    others = [item for kind in (LIMIT_RANGES, ROLE_BINDINGS) for item in await kube.list(kind, namespace=namespace)]
+    for item in (*after.values(), *others):
+        assert item["metadata"]["labels"][LABEL_TENANT] == tenants.name("b")
+        assert [owner["uid"] for owner in item["metadata"]["ownerReferences"]] == [b["metadata"]["uid"]]
+    found = await kube.get(NAMESPACES, namespace)
+    assert found is not None
+    assert found["metadata"]["labels"][LABEL_TENANT] == tenants.name("b")
+    assert found["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert (await kube.get(TENANTS, tenants.name("a")) is None) is is_deleted
