@@ -62,7 +62,7 @@ def kubectl(kubeconfig: Path) -> Kubectl:
     return Kubectl(ensure_binaries("kubectl")["kubectl"], kubeconfig)
 
 
-def _ensure_image(machine: Cluster, target: str) -> None:
+def ensure_image(machine: Cluster, target: str) -> None:
     if os.environ.get("LLMOS_E2E_BUILD", "1") != "0":
         machine.load_image(machine.build_image(repository_dir(), target))
 
@@ -70,13 +70,13 @@ def _ensure_image(machine: Cluster, target: str) -> None:
 @pytest.fixture(scope="session")
 def lite_image(machine: Cluster) -> None:
     """The image of inspect, fetch and the simulator."""
-    _ensure_image(machine, "worker-lite")
+    ensure_image(machine, "worker-lite")
 
 
 @pytest.fixture(scope="session")
 def vllm_image(machine: Cluster) -> None:
     """The image with vLLM for processors: minutes to build and about 20 GB, so only where a story needs it."""
-    _ensure_image(machine, "worker")
+    ensure_image(machine, "worker")
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +149,7 @@ async def remove_namespace(api: Api, name: str) -> None:
 @pytest.fixture(scope="session")
 def gateway(machine: Cluster, kubectl: Kubectl) -> Iterator[Gateway]:
     """The gateway of the session: two pods behind a Service, from the chart."""
-    _ensure_image(machine, "gateway")
+    ensure_image(machine, "gateway")
     with install_gateway(kubectl) as installed:
         yield installed
 

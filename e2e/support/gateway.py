@@ -5,7 +5,7 @@ Only the gateway's own objects are taken from the chart; the operator stays a pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +30,6 @@ from llmos.client.keys import generate_key
 SYSTEM_NAMESPACE: Final = "llmos-system"
 REPLICAS: Final = 2
 _RELEASE: Final = "stories"
-_SELECTOR: Final = f"{LABEL_COMPONENT}={COMPONENT_GATEWAY},app.kubernetes.io/instance={_RELEASE}"
 _VALUES: Final = (
     f"--kube-version={KUBERNETES_VERSION}",
     "--set=images.registry=localhost",
@@ -45,6 +44,8 @@ class Gateway:
 
     url: str
     """Base URL of its Service, which this machine reaches."""
+    release: str = _RELEASE
+    replicas: int = REPLICAS
 
     def target(self, namespace: str, key: str, pool: str = "pool") -> Target:
         """Requests of a key for a pool, through the Service."""
@@ -52,17 +53,32 @@ class Gateway:
 
 
 @contextmanager
-def install_gateway(kubectl: Kubectl) -> Iterator[Gateway]:
-    """Apply the gateway's objects of the chart, wait until both pods are ready, and remove everything at the end."""
+def install_gateway(
+    kubectl: Kubectl,
+    *,
+    release: str = _RELEASE,
+    replicas: int = REPLICAS,
+    values: Sequence[str] = (),
+    beside: Sequence[Object] = (),
+) -> Iterator[Gateway]:
+    """Apply the gateway's objects of the chart, wait until all pods are ready, and remove everything at the end.
+
+    Args:
+        kubectl: for the cluster.
+        release: what tells it from another one.
+        replicas: its pods.
+        values: further ones of the chart, as helm takes them.
+        beside: objects that it needs.
+    """
     had_namespace = kubectl("get", "namespace", SYSTEM_NAMESPACE, "--ignore-not-found", "--output=name").strip()
     if not had_namespace:
         kubectl.apply([build_namespace(SYSTEM_NAMESPACE)])
-    objects = render_gateway()
+    objects = [*beside, *render_gateway(release, (f"--set=gateway.replicas={replicas}", *values))]
     kubectl.apply(objects)
     try:
         (deployment,) = (thing["metadata"]["name"] for thing in objects if thing["kind"] == "Deployment")
         kubectl("rollout", "status", f"--namespace={SYSTEM_NAMESPACE}", f"deployment/{deployment}", "--timeout=180s")
-        yield Gateway(_find_url(kubectl, objects))
+        yield Gateway(_find_url(kubectl, objects), release, replicas)
     finally:
         listed = yaml.safe_dump_all(objects)
         kubectl("delete", "--ignore-not-found", "--wait", "-f", "-", stdin=listed)
@@ -70,11 +86,11 @@ def install_gateway(kubectl: Kubectl) -> Iterator[Gateway]:
             kubectl("delete", "namespace", SYSTEM_NAMESPACE)
 
 
-def render_gateway() -> list[Any]:
+def render_gateway(release: str = _RELEASE, values: Sequence[str] = ()) -> list[Any]:
     """The objects of the chart that bear the gateway's name."""
     helm, chart = ensure_binaries("helm")["helm"], repository_dir() / "charts" / "llmos"
-    command: tuple[str | Path, ...] = (helm, "template", _RELEASE, chart, f"--namespace={SYSTEM_NAMESPACE}", *_VALUES)
-    rendered = yaml.safe_load_all(run(*command).stdout)
+    command: tuple[str | Path, ...] = (helm, "template", release, chart, f"--namespace={SYSTEM_NAMESPACE}", *_VALUES)
+    rendered = yaml.safe_load_all(run(*command, *values).stdout)
     return [thing for thing in rendered if thing and "gateway" in thing["metadata"]["name"]]
 
 
@@ -89,9 +105,13 @@ def _find_url(kubectl: Kubectl, objects: list[Any]) -> str:
     raise AssertionError(f"none of {services} leads to port {GATEWAY_PORT}")
 
 
-async def list_gateway_pods(api: Api) -> list[Object]:
+def _select(release: str) -> str:
+    return f"{LABEL_COMPONENT}={COMPONENT_GATEWAY},app.kubernetes.io/instance={release}"
+
+
+async def list_gateway_pods(api: Api, release: str = _RELEASE) -> list[Object]:
     """The pods that answer: ready and not ending."""
-    pods = await api.list("Pod", SYSTEM_NAMESPACE, _SELECTOR)
+    pods = await api.list("Pod", SYSTEM_NAMESPACE, _select(release))
     return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and _is_pod_ready(pod)]
 
 
@@ -100,9 +120,9 @@ def _is_pod_ready(pod: Object) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
-async def list_gateway_urls(api: Api) -> list[str]:
+async def list_gateway_urls(api: Api, release: str = _RELEASE) -> list[str]:
     """Base URL of each gateway pod, past the Service."""
-    return [f"http://{pod['status']['podIP']}:{GATEWAY_PORT}/v1" for pod in await list_gateway_pods(api)]
+    return [f"http://{pod['status']['podIP']}:{GATEWAY_PORT}/v1" for pod in await list_gateway_pods(api, release)]
 
 
 async def read_gateway_metric(api: Api, name: str) -> float:
@@ -122,7 +142,7 @@ async def restart_gateway_pod(api: Api, pod: Object) -> None:
     await api.delete("Pod", name, SYSTEM_NAMESPACE)
 
     async def observe() -> tuple[set[str], int]:
-        pods = await api.list("Pod", SYSTEM_NAMESPACE, _SELECTOR)
+        pods = await api.list("Pod", SYSTEM_NAMESPACE, _select(_RELEASE))
         return {pod["metadata"]["uid"] for pod in pods}, len(await list_gateway_pods(api))
 
     await eventually(
@@ -149,12 +169,12 @@ def build_key(
     return key, build_key_secret(stored, within)
 
 
-async def wait_until_known(api: Api, key: str) -> None:
+async def wait_until_known(api: Api, key: str, release: str = _RELEASE, replicas: int = REPLICAS) -> None:
     """Wait until every gateway pod accepts a key."""
 
     async def observe() -> list[int]:
         headers = {"Authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(trust_env=False, headers=headers) as client:
-            return [(await client.get(f"{url}/models")).status_code for url in await list_gateway_urls(api)]
+            return [(await client.get(f"{url}/models")).status_code for url in await list_gateway_urls(api, release)]
 
-    await eventually("all gateways know the key", observe, lambda seen: seen == [200] * REPLICAS, poll_s=0.1)
+    await eventually("all gateways know the key", observe, lambda seen: seen == [200] * replicas, poll_s=0.1)

@@ -13,6 +13,7 @@ import uvloop
 
 from llmos.kubeconfig import NoClusterError, load_configuration
 from llmos.logs import LogLevel, configure_logs
+from llmos_gateway.budget_store import JournalError
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.cluster import AioSource, ClusterWatch, StaticError, StaticWatch
 from llmos_gateway.http.connections import ConnectionLimits
@@ -73,6 +74,28 @@ def run(
             help="At least 32 random bytes, the same for all gateways: keeps cached prompts of tenants apart.",
         ),
     ] = None,
+    budget_journal: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="LLMOS_BUDGET_JOURNAL",
+            help="File of this gateway alone that keeps used tokens of tenants over a restart. Empty: it forgets them.",
+        ),
+    ] = None,
+    budget_store: Annotated[
+        str,
+        typer.Option(
+            envvar="LLMOS_BUDGET_STORE",
+            help="URL of a Valkey or Redis in which all gateways count tokens of tenants, redis:// or rediss://.",
+        ),
+    ] = "",
+    budget_away_s: Annotated[
+        float,
+        typer.Option(
+            envvar="LLMOS_BUDGET_AWAY_S",
+            min=0,
+            help="How long requests of tenants with a budget go on while that store is away, before they get 503.",
+        ),
+    ] = _OPTIONS.budget_away_s,
     catalog_file: Annotated[
         Path | None,
         typer.Option(
@@ -140,6 +163,9 @@ def run(
         key=tls_key,
         access_log=sys.stdout.buffer if access_log else None,
         cache_salt_secret=_read_secret(cache_salt_secret_file) if cache_salt_secret_file else None,
+        budget_journal=budget_journal,
+        budget_store=_check_store(budget_store),
+        budget_away_s=budget_away_s,
         settle_s=settle_s,
         drain_s=drain_s,
         limits=replace(
@@ -160,9 +186,18 @@ def run(
     )
     try:
         uvloop.run(_serve(options, catalog_file, kubeconfig, namespace))
-    except (NoClusterError, StaticError) as error:
+    except (JournalError, NoClusterError, StaticError) as error:
         typer.echo(error, err=True)
         raise typer.Exit(2) from None
+
+
+def _check_store(url: str) -> str:
+    # It holds a password: the message does not show it.
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise typer.BadParameter(
+            "Give a URL that begins with redis://, rediss:// or unix://.", param_hint="--budget-store"
+        )
+    return url
 
 
 def _read_secret(path: Path) -> bytes:

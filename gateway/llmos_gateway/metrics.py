@@ -7,6 +7,7 @@ A caller's own words (models that do not exist, paths) never become labels. Tena
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -107,6 +108,12 @@ class Metrics:
             "llmos_gateway_access_log_dropped", "Lines of the access log that found no room.", registry=registry
         )
         self._refused = Counter("llmos_gateway_connections_refused", "Connections beyond the limit.", registry=registry)
+        self._budget_refused = Counter(
+            "llmos_gateway_budget_refused",
+            "Requests beyond a limit of their tenant; in shadow mode they went on.",
+            ("tenant", "window", "mode"),
+            registry=registry,
+        )
         self._tenants: set[str] = set()
         self._series: dict[tuple[str, str, str], PoolSeries] = {}
 
@@ -122,15 +129,18 @@ class Metrics:
         return series if series is not None else self._make_series(pool_id, model, tenant)
 
     def _make_series(self, pool_id: str, model: str, tenant: str) -> PoolSeries:
-        if tenant not in self._tenants:
-            if len(self._tenants) >= MAX_TENANTS:
-                tenant = OTHER_TENANT
-            self._tenants.add(tenant)
-        labels = (pool_id, model, tenant)
+        labels = (pool_id, model, self._name_tenant(tenant))
         series = self._series.get(labels)
         if series is None:
             series = self._series[labels] = PoolSeries(self, labels)
         return series
+
+    def _name_tenant(self, tenant: str) -> str:
+        if tenant not in self._tenants:
+            if len(self._tenants) >= MAX_TENANTS:
+                tenant = OTHER_TENANT
+            self._tenants.add(tenant)
+        return tenant
 
     def forget_pool(self, pool_id: str) -> None:
         """Drop the series of a pool that is gone."""
@@ -157,6 +167,15 @@ class Metrics:
         """One connection was refused."""
         self._refused.inc()
 
+    def count_budget_refusal(self, tenant: str, window: str, *, is_enforced: bool) -> None:
+        """One request was beyond a limit of its tenant."""
+        mode = "enforce" if is_enforced else "shadow"
+        self._budget_refused.labels(self._name_tenant(tenant), window, mode).inc()
+
+    def watch_budgets(self, name: str, text: str, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+        """Read a gauge for each tenant and window at each scrape."""
+        self._registry.register(_BudgetGauge(f"llmos_gateway_{name}", text, read))
+
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Read a gauge at each scrape."""
         Gauge(f"llmos_gateway_{name}", text, registry=self._registry).set_function(read)
@@ -181,4 +200,18 @@ class _PoolGauge(Collector):
         family = GaugeMetricFamily(self._name, self._text, labels=("pool",))
         for pool_id, value in self._read().items():
             family.add_metric((pool_id,), value)
+        return (family,)
+
+
+class _BudgetGauge(Collector):
+    """One value for each tenant and window of its budget."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+        self._name, self._text, self._read = name, text, read
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Return the values of this moment."""
+        family = GaugeMetricFamily(self._name, self._text, labels=("tenant", "window"))
+        for tenant, window, value in itertools.islice(self._read(), MAX_TENANTS * 3):
+            family.add_metric((tenant, window), value)
         return (family,)

@@ -37,6 +37,7 @@ class Budget:
     """Tokens, weighted by cost, and requests that a tenant's keys may use together; None = no limit."""
 
     per_minute_tokens: int | None = None
+    """In a minute (UTC)."""
     per_day_tokens: int | None = None
     """In a day (UTC)."""
     per_month_tokens: int | None = None

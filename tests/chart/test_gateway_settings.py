@@ -20,7 +20,7 @@ from llmos_gateway.salts import CacheSalts
 from tests.chart.helm import HelmError, find, load_everything, render, render_text
 
 Parse = Callable[[dict[str, Any]], dict[str, Any]]
-FIELDS = {"LLMOS_NAMESPACE": "models-namespace"}
+FIELDS = {"LLMOS_NAMESPACE": "models-namespace", "LLMOS_BUDGET_STORE": "redis://store:6379/0"}
 
 
 def container_of(values: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +69,9 @@ def test_every_value_reaches_the_gateway(parse: Parse) -> None:
         "max_in_flight": 1000,
         "tls_certificate": Path("/etc/llmos/tls/tls.crt"),
         "tls_key": Path("/etc/llmos/tls/tls.key"),
+        "budget_store": "redis://store:6379/0",
+        "budget_away_s": 5.0,
+        "budget_journal": None,
         "cache_salt_secret_file": Path("/etc/llmos/cache-salt/secret"),
     }
     assert parameters | wanted == parameters
@@ -101,6 +104,30 @@ def test_the_gateway_reads_the_secret_of_the_salts_from_the_file_it_is_told(valu
     assert variables["LLMOS_CACHE_SALT_SECRET_FILE"] == f"{mount['mountPath']}/secret"
     assert volume["secret"]["secretName"] == name
     assert len([manifest for manifest in render(values) if manifest["kind"] == "Secret"]) == (not values)
+
+
+def test_without_a_store_a_gateway_keeps_its_budgets_in_a_journal_on_a_volume_of_its_own(parse: Parse) -> None:
+    container = container_of({})
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    (volume,) = (volume for volume in container["pod"]["volumes"] if volume["name"] == "journal")
+    assert parse({})["budget_journal"] == Path(mounts["journal"]) / "budgets.jsonl"
+    assert "emptyDir" in volume
+    assert not [volume for volume in container_of(load_everything())["pod"]["volumes"] if volume["name"] == "journal"]
+
+
+def test_a_journal_that_outlives_the_pod_is_of_one_gateway_alone() -> None:
+    journal = {"journal": {"claimName": "budgets"}}
+    deployment = find(render({"gateway": {"replicas": 1, "budgets": journal}}), "Deployment", part="gateway")["spec"]
+    (volume,) = (volume for volume in deployment["template"]["spec"]["volumes"] if volume["name"] == "journal")
+    assert volume["persistentVolumeClaim"] == {"claimName": "budgets"}
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    for wrong in (
+        {"budgets": journal},
+        {"replicas": 1, "budgets": journal, "autoscaling": {"enabled": True}},
+        {"replicas": 1, "budgets": journal | {"store": {"secretName": "store"}}},
+    ):
+        with pytest.raises(HelmError):
+            render({"gateway": wrong})
 
 
 def test_the_probes_ask_the_port_that_the_gateway_listens_on(parse: Parse) -> None:

@@ -85,6 +85,18 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
   value: {{ .Values.gateway.settleSeconds | quote }}
 - name: LLMOS_DRAIN_S
   value: {{ .Values.gateway.drainSeconds | quote }}
+{{- if .Values.gateway.budgets.store.secretName }}
+- name: LLMOS_BUDGET_STORE
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.gateway.budgets.store.secretName }}
+      key: {{ .Values.gateway.budgets.store.secretKey }}
+- name: LLMOS_BUDGET_AWAY_S
+  value: {{ .Values.gateway.budgets.store.awaySeconds | quote }}
+{{- else }}
+- name: LLMOS_BUDGET_JOURNAL
+  value: /var/lib/llmos/budgets.jsonl
+{{- end }}
 {{- if .Values.gateway.tls.secretName }}
 - name: LLMOS_TLS_CERTIFICATE
   value: /etc/llmos/tls/tls.crt

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from aiohttp import web
 
+from llmos.api.load import TokenUse
 from llmos_gateway.load.book import LoadBook
 
 MAX_WAIT_S: Final = 30.0
 
 
-def build_load_handler(book: LoadBook, *, gateway: str, boot: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def build_load_handler(
+    book: LoadBook,
+    *,
+    gateway: str,
+    boot: str,
+    read_tenants: Callable[[], Mapping[str, tuple[TokenUse, ...]]] = dict,
+    shares_budgets: bool = False,
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Return the handler of `GET /load?wait_s=SECONDS&seen=SEQUENCE`.
 
     Args:
         book: what is counted.
         gateway: the name of this gateway's pod.
         boot: a word that no other process of this name ever had.
+        read_tenants: what tenants with limits have used.
+        shares_budgets: whether that is the account of all gateways.
     """
 
     async def answer(request: web.Request) -> web.Response:
@@ -31,7 +41,9 @@ def build_load_handler(book: LoadBook, *, gateway: str, boot: str) -> Callable[[
         if not math.isfinite(wait_s):
             return _refuse()
         await book.wait_beyond(seen, min(wait_s, MAX_WAIT_S))
-        body = book.build(gateway, boot).model_dump_json(by_alias=True, exclude_defaults=True)
+        load = book.build(gateway, boot)
+        load = load.model_copy(update={"tenants": dict(read_tenants()), "shares_budgets": shares_budgets})
+        body = load.model_dump_json(by_alias=True, exclude_defaults=True)
         return web.Response(text=body, content_type="application/json")
 
     return answer

@@ -41,9 +41,13 @@ def build_upstream_headers(headers: Mapping[str, str], attempt_id: str) -> CIMul
     return built
 
 
-def build_caller_headers(headers: Mapping[str, str], request_id: str) -> CIMultiDict[str]:
-    """Return the headers for the caller of an engine's answer."""
+def build_caller_headers(
+    headers: Mapping[str, str], request_id: str, budget: Mapping[str, str] | None = None
+) -> CIMultiDict[str]:
+    """Return the headers for the caller of an engine's answer; `budget` is what is left of its tenant's tokens."""
     built = CIMultiDict({"Server": SERVER, REQUEST_ID: request_id})
+    if budget:
+        built.update(budget)
     for name in _TO_CALLER:
         if name in headers:
             built[name] = headers[name]

@@ -30,6 +30,13 @@ _PROMPT_FIELD: Final[Mapping[ApiPart, str]] = {
     ApiPart.EMBEDDINGS: "input",
     ApiPart.RESPONSES: "input",
 }
+_LENGTH_FIELDS: Final[Mapping[ApiPart, tuple[str, ...]]] = {
+    ApiPart.CHAT: ("max_completion_tokens", "max_tokens"),
+    ApiPart.COMPLETIONS: ("max_tokens",),
+    ApiPart.RESPONSES: ("max_output_tokens",),
+}
+COMPLETION_TOKENS: Final = 16
+"""Of a completion that does not say how long it may be, as in OpenAI's API and in vLLM."""
 _STREAMABLE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS, ApiPart.RESPONSES})
 _WITH_STREAM_OPTIONS: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
 
@@ -50,6 +57,15 @@ class ModelRequest:
     """Whether the same is true of the counts in every event."""
     choices: int
     """Answers for each prompt."""
+    answer_tokens: int | None
+    """The longest each answer may be; None = the request does not say."""
+
+    @property
+    def answers(self) -> int:
+        """Answers over all prompts: completions may have several."""
+        prompt = self.prompt
+        is_batch = self.part is ApiPart.COMPLETIONS and isinstance(prompt, list) and prompt
+        return self.choices * (len(prompt) if is_batch and not isinstance(prompt[0], int) else 1)
 
     @property
     def prompt(self) -> Any:
@@ -94,14 +110,26 @@ def parse_request(part: ApiPart, raw: bytes) -> ModelRequest:
         hides_usage=not wants_usage,
         hides_counts=not wants_counts,
         choices=_read_choices(fields),
+        answer_tokens=_read_answer_tokens(part, fields),
     )
 
 
-def build_upstream_body(request: ModelRequest, served_model: str, cache_salt: str) -> bytes:
-    """Return the body for the engine; the very bytes that came, after the salt, where nothing else has to change."""
+def build_upstream_body(
+    request: ModelRequest, served_model: str, cache_salt: str, *, answer_cap: int | None = None
+) -> bytes:
+    """Return the body for the engine; the very bytes that came, after the salt, where nothing else has to change.
+
+    Args:
+        request: what came.
+        served_model: the name that the engine knows.
+        cache_salt: keeps cached prompts of callers apart.
+        answer_cap: the longest each answer may be, for a request that does not say it; None = as long as it likes.
+    """
     fields = request.fields
     dropped = find_dropped(request.part, fields)
     changes = _find_changes(request, served_model)
+    if answer_cap is not None:
+        changes[_LENGTH_FIELDS[request.part][-1]] = answer_cap
     if not changes and not dropped:
         # An object that is not empty, and has no such field: what is put in front stays the only one of its name.
         rest = request.raw[request.raw.index(b"{") + 1 :]
@@ -161,6 +189,17 @@ def _read_choices(fields: Mapping[str, Any]) -> int:
     # Anything else is the engine's to refuse.
     number = fields.get("n")
     return number if isinstance(number, int) and number > 0 else 1
+
+
+def _read_answer_tokens(part: ApiPart, fields: Mapping[str, Any]) -> int | None:
+    if part is ApiPart.EMBEDDINGS:
+        return 0
+    for name in _LENGTH_FIELDS[part]:
+        number = fields.get(name)
+        # Anything else is the engine's to refuse.
+        if isinstance(number, int) and not isinstance(number, bool) and number > 0:
+            return number
+    return COMPLETION_TOKENS if part is ApiPart.COMPLETIONS else None
 
 
 def _check_prompt(part: ApiPart, fields: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from llmos_gateway.catalog import ApiKey, Pool
 from llmos_gateway.protocol.errors import ApiError
 from llmos_gateway.protocol.requests import ApiPart
 from llmos_gateway.protocol.usage import Usage
+from llmos_gateway.proxy.purse import Purse
 from llmos_gateway.proxy.tracing import Span
 from llmos_gateway.routing import PromptBlocks
 
@@ -25,6 +26,7 @@ class Call:
         "arrived_s",
         "attempts",
         "body_bytes",
+        "budget_headers",
         "code",
         "events",
         "first_s",
@@ -37,6 +39,7 @@ class Call:
         "part",
         "pool",
         "prompt",
+        "purse",
         "queue_s",
         "replica",
         "request_id",
@@ -58,6 +61,10 @@ class Call:
         self.body_bytes = 0
         self.pool: Pool | None = None
         self.prompt: PromptBlocks | None = None
+        self.purse: Purse | None = None
+        """What it has reserved of its tenant's tokens."""
+        self.budget_headers: dict[str, str] = {}
+        """What its caller is told of them."""
         self.queue_s = 0.0
         """Time that it was held."""
         self.attempts = 0
@@ -103,10 +110,12 @@ class Call:
 
         A chat begins with an event that has a role and no token.
         """
-        if self.usage is not None:
-            return self.usage
-        tokens = max(0, self.events - (self.part is ApiPart.CHAT))
-        return Usage(self.prompt_tokens if self.events else 0, tokens, 0, is_exact=False)
+        return self.usage if self.usage is not None else self.estimate_usage(self.events)
+
+    def estimate_usage(self, events: int) -> Usage:
+        """Return what so many events of an answer hold, as the gateway sees it."""
+        tokens = max(0, events - (self.part is ApiPart.CHAT))
+        return Usage(self.prompt_tokens if events else 0, tokens, 0, is_exact=False)
 
     def compute_ttft_s(self) -> float | None:
         """Return the time to the first token, queueing included; None if there was none, or no stream."""

@@ -106,7 +106,10 @@ class Delivery:
         """Whether a replica may have worked on it."""
         self._was_let_in = False
         """Whether it has waited, in whichever queue: it is not asked to leave when it changes the queue."""
-        self._stream = EventStream(call.http, call.request_id, tools.limits, closes=closes) if order.is_stream else None
+        self._stream: EventStream | None = None
+        if order.is_stream:
+            budget = call.budget_headers
+            self._stream = EventStream(call.http, call.request_id, tools.limits, closes=closes, budget=budget)
 
     async def run(self) -> web.StreamResponse:
         """Return the answer, begun or to be sent.
@@ -284,7 +287,9 @@ class Delivery:
                 raise LostError("the answer is empty")
             self._begin(attempt)
             while data:
-                if passed := events.feed(data):
+                passed = events.feed(data)
+                await self._pay(events)
+                if passed:
                     if not stream.has_events:
                         self._forget_body()
                     await stream.send(passed)
@@ -320,10 +325,20 @@ class Delivery:
         if self._place is not None:
             self._place.progress(events.events)
 
+    async def _pay(self, events: EventFilter) -> None:
+        """Reserve for what comes.
+
+        Raises:
+            TooManyRequestsError: what just came is more than the tenant has left; the caller does not get it.
+        """
+        purse, call = self._call.purse, self._call
+        if purse is not None:
+            await purse.advance(events.usage or call.estimate_usage(events.events))
+
     async def _pass_whole(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         call = self._call
         body, is_whole = await read_up_to(answer, self._tools.limits.max_buffered_bytes)
-        headers = build_caller_headers(answer.headers, call.request_id)
+        headers = build_caller_headers(answer.headers, call.request_id, call.budget_headers)
         if not is_whole:
             return await self._pass_large(answer, web.StreamResponse(headers=headers), body)
         call.usage = find_usage(body)
@@ -370,4 +385,5 @@ class Delivery:
         headers = {"Content-Type": "application/json"}
         if retry_after is not None or call.status == 503:
             headers["Retry-After"] = retry_after or "1"
-        return web.Response(status=call.status, body=body, headers=build_caller_headers(headers, call.request_id))
+        built = build_caller_headers(headers, call.request_id, call.budget_headers)
+        return web.Response(status=call.status, body=body, headers=built)

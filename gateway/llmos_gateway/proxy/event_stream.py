@@ -9,7 +9,7 @@ A stream that fails ends with an error event and a closed connection, never with
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
@@ -26,12 +26,21 @@ from llmos_gateway.proxy.limits import Limits
 class EventStream:
     """One stream of events to a caller."""
 
-    def __init__(self, http: web.BaseRequest, request_id: str, limits: Limits, *, closes: bool) -> None:
+    def __init__(
+        self,
+        http: web.BaseRequest,
+        request_id: str,
+        limits: Limits,
+        *,
+        closes: bool,
+        budget: Mapping[str, str] | None = None,
+    ) -> None:
         self._http = http
         self._writer = cast("StreamWriter", http.writer)
         self._request_id = request_id
         self._limits = limits
         self._closes = closes
+        self._budget = budget
         self._response: web.StreamResponse | None = None
         self._comments: asyncio.Task[None] | None = None
         self.has_events = False
@@ -81,7 +90,7 @@ class EventStream:
         return response
 
     async def _begin(self) -> web.StreamResponse:
-        headers: CIMultiDict[str] = build_caller_headers({}, self._request_id)
+        headers: CIMultiDict[str] = build_caller_headers({}, self._request_id, self._budget)
         headers["Content-Type"] = "text/event-stream; charset=utf-8"
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"

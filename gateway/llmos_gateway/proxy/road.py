@@ -29,10 +29,10 @@ from llmos_gateway.protocol.errors import (
 )
 from llmos_gateway.protocol.headers import build_caller_headers, find_bearer
 from llmos_gateway.protocol.requests import build_upstream_body, parse_request
+from llmos_gateway.proxy.budgets import Budgets
 from llmos_gateway.proxy.call import CALLER_GONE_STATUS, Call
 from llmos_gateway.proxy.delivery import Delivery, Order, Tools
 from llmos_gateway.proxy.intake import Intake
-from llmos_gateway.proxy.ledger import Ledger, OpenLedger
 from llmos_gateway.proxy.prompts import build_prompt
 from llmos_gateway.salts import CacheSalts
 
@@ -56,7 +56,7 @@ class Road:
         recorder: takes every request's end.
         salts: keep the cached prompts of callers apart.
         asks_for_key: whether callers must present a key.
-        ledger: limits of tenants.
+        budgets: tokens of tenants; None counts nothing.
         unix_time: for the expiry of keys.
     """
 
@@ -67,7 +67,7 @@ class Road:
         salts: CacheSalts,
         *,
         asks_for_key: bool = True,
-        ledger: Ledger | None = None,
+        budgets: Budgets | None = None,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         self.is_closing = False
@@ -78,7 +78,7 @@ class Road:
         self._recorder = recorder
         self._salts = salts
         self._asks_for_key = asks_for_key
-        self._ledger = ledger or OpenLedger()
+        self._budgets = budgets
         self._unix_time = unix_time
         self._intake = Intake(tools.limits)
 
@@ -121,6 +121,8 @@ class Road:
         finally:
             self.calls.discard(call)
             self._intake.release(call)
+            if call.purse is not None:
+                call.purse.settle(call.compute_usage())
             self._recorder.record(call)
         if self.is_closing and not response.prepared:
             response.force_close()
@@ -134,11 +136,11 @@ class Road:
     async def _ask_model(self, call: Call, path: str) -> web.StreamResponse:
         key = self._authenticate(call)
         # The body is no one's but the delivery's, which lets go of it when the answer begins.
-        delivery = self._prepare(call, key, await self._intake.read(call), path)
+        delivery = await self._prepare(call, key, await self._intake.read(call), path)
         try:
             return await delivery.run()
         finally:
-            self._settle(call, key)
+            self._tools.accounts.left(call)
 
     async def _list_models(self, call: Call) -> web.StreamResponse:
         key = self._authenticate(call)
@@ -178,7 +180,7 @@ class Road:
             raise UnauthenticatedError("This API key is not valid: unknown, revoked or expired.", "invalid_api_key")
         return key
 
-    def _prepare(self, call: Call, key: ApiKey, body: bytes, path: str) -> Delivery:
+    async def _prepare(self, call: Call, key: ApiKey, body: bytes, path: str) -> Delivery:
         """Parse, find the pool, reserve, and tell the book that a request came."""
         if call.part is None:
             raise RuntimeError("only a part of the API has a body")
@@ -187,14 +189,15 @@ class Road:
         pool = self._find_pool(key, request.model)
         salt = self._salts.compute(key)
         call.pool, call.prompt = pool, build_prompt(request, salt)
-        self._ledger.reserve(key, pool, call.prompt_tokens)
+        cap = None if self._budgets is None else await self._budgets.reserve(call, key, request, pool)
+        body_sent = build_upstream_body(request, pool.model, salt, answer_cap=cap)
         self._tools.accounts.arrived(call, pool)
         order = Order(
             key=key,
             pool=pool,
             path=path,
             prompt=call.prompt,
-            body=build_upstream_body(request, pool.model, salt),
+            body=body_sent,
             is_stream=request.is_stream,
             hides_usage=request.hides_usage,
             hides_counts=request.hides_counts,
@@ -210,11 +213,6 @@ class Road:
             raise NotFoundError(message, "model_not_found", param="model")
         return pool
 
-    def _settle(self, call: Call, key: ApiKey) -> None:
-        if call.pool is not None:
-            self._tools.accounts.left(call)
-            self._ledger.settle(key, call.pool, call.prompt_tokens, call.compute_usage())
-
     def _build_answer(self, call: Call, body: bytes) -> web.StreamResponse:
         call.status = 200
         headers = build_caller_headers({"Content-Type": "application/json"}, call.request_id)
@@ -228,7 +226,7 @@ class Road:
             if transport is not None:
                 transport.abort()
             raise ConnectionResetError(error.message)
-        headers = build_caller_headers({"Content-Type": "application/json"}, call.request_id)
+        headers = build_caller_headers({"Content-Type": "application/json"}, call.request_id, call.budget_headers)
         headers.update(error.build_headers())
         return web.Response(status=error.status, body=error.build_body(), headers=headers)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import resource
@@ -22,23 +23,27 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
 import aiohttp
 
-from llmos.api.load import PoolLoad
+from llmos.api.load import PoolLoad, TokenUse
+from llmos_gateway.budget_store import BudgetStore, Journal, LocalStore
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.holding import Holding
 from llmos_gateway.http.admin import serve_admin
 from llmos_gateway.http.connections import ConnectionLimits
 from llmos_gateway.http.public import SWEEP_S, PublicServer
 from llmos_gateway.http.tls import TlsFiles
+from llmos_gateway.limits import MILLI, Use
 from llmos_gateway.load import LoadBook, Reports, build_load_handler
 from llmos_gateway.load.reports import HttpFetch
 from llmos_gateway.metrics import Metrics
 from llmos_gateway.protocol.errors import TimeLimitError
 from llmos_gateway.proxy.accounts import Accounts
+from llmos_gateway.proxy.budgets import Budgets
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.delivery import Tools
 from llmos_gateway.proxy.limits import Limits
@@ -91,6 +96,12 @@ class Options:
     """Where a line for each request is written; None writes none."""
     cache_salt_secret: bytes | None = None
     """The same in all gateways; None makes one for this process."""
+    budget_journal: Path | None = None
+    """Where used tokens of tenants outlive the process; None forgets them."""
+    budget_store: str = ""
+    """URL of the Valkey or Redis in which all gateways count them; empty: this process counts alone."""
+    budget_away_s: float = 30.0
+    """How long requests of tenants with a budget go on without it."""
     settle_s: float = 5.0
     drain_s: float = 120.0
     sweep_s: float = SWEEP_S
@@ -134,7 +145,14 @@ class Gateway:
             tools = await self._build_tools(stack, reports.extra, tracer)
             reports.listen(tools.queueing.tell, tools.queueing.find_awaited)
             salts = CacheSalts(self._options.cache_salt_secret or secrets.token_bytes(MIN_SECRET_BYTES))
-            road = Road(tools, self._build_recorder(stack), salts, asks_for_key=self._options.asks_for_key)
+            store = await self._open_budgets(stack)
+            road = Road(
+                tools,
+                self._build_recorder(stack),
+                salts,
+                asks_for_key=self._options.asks_for_key,
+                budgets=Budgets(self._catalog, store, self._metrics),
+            )
             server = PublicServer(
                 road,
                 self._options.connections,
@@ -143,13 +161,15 @@ class Gateway:
                 on_refused=self._metrics.count_refused_connection,
             )
             self._watch_gauges(road, server, tools.queueing)
-            await self._open(stack, server)
+            self._watch_budgets(store)
+            await self._open(stack, server, store)
             self._warn()
             await self._run_parts(
                 {
                     "catalog": self._watch.run(),
                     "reports": reports.run(),
-                    "sweep": self._sweep(road, server, tools),
+                    "budgets": store.run(),
+                    "sweep": self._sweep(road, server, tools, store),
                     "end": self._end(road, server),
                 }
             )
@@ -179,6 +199,33 @@ class Gateway:
             metrics=self._metrics,
             clock=self._clock,
             tracer=tracer,
+        )
+
+    async def _open_budgets(self, stack: AsyncExitStack) -> BudgetStore:
+        options = self._options
+        store: BudgetStore
+        if options.budget_store:
+            # Its client is loaded only where there is a server.
+            shared = importlib.import_module("llmos_gateway.budget_store.shared")
+            store = shared.SharedStore(options.budget_store, away_s=options.budget_away_s)
+        else:
+            store = local = LocalStore(Journal(options.budget_journal) if options.budget_journal else None)
+            await asyncio.to_thread(local.start)
+        stack.push_async_callback(store.close)
+        return store
+
+    def _watch_budgets(self, store: BudgetStore) -> None:
+        def read(value: Callable[[Use], int]) -> list[tuple[str, str, float]]:
+            uses = ((tenant, use) for tenant, windows in store.read().items() for use in windows)
+            return [(tenant, use.window, value(use) / MILLI) for tenant, use in uses]
+
+        self._metrics.watch_budgets(
+            "budget_used_tokens",
+            "Weighted tokens of a tenant in this window, reserved ones included.",
+            lambda: read(lambda use: use.used),
+        )
+        self._metrics.watch_budgets(
+            "budget_reserved_tokens", "Of these, reserved by running requests.", lambda: read(lambda use: use.held)
         )
 
     def _build_recorder(self, stack: AsyncExitStack) -> CallRecorder:
@@ -212,9 +259,15 @@ class Gateway:
         if self._catalog.get_pool(pool_id) is None:
             self._metrics.forget_pool(pool_id)
 
-    async def _open(self, stack: AsyncExitStack, server: PublicServer) -> None:
+    async def _open(self, stack: AsyncExitStack, server: PublicServer, store: BudgetStore) -> None:
         options = self._options
-        load = build_load_handler(self._book, gateway=options.name, boot=secrets.token_hex(8))
+        load = build_load_handler(
+            self._book,
+            gateway=options.name,
+            boot=secrets.token_hex(8),
+            read_tenants=partial(_read_tenants, store),
+            shares_budgets=store.is_shared,
+        )
         admin_port = await stack.enter_async_context(
             serve_admin(
                 options.host,
@@ -255,12 +308,12 @@ class Gateway:
                 _logger.error("The part %r failed.", task.get_name(), exc_info=error)
                 raise error
 
-    async def _sweep(self, road: Road, server: PublicServer, tools: Tools) -> None:
+    async def _sweep(self, road: Road, server: PublicServer, tools: Tools, store: BudgetStore) -> None:
         limit_s = self._options.limits.request_timeout_s
         while True:
             await asyncio.sleep(self._options.sweep_s)
             server.sweep()
-            tools.accounts.gateways = tools.queueing.gateways = 1 + len(self._watch.peers())
+            tools.accounts.gateways = tools.queueing.gateways = store.gateways = 1 + len(self._watch.peers())
             since_s = self._clock() - limit_s
             for call in [call for call in road.calls if call.arrived_s < since_s]:
                 call.interrupt(TimeLimitError(f"The answer took longer than {limit_s:g} s.", "time_limit"))
@@ -278,6 +331,17 @@ class Gateway:
         if self._is_ending:
             return "the gateway ends"
         return "" if self._catalog.is_synced else "not everything has been read from the API server yet"
+
+
+def _read_tenants(store: BudgetStore) -> dict[str, tuple[TokenUse, ...]]:
+    return {
+        tenant: tuple(
+            # What is used for a part counts as a whole token: a limit that is reached looks reached.
+            TokenUse.model_construct(window=use.window, start_s=use.start_s, used=max(0, -(-use.used // MILLI)))
+            for use in uses
+        )
+        for tenant, uses in store.read().items()
+    }
 
 
 def _build_trace_begin(tracer: Tracer) -> Callable[[Call, str], None]:

@@ -14,6 +14,7 @@ from datetime import datetime
 from llmos.api import Reason, Tenant, TenantStatus
 from llmos.api.names import CONDITION_GUARANTEED, CONDITION_NAMESPACES_OWNED, CONDITION_READY
 from llmos.api.tenancy import Owners
+from llmos.api.tenant import TokenWindow
 from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true
 from llmos_operator.planning.failures import describe
 from llmos_operator.planning.quota_news import TenantNews, build_monthly_usage
@@ -32,6 +33,8 @@ class TenantFacts:
     """One for each condition but Ready."""
     news: TenantNews | None = None
     """How it stands; None if the ledger has not told, or there is nothing to tell."""
+    tokens: tuple[TokenWindow, ...] = ()
+    """What it has used of its limits in tokens."""
 
 
 def build_namespaces_fact(tenant: Tenant, owners: Owners, missing: Sequence[str] = ()) -> Fact:
@@ -90,6 +93,7 @@ def build_tenant_status(tenant: Tenant, known: TenantFacts, now: datetime) -> Te
         update={
             **_build_usage(tenant, known.news),
             "observed_generation": generation,
+            "tokens": known.tokens,
             "conditions": build_conditions(facts, tenant.status.conditions, generation, now),
         }
     )

@@ -9,6 +9,7 @@ from datetime import datetime
 from llmos_operator.kube.client import Kube
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.board import Board
+from llmos_operator.reconcilers.budget_board import BudgetBoard
 from llmos_operator.reconcilers.keys import Key
 from llmos_operator.reconcilers.parsed import Parsed
 from llmos_operator.reconcilers.quota_board import QuotaBoard
@@ -47,5 +48,7 @@ class Context:
     """What this and the autoscaler tell each other."""
     quota: QuotaBoard = field(default_factory=QuotaBoard)
     """What the quota pass remembers, and tells pools and tenants."""
+    budgets: BudgetBoard = field(default_factory=BudgetBoard)
+    """What gateways told of tenants' tokens."""
     sightings: Sightings = field(default_factory=Sightings)
     """What was found in the namespaces of tenants."""

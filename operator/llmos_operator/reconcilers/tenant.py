@@ -33,6 +33,7 @@ async def reconcile_tenant(context: Context, key: Key) -> Result:
     """Bring the status of one Tenant up to date."""
     current = await context.kube.get(TENANTS, key.name)
     if current is None:
+        context.budgets.forget(key.name)
         return DONE
     try:
         tenant = Tenant.model_validate(current)
@@ -47,7 +48,9 @@ async def reconcile_tenant(context: Context, key: Key) -> Result:
     owners = find_owners(tenants.all)
     isolation = await reconcile_isolation(context, tenant, tenants.all, classes)
     facts = _gather_facts(context, tenant, owners, isolation)
-    status = build_tenant_status(tenant, TenantFacts(facts, context.quota.tenant(key.name)), context.now())
+    tokens = context.budgets.read(tenant, context.now())
+    known = TenantFacts(facts, context.quota.tenant(key.name), tokens)
+    status = build_tenant_status(tenant, known, context.now())
     await apply_status_if_changed(context.kube, current, status, context.now())
     return Result(requeue_after_s=isolation.look_again_s)
 

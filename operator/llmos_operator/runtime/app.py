@@ -37,6 +37,7 @@ from llmos_operator.kube.stored import Memory, StoredKube
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key
 from llmos_operator.reconcilers.board import Board
+from llmos_operator.reconcilers.budget_board import BudgetBoard
 from llmos_operator.reconcilers.quota_board import QUOTA, QuotaBoard
 from llmos_operator.runtime.dispatch import Dispatcher, Reconcile
 from llmos_operator.runtime.engines import Engines
@@ -99,6 +100,7 @@ class Operator:
         self._memory = Memory(time.monotonic)
         self._board = Board()
         self._quota = QuotaBoard()
+        self._budgets = BudgetBoard()
         self._recorder = Recorder()
         self._stop = asyncio.Event()
         self._kopf_stop = asyncio.Event()
@@ -163,11 +165,13 @@ class Operator:
             observe_in_flight=InFlightObserver(session).observe,
             board=self._board,
             quota=self._quota,
+            budgets=self._budgets,
         )
         dispatcher = Dispatcher(context, self._reconcilers, self._metrics)
         queue = WorkQueue(dispatcher.process, workers=self._options.workers, on_failure=dispatcher.on_failure)
         self._metrics.watch_queue(lambda: queue.depth, queue.oldest_waiting_s, lambda: queue.running)
         self._quota.on_news = queue.add
+        self._budgets.on_news = queue.add
         self._quota.on_pass = self._metrics.observe_quota
         queue.pause()
         return queue
@@ -178,7 +182,7 @@ class Operator:
             kube,
             namespace=self._settings.namespace,
             urls=self._options.gateway_urls,
-            is_needed=lambda: bool(self._board.pools),
+            is_needed=lambda: bool(self._board.pools) or self._budgets.is_needed(),
         )
         return LoadTask(
             self._board,
@@ -189,6 +193,7 @@ class Operator:
             recorder=self._recorder,
             now=lambda: datetime.now(UTC),
             unschedulable_after_s=self._settings.withdraw_after_s,
+            budgets=self._budgets,
         )
 
     async def _run_parts(self, configuration: Configuration, kube: AioKube, elector: Elector) -> None:

@@ -34,6 +34,7 @@ from llmos_operator.planning.scaling_inputs import PoolSample
 from llmos_operator.planning.scaling_record import ScalingRecord
 from llmos_operator.planning.scaling_status import build_policy, build_scaling_status, is_worth_writing
 from llmos_operator.reconcilers.board import Board
+from llmos_operator.reconcilers.budget_board import BudgetBoard
 from llmos_operator.reconcilers.keys import Key
 from llmos_operator.runtime.engines import Engines
 from llmos_operator.runtime.gateways import Gateways
@@ -80,6 +81,7 @@ class LoadTask:
         engines: what replicas tell.
         now: the time on the clock of Kubernetes.
         unschedulable_after_s: how long a replica that finds no node counts as coming supply.
+        budgets: told what gateways say of tenants.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class LoadTask:
         recorder: Recorder,
         now: Callable[[], datetime],
         unschedulable_after_s: float,
+        budgets: BudgetBoard | None = None,
     ) -> None:
         self._board = board
         self._sink = sink
@@ -102,6 +105,7 @@ class LoadTask:
         self._recorder = recorder
         self._now = now
         self._unschedulable_after_s = unschedulable_after_s
+        self._budgets = budgets or BudgetBoard()
         self._states: dict[Key, _PoolState] = {}
         self._paused_until_s: dict[Key, float] = {}
         self._leads = asyncio.Event()
@@ -118,6 +122,7 @@ class LoadTask:
             self._leads.clear()
             self._lost.set()
             self._board.clear()
+            self._budgets.clear()
 
     async def run(self) -> NoReturn:
         """Go on until cancelled."""
@@ -139,6 +144,7 @@ class LoadTask:
         """Decide at once about pools that sleep while this gateway holds requests for them."""
         if not self._leads.is_set():
             return
+        self._budgets.take(answer, self._now())
         for pool_id, load in answer.pools.items():
             namespace, _, name = pool_id.partition("/")
             key = Key(INFERENCE_POOLS.kind, namespace, name)

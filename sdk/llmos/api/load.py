@@ -11,7 +11,7 @@ that asks again each second needs no other signal.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -73,6 +73,16 @@ class PoolLoad(_Wire):
     """Requests in flight by replica address (host:port)."""
 
 
+class TokenUse(_Wire):
+    """What a tenant has used in one window, as one gateway knows it."""
+
+    window: Literal["minute", "day", "month"]
+    start_s: Count
+    """When the window began, in unix time."""
+    used: Count
+    """Tokens, weighted by cost, used or reserved by running requests."""
+
+
 class GatewayLoad(_Wire):
     """The whole answer of a gateway."""
 
@@ -84,6 +94,10 @@ class GatewayLoad(_Wire):
     """Grows when a pool begins to have requests that no replica can take."""
     pools: dict[str, PoolLoad] = Field(default_factory=dict)
     """By `namespace/name`."""
+    tenants: dict[str, tuple[TokenUse, ...]] = Field(default_factory=dict)
+    """Those with limits of which this gateway knows something, by name."""
+    shares_budgets: bool = False
+    """Whether `tenants` is the account of all gateways, or of this one alone."""
 
 
 class EngineLoad(_Wire):

@@ -111,7 +111,7 @@ class TokenBudget(ApiModel):
     )
 
     per_minute: TokenQuantity | None = None
-    """Tokens in any minute, for example 200k."""
+    """Tokens in a minute (UTC), for example 200k."""
     per_day: TokenQuantity | None = None
     """Tokens in a day (UTC), for example 20M."""
     per_month: TokenQuantity | None = None

@@ -1,0 +1,105 @@
+"""Tokens in the status of Tenants: told by gateways, written now and then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmos.api.load import GatewayLoad, TokenUse
+from llmos_operator.kube.resources import TENANTS
+from llmos_operator.reconcilers.budget_board import FRESH_S, NEWS_S
+from llmos_operator.reconcilers.keys import Key
+from tests.operator.reconcilers.tenants import surroundings
+from tests.operator.reconcilers.test_tenant import tenant
+from tests.operator.reconcilers.world import World
+
+ACME = Key("Tenant", "", "acme")
+
+
+class Told:
+    """A world with one tenant, and what its board says is news."""
+
+    def __init__(self, **tokens: Any) -> None:
+        self.world = World(tenant("acme", "team-a", tokens=tokens), *surroundings("team-a"))
+        self.news: list[Key] = []
+        self.world.context.budgets.on_news = self.news.append
+
+    def tell(self, used: int, gateway: str = "g1") -> None:
+        now = self.world.time
+        day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        uses = (TokenUse(window="day", start_s=int(day.timestamp()), used=used),)
+        self.world.context.budgets.take(GatewayLoad(gateway=gateway, boot="b", tenants={"acme": uses}), now)
+
+    async def reconcile(self) -> list[dict[str, Any]]:
+        await self.world.reconcile("Tenant", "acme", "")
+        (stored,) = self.world.kube.all(TENANTS)
+        tokens: list[dict[str, Any]] = stored["status"].get("tokens", [])
+        return tokens
+
+
+async def test_a_tenant_with_limits_says_what_it_has_used() -> None:
+    told = Told(perDay="1k", perMinute="100")
+    assert await told.reconcile() == []
+    assert told.world.context.budgets.is_needed()
+    told.tell(300)
+    assert told.news == [ACME]
+    minute, day = await told.reconcile()
+    assert (minute["window"], minute["limit"], "resetsAt" in minute) == ("minute", 100, False)
+    assert (day["used"], day["limit"]) == (300, 1000)
+    assert day["resetsAt"].endswith("T00:00:00Z")
+
+
+async def test_what_changes_all_the_time_is_written_now_and_then_and_what_rests_is_not() -> None:
+    told = Told(perDay="1k")
+    await told.reconcile()
+    for used in range(1, int(NEWS_S)):
+        told.tell(used)
+        told.world.pass_time(1)
+        if used == 1:
+            await told.reconcile()
+    assert told.news == [ACME]
+    told.world.pass_time(2)
+    told.tell(77)
+    assert told.news == [ACME, ACME]
+    (day,) = await told.reconcile()
+    assert day["used"] == 77
+    told.world.kube.forget_writes()
+    for _ in range(300):
+        told.world.pass_time(1)
+        told.tell(77)
+    await told.reconcile()
+    assert told.news == [ACME, ACME]
+    assert told.world.kube.writes == []
+
+
+async def test_a_gateway_that_is_gone_takes_what_it_counted_alone_with_it() -> None:
+    told = Told(perDay="1k")
+    told.tell(10, "g1")
+    told.tell(20, "g2")
+    assert (await told.reconcile())[0]["used"] == 30
+    told.world.pass_time(FRESH_S + 1)
+    assert (await told.reconcile())[0]["used"] == 30
+    told.tell(20, "g2")
+    assert (await told.reconcile())[0]["used"] == 20
+
+
+async def test_limits_that_are_taken_away_leave_the_status() -> None:
+    told = Told(perDay="1k")
+    told.tell(10)
+    assert await told.reconcile()
+    (stored,) = told.world.kube.all(TENANTS)
+    told.world.kube.put({**stored, "spec": {"namespaces": ["team-a"]}})
+    assert not await told.reconcile()
+    assert not told.world.context.budgets.is_needed()
+
+
+async def test_a_new_leader_keeps_what_is_written_until_a_gateway_tells() -> None:
+    told = Told(perDay="1k")
+    told.tell(10)
+    await told.reconcile()
+    told.world.context.budgets.clear()
+    told.world.kube.forget_writes()
+    assert (await told.reconcile())[0]["used"] == 10
+    assert told.world.kube.writes == []
+    told.world.pass_time(2)
+    told.tell(10)
+    assert told.news == [ACME]
