@@ -8,6 +8,7 @@ The rules that are decided here:
   they stand or, as long as they have no node, nowhere in particular.
 - Of a pool's replicas, the first minReplicas (or all of a fixed number) are its minimum: those that hold accelerators
   before those that wait, then the oldest. The others are burst replicas.
+- A replica whose pool is gone, or cannot be read, holds what it holds (`quota_orphans`).
 - A gang of which not all pods were made yet does not wait for anything: it would be admitted in part.
 - A gang is waiting while all of its pods are gated. One that has lost some gates was admitted: releasing is one write
   for each pod, and an operator may be killed in between.
@@ -21,9 +22,10 @@ becomes of the plan `quota_writes` says.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from llmos.api import AcceleratorClass, InferencePool, Tenant, Toleration
@@ -50,6 +52,7 @@ from llmos_operator.planning.quota import (
     Snapshot,
     Swap,
 )
+from llmos_operator.planning.quota_orphans import build_stand_in
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
 from llmos_operator.planning.quota_tenants import build_tenant_quotas
 from llmos_operator.planning.schedule import find_limits
@@ -148,10 +151,10 @@ def build_snapshot(
     )
 
 
-def build_nodes(observed: Observed, gangs: Iterable[Gang], domain_labels: Sequence[str]) -> tuple[Node, ...]:
+def build_nodes(observed: Observed, gangs: Sequence[Gang], domain_labels: Sequence[str]) -> tuple[Node, ...]:
     """Return the accelerators of all nodes, each under one class."""
     held = _held_by_gangs(gangs)
-    taken = _held_by_others(observed)
+    taken = _held_by_others(observed, {gang.id for gang in gangs})
     nodes = []
     for node in sorted(observed.nodes, key=lambda node: str(node["metadata"]["name"])):
         for accelerator in _classes_of(node, observed.classes):
@@ -173,22 +176,27 @@ def build_nodes(observed: Observed, gangs: Iterable[Gang], domain_labels: Sequen
 
 
 def build_gangs(observed: Observed, owners: Owners) -> tuple[Gang, ...]:
-    """Return the replicas of all pools on accelerators, those that wait and those that hold some."""
+    """Return the replicas of all pools on accelerators, those that wait and those that hold some, and those that hold
+    some and have no pool any more."""
     pools = {(pool.metadata.namespace or "", pool.metadata.name): pool for pool in observed.pools}
     tenants = {tenant.metadata.name: tenant for tenant in observed.tenants.readable}
     replicas: dict[tuple[str, str], dict[str, list[JsonObject]]] = {}
     for pod in observed.pods:
         labels = _labels(pod)
         key = pod["metadata"]["namespace"], labels.get(LABEL_POOL, "")
-        if key in pools and LABEL_REPLICA in labels:
+        if LABEL_REPLICA in labels and (key in pools or _holds_any(pod, observed.classes)):
             replicas.setdefault(key, {}).setdefault(labels[LABEL_REPLICA], []).append(pod)
     gangs = []
     for key, members in replicas.items():
-        pool = pools[key]
-        if pool.spec.accelerator.class_name != CPU_CLASS:
+        pool = pools.get(key) or build_stand_in(*key, list(chain(*members.values())), observed.classes)
+        if pool is not None and pool.spec.accelerator.class_name != CPU_CLASS:
             name = owners.by_namespace.get(key[0], "")
             gangs += _build_gangs_of_pool(pool, members, name, tenants.get(name), observed)
     return tuple(gangs)
+
+
+def _holds_any(pod: JsonObject, classes: Iterable[AcceleratorClass]) -> bool:
+    return bool(_node_of(pod)) and _phase(pod) not in _FINISHED and requests_accelerators(pod, classes)
 
 
 def _build_gangs_of_pool(
@@ -291,16 +299,15 @@ def _held_by_gangs(gangs: Iterable[Gang]) -> Counter[tuple[str, str]]:
     return held
 
 
-def _held_by_others(observed: Observed) -> Counter[tuple[str, str]]:
-    """Accelerators by node and resource that pods of nobody's pools hold."""
-    pools = {(pool.metadata.namespace or "", pool.metadata.name) for pool in observed.pools}
+def _held_by_others(observed: Observed, gangs: Container[str]) -> Counter[tuple[str, str]]:
+    """Accelerators by node and resource that pods hold that are of no gang."""
     resources = {accelerator.spec.resource_name for accelerator in observed.classes}
     taken: Counter[tuple[str, str]] = Counter()
     for pod in observed.pods:
         node = _node_of(pod)
         if not node or _phase(pod) in _FINISHED:
             continue
-        if (pod["metadata"]["namespace"], _labels(pod).get(LABEL_POOL, "")) in pools:
+        if LABEL_POOL in _labels(pod) and f"{pod['metadata']['namespace']}/{_labels(pod).get(LABEL_REPLICA)}" in gangs:
             continue
         for resource in resources:
             taken[node, resource] += sum(_requested(container, resource) for container in pod["spec"]["containers"])

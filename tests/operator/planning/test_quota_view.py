@@ -278,6 +278,44 @@ class TestGangs:
         assert snapshot(pod("chat-r1-0", of="unknown", on="n1")).gangs == ()
 
 
+class TestOrphans:
+    """Replicas whose pool is deleted, and whose pods still end."""
+
+    @staticmethod
+    def left_over(**more: Any) -> dict[str, Any]:
+        left = pod("gone-r1-0", of="gone", **more)
+        left["spec"]["containers"] = [{"resources": {"limits": {GPU: "3"}}}]
+        return left
+
+    @pytest.mark.parametrize("ending", [True, False])
+    def test_one_is_its_tenant_s_until_its_pods_have_ended(self, ending: bool) -> None:
+        seen = snapshot(self.left_over(on="n1", ending=ending))
+        (only,) = seen.gangs
+        assert (only.tenant, only.accelerators, only.kind) == ("a", 3, GangKind.BURST if ending else GangKind.REPLICA)
+        assert only.placement == Placement(H100, ("n1",))
+        assert only.state is (GangState.ENDING if ending else GangState.RUNNING)
+        assert [each.taken for each in seen.nodes] == [0], "it would count twice"
+
+    def test_its_tenant_gets_no_more_than_its_quota_meanwhile(self) -> None:
+        waiting = pod("chat-r1-0", gated=True)
+        owner = tenant("a", "team-a", quota=[{"class": H100, "guaranteed": 4, "borrowLimit": 0}])
+
+        def admit(phase: str) -> int:
+            left = self.left_over(on="n1", ending=True, phase=phase)
+            return len(plan_quota(snapshot(left, waiting, tenants=(owner,))).admit)
+
+        assert (admit("Running"), admit("Failed")) == (0, 1)
+
+    def test_one_that_no_class_explains_counts_on_its_node_for_nobody(self) -> None:
+        strange = self.left_over(on="n1")
+        strange["spec"]["nodeSelector"] = {"by": "hand"}
+        seen = snapshot(strange)
+        assert (seen.gangs, [each.taken for each in seen.nodes]) == ((), [3])
+
+    def test_one_that_waits_holds_nothing(self) -> None:
+        assert snapshot(self.left_over(gated=True)).gangs == ()
+
+
 class TestRecord:
     @given(
         record=st.builds(
