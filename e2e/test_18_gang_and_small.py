@@ -118,7 +118,7 @@ async def test_a_gang_gets_whole_nodes_and_small_ones_are_not_starved(
 
 async def wait_for_large(api: Api, watch: Watch, namespace: str, what: str) -> Object:
     """Wait until the large replica serves, with a whole node for each of its pods; return its pool."""
-    pods = await watch.wait_until_released(what)
+    await watch.wait_until_released(what)
     pool = await api.get("InferencePool", "pool", namespace)
     assert pool is not None
     pool = await wait_ready(api, pool)
