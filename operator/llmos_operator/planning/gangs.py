@@ -113,7 +113,8 @@ def _build_replica(
         lost_at=max(_lost_times(gang), default=None),
         incomplete=len(gang) < read_size(gang) and state is ReplicaState.STARTING,
         is_torn=state is ReplicaState.TERMINATING and (not all(map(is_going, gang)) or _is_any_lost(gang, now)),
-        is_ending=failure is not None and any(map(is_holding, gang)),
+        # For one that was withdrawn another is made at once: it waits behind its gates, and the ledger counts this one.
+        is_ending=failure is not None and withdrawn is None and any(map(is_holding, gang)),
         is_gated=state is ReplicaState.STARTING and all(waits_for_admission(pod) for pod in gang),
         admitted=datetime.fromtimestamp(record.admitted_s, UTC) if record.admitted_s else None,
         withdrawn=withdrawn,

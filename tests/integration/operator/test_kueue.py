@@ -217,8 +217,12 @@ async def test_replicas_wait_for_kueue_start_in_its_order_and_come_back_after_it
             assert all(pod["metadata"]["annotations"]["llmos.dev/attempt"] == "0" for pod in await cluster.pods())
             promoted = {name_of(pod) for pod in await cluster.admitted()}
             assert promoted == before - {name_of(victim)}
-            pool = await cluster.kube.get(INFERENCE_POOLS, "chat", namespace) or {}
-            assert pool["status"]["accelerators"] == 2
+
+            async def has_two_accelerators() -> bool:
+                pool = await cluster.kube.get(INFERENCE_POOLS, "chat", namespace) or {}
+                return bool(pool["status"]["accelerators"] == 2)
+
+            await wait_until(has_two_accelerators)
 
             kueue.quota = 3
             await wait_until(lambda: cluster.has(admitted=3, waiting=0))

@@ -185,6 +185,12 @@ def test_the_ledger_withdraws_whom_it_admitted() -> None:
     assert pods_to_retire([starting(annotations=placed), unscheduled(1, 500)], TIMES, NOW) == []
 
 
+def test_one_that_is_withdrawn_while_a_pod_of_it_does_not_end_is_replaced_nevertheless() -> None:
+    withdrawn = build_record_annotation(QuotaRecord(attempts=1, is_withdrawn=True))
+    replica = read(serving(annotations=withdrawn))
+    assert (replica.state, replica.is_ending, replica.retry_at) == (ReplicaState.FAILED, False, NOW)
+
+
 def test_replicas_of_an_earlier_size_are_read_by_their_own() -> None:
     old = build_pod(phase="Running", conditions=[ready(since_s=60)], containerStatuses=[running(90)])
     assert read(old).state is ReplicaState.READY

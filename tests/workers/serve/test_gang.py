@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from llmos_workers.serve.command import EngineName, EngineOptions, build_command, build_environment
@@ -91,8 +93,10 @@ async def test_a_member_ends_soon_after_its_leader_and_says_that_it_only_followe
     start_serve: StartServe, meeting: tuple[str, ...]
 ) -> None:
     leader, member = await start_both(start_serve, meeting)
+    engine = leader.find_engine()
     leader.process.kill()
-    leader.find_engine().kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        engine.kill()
     assert await member.wait_for_exit() == 1
     assert member.read_termination()["reason"] == "GangBroken"
 

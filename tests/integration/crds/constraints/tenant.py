@@ -41,6 +41,8 @@ TENANT_CASES: Final = [
     longest_text(_TENANT, "spec.cohort", 63),
     Case(_TENANT, "spec.cohort", "pattern", "research", "-research"),
     Case(_TENANT, "spec.cohort", "pattern", "", "a b"),
+    longest_text(_TENANT, "spec.kueue.queueName", 63),
+    Case(_TENANT, "spec.kueue.queueName", "pattern", "team-queue", "Team_Queue"),
     *limits(_TENANT, "spec.weight", 1, 1000),
     Case(
         _TENANT,
