@@ -46,7 +46,7 @@ GUARANTEED = CAPACITY * 3 // 4 // TENANTS
 """A quarter is nobody's, and lent to whoever asks."""
 BORROW_LIMIT = GUARANTEED
 ACTION_EVERY_S = 0.5
-SIZES = (1, 1, 1, 2, 2, 4, 4, 8)
+SIZES = (1, 2, 4, 4, 8, 8)
 POOLS_PER_TENANT = 6
 PRIORITIES = {"e2e-low": 0, "e2e-high": 50}
 GANG_DEADLINE_S = 120 + 60
@@ -57,6 +57,11 @@ COMPARE_S = 10.0
 MISSED_S = 60.0
 """What was not told for so long was missed; a busy machine tells late."""
 AT_A_TIME = 8
+
+
+def compute_most(count: int) -> int:
+    """Most replicas of a pool with `count` accelerators each: six such pools ask for more than the tenant may hold."""
+    return max(1, (GUARANTEED + BORROW_LIMIT) * 3 // 2 // POOLS_PER_TENANT // count)
 
 
 @dataclass
@@ -74,14 +79,13 @@ class Town:
     async def create(self, namespace: str) -> None:
         self.made += 1
         count = self.dice.choice(SIZES)
-        # Between nothing much and all that the tenant may ever hold, six pools together.
-        most = max(1, (GUARANTEED + BORROW_LIMIT) // POOLS_PER_TENANT // count)
+        most = compute_most(count)
         pool = build_pool(
             namespace,
             name=f"pool-{self.made}",
             accelerator=KWOK_CLASS,
             count=count,
-            replicas=self.dice.randint(1, most),
+            replicas=self.dice.randint(-(-most // 2), most),
             priorityClassName=self.dice.choice(sorted(PRIORITIES)),
             drain={"timeoutSeconds": 5},
         )
@@ -104,8 +108,7 @@ class Town:
         elif action == "priority":
             await self._change(place, name, {"priorityClassName": self.dice.choice(sorted(PRIORITIES))})
         else:
-            most = max(1, (GUARANTEED + BORROW_LIMIT) // POOLS_PER_TENANT // count)
-            await self._change(place, name, {"replicas": self.dice.randint(0, most)})
+            await self._change(place, name, {"replicas": self.dice.randint(0, compute_most(count))})
 
     async def _change(self, namespace: str, name: str, spec: Object) -> None:
         self.pools[namespace, name] = await self.api.patch("InferencePool", name, namespace, {"spec": spec})

@@ -168,7 +168,12 @@ class Operator:
             budgets=self._budgets,
         )
         dispatcher = Dispatcher(context, self._reconcilers, self._metrics)
-        queue = WorkQueue(dispatcher.process, workers=self._options.workers, on_failure=dispatcher.on_failure)
+        queue = WorkQueue(
+            dispatcher.process,
+            workers=self._options.workers,
+            on_failure=dispatcher.on_failure,
+            own_workers=frozenset({QUOTA}),
+        )
         self._metrics.watch_queue(lambda: queue.depth, queue.oldest_waiting_s, lambda: queue.running)
         self._quota.on_news = queue.add
         self._budgets.on_news = queue.add

@@ -9,6 +9,9 @@ no key is ever with two workers, and the memory is bounded by the number of dist
 is answered quickly while thousands of objects are merely looked at again; every eighth turn is routine's, so that it
 goes on under a flood of news.
 
+A key on which all others wait may have a worker of its own (`own_workers`): it starts whenever it is due, however busy
+the others are.
+
 A failed key is tried again after base x 2^(n-1), at most `cap`, less a random share of up to `jitter`, so that many
 keys that failed together do not return together. The first success forgets the failures.
 
@@ -62,6 +65,7 @@ class WorkQueue(Generic[K]):
             None. Whatever it raises is a failure; an attribute `retry_after_s` of the error is the least delay.
         workers: how many keys may be processed at a time.
         on_failure: told the key, the error and the delay until the next try.
+        own_workers: keys that have a worker of their own, beyond `workers`.
     """
 
     def __init__(
@@ -72,12 +76,14 @@ class WorkQueue(Generic[K]):
         backoff: Backoff = Backoff(),
         on_failure: Callable[[K, Exception, float], None] = lambda _key, _error, _delay_s: None,
         chance: Callable[[], float] = random.random,
+        own_workers: frozenset[K] = frozenset(),
     ) -> None:
         self._process = process
         self._workers = workers
         self._backoff = backoff
         self._on_failure = on_failure
         self._chance = chance
+        self._own_workers = own_workers
         # Keys by lane, in order, with the time since when they are due.
         self._news: OrderedDict[K, float] = OrderedDict()
         self._routine: OrderedDict[K, float] = OrderedDict()
@@ -178,18 +184,27 @@ class WorkQueue(Generic[K]):
             self._start_due()
 
     def _start_due(self) -> None:
-        while len(self._running) < self._workers and not (self._is_paused or self._is_stopping):
+        if self._is_paused or self._is_stopping:
+            return
+        for key in self._own_workers:
+            if key in self._news or key in self._routine:
+                self._start(key)
+        while len(self._running) - len(self._own_workers & self._running.keys()) < self._workers:
             lane = self._choose_lane()
             if not lane:
                 return
-            key, _ = lane.popitem(last=False)
-            # This run sees everything that the timer was set for.
-            if timer := self._timers.pop(key, None):
-                timer[1].cancel()
-            task = asyncio.get_running_loop().create_task(self._work(key), name=f"reconcile {key}")
-            self._running[key] = _Run(task, self._now_s())
-            # Not a `finally` in the task: one that is cancelled before its first step never gets there.
-            task.add_done_callback(functools.partial(self._finish, key))
+            self._start(next(iter(lane)))
+
+    def _start(self, key: K) -> None:
+        self._news.pop(key, None)
+        self._routine.pop(key, None)
+        # This run sees everything that the timer was set for.
+        if timer := self._timers.pop(key, None):
+            timer[1].cancel()
+        task = asyncio.get_running_loop().create_task(self._work(key), name=f"reconcile {key}")
+        self._running[key] = _Run(task, self._now_s())
+        # Not a `finally` in the task: one that is cancelled before its first step never gets there.
+        task.add_done_callback(functools.partial(self._finish, key))
 
     def _choose_lane(self) -> OrderedDict[K, float]:
         if not (self._news and self._routine):

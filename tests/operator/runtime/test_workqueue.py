@@ -317,3 +317,26 @@ def test_a_delay_of_nothing_may_be_shortened_in_the_loop_that_the_operator_runs_
         return done
 
     assert uvloop.run(run()) == ["key"]
+
+
+async def test_a_key_with_a_worker_of_its_own_waits_for_nobody_and_takes_nobodys_place() -> None:
+    started: list[str] = []
+    release = asyncio.Event()
+
+    async def hold(key: str) -> None:
+        started.append(key)
+        if key != "quota":
+            await release.wait()
+
+    queue = WorkQueue(hold, workers=2, own_workers=frozenset({"quota"}))
+    for key in ("a", "b", "c", "quota"):
+        queue.add(key)
+    await asyncio.sleep(0)
+    assert started == ["a", "b", "quota"]
+    queue.add_after("quota", 0.0)
+    await asyncio.sleep(0.01)
+    assert started == ["a", "b", "quota", "quota"]
+    release.set()
+    await asyncio.sleep(0.01)
+    assert started[-1] == "c"
+    assert queue.depth == 0
