@@ -186,20 +186,30 @@ def _read_stream_options(fields: Mapping[str, Any]) -> tuple[bool, bool]:
 
 
 def _read_choices(fields: Mapping[str, Any]) -> int:
-    # Anything else is the engine's to refuse.
-    number = fields.get("n")
-    return number if isinstance(number, int) and number > 0 else 1
+    # Less is the engine's to refuse.
+    return max(1, _read_count(fields, "n") or 1)
+
+
+def _read_count(fields: Mapping[str, Any], name: str) -> int | None:
+    # Engines take "64" for 64: what is not counted here would be answered without a reservation.
+    value = fields.get(name)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise BadRequestError(f"'{name}' must be a whole number.", "invalid_type", param=name)
 
 
 def _read_answer_tokens(part: ApiPart, fields: Mapping[str, Any]) -> int | None:
     if part is ApiPart.EMBEDDINGS:
         return 0
-    for name in _LENGTH_FIELDS[part]:
-        number = fields.get(name)
-        # Anything else is the engine's to refuse.
-        if isinstance(number, int) and not isinstance(number, bool) and number > 0:
+    # All are looked at: engines do not agree about which one goes first.
+    numbers = [_read_count(fields, name) for name in _LENGTH_FIELDS[part]]
+    for number in numbers:
+        # Less is the engine's to refuse.
+        if number is not None and number > 0:
             return number
-    return COMPLETION_TOKENS if part is ApiPart.COMPLETIONS else None
+    # A null is no default: vLLM then answers until the context is full.
+    is_default = part is ApiPart.COMPLETIONS and ("max_tokens" not in fields or numbers != [None])
+    return COMPLETION_TOKENS if is_default else None
 
 
 def _check_prompt(part: ApiPart, fields: Mapping[str, Any]) -> None:

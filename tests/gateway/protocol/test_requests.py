@@ -118,9 +118,45 @@ def test_whoever_asks_for_all_counts_gets_what_was_asked_for() -> None:
     assert send(request) == {**CHAT, "stream": True, "stream_options": FORCED, "cache_salt": SALT}
 
 
-@pytest.mark.parametrize(("number", "choices"), [(None, 1), (3, 3), (0, 1), ("many", 1)])
+@pytest.mark.parametrize(("number", "choices"), [(None, 1), (3, 3), (0, 1)])
 def test_how_many_answers_a_prompt_gets_is_known(number: Any, choices: int) -> None:
     assert parse({**CHAT, "n": number}).choices == choices
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (ApiPart.CHAT, "n"),
+        (ApiPart.CHAT, "max_tokens"),
+        (ApiPart.CHAT, "max_completion_tokens"),
+        (ApiPart.COMPLETIONS, "max_tokens"),
+        (ApiPart.RESPONSES, "max_output_tokens"),
+    ],
+)
+@pytest.mark.parametrize("value", ["100000", 100000.0, True, [1]])
+def test_a_count_that_an_engine_would_read_and_the_gateway_would_not_is_refused(
+    part: ApiPart, name: str, value: Any
+) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        parse({"model": "team/m", **PROMPTS[part], name: value}, part)
+    assert (caught.value.code, caught.value.param) == ("invalid_type", name)
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "tokens"),
+    [
+        (ApiPart.COMPLETIONS, {}, 16),
+        (ApiPart.COMPLETIONS, {"max_tokens": 0}, 16),
+        # vLLM answers until the context is full.
+        (ApiPart.COMPLETIONS, {"max_tokens": None}, None),
+        (ApiPart.CHAT, {"max_tokens": 7, "max_completion_tokens": None}, 7),
+        (ApiPart.CHAT, {"max_tokens": 7, "max_completion_tokens": 5}, 5),
+        (ApiPart.CHAT, {"max_tokens": None}, None),
+        (ApiPart.EMBEDDINGS, {}, 0),
+    ],
+)
+def test_how_long_an_answer_may_be_is_known(part: ApiPart, fields: dict[str, Any], tokens: int | None) -> None:
+    assert parse({"model": "team/m", **PROMPTS[part], **fields}, part).answer_tokens == tokens
 
 
 def test_a_response_stream_needs_no_options() -> None:
@@ -173,7 +209,8 @@ PROMPTS: dict[ApiPart, dict[str, Any]] = {
     ApiPart.EMBEDDINGS: {"input": "hi"},
     ApiPart.RESPONSES: {"input": "hi"},
 }
-HANDLED = {"model", "messages", "prompt", "input", "stream", "stream_options", "structured_outputs"}
+COUNTS = {"n", "max_tokens", "max_completion_tokens", "max_output_tokens"}
+HANDLED = {"model", "messages", "prompt", "input", "stream", "stream_options", "structured_outputs", *COUNTS}
 Names = st.sampled_from([*FORBIDDEN, *sorted(set().union(*PASSED.values()) - HANDLED)]) | st.text(max_size=12)
 
 
