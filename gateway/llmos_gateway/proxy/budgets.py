@@ -7,7 +7,7 @@ enforced the caller is told nothing. What refuses, and what the caller can do:
     day, month                     429 insufficient_quota    Retry-After: until the window ends
     running requests hold it       429 rate_limit_exceeded   Retry-After: a second
     more than the limit itself     429 rate_limit_exceeded   never fits, so there is no Retry-After
-    the account cannot be reached  503 budget_store_unavailable
+    the account cannot be reached  503 budget_store_unavailable; where nothing is enforced it is not counted
 
 `x-should-retry: false` keeps OpenAI's clients, which take no Retry-After beyond a minute, from trying again at once.
 """
@@ -77,6 +77,8 @@ class Budgets:
         try:
             outcome = await self._store.open(key.tenant, terms, quote)
         except StoreAwayError as error:
+            if not terms.is_enforced:
+                return None
             raise build_error(error) from None
         if isinstance(outcome, Refused):
             raise build_error(outcome)

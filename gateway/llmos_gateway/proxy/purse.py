@@ -66,6 +66,9 @@ class Purse:
         try:
             refusal = await self._store.grow(tab, least, beyond + step)
         except StoreAwayError as error:
+            self._is_last = True
+            if not beyond or not tab.terms.is_enforced:
+                return
             self._is_over = True
             raise self._build_error(error) from None
         self._is_last = tab.amount < beyond + step

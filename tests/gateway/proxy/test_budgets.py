@@ -377,6 +377,19 @@ async def test_without_the_store_requests_go_on_for_a_while_and_are_then_told_wh
         assert await read_status(stage.post()) == 200
 
 
+async def test_in_shadow_nobody_is_refused_when_the_store_is_away(server: Server) -> None:
+    options = {"budget_store": server.url, "budget_away_s": 0.0}
+    shadow = {"perDay": "1000", "mode": "shadow"}
+    async with open_engine(endless) as engine, open_tenant(engine, options=options, **shadow) as stage:
+        async with ask(stage, stream=True) as response:
+            await response.content.readuntil(b"\n\n")
+            server.kill()
+            for _ in range(5000):
+                assert b"error" not in await response.content.readuntil(b"\n\n")
+        async with ask(stage, stream=True) as response:
+            assert response.status == 200
+
+
 async def test_the_operator_is_told_what_tenants_have_used() -> None:
     async with open_engine() as engine, open_tenant(engine, perDay="1000") as stage:
         assert await read_status(ask(stage, max_tokens=100)) == 200
