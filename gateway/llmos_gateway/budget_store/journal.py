@@ -9,6 +9,7 @@ One process writes a file: a lock says so, and ends with the process however tha
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -144,7 +145,9 @@ class Journal:
         self._file = self._path.open("ab", buffering=0)
 
     def _write(self, file: IO[bytes], data: bytes) -> None:
-        file.write(data)
+        if file.write(data) != len(data):
+            # A disk that is nearly full takes a part, and says nothing.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         file.flush()
         os.fdatasync(file.fileno())
         self._size += len(data)

@@ -32,8 +32,10 @@ from redis.exceptions import NoScriptError, RedisError
 
 from llmos_gateway.budget_store.outage import Outage
 from llmos_gateway.budget_store.steps import (
+    PROBE,
     SCRIPT,
     Step,
+    build_probe,
     build_report,
     build_settle,
     build_take,
@@ -56,8 +58,6 @@ MAX_REFUSALS: Final = 100
 """After which a step that the server always refuses holds up the others no more."""
 LONGEST_PAUSE_S: Final = 2.0
 CLOSE_S: Final = 2.0
-
-PING: Final = Step("ping", "", ())
 
 _logger = logging.getLogger(__name__)
 
@@ -251,6 +251,9 @@ class SharedStore:
             again = await self._call([steps[index] for index in unknown])
             for index, answer in zip(unknown, again, strict=True):
                 answers[index] = answer
+        if any(isinstance(answer, Exception) for answer in answers):
+            # It may be a replica by now, and its address another server's.
+            await self._redis.connection_pool.disconnect()
         return answers
 
     async def _call(self, steps: Iterable[Step]) -> list[Any]:
@@ -258,18 +261,14 @@ class SharedStore:
         lease = str(int(self._lease_s * 1000))
         pipeline = self._redis.pipeline(transaction=False)
         for step in steps:
-            if step is PING:
-                pipeline.ping()
-                continue
             keys = step.build_keys()
             pipeline.execute_command("EVALSHA", self._sha, len(keys), *keys, step.name, now, lease, *step.arguments)
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
         return answers
 
     def _done(self, step: Step, answer: Sequence[Any]) -> None:
-        if step is PING:
-            return
-        self._known[step.tenant] = read_uses(answer)
+        if step.name != PROBE:
+            self._known[step.tenant] = read_uses(answer)
         if step.outcome is not None and not step.outcome.done():
             step.outcome.set_result(answer)
 
@@ -285,7 +284,7 @@ class SharedStore:
         for step in waiting:
             self._drop(step)
         # Something is tried, so that it is noticed when the store is back.
-        self._steps = deque([step for step in waiting if step.is_kept] or [PING])
+        self._steps = deque([step for step in waiting if step.is_kept] or [build_probe()])
         self._has_steps.set()
 
     def _succeeded(self, *, has_sent_all: bool) -> None:

@@ -12,6 +12,7 @@ from llmos_gateway.limits import WINDOWS, Granted, Refused, Terms, Use
 
 SCRIPT: Final = files("llmos_gateway.budget_store").joinpath("budget.lua").read_text(encoding="utf-8")
 KEYS: Final = ("counters", "open", "leases", "closed", "graves")
+PROBE: Final = "probe"
 _PREFIX: Final = "llmos:budget"
 
 
@@ -58,6 +59,11 @@ def build_charge(tenant: str, number: str, starts: Sequence[int], used: int) -> 
 def build_report(tenant: str, spent: Sequence[tuple[str, int]]) -> Step:
     """Return the step that keeps running requests alive, with what they have used so far."""
     return Step("report", tenant, tuple(word for number, amount in spent for word in (number, str(amount))))
+
+
+def build_probe() -> Step:
+    """Return a step that counts nothing, and is done only by a server that would do the others: it writes."""
+    return Step(PROBE, "", ())
 
 
 def read_uses(answer: Sequence[Any]) -> tuple[Use, ...]:

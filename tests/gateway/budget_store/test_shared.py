@@ -253,3 +253,30 @@ async def test_it_ends_when_it_is_told_to_also_on_a_round_trip_and_tells_the_res
         assert done
         await asyncio.wait_for(store.close(), 3)
         assert read(server) == ((turns + 1) * 20, 0)
+
+
+async def test_a_server_that_takes_no_writes_is_away_until_it_takes_them(server: Server) -> None:
+    async with open_store(server, away_s=1.0) as store:
+        await granted(store, 100)
+        with Redis(port=server.port) as client:
+            before = find_clients(client)
+            client.replicaof("127.0.0.1", "1")
+            assert isinstance(await reserve(store, 600), Tab)
+            await asyncio.sleep(0.5)
+            # The same outage: what it has granted is gone.
+            assert isinstance(await reserve(store, 600), Refused)
+            assert before
+            assert not find_clients(client) & before, "a failover would never be noticed"
+            await asyncio.sleep(0.6)
+            with pytest.raises(StoreAwayError):
+                await reserve(store, 1)
+            client.replicaof("NO", "ONE")
+        async with asyncio.timeout(10):
+            while store._outage is not None:  # noqa: ASYNC110 - it notices by itself
+                await asyncio.sleep(0.02)
+        assert isinstance(await reserve(store, 1), Tab)
+
+
+def find_clients(client: Redis) -> set[str]:
+    own = client.client_id()
+    return {other["id"] for other in client.client_list(_type="normal") if int(other["id"]) != own}
