@@ -7,6 +7,7 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 import uvloop
@@ -197,6 +198,11 @@ def _check_store(url: str) -> str:
         raise typer.BadParameter(
             "Give a URL that begins with redis://, rediss:// or unix://.", param_hint="--budget-store"
         )
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        message = "The URL cannot be read. Write special characters of the password as in URLs: / is %2F, @ is %40."
+        raise typer.BadParameter(message, param_hint="--budget-store") from None
     return url
 
 

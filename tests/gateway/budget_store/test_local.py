@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -124,6 +125,24 @@ async def test_a_disk_that_fails_stops_nobody_and_is_written_again(
     running.cancel()
     assert json.loads(path.read_text())["day"][1] == 40
     await store.close()
+
+
+def test_a_line_of_which_a_full_disk_takes_a_part_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.open()
+    journal.append({"acme": build_uses(10)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            journal.append({"acme": build_uses(20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.append({"other": build_uses(1)})
+    journal.close()
+    state = read_state(path)
+    assert (state["acme"]["day"][1], state["other"]["day"][1]) == (20, 1)
 
 
 async def test_gateways_without_a_shared_store_grant_a_part_each() -> None:

@@ -120,3 +120,11 @@ def test_nonsense_on_the_command_line_is_refused(tmp_path: Path, arguments: tupl
 def test_tracing_is_imported_only_where_it_is_configured() -> None:
     program = "import sys, llmos_gateway.main; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+async def test_a_url_of_a_store_that_cannot_be_read_is_told_without_its_password(tmp_path: Path) -> None:
+    with run_gateway(tmp_path, "--budget-store", "redis://:geheim/nis@store:6379/0") as process:
+        out, errors = await asyncio.to_thread(process.communicate, timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert "%2F" in errors
+    assert "geheim" not in out + errors
