@@ -5,8 +5,8 @@ say it is open ended:
 
     a stream          begins with `STEP_TOKENS` and reserves more as it goes on, so that it holds little that it does
                       not need, and may run out on its way
-    a whole answer    reserves what the model's context allows, or what is left if that is less; then the engine is
-                      told to stop there, for nobody could stop it later
+    a whole answer    reserves the prompt and the model's context, for the prompt may be shorter than the estimate, or
+                      what is left if that is less; then the engine is told to stop there, for nobody could later
 
 The number of prompt tokens is an estimate (`prompts`); the engine's own number replaces it at the end.
 """
@@ -39,12 +39,14 @@ class Quote:
     """What of it is for the prompt."""
     answer_token: int = 0
     """What one token of each choice counts; 0 where the answer is bounded already."""
+    longest: int = 0
+    """Tokens that the context surely has room for behind the prompt; an engine may refuse to be asked for more."""
 
     def find_cap(self, amount: int) -> int | None:
         """Return how long the answer may be with what was granted, None if nobody has to tell the engine."""
         if not self.answer_token or self.step or amount >= self.most:
             return None
-        return max(1, (amount - self.prompt) // self.answer_token)
+        return max(1, min(self.longest, (amount - self.prompt) // self.answer_token))
 
 
 def build_quote(
@@ -75,8 +77,9 @@ def build_quote(
     if is_stream:
         step = token * STEP_TOKENS
         return _build(prompt + token, prompt + step, step=step, prompt=prompt, answer_token=token)
-    longest = max(1, context_tokens - prompt_tokens) if context_tokens else UNKNOWN_ANSWER_TOKENS
-    return _build(prompt + token, prompt + token * longest, prompt=prompt, answer_token=token)
+    context = context_tokens or UNKNOWN_ANSWER_TOKENS
+    longest = max(1, context - prompt_tokens) if context_tokens else context
+    return _build(prompt + token, prompt + token * context, prompt=prompt, answer_token=token, longest=longest)
 
 
 def _build(least: int, most: int, **parts: int) -> Quote:

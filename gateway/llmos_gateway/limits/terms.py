@@ -15,6 +15,7 @@ MILLI: Final = 1000
 MAX_AMOUNT: Final = 2**50
 """More is no limit: 10^12 tokens, and sums stay exact in Lua's numbers."""
 _MAX_TOKENS: Final = 2**32
+"""Of one request, whatever it asks for and an engine says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,9 @@ class Terms:
 
     def weigh(self, usage: Usage) -> int:
         """Return what an answer counts."""
-        cached = min(usage.cached_tokens, usage.prompt_tokens)
-        prompt = (usage.prompt_tokens - cached) * self.input_cost + cached * self.cached_cost
-        return prompt + usage.completion_tokens * self.output_cost
+        computed, output = min(usage.prompt_tokens, _MAX_TOKENS), min(usage.completion_tokens, _MAX_TOKENS)
+        cached = min(usage.cached_tokens, computed)
+        return (computed - cached) * self.input_cost + cached * self.cached_cost + output * self.output_cost
 
     def weigh_ahead(self, prompt_tokens: int, output_tokens: int) -> int:
         """Return what an answer counts at most, when nobody knows what the cache holds."""

@@ -64,7 +64,7 @@ def _read_counts(data: bytes) -> Usage | None:
         return None
     completion = counts.get("completion_tokens", counts.get("output_tokens"))
     details = counts.get("prompt_tokens_details") or counts.get("input_tokens_details")
-    return Usage(prompt, _read_count(completion), _read_cached(details))
+    return Usage(_read_count(prompt), _read_count(completion), _read_cached(details))
 
 
 def _read_cached(details: Any) -> int:

@@ -33,6 +33,12 @@ def test_cached_tokens_count_less_and_are_a_part_of_the_prompt() -> None:
     assert COSTS.weigh(Usage(10, 0, 60)) == 10 * 100
 
 
+@given(st.integers(0, 2**64), st.integers(0, 2**64), st.integers(0, 2**64))
+def test_whatever_an_engine_counts_is_a_number_that_sums_stay_exact_with(prompt: int, cached: int, out: int) -> None:
+    dear = Terms(input_cost=10**6, cached_cost=10**6, output_cost=10**6)
+    assert 0 <= dear.weigh(Usage(prompt, out, cached)) < 2**53
+
+
 def test_gateways_that_know_nothing_of_each_other_share_a_budget() -> None:
     part = Terms(minute=1000, month=999, concurrency=2).share(4)
     assert (part.minute, part.day, part.month, part.concurrency) == (250, None, 249, 1)
@@ -58,9 +64,19 @@ def test_an_open_stream_begins_with_little() -> None:
 
 def test_an_open_whole_answer_is_cut_to_what_is_left() -> None:
     quote = build_quote(COSTS, prompt_tokens=100, choices=2, answer_tokens=None, is_stream=False, context_tokens=1100)
-    assert quote.most == 100_000 + 2 * 4000 * 1000
     assert quote.find_cap(quote.most) is None
     assert quote.find_cap(100_000 + 2 * 4000 * 7 + 3999) == 7
+    # No more than the context has room for, or the engine refuses it.
+    assert quote.find_cap(quote.most - 1) == 1000
+
+
+@given(estimate=st.integers(1, 1000), prompt=st.integers(1, 1000), choices=st.integers(1, 4))
+def test_an_answer_that_nobody_cuts_has_reserved_all_of_the_context(estimate: int, prompt: int, choices: int) -> None:
+    prompt = min(prompt, estimate)
+    quote = build_quote(
+        COSTS, prompt_tokens=estimate, choices=choices, answer_tokens=None, is_stream=False, context_tokens=1001
+    )
+    assert COSTS.weigh(Usage(prompt, choices * (1001 - prompt))) <= quote.most
 
 
 def test_where_generated_tokens_count_nothing_an_answer_is_as_long_as_it_likes() -> None:

@@ -46,6 +46,11 @@ def test_embeddings_have_no_completion() -> None:
     assert find_usage(b'{"usage":{"prompt_tokens":5,"total_tokens":5}}') == Usage(5)
 
 
+def test_an_engine_gives_no_tokens_back() -> None:
+    counts = b'{"prompt_tokens":-1000000,"completion_tokens":-5,"prompt_tokens_details":{"cached_tokens":-7}}'
+    assert find_usage(b'{"usage":' + counts + b"}") == Usage(0, 0, 0)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_survived(data: bytes) -> None:
     find_usage(b'"usage":{' + data)
