@@ -11,7 +11,7 @@
 -- lost, or that comes late, changes no sum.
 local counters, open, leases, closed, graves = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local WINDOWS = {'minute', 'day', 'month'}
-local KEEP_S, KEEP_CLOSED_MS = 35 * 86400, 86400000
+local KEEP_S, KEEP_CLOSED_MS, MAX_AHEAD_S = 35 * 86400, 86400000, 3600
 
 local now_ms = tonumber(ARGV[2])
 if not now_ms then
@@ -41,7 +41,7 @@ local starts = {second - second % 60, second - second % 86400, find_month(second
 local used, held = {0, 0, 0}, {0, 0, 0}
 for i = 1, 3 do
   local start = tonumber(state[3 * i - 2])
-  if start and start >= starts[i] then
+  if start and start >= starts[i] and start <= now_ms / 1000 + MAX_AHEAD_S then
     starts[i], used[i], held[i] = start, tonumber(state[3 * i - 1]), tonumber(state[3 * i])
   end
 end

@@ -13,7 +13,8 @@ time, what was used never goes beyond a limit by more than what requests used be
 - What a request used beyond its reservation is charged all the same; then a counter stands beyond its limit, and
   nothing is granted until the window ends.
 - Where nothing is enforced everything is granted, and the answer says which limit it would have failed.
-- The clock may step back: a window that was reached is not left for an earlier one.
+- The clock may step back: a window that was reached is not left for an earlier one, unless it begins more than an hour
+  from now: a clock that was years ahead for a moment would stop all windows from ending.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
 from llmos_gateway.limits.terms import Terms
-from llmos_gateway.limits.windows import WINDOWS, Starts, WindowName, find_end, find_starts
+from llmos_gateway.limits.windows import MAX_AHEAD_S, WINDOWS, Starts, WindowName, find_end, find_starts
 
 Bound: TypeAlias = WindowName | Literal["concurrency"]
 
@@ -99,7 +100,7 @@ class _Account:
     def turn(self, now_s: float) -> Starts:
         """Begin the windows of now."""
         for counter, start_s in zip(self.counters, find_starts(now_s), strict=True):
-            if start_s > counter.start_s:
+            if start_s > counter.start_s or counter.start_s > now_s + MAX_AHEAD_S:
                 counter.start_s, counter.used, counter.held = start_s, 0, 0
         minute, day, month = self.counters
         return minute.start_s, day.start_s, month.start_s

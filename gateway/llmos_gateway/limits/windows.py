@@ -15,6 +15,8 @@ WINDOWS: Final[tuple[WindowName, ...]] = ("minute", "day", "month")
 Starts: TypeAlias = tuple[int, int, int]
 """When the minute, the day and the month began."""
 
+MAX_AHEAD_S: Final = 3600
+"""A window that begins later than this from now was begun by a clock that was wrong, and is left."""
 _MINUTE_S: Final = 60
 _DAY_S: Final = 86_400
 _LONGEST_MONTH_S: Final = 31 * _DAY_S

@@ -124,6 +124,16 @@ def take(script: Script, number: str, amount: int, now_s: float = NOW) -> Grante
     return read_outcome(script(step, now_s), TERMS, amount)
 
 
+def test_a_clock_that_was_far_ahead_for_a_moment_does_not_stop_windows_from_ending(server: Server) -> None:
+    script = Script(server)
+    take(script, "ahead", 60, NOW + 70 * 366 * 86_400)
+    assert read(script) == (0, 0)
+    take(script, "now", 60)
+    script(build_settle("acme", "ahead", 60), NOW)
+    assert read(script) == (60, 60)
+    script.close()
+
+
 def read(script: Script, now_s: float = NOW) -> tuple[int, int]:
     use = read_uses(script(build_settle("acme", "none", 0), now_s))[2]
     return use.used, use.held

@@ -143,6 +143,15 @@ def test_a_clock_that_steps_back_gives_nothing_back() -> None:
     assert isinstance(reserve(ledger, "b", 1, now_s=NOW - 120), Refused)
 
 
+def test_a_clock_that_was_far_ahead_for_a_moment_does_not_stop_windows_from_ending() -> None:
+    ledger = Ledger()
+    reserve(ledger, "a", 100, now_s=NOW + 70 * 366 * 86_400)
+    assert used(ledger) == (0, 0, 0)
+    assert isinstance(reserve(ledger, "b", 100), Granted)
+    ledger.settle("acme", "a", 100)
+    assert used(ledger) == (100, 100, 100)
+
+
 def test_what_was_used_before_is_counted_if_its_window_is_not_over() -> None:
     ledger = Ledger()
     minute, day, month = find_starts(NOW)
