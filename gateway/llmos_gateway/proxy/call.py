@@ -14,6 +14,7 @@ from llmos_gateway.protocol.usage import Usage
 from llmos_gateway.proxy.purse import Purse
 from llmos_gateway.proxy.tracing import Span
 from llmos_gateway.routing import PromptBlocks
+from llmos_gateway.routing.blocks import BYTES_PER_TOKEN
 
 CALLER_GONE_STATUS: Final = 499
 """nginx's number for a caller that went away; only in logs and metrics."""
@@ -116,6 +117,11 @@ class Call:
         """Return what so many events of an answer hold, as the gateway sees it."""
         tokens = max(0, events - (self.part is ApiPart.CHAT))
         return Usage(self.prompt_tokens if events else 0, tokens, 0, is_exact=False)
+
+    def estimate_part(self, size: int) -> Usage:
+        """Return what so many bytes of an answer that is no stream hold, as the gateway sees it."""
+        tokens = 0 if self.part is ApiPart.EMBEDDINGS else size // BYTES_PER_TOKEN
+        return Usage(self.prompt_tokens, tokens, 0, is_exact=False)
 
     def compute_ttft_s(self) -> float | None:
         """Return the time to the first token, queueing included; None if there was none, or no stream."""

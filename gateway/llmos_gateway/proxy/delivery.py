@@ -348,12 +348,13 @@ class Delivery:
     async def _pass_large(
         self, answer: aiohttp.ClientResponse, response: web.StreamResponse, data: bytes
     ) -> web.StreamResponse:
-        call, tail = self._call, b""
+        call, tail, passed = self._call, b"", 0
         if answer.content_length is not None:
             response.content_length = answer.content_length
         await response.prepare(call.http)
         try:
             while data:
+                passed += len(data)
                 await call.http.writer.write(data)
                 # The count stands near the end; the vectors before it are not searched again and again.
                 tail = (tail + data)[-2 * MAX_USAGE_BYTES :]
@@ -361,7 +362,8 @@ class Delivery:
         except LostError as error:
             raise BadGatewayError("The replica was lost while it answered.", "replica_lost") from error
         finally:
-            call.usage = find_usage(tail)
+            # Or whoever leaves before the count, which stands at the end, would have nearly all of it for nothing.
+            call.usage = find_usage(tail) or call.estimate_part(passed)
         call.status = 200
         await response.write_eof()
         return response

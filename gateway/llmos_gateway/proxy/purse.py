@@ -3,7 +3,7 @@
 A stream that does not say how long it may be reserves more before it has used up what it has. If there is no more it
 goes on to the last token that is reserved, and ends with an error; what came beyond is neither passed on nor charged.
 A request that said how long it may be was granted all of that, and is charged what the engine counts: if the engine's
-count of the prompt is above the estimate, also beyond what was reserved.
+count of the prompt is above the estimate, also beyond what was reserved. What the gateway counted itself is not.
 """
 
 from __future__ import annotations
@@ -82,4 +82,5 @@ class Purse:
         if tab is not None:
             self._learn(usage)
             used = tab.terms.weigh(usage)
-            self._store.settle(tab, min(used, tab.reserved) if self._is_over else used)
+            is_bounded = self._is_over or not usage.is_exact
+            self._store.settle(tab, min(used, tab.reserved) if is_bounded else used)

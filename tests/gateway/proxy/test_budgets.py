@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from aiohttp import web
 
 from llmos.api.load import GatewayLoad
+from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.runtime.app import Options
 from tests.gateway.engines import (
     Engine,
@@ -288,6 +290,23 @@ async def test_a_caller_that_leaves_pays_for_what_it_got() -> None:
             await response.content.readuntil(b'"is"')
             await wait_for_used(stage, RESERVED + 100, RESERVED + 100)
         await wait_for_used(stage, PROMPT + 2)
+
+
+async def test_a_caller_that_leaves_a_large_answer_before_the_count_pays_for_what_it_got() -> None:
+    async def behave(engine: Engine, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await response.write(b'{"choices":[{"text":"' + b"a" * 4000)
+        await engine.went_on.wait()
+        return response
+
+    options = {"limits": replace(Limits(), max_buffered_bytes=100)}
+    # No estimate of the gateway's is charged beyond what was reserved.
+    for most, used in ((5000, PROMPT + 1005), (100, RESERVED + 100)):
+        async with open_engine(behave) as engine, open_tenant(engine, perDay="10k", options=options) as stage:
+            async with ask(stage, max_tokens=most) as response:
+                await response.content.readexactly(4000)
+            await wait_for_used(stage, used)
 
 
 async def test_a_caller_that_leaves_before_its_turn_pays_nothing() -> None:
