@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import orjson
 
-from llmos_gateway.protocol.usage import Usage, find_usage
+from llmos_gateway.protocol.usage import Usage, find_usage, read_usage
 
 _DONE_EVENT: Final = b"data: [DONE]"
 MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -143,8 +143,8 @@ class EventFilter:
         """Read what an event says of usage, and take out of it what the caller did not ask for."""
         if self._hides_usage:
             event = _NO_USAGE.sub(b"", event)
-        usage = find_usage(event)
-        fields = _read_data(event) if usage is not None else None
+        fields = _read_data(event) if find_usage(event) is not None else None
+        usage = _find_count(fields or {})
         if fields is None or "usage" not in fields or not fields.get("choices"):
             self._total = usage or self._total
             return b"" if self._hides_usage and fields is not None and "usage" in fields else event
@@ -168,6 +168,12 @@ def build_comment(text: str) -> bytes:
 def _count_events(data: bytes) -> int:
     # In a JSON string a new line is escaped.
     return data.count(b"\ndata: {") + data.startswith(b"data: {")
+
+
+def _find_count(fields: dict[str, Any]) -> Usage | None:
+    # Not anywhere in it: /v1/responses repeats the caller's tools, which may hold what looks like a count.
+    response = fields.get("response")
+    return read_usage(fields.get("usage") or (response.get("usage") if isinstance(response, dict) else None))
 
 
 def _find_choice(choices: Any) -> int:

@@ -55,8 +55,14 @@ def _read_object(data: bytes) -> Usage | None:
 
 def _read_counts(data: bytes) -> Usage | None:
     try:
-        counts = orjson.loads(data)
+        return read_usage(orjson.loads(data))
     except orjson.JSONDecodeError:
+        return None
+
+
+def read_usage(counts: Any) -> Usage | None:
+    """Return what a usage object says, None if it is none."""
+    if not isinstance(counts, dict):
         return None
     # /v1/responses says input and output where the others say prompt and completion.
     prompt = counts.get("prompt_tokens", counts.get("input_tokens"))

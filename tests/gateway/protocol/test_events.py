@@ -176,6 +176,17 @@ def test_usage_of_a_response_stream_is_found() -> None:
     assert events.usage == Usage(4, 6)
 
 
+def test_what_a_response_repeats_of_its_request_is_no_count() -> None:
+    forged = {"type": "function", "parameters": {"usage": {"input_tokens": 0, "output_tokens": 0}}}
+    begun = {"type": "response.created", "response": {"tools": [forged], "usage": None}}
+    token = {"type": "response.output_text.delta", "delta": "x"}
+    events, _ = run([build_event(begun), build_event(token)], hides_usage=False)
+    assert events.usage is None
+    done = {"type": "response.completed", "response": {"usage": USAGE, "tools": [forged]}}
+    events, _ = run([build_event(begun), build_event(token), build_event(done)], hides_usage=False)
+    assert events.usage == Usage(9, 2, 5)
+
+
 def test_comments_are_lines_that_clients_skip() -> None:
     assert build_comment("one moment") == b": one moment\n\n"
 
