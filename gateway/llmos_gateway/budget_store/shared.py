@@ -55,7 +55,7 @@ MAX_STEPS: Final = 256
 MAX_WAITING: Final = 100_000
 """Steps that wait for the store to come back; beyond it the oldest are left to their lease."""
 MAX_REFUSALS: Final = 100
-"""After which a step that the server always refuses holds up the others no more."""
+"""After which a step that the server always refuses, while it does others, holds them up no more."""
 LONGEST_PAUSE_S: Final = 2.0
 CLOSE_S: Final = 2.0
 
@@ -218,9 +218,10 @@ class SharedStore:
             self._steps.extendleft(reversed([step for step in steps if step.is_kept]))
             raise
         failed: list[Step] = []
+        is_server = all(isinstance(answer, Exception) for answer in answers)
         for step, answer in zip(steps, answers, strict=True):
             if isinstance(answer, Exception):
-                step.refusals += 1
+                step.refusals += not is_server
                 failed.append(step)
             else:
                 self._done(step, answer)
@@ -283,8 +284,8 @@ class SharedStore:
         waiting = [*(step for step in steps if step.refusals < MAX_REFUSALS), *self._steps]
         for step in waiting:
             self._drop(step)
-        # Something is tried, so that it is noticed when the store is back.
-        self._steps = deque([step for step in waiting if step.is_kept] or [build_probe()])
+        # The probe says whether the store is back, and whether it is the store or a step that fails.
+        self._steps = deque([build_probe(), *(step for step in waiting if step.is_kept)])
         self._has_steps.set()
 
     def _succeeded(self, *, has_sent_all: bool) -> None:

@@ -26,7 +26,7 @@ class Step:
     outcome: asyncio.Future[Sequence[Any]] | None = None
     """Of steps that somebody waits for; the others are tried until they are done."""
     refusals: int = 0
-    """How often the server answered that it cannot."""
+    """How often the server answered that it cannot, and did others."""
 
     @property
     def is_kept(self) -> bool:

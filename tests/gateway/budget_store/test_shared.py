@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from redis import Redis
 
-from llmos_gateway.budget_store import StoreAwayError, Tab
+from llmos_gateway.budget_store import StoreAwayError, Tab, shared
 from llmos_gateway.budget_store.shared import SharedStore
 from llmos_gateway.limits import Quote, Refused, Terms
 from tests.gateway.redis_server import Server
@@ -126,6 +126,7 @@ async def test_a_stream_that_grows_is_charged_for_all_of_it(server: Server) -> N
 
 _GATEWAY = """
 import asyncio, sys
+from llmos_gateway.budget_store import shared
 from llmos_gateway.budget_store.shared import SharedStore
 from llmos_gateway.limits import Quote, Terms
 
@@ -275,6 +276,35 @@ async def test_a_server_that_takes_no_writes_is_away_until_it_takes_them(server:
             while store._outage is not None:  # noqa: ASYNC110 - it notices by itself
                 await asyncio.sleep(0.02)
         assert isinstance(await reserve(store, 1), Tab)
+
+
+async def test_what_a_server_refuses_for_long_is_told_when_it_takes_writes_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "MAX_REFUSALS", 2)
+    async with open_store(server) as store:
+        tab = await granted(store, 100)
+        with Redis(port=server.port) as client:
+            client.replicaof("127.0.0.1", "1")
+            store.settle(tab, 70)
+            await asyncio.sleep(1.2)
+            client.replicaof("NO", "ONE")
+        await wait_for(server, 70)
+
+
+async def test_a_step_that_a_server_never_does_holds_up_no_others(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "MAX_REFUSALS", 3)
+    async with open_store(server) as store:
+        with Redis(port=server.port) as client:
+            client.set("llmos:budget:{broken}:counters", "no hash")
+        store.settle(Tab("1", "broken", TERMS, 10), 10)
+        store.settle(await granted(store, 100), 70)
+        async with asyncio.timeout(10):
+            while store._outage is not None or store._steps:  # noqa: ASYNC110 - it gives up by itself
+                await asyncio.sleep(0.02)
+        assert read(server) == (70, 0)
 
 
 def find_clients(client: Redis) -> set[str]:
