@@ -247,7 +247,7 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
     leader = min(pods, key=read_rank)
     record = read_record(leader["metadata"])
     state = _state_of(pods, record)
-    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(is_gated, pods)))
+    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(_has_gate, pods)))
     placement = None if holds_nothing else record.placement or _placement_without_record(pool, pods)
     created_s = _created_s(leader)
     admitted_s = record.admitted_s or created_s
