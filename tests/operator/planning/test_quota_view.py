@@ -231,7 +231,7 @@ class TestGangs:
     def test_a_gang_that_lost_a_pod_still_holds_what_it_was_admitted_to(self) -> None:
         place = QuotaRecord(Placement(H100, ("n1", "n2")), 5.0)
         (gang,) = snapshot(pod("chat-r1-0", record=place, on="n1")).gangs
-        assert (gang.state, gang.accelerators) == (GangState.STARTING, 4)
+        assert (gang.state, gang.accelerators) == (GangState.RUNNING, 4)
 
     def test_pods_from_before_there_was_a_quota_count_where_they_stand(self) -> None:
         (gang,) = snapshot(pod("chat-r1-0", on="n1", age_s=100)).gangs
