@@ -1,7 +1,8 @@
 """What a pass over a pool reads from Kueue, and writes on pods that wait for it.
 
 Kueue's objects are not watched: they may come and go with their kinds, and the operator runs without them. They are
-read while a replica waits, at most once in `LOOK_S` for each pool; that a gate was lifted comes as an event of its pod.
+read with each pass over a pool of which a replica waits, and passes come every `LOOK_S` at least; that a gate was
+lifted comes as an event of its pod.
 """
 
 from __future__ import annotations
