@@ -12,8 +12,8 @@ The rules that are decided here:
 - A gang of which not all pods were made yet does not wait for anything: it would be admitted in part.
 - A gang is waiting while all of its pods are gated. One that has lost some gates was admitted: releasing is one write
   for each pod, and an operator may be killed in between.
-- One of which a pod is gone had them all when it was released. It has not waited too long for a node: its pool says that
-  it broke, and ends it.
+- One of which a pod is gone had them all when it was released. It has not waited too long for a node: its pool says
+  that it broke, and ends it.
 - A node that takes no new pods counts with what stands on it, so that nothing is promised there.
 - A node belongs to the class with the most specific node selector that selects it: an accelerator is counted once.
 
