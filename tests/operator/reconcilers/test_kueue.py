@@ -15,6 +15,7 @@ from llmos.api.names import (
     KUEUE_PRIORITY,
     KUEUE_QUEUE,
 )
+from llmos_operator.kube.errors import Forbidden
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, RESOURCE_QUOTAS, TENANTS
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Admitter, Settings
@@ -182,6 +183,29 @@ async def test_replicas_that_wait_follow_their_pool_into_another_queue() -> None
     (pod,) = world.pods()
     assert pod["metadata"]["labels"][KUEUE_QUEUE] == "urgent"
     assert pod["metadata"]["labels"][KUEUE_PRIORITY] == "high"
+
+
+async def test_replicas_that_may_not_be_moved_are_made_anew_in_the_other_queue() -> None:
+    world = KueueCluster(gpu_pool("chat"), CRD, queue(), settings=KUEUE)
+    await world.settle()
+    (before,) = world.pods()
+    pool = world.kube.stored(INFERENCE_POOLS, NAMESPACE, "chat")
+    pool["metadata"]["labels"] = {KUEUE_QUEUE: "urgent"}
+    world.kube.put(pool)
+    world.kube.fail_next("patch", "Pod", Forbidden("a webhook says no"))
+    assert "Admitted" in {told["type"] for told in (await world.look())["status"]["conditions"]}
+    await world.settle(2)
+    (pod,) = world.pods()
+    assert pod["metadata"]["uid"] != before["metadata"]["uid"]
+    assert pod["metadata"]["labels"][KUEUE_QUEUE] == "urgent"
+
+
+async def test_a_note_that_is_refused_does_not_keep_the_pool_from_telling_its_state() -> None:
+    world = KueueCluster(gpu_pool("chat"), CRD, queue(), settings=KUEUE)
+    await world.settle()
+    world.admit()
+    world.kube.fail_next("patch", "Pod", Forbidden("a webhook says no"))
+    assert (await world.look())["status"]["accelerators"] == 1
 
 
 @pytest.mark.parametrize(
