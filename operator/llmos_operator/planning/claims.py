@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from llmos.api import Tenant
-from llmos.api.tenant import Namespace
+from llmos.api.tenant import Namespace, TenantQueue
 from llmos_operator.planning.failures import describe_fields
 
 JsonObject = Mapping[str, Any]
@@ -66,8 +66,16 @@ def _read_claim(item: JsonObject) -> list[Tenant]:
     named = spec.get("namespaces") if isinstance(spec, Mapping) else None
     namespaces = [name for name in named if _is_namespace(name)] if isinstance(named, list) else []
     isolation = {"profile": "strict", "dedicatedPools": True}
-    claim = {"metadata": item["metadata"], "spec": {"namespaces": namespaces, "isolation": isolation}}
-    return [Tenant.model_validate(claim)] if namespaces else []
+    claim = {"namespaces": namespaces, "isolation": isolation, "kueue": _read_queue(spec) if namespaces else {}}
+    return [Tenant.model_validate({"metadata": item["metadata"], "spec": claim})] if namespaces else []
+
+
+def _read_queue(spec: Mapping[str, Any]) -> JsonObject:
+    """Return the queue if it can be read: were it left out, pods that wait would move to another one."""
+    try:
+        return TenantQueue.model_validate(spec.get("kueue") or {}).to_manifest()
+    except ValidationError:
+        return {}
 
 
 def _is_namespace(name: object) -> bool:

@@ -30,6 +30,7 @@ from llmos_operator.planning.gangs import (
     has_finished,
     is_going,
     is_holding,
+    was_just_admitted,
 )
 from llmos_operator.planning.kueue import waits_for_admission
 from llmos_operator.planning.quota_record import read_record
@@ -70,8 +71,10 @@ def _failure_to_start(pod: Pod, times: PodTimes, now: datetime) -> Failure | Non
 
 def _failure_to_bind(gang: Sequence[Pod], times: PodTimes, now: datetime) -> Failure | None:
     """Return why a gang that nobody admitted is bound in part only; None if it is not, or not for long."""
-    is_admitted = read_record(min(gang, key=read_rank)["metadata"]).placement is not None
-    if is_admitted or any(map(waits_for_admission, gang)) or not any(map(is_holding, gang)):
+    is_placed = read_record(min(gang, key=read_rank)["metadata"]).placement is not None
+    if is_placed or any(map(waits_for_admission, gang)) or not any(map(is_holding, gang)):
+        return None
+    if was_just_admitted(gang, now, times.bind_after_s):
         return None
     waiting = (failure_of_unscheduled_pod(pod, now, times.bind_after_s) for pod in gang if not is_holding(pod))
     return next((failure for failure in waiting if failure is not None), None)

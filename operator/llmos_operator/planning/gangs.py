@@ -16,6 +16,7 @@ from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
     ANNOTATION_FAILURE,
     CONTAINER_ENGINE,
+    KUEUE_QUEUE,
     LABEL_REPLICA,
     LABEL_REVISION,
     LABEL_SERVING,
@@ -303,9 +304,7 @@ def _retry_at(failure: Failure | None, failed_at: datetime, attempt: int, *, ran
 
 
 def _first_stuck(gang: Sequence[Pod], times: PodTimes, now: datetime) -> Failure | None:
-    # A pod was unscheduled all the time that it waited for its quota: only what came after counts.
-    admitted_s = read_record(min(gang, key=read_rank)["metadata"]).admitted_s
-    is_fresh = now.timestamp() - admitted_s < times.unschedulable_after_s
+    is_fresh = was_just_admitted(gang, now, times.unschedulable_after_s)
     for pod in gang:
         stuck = (
             (None if is_fresh else failure_of_unscheduled_pod(pod, now, times.unschedulable_after_s))
@@ -315,6 +314,18 @@ def _first_stuck(gang: Sequence[Pod], times: PodTimes, now: datetime) -> Failure
         if stuck is not None:
             return stuck
     return None
+
+
+def was_just_admitted(gang: Sequence[Pod], now: datetime, within_s: float) -> bool:
+    """Whether the gang was admitted so lately, or Kueue admitted it and nobody has noted when.
+
+    A pod was unscheduled all the time that it waited for its quota: only what came after counts.
+    """
+    leader = min(gang, key=read_rank)["metadata"]
+    admitted_s = read_record(leader).admitted_s
+    if not admitted_s and leader["labels"].get(KUEUE_QUEUE):
+        return True
+    return now.timestamp() - admitted_s < within_s
 
 
 def failure_of_slow_start(pod: Pod, times: PodTimes, now: datetime) -> Failure | None:

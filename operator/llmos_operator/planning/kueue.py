@@ -198,11 +198,10 @@ def explain_waiting(queue: str, pod: JsonObject, sight: Sight) -> Failure:
     if _labels(pod).get(KUEUE_MANAGED) != "true":
         name = pod["metadata"]["name"]
         return build_failure(Reason.NotManagedByKueue, f"Pod {name} lacks the label {KUEUE_MANAGED}: true.")
-    pending = sight.queue.get("status", {}).get("pendingWorkloads")
-    among = f", in which {pending} wait" if pending else ""
+    # How many others wait is left out: whenever it changed, the status of every pool that waits would be written.
     said = _condition(sight.workload or {}, "QuotaReserved").get("message", "")
-    says = f" Kueue says: {said}" if said else ""
-    return build_failure(Reason.WaitsForKueue, f"It waits for Kueue's admission in queue {queue}{among}.{says}")
+    says = f" Kueue says: {said.rstrip('. ')}." if said else ""
+    return build_failure(Reason.WaitsForKueue, f"It waits for Kueue's admission in queue {queue}.{says}")
 
 
 def build_decides_fact(*, is_installed: bool) -> Fact:

@@ -7,9 +7,12 @@ tenant could fill what they still hold, and would have more than its quota allow
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from llmos.api import AcceleratorClass, InferencePool
+
+MOST_REPLICAS: Final = 1000
+"""A pool may have no more; the pods of its gangs may be more than that."""
 
 
 def build_stand_in(
@@ -21,16 +24,22 @@ def build_stand_in(
     None if no class selects the nodes that they ask for: then they count on their nodes, for nobody.
     """
     wanted = next((pod["spec"].get("nodeSelector") or {} for pod in pods), {})
-    class_name = next((each.metadata.name for each in classes if each.spec.node_selector == wanted), None)
-    if class_name is None:
+    made_for = [each for each in classes if _is_made_for(each.spec.node_selector, wanted)]
+    if not made_for:
         return None
+    accelerator = max(made_for, key=lambda each: len(each.spec.node_selector))
     return InferencePool.model_validate(
         {
             "metadata": {"namespace": namespace, "name": name},
             "spec": {
                 "modelRef": {"name": "unknown"},
-                "accelerator": {"class": class_name},
-                "replicas": max(1, len(pods)),
+                "accelerator": {"class": accelerator.metadata.name},
+                "replicas": min(max(1, len(pods)), MOST_REPLICAS),
             },
         }
     )
+
+
+def _is_made_for(selector: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    # Others may have added to what a class selects: a namespace's own node selector, or a flavor of Kueue's.
+    return selector == wanted or (bool(selector) and selector.items() <= wanted.items())

@@ -12,6 +12,8 @@ The rules that are decided here:
 - A gang of which not all pods were made yet does not wait for anything: it would be admitted in part.
 - A gang is waiting while all of its pods are gated. One that has lost some gates was admitted: releasing is one write
   for each pod, and an operator may be killed in between.
+- One of which a pod is gone had them all when it was released. It has not waited too long for a node: its pool says
+  that it broke, and ends it.
 - A node that takes no new pods counts with what stands on it, so that nothing is promised there.
 - A node belongs to the class with the most specific node selector that selects it: an accelerator is counted once.
 
@@ -247,7 +249,7 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
     leader = min(pods, key=read_rank)
     record = read_record(leader["metadata"])
     state = _state_of(pods, record)
-    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(is_gated, pods)))
+    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(_has_gate, pods)))
     placement = None if holds_nothing else record.placement or _placement_without_record(pool, pods)
     created_s = _created_s(leader)
     admitted_s = record.admitted_s or created_s
@@ -280,8 +282,7 @@ def _state_of(pods: Sequence[JsonObject], record: QuotaRecord) -> GangState:
         return GangState.STOPPING
     if all(map(is_gated, pods)) or (record.placement is None and all(map(_has_gate, pods))):
         return GangState.WAITING
-    is_whole = record.placement is None or len(pods) >= len(record.placement.nodes)
-    return GangState.RUNNING if is_whole and all(_node_of(pod) for pod in pods) else GangState.STARTING
+    return GangState.RUNNING if all(_node_of(pod) for pod in pods) else GangState.STARTING
 
 
 def _placement_without_record(pool: InferencePool, pods: Sequence[JsonObject]) -> Placement:

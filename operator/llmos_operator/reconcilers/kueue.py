@@ -1,11 +1,13 @@
 """What a pass over a pool reads from Kueue, and writes on pods that wait for it.
 
 Kueue's objects are not watched: they may come and go with their kinds, and the operator runs without them. They are
-read while a replica waits, at most once in `LOOK_S` for each pool; that a gate was lifted comes as an event of its pod.
+read with each pass over a pool of which a replica waits, and passes come every `LOOK_S` at least; that a gate was
+lifted comes as an event of its pod.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -13,7 +15,7 @@ from typing import Any, Final
 from llmos.api import InferencePool
 from llmos.api.names import LABEL_REPLICA
 from llmos_operator.kube.client import Object
-from llmos_operator.kube.errors import Conflict, NotFound
+from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, LOCAL_QUEUES, PODS, WORKLOADS, Resource
 from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.kueue import (
@@ -34,6 +36,8 @@ from llmos_operator.reconcilers.base import Context
 
 LOOK_S: Final = 15.0
 QUEUE_CRD: Final = "localqueues.kueue.x-k8s.io"
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,13 +124,19 @@ async def tend_pods(
         for pod, noted in find_admitted(pods, context.now()):
             await _patch(context, pod, annotations=noted)
         for pod in find_misplaced(pods, labels):
-            await _patch(context, pod, labels=labels)
+            if not await _patch(context, pod, labels=labels):
+                # It holds nothing, and the next one is made where the pool says.
+                await _delete(context, pod)
     for pod in find_superseded(pods, context.settings.admission, has_quota=has_quota):
-        metadata = pod["metadata"]
-        try:
-            await context.kube.delete(PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
-        except Conflict:
-            continue
+        await _delete(context, pod)
+
+
+async def _delete(context: Context, pod: Mapping[str, Any]) -> None:
+    metadata = pod["metadata"]
+    try:
+        await context.kube.delete(PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
+    except Conflict:
+        return
 
 
 async def _patch(
@@ -135,11 +145,21 @@ async def _patch(
     *,
     labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
-) -> None:
+) -> bool:
+    """Write; False if a webhook or policy refuses it, which must not keep the pool from telling its state."""
     metadata = pod["metadata"]
     try:
         await context.kube.patch_metadata(
             PODS, metadata["name"], metadata["namespace"], labels=labels, annotations=annotations
         )
     except NotFound:
-        return
+        return True
+    except (Forbidden, Invalid) as error:
+        _logger.warning(
+            "A change of pod %s/%s is refused; see which webhook or policy of the cluster refuses it: %s",
+            metadata["namespace"],
+            metadata["name"],
+            error,
+        )
+        return False
+    return True

@@ -53,6 +53,13 @@ def test_a_claim_grants_nothing_and_is_closed_to_all_sides() -> None:
     assert claim.spec.isolation.profile == "strict"
 
 
+def test_a_claim_keeps_its_queue_so_that_pods_that_wait_stay_in_it() -> None:
+    spec: dict[str, Any] = {"namespaces": ["x"], "weight": "heavy"}
+    (named,) = read(stored("a", kueue={"queueName": "research"}, **spec)).all
+    (other,) = read(stored("a", kueue={"queueName": "NOT A NAME"}, **spec)).all
+    assert (named.spec.kueue.queue_name, other.spec.kueue.queue_name) == ("research", "")
+
+
 @pytest.mark.parametrize("namespaces", [None, "x", [], [7, "NOT A NAME"]])
 def test_one_without_any_namespace_that_can_be_read_claims_nothing_and_is_there(namespaces: Any) -> None:
     tenants = read(stored("a", namespaces=namespaces))

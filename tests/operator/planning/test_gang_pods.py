@@ -180,6 +180,19 @@ def test_half_a_gang_does_not_hold_for_ever_what_the_other_half_does_not_find() 
     assert pods_to_retire([unscheduled(0, 999), unscheduled(1, 999)], TIMES, NOW) == [], "it holds nothing"
 
 
+def test_that_a_gang_waited_for_kueue_does_not_count_when_its_pods_are_bound() -> None:
+    queued = {"kueue.x-k8s.io/queue-name": "default"}
+
+    def retired(admitted_ago_s: float | None) -> list[Any]:
+        admitted = NOW.timestamp() - (admitted_ago_s or 0)
+        noted = build_record_annotation(QuotaRecord(admitted_s=admitted)) if admitted_ago_s is not None else {}
+        return pods_to_retire([starting(labels=queued, annotations=noted), unscheduled(1, 3600)], TIMES, NOW)
+
+    assert retired(None) == [], "its admission is noted at the end of this look"
+    assert retired(119) == []
+    assert [name for name, _ in retired(121)] == ["chat-abc-0"]
+
+
 def test_the_ledger_withdraws_whom_it_admitted() -> None:
     placed = build_record_annotation(QuotaRecord(placement=Placement("h100", ("a", "b")), admitted_s=1.0))
     assert pods_to_retire([starting(annotations=placed), unscheduled(1, 500)], TIMES, NOW) == []

@@ -161,7 +161,7 @@ class TestTheReason:
         sight = Sight(is_installed=True, queue=ACTIVE, workload={"status": {"conditions": [said]}})
         failure = explain_waiting("q", MANAGED, sight)
         assert failure.reason is Reason.WaitsForKueue
-        assert "Kueue's admission in queue q, in which 3 wait. Kueue says: insufficient unused quota" in failure.message
+        assert "Kueue's admission in queue q. Kueue says: insufficient unused quota. " in failure.message
 
     def test_is_what_keeps_kueue_from_looking(self) -> None:
         inactive = {"status": {"conditions": [{"type": "Active", "status": "False", "message": "no ClusterQueue"}]}}

@@ -231,7 +231,7 @@ class TestGangs:
     def test_a_gang_that_lost_a_pod_still_holds_what_it_was_admitted_to(self) -> None:
         place = QuotaRecord(Placement(H100, ("n1", "n2")), 5.0)
         (gang,) = snapshot(pod("chat-r1-0", record=place, on="n1")).gangs
-        assert (gang.state, gang.accelerators) == (GangState.STARTING, 4)
+        assert (gang.state, gang.accelerators) == (GangState.RUNNING, 4)
 
     def test_pods_from_before_there_was_a_quota_count_where_they_stand(self) -> None:
         (gang,) = snapshot(pod("chat-r1-0", on="n1", age_s=100)).gangs
@@ -247,6 +247,12 @@ class TestGangs:
 
     def test_a_gang_that_ends_before_it_was_admitted_holds_nothing(self) -> None:
         (gang,) = snapshot(pod("chat-r1-0", gated=True, ending=True)).gangs
+        assert (gang.state, gang.placement) == (GangState.ENDING, None)
+
+    def test_a_gang_that_ends_behind_the_gate_of_somebody_else_holds_nothing(self) -> None:
+        kept = pod("chat-r1-0", ending=True)
+        kept["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
+        (gang,) = snapshot(kept).gangs
         assert (gang.state, gang.placement) == (GangState.ENDING, None)
 
     def test_the_first_min_replicas_are_the_minimum_and_the_others_a_burst(self) -> None:
@@ -311,6 +317,20 @@ class TestOrphans:
         strange["spec"]["nodeSelector"] = {"by": "hand"}
         seen = snapshot(strange)
         assert (seen.gangs, [each.taken for each in seen.nodes]) == ((), [3])
+
+    def test_one_whose_nodes_others_chose_more_narrowly_is_still_its_class_s(self) -> None:
+        narrow = self.left_over(on="n1")
+        narrow["spec"]["nodeSelector"] = {"gpu": "h100", "zone": "a"}
+        classes = (accelerator(nodeSelector={"gpu": "h100"}), accelerator("other", nodeSelector={"gpu": "l4"}))
+        (only,) = snapshot(narrow, classes=classes).gangs
+        assert (only.tenant, only.classes) == ("a", (H100,))
+
+    def test_more_pods_than_a_pool_may_have_replicas_count_all(self) -> None:
+        left = [
+            {**self.left_over(on="n1"), "metadata": pod(f"gone-r1-{number}", of="gone")["metadata"]}
+            for number in range(1001)
+        ]
+        assert len(snapshot(*left).gangs) == 1001
 
     def test_one_that_waits_holds_nothing(self) -> None:
         assert snapshot(self.left_over(gated=True)).gangs == ()

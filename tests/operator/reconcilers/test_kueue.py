@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 
-from llmos.api.names import GATE_QUOTA, KUEUE_GATE, KUEUE_MANAGED, KUEUE_PRIORITY, KUEUE_QUEUE
+from llmos.api.names import (
+    GATE_QUOTA,
+    KUEUE_GATE,
+    KUEUE_GROUP,
+    KUEUE_GROUP_SIZE,
+    KUEUE_MANAGED,
+    KUEUE_PRIORITY,
+    KUEUE_QUEUE,
+)
+from llmos_operator.kube.errors import Forbidden
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, RESOURCE_QUOTAS, TENANTS
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Admitter, Settings
-from tests.operator.reconcilers.test_quota import CLASS, Cluster, gpu_pool, tenant
+from tests.operator.reconcilers.test_quota import CLASS, Cluster, accelerator, gpu_pool, node, tenant
 from tests.operator.reconcilers.world import NAMESPACE, condition
 
 KUEUE = Settings(admission=Admitter.KUEUE)
@@ -176,6 +185,29 @@ async def test_replicas_that_wait_follow_their_pool_into_another_queue() -> None
     assert pod["metadata"]["labels"][KUEUE_PRIORITY] == "high"
 
 
+async def test_replicas_that_may_not_be_moved_are_made_anew_in_the_other_queue() -> None:
+    world = KueueCluster(gpu_pool("chat"), CRD, queue(), settings=KUEUE)
+    await world.settle()
+    (before,) = world.pods()
+    pool = world.kube.stored(INFERENCE_POOLS, NAMESPACE, "chat")
+    pool["metadata"]["labels"] = {KUEUE_QUEUE: "urgent"}
+    world.kube.put(pool)
+    world.kube.fail_next("patch", "Pod", Forbidden("a webhook says no"))
+    assert "Admitted" in {told["type"] for told in (await world.look())["status"]["conditions"]}
+    await world.settle(2)
+    (pod,) = world.pods()
+    assert pod["metadata"]["uid"] != before["metadata"]["uid"]
+    assert pod["metadata"]["labels"][KUEUE_QUEUE] == "urgent"
+
+
+async def test_a_note_that_is_refused_does_not_keep_the_pool_from_telling_its_state() -> None:
+    world = KueueCluster(gpu_pool("chat"), CRD, queue(), settings=KUEUE)
+    await world.settle()
+    world.admit()
+    world.kube.fail_next("patch", "Pod", Forbidden("a webhook says no"))
+    assert (await world.look())["status"]["accelerators"] == 1
+
+
 @pytest.mark.parametrize(
     ("before", "after", "gate"),
     [
@@ -195,3 +227,49 @@ async def test_who_admits_may_change_while_replicas_wait(before: Settings, after
     await second.settle()
     assert len(second.pods()) == 2
     assert all(pod["spec"]["schedulingGates"] == [{"name": gate}] for pod in second.pods())
+
+
+def gang_world() -> KueueCluster:
+    """A pool of one replica over two nodes of four accelerators."""
+    a_class = accelerator()
+    a_class["spec"]["countPerNode"] = 4
+    a_class["status"] |= {"capacity": 8, "nodes": 2}
+    pool = gpu_pool("chat", accelerator={"class": CLASS, "count": 8})
+    return KueueCluster(node("n2"), a_class, pool, CRD, queue(), settings=KUEUE)
+
+
+async def test_a_gang_is_one_pod_group() -> None:
+    world = gang_world()
+    await world.settle()
+    assert [pod["spec"]["schedulingGates"] for pod in world.pods()] == [[{"name": KUEUE_GATE}]] * 2
+    assert len({pod["metadata"]["labels"][KUEUE_GROUP] for pod in world.pods()}) == 1
+    assert [pod["metadata"]["annotations"][KUEUE_GROUP_SIZE] for pod in world.pods()] == ["2", "2"]
+    world.manage()
+    world.admit(2)
+    await world.settle(3)
+    world.start_pods()
+    pool = await world.look()
+    assert (condition(pool)["reason"], pool["status"]["accelerators"]) == ("Ready", 8)
+
+
+async def test_a_gang_that_kueue_stopped_has_not_failed_and_another_group_takes_its_place() -> None:
+    world = gang_world()
+    await world.settle()
+    world.admit(2)
+    await world.settle(2)
+    world.start_pods()
+    await world.look()
+    (group,) = {pod["metadata"]["labels"][KUEUE_GROUP] for pod in world.pods()}
+    names = world.pod_names()
+    for name in names:
+        world.stop(name)
+    await world.look()
+    for name in names:
+        await world.kube.delete(PODS, name, NAMESPACE)
+    world.end_pods()
+    await world.look()
+    pool = await world.look()
+    waiting = [pod for pod in world.pods() if world.waits(pod)]
+    assert [pod["metadata"]["annotations"]["llmos.dev/attempt"] for pod in waiting] == ["0", "0"]
+    assert {pod["metadata"]["labels"][KUEUE_GROUP] for pod in waiting}.isdisjoint({group})
+    assert condition(pool)["reason"] not in {"GangBroken", "EngineCrashed"}

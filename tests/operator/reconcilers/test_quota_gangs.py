@@ -63,6 +63,24 @@ async def test_a_gang_that_finds_one_node_of_two_is_not_released_at_all() -> Non
     assert condition(world.status("chat"))["reason"] == "Ready"
 
 
+async def test_a_gang_that_lost_a_pod_after_a_day_is_broken_and_not_one_that_found_no_node() -> None:
+    world = cluster(gang_pool())
+    await world.settle()
+    audits: list[Any] = []
+    world.context.quota.on_pass = lambda each: audits.extend(each.audits if each else ())
+    world.pass_time(86400)
+    (worker,) = [pod["metadata"]["name"] for pod in world.pods() if pod["metadata"]["labels"]["llmos.dev/rank"] == "1"]
+    await world.kube.delete(PODS, worker, NAMESPACE)
+    world.kube.finish_deletion(PODS, worker, NAMESPACE)
+    await world.quota()
+    await world.turn()
+    assert audits == []
+    stored = world.status("chat")
+    assert condition(stored)["reason"] == "GangBroken"
+    assert f"gone: {worker}." in condition(stored)["message"]
+    assert world.tenant_status("a")["accelerators"] == "8/8", "what is left of it still runs"
+
+
 async def test_an_operator_that_was_killed_between_two_gates_is_followed_by_one_that_lifts_the_other() -> None:
     world = cluster(gang_pool(pods=3), nodes=3, guaranteed=12)
     await world.reconcile("InferencePool", "chat")
