@@ -17,11 +17,11 @@ from dataclasses import replace
 from typing import Final
 
 from llmos.api.reasons import Reason
-from llmos_workers.serve.failures import Failure, compute_exit_failure
+from llmos_workers.serve.failures import Failure
 from llmos_workers.serve.gang import FoundLeader, GangPlace, LeaderProbe
 from llmos_workers.serve.options import ServeOptions
 from llmos_workers.serve.process import EngineProcess
-from llmos_workers.serve.supervisor import STOP_S, Ending, Supervisor, observe_oom_kill, observe_start_problem
+from llmos_workers.serve.supervisor import STOP_S, Ending, Supervisor, observe_start_problem
 
 _log: Final = logging.getLogger("llmos.serve")
 
@@ -74,12 +74,7 @@ class Member(Supervisor):
         status = await asyncio.shield(engine.exit_status)
         if self._stop_asked.is_set():
             return Ending(0)
-        failure = compute_exit_failure(
-            engine.collect_lines(),
-            status,
-            was_ready=self._state.is_warm,
-            oom_killed=observe_oom_kill(self._oom_kills_before),
-        )
+        failure = self._explain_exit(engine, status)
         if failure.reason is Reason.EngineCrashed and status >= 0:
             load = await probe.look(found)
             if load is None or (self._state.is_warm and not load.ready):

@@ -137,13 +137,15 @@ class Supervisor:
         status = await asyncio.shield(engine.exit_status)
         if self._is_stopping:
             return Ending(0)
-        failure = compute_exit_failure(
+        return Ending(1, self._explain_exit(engine, status))
+
+    def _explain_exit(self, engine: EngineProcess, status: int) -> Failure:
+        return compute_exit_failure(
             engine.collect_lines(),
             status,
             was_ready=self._state.is_warm,
             oom_killed=observe_oom_kill(self._oom_kills_before),
         )
-        return Ending(1, failure)
 
     async def _end_by_start_failure(self, monitor: Monitor) -> Ending:
         return Ending(1, await monitor.warm_up() or await monitor.watch())
