@@ -71,38 +71,23 @@ class Sightings:
 
 @asynccontextmanager
 async def watch(
-    configuration: Configuration,
-    resource: Resource,
-    namespace: str,
-    *see: Callable[[Object], None],
-    field_selector: str = "",
-    on_gone: Callable[[Object], None] | None = None,
+    configuration: Configuration, resource: Resource, namespace: str, *see: Callable[[Object], None]
 ) -> AsyncIterator[None]:
     """Tell every added or modified object of a kind in a namespace to all of `see` while the block runs.
 
     What exists already is told first. A watch that breaks makes the block fail when it ends.
-
-    Args:
-        configuration: of the API server.
-        resource: the kind.
-        namespace: one namespace; empty for all.
-        see: told of each object.
-        field_selector: only objects that it selects.
-        on_gone: told of each object that was deleted.
     """
     context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
     context.load_cert_chain(configuration.cert_file, configuration.key_file)
     prefix = f"/apis/{resource.group}" if resource.group else "/api"
-    place = f"namespaces/{namespace}/{resource.plural}" if namespace else resource.plural
-    url = f"{configuration.host}{prefix}/{resource.version}/{place}"
-    query = {"watch": "1"} | ({"fieldSelector": field_selector} if field_selector else {})
+    url = f"{configuration.host}{prefix}/{resource.version}/namespaces/{namespace}/{resource.plural}?watch=1"
     connector = aiohttp.TCPConnector(ssl=context)
     timeout = aiohttp.ClientTimeout(total=None, connect=10.0)
     async with (
         aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=_LINE_BYTES) as session,
-        session.get(url, params=query, raise_for_status=True) as response,
+        session.get(url, raise_for_status=True) as response,
     ):
-        reader = asyncio.create_task(_read(response, see, on_gone))
+        reader = asyncio.create_task(_read(response, see))
         try:
             yield
         finally:
@@ -112,16 +97,10 @@ async def watch(
             response.close()
 
 
-async def _read(
-    response: aiohttp.ClientResponse,
-    see: tuple[Callable[[Object], None], ...],
-    on_gone: Callable[[Object], None] | None,
-) -> None:
+async def _read(response: aiohttp.ClientResponse, see: tuple[Callable[[Object], None], ...]) -> None:
     async for line in response.content:
         event: dict[str, Any] = json.loads(line)
         if event["type"] in {"ADDED", "MODIFIED"}:
             for each in see:
                 each(event["object"])
-        elif event["type"] == "DELETED" and on_gone is not None:
-            on_gone(event["object"])
     raise ConnectionError("The API server ended a watch. Repeat the run.")
