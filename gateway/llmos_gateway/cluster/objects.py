@@ -31,6 +31,7 @@ from llmos.api.names import (
     LABEL_POOL,
 )
 from llmos.api.reasons import REASONS, Reason
+from llmos.api.tenancy import read_claim
 from llmos.api.tenant import Tenant
 from llmos_gateway.catalog import Endpoint, HoldLimits, Pool
 from llmos_gateway.keys import ApiKey, build_api_key
@@ -182,8 +183,9 @@ def parse_tenant(item: Object) -> Tenant | Sealed:
         return Tenant.model_validate({"metadata": item["metadata"], "spec": item["spec"]})
     except ValidationError as error:
         known = {name: item["metadata"].get(name) for name in ("name", "creationTimestamp")}
-        spec = {"namespaces": item["spec"]["namespaces"], "isolation": {"dedicatedPools": True}}
-        claim = Tenant.model_validate({"metadata": known, "spec": spec})
+        claim = read_claim({"metadata": known, "spec": item.get("spec")})
+        if claim is None:
+            raise
         _logger.error("Tenant %s cannot be read, so its keys and its namespaces are shut: %s", known["name"], error)
         return Sealed(claim)
 

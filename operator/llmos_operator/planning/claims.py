@@ -1,8 +1,7 @@
 """Tenants as they are stored: those that can be read, and of others what they claim. Pure.
 
-A Tenant that cannot be read, because a newer version wrote it, keeps its namespaces: were it left out, a younger Tenant
-would get them with all that runs there. What it grants is not known, so it grants nothing: its claim is closed to all
-sides, and has no quota.
+A Tenant that cannot be read keeps its claim (`llmos.api.tenancy.read_claim`). What it grants is not known, so it grants
+nothing: it has no quota.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from llmos.api import Tenant
-from llmos.api.tenant import Namespace, TenantQueue
+from llmos.api.tenancy import read_claim
 from llmos_operator.planning.failures import describe_fields
 
 JsonObject = Mapping[str, Any]
-
-_NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
 
 
 @dataclass(frozen=True)
@@ -56,31 +53,6 @@ def read_tenants(items: Iterable[JsonObject], parse: Callable[[JsonObject], Tena
             tenants.append(parse(item))
         except ValidationError as error:
             unreadable[item["metadata"]["name"]] = describe_fields(error)
-            tenants += _read_claim(item)
+            claim = read_claim(item)
+            tenants += [claim] if claim is not None else []
     return Tenants(tuple(tenants), unreadable)
-
-
-def _read_claim(item: JsonObject) -> list[Tenant]:
-    """Return the claim; nothing if no namespace can be read either."""
-    spec = item.get("spec") or {}
-    named = spec.get("namespaces") if isinstance(spec, Mapping) else None
-    namespaces = [name for name in named if _is_namespace(name)] if isinstance(named, list) else []
-    isolation = {"profile": "strict", "dedicatedPools": True}
-    claim = {"namespaces": namespaces, "isolation": isolation, "kueue": _read_queue(spec) if namespaces else {}}
-    return [Tenant.model_validate({"metadata": item["metadata"], "spec": claim})] if namespaces else []
-
-
-def _read_queue(spec: Mapping[str, Any]) -> JsonObject:
-    """Return the queue if it can be read: were it left out, pods that wait would move to another one."""
-    try:
-        return TenantQueue.model_validate(spec.get("kueue") or {}).to_manifest()
-    except ValidationError:
-        return {}
-
-
-def _is_namespace(name: object) -> bool:
-    try:
-        _NAMESPACE.validate_python(name, strict=True)
-    except ValidationError:
-        return False
-    return True

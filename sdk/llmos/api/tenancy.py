@@ -1,4 +1,5 @@
-"""Rules about tenants that several programs follow: whose a namespace is, and how many tokens a quantity means. Pure.
+"""Rules about tenants that several programs follow: whose a namespace is, what a Tenant that cannot be read claims, and
+how many tokens a quantity means. Pure.
 
 A namespace has one tenant. If two Tenants name it, it stays with the older one, and of equally old ones with the first
 by name, so that nobody can take a namespace over by naming it. Operator and gateway must agree on that: the one gives
@@ -11,10 +12,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
-from llmos.api.tenant import Tenant
+from pydantic import TypeAdapter, ValidationError
 
+from llmos.api.tenant import Namespace, Tenant, TenantQueue
+
+_NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
 _FACTORS: Final = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -43,6 +47,44 @@ def find_seniority(tenant: Tenant) -> tuple[float, str]:
     """Return what orders tenants from the oldest on; one that no API server has made yet goes before all others."""
     created = tenant.metadata.creation_timestamp
     return created.timestamp() if created is not None else 0.0, tenant.metadata.name
+
+
+def read_claim(item: Mapping[str, Any]) -> Tenant | None:
+    """Return what a Tenant that cannot be read, because a newer version wrote it, keeps all the same.
+
+    That is its namespaces, as far as they can be read, closed to all sides, and the queue of its pods. Were it left
+    out, a younger Tenant would get them with all that runs there.
+
+    Args:
+        item: as it is stored.
+
+    Returns:
+        The claim as a Tenant that grants nothing; None if no namespace can be read either.
+    """
+    spec = item.get("spec")
+    named = spec.get("namespaces") if isinstance(spec, Mapping) else None
+    namespaces = [name for name in named if _is_namespace(name)] if isinstance(named, list) else []
+    if not isinstance(spec, Mapping) or not namespaces:
+        return None
+    isolation = {"profile": "strict", "dedicatedPools": True}
+    claim = {"namespaces": namespaces, "isolation": isolation, "kueue": _read_queue(spec)}
+    return Tenant.model_validate({"metadata": item["metadata"], "spec": claim})
+
+
+def _read_queue(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the queue if it can be read: were it left out, pods that wait would move to another one."""
+    try:
+        return TenantQueue.model_validate(spec.get("kueue") or {}).to_manifest()
+    except ValidationError:
+        return {}
+
+
+def _is_namespace(name: object) -> bool:
+    try:
+        _NAMESPACE.validate_python(name, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def parse_tokens(quantity: str) -> int:

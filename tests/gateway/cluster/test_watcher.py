@@ -308,6 +308,18 @@ async def test_what_a_tenant_that_cannot_be_read_has_shut_stays_shut() -> None:
         assert catalog.find_pool(keys[1], "team/chat") is not None
 
 
+async def test_a_namespace_that_can_be_read_stays_shut_beside_one_that_cannot() -> None:
+    older = tenant_object("older", "team")
+    older["spec"]["namespaces"] = ["team", {"selector": "of a newer version"}]
+    async with gateway(pools=[pool_object()], tenants=[older, tenant_object("younger", "team")]) as (
+        _,
+        catalog,
+        _watch,
+    ):
+        for key in (api_key(), api_key(tenant="older"), api_key(tenant="younger")):
+            assert catalog.find_pool(key, "team/chat") is None
+
+
 async def test_a_tenant_of_which_not_even_the_claim_can_be_read_does_not_exist(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -19,7 +19,7 @@ from llmos_operator.kube.errors import Forbidden
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, RESOURCE_QUOTAS, TENANTS
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Admitter, Settings
-from tests.operator.reconcilers.test_quota import CLASS, Cluster, accelerator, gpu_pool, node, tenant
+from tests.operator.reconcilers.quota_world import CLASS, Cluster, accelerator, gpu_pool, node, tenant
 from tests.operator.reconcilers.world import NAMESPACE, condition
 
 KUEUE = Settings(admission=Admitter.KUEUE)

@@ -8,143 +8,14 @@ from typing import Any
 
 import pytest
 
-from llmos.api.names import ANNOTATION_QUOTA, GATE_QUOTA, LABEL_SERVING
-from llmos_operator.kube.errors import Forbidden, Unavailable
-from llmos_operator.kube.resources import INFERENCE_POOLS, LLM_MODELS, PODS, TENANTS
+from llmos.api.names import ANNOTATION_QUOTA, LABEL_SERVING
+from llmos_operator.kube.errors import Forbidden
+from llmos_operator.kube.resources import TENANTS
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Settings
-from llmos_operator.reconcilers.keys import Key
-from llmos_operator.reconcilers.quota_board import QUOTA, Pass
-from tests.operator.reconcilers.tenants import surroundings
-from tests.operator.reconcilers.world import NAMESPACE, World, build_model, condition
-
-GPU = "nvidia.com/gpu"
-CLASS = "h100"
-
-
-def tenant(name: str, *namespaces: str, guaranteed: int = 2, cohort: str = "all", **quota: int) -> dict[str, Any]:
-    return {
-        "apiVersion": "llmos.dev/v1alpha1",
-        "kind": "Tenant",
-        "metadata": {"name": name},
-        "spec": {
-            "namespaces": list(namespaces),
-            "cohort": cohort,
-            "quota": [{"class": CLASS, "guaranteed": guaranteed, **quota}],
-        },
-    }
-
-
-def node(name: str = "n1", gpus: int = 4) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": name, "labels": {"gpu": "h100"}},
-        "spec": {},
-        "status": {"allocatable": {GPU: str(gpus)}, "conditions": [{"type": "Ready", "status": "True"}]},
-    }
-
-
-def accelerator() -> dict[str, Any]:
-    return {
-        "apiVersion": "llmos.dev/v1alpha1",
-        "kind": "AcceleratorClass",
-        "metadata": {"name": CLASS},
-        "spec": {"memory": "80Gi", "nodeSelector": {"gpu": "h100"}},
-        "status": {"observedGeneration": 1, "largestNode": 4, "capacity": 4, "nodes": 1},
-    }
-
-
-def gpu_pool(name: str, namespace: str = NAMESPACE, replicas: int = 1, **spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "llmos.dev/v1alpha1",
-        "kind": "InferencePool",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "modelRef": {"name": "smollm2"},
-            "engine": {"name": "simulator"},
-            "accelerator": {"class": CLASS, "count": 1},
-            "replicas": replicas,
-            **spec,
-        },
-    }
-
-
-class Cluster(World):
-    """A world whose pools and quota are reconciled in turns, and whose scheduler obeys gates and pins."""
-
-    def __init__(self, *objects: dict[str, Any], settings: Settings | None = None) -> None:
-        models = [build_model() | {"metadata": {"name": "smollm2", "namespace": ns}} for ns in (NAMESPACE, "team-b")]
-        super().__init__(node(), accelerator(), *models, *objects, settings=settings)
-        self.told: list[Key] = []
-        self.context.quota.on_news = self.told.append
-
-    async def turn(self) -> None:
-        """Everything that is due: pools, the quota, then whoever has news."""
-        for item in self.kube.all(INFERENCE_POOLS):
-            await self.reconcile("InferencePool", item["metadata"]["name"], item["metadata"]["namespace"])
-        await self.quota()
-        while self.told:
-            key = self.told.pop()
-            await self.reconcile(*key[::2], key.namespace)
-
-    async def quota(self) -> None:
-        self.pass_time(2)
-        await self.reconcile(*QUOTA)
-
-    async def settle(self, turns: int = 6) -> None:
-        for _ in range(turns):
-            await self.turn()
-            self.bind()
-
-    def bind(self) -> None:
-        """Pods without a gate start on the node that they are pinned to."""
-        for pod in self.pods():
-            if self.is_gated(pod) or pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
-                continue
-            place = self.pin(pod) or "n1"
-            namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-            self.kube.put({**pod, "spec": {**pod["spec"], "nodeName": place}})
-            self.kube.set_status(
-                PODS,
-                name,
-                namespace,
-                phase="Running",
-                startTime=self.stamp(),
-                podIP="10.0.0.1",
-                conditions=[{"type": "Ready", "status": "True", "lastTransitionTime": self.stamp()}],
-                containerStatuses=[{"name": "engine", "state": {"running": {"startedAt": self.stamp()}}}],
-            )
-
-    def end_pods(self) -> None:
-        for pod in self.pods():
-            if "deletionTimestamp" in pod["metadata"]:
-                self.kube.finish_deletion(PODS, pod["metadata"]["name"], pod["metadata"]["namespace"])
-
-    @staticmethod
-    def is_gated(pod: dict[str, Any]) -> bool:
-        return {"name": GATE_QUOTA} in pod["spec"].get("schedulingGates", [])
-
-    @staticmethod
-    def pin(pod: dict[str, Any]) -> str:
-        affinity = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
-        terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [])
-        return terms[0]["matchFields"][0]["values"][0] if terms else ""
-
-    def held(self, namespace: str) -> list[str]:
-        """Names of pods that hold an accelerator."""
-        return [
-            pod["metadata"]["name"]
-            for pod in self.pods()
-            if pod["metadata"]["namespace"] == namespace and not self.is_gated(pod)
-        ]
-
-    def status(self, name: str, namespace: str = NAMESPACE) -> dict[str, Any]:
-        return self.kube.stored(INFERENCE_POOLS, namespace, name)
-
-    def tenant_status(self, name: str) -> dict[str, Any]:
-        status: dict[str, Any] = self.kube.stored(TENANTS, "", name)["status"]
-        return status
+from llmos_operator.reconcilers.quota_board import Pass
+from tests.operator.reconcilers.quota_world import CLASS, Cluster, gpu_pool, tenant
+from tests.operator.reconcilers.world import NAMESPACE, condition
 
 
 async def test_without_a_tenant_pods_have_no_gate_and_the_pool_says_nothing_of_quota() -> None:
@@ -346,95 +217,6 @@ async def test_gates_are_lifted_when_the_last_tenant_is_deleted() -> None:
     assert world.kube.changes == []
 
 
-def closing_world(*objects: dict[str, Any]) -> Cluster:
-    """Tenant a holds its guarantee in a namespace that is kept apart; others may be there."""
-    places = surroundings(NAMESPACE, "team-b")
-    return Cluster(*places, tenant("a", NAMESPACE), gpu_pool("chat", replicas=2), *objects)
-
-
-async def scale(world: Cluster, replicas: int) -> None:
-    pool = world.status("chat")
-    world.kube.put({**pool, "spec": {**pool["spec"], "replicas": replicas}})
-    await world.settle(3)
-
-
-def break_tenant(world: Cluster, name: str) -> None:
-    """Store what a newer version might have written."""
-    stored = world.kube.stored(TENANTS, "", name)
-    world.kube.put({**stored, "spec": {**stored["spec"], "weight": "heavy"}})
-
-
-async def test_the_only_tenant_keeps_the_quota_on_until_it_is_gone_and_gets_nothing_more() -> None:
-    world = closing_world()
-    await world.settle()
-    await world.kube.delete(TENANTS, "a")
-    await world.reconcile("Tenant", "a", "")
-    await scale(world, 3)
-    assert condition({"status": world.tenant_status("a")})["reason"] == "Offboarding"
-    assert len(world.held(NAMESPACE)) == 2
-    told = condition(world.status("chat"), "Admitted")
-    assert told["reason"] == "TenantClosed"
-    assert "Tenant a is being deleted" in told["message"]
-    await world.kube.delete(INFERENCE_POOLS, "chat", NAMESPACE)
-    await world.kube.delete(LLM_MODELS, "smollm2", NAMESPACE)
-    world.kube.collect_garbage()
-    await world.reconcile("Tenant", "a", "")
-    assert world.kube.all(TENANTS) == []
-
-
-async def test_a_tenant_that_is_being_deleted_loses_no_namespace_to_a_younger_one_and_lends_what_it_leaves() -> None:
-    world = closing_world(gpu_pool("other", "team-b", replicas=2))
-    await world.settle()
-    await world.kube.delete(TENANTS, "a")
-    world.pass_time(10)
-    world.kube.put(tenant("b", NAMESPACE, "team-b", guaranteed=2, borrowLimit=0))
-    await world.reconcile("Tenant", "b", "")
-    await scale(world, 3)
-    told = condition({"status": world.tenant_status("b")}, "NamespacesOwned")
-    assert (told["reason"], f"{NAMESPACE} belongs to Tenant a" in told["message"]) == ("NamespaceTaken", True)
-    assert (len(world.held(NAMESPACE)), len(world.held("team-b"))) == (2, 2)
-    assert world.tenant_status("b")["accelerators"] == "2/2"
-
-
-async def test_a_tenant_that_cannot_be_read_keeps_what_runs_gets_nothing_more_and_says_what_is_wrong() -> None:
-    world = closing_world()
-    await scale(world, 3)
-    held = world.held(NAMESPACE)
-    assert len(held) == 3, "one of them is borrowed"
-    break_tenant(world, "a")
-    world.pass_time(10)
-    world.kube.put(tenant("b", NAMESPACE, "team-b", guaranteed=4))
-    world.kube.put(gpu_pool("other", "team-b", replicas=2))
-    for name in ("a", "b"):
-        await world.reconcile("Tenant", name, "")
-    await scale(world, 4)
-    for _ in range(3):
-        await world.turn()
-        world.end_pods()
-        world.bind()
-    assert world.held(NAMESPACE) == held
-    told = condition(world.status("chat"), "Admitted")
-    assert told["reason"] == "TenantClosed"
-    assert "Tenant a cannot be read (spec.weight: " in told["message"]
-    assert "spec.weight" in condition({"status": world.tenant_status("a")})["message"]
-    assert condition({"status": world.tenant_status("b")}, "NamespacesOwned")["reason"] == "NamespaceTaken"
-    assert len(world.held("team-b")) == 1
-
-
-async def test_a_tenant_that_can_be_read_again_goes_on_where_it_was() -> None:
-    world = closing_world()
-    await world.settle()
-    seconds = world.tenant_status("a")["thisMonth"]["gpuSeconds"]
-    break_tenant(world, "a")
-    await scale(world, 3)
-    stored = world.kube.stored(TENANTS, "", "a")
-    world.kube.put({**stored, "spec": {**stored["spec"], "weight": 1}})
-    world.pass_time(60)
-    await world.settle()
-    assert len(world.held(NAMESPACE)) == 3
-    assert seconds < world.tenant_status("a")["thisMonth"]["gpuSeconds"] < seconds + 3 * 120
-
-
 async def test_pods_that_ran_before_the_first_tenant_stay_and_count() -> None:
     world = Cluster(gpu_pool("chat", replicas=3))
     await world.settle()
@@ -481,22 +263,6 @@ async def test_more_guaranteed_than_there_is_is_told_with_its_numbers() -> None:
         assert "6 h100 are guaranteed to all together, and the nodes have 4" in told["message"]
 
 
-async def test_an_operator_that_is_killed_after_any_write_ends_where_it_would_have_ended() -> None:
-    for survived in range(12):
-        world = Cluster(tenant("a", NAMESPACE), tenant("b", "team-b"), gpu_pool("burst", "team-b", replicas=4))
-        await world.settle()
-        world.kube.put(gpu_pool("chat", replicas=2))
-        await world.reconcile("InferencePool", "chat")
-        await cut_off(world, survived)
-        reborn = restart(world)
-        for _ in range(6):
-            await reborn.turn()
-            reborn.end_pods()
-            reborn.bind()
-            assert len(reborn.held(NAMESPACE)) + len(reborn.held("team-b")) <= 4
-        assert (len(reborn.held("team-b")), len(reborn.held(NAMESPACE))) == (2, 2), f"after {survived} writes"
-
-
 async def test_a_pod_that_nobody_may_change_does_not_hold_up_the_others() -> None:
     world = Cluster(tenant("a", NAMESPACE), tenant("b", "team-b"), gpu_pool("chat"), gpu_pool("other", "team-b"))
     merge = world.kube.merge
@@ -510,56 +276,6 @@ async def test_a_pod_that_nobody_may_change_does_not_hold_up_the_others() -> Non
     await world.settle()
     assert (len(world.held(NAMESPACE)), len(world.held("team-b"))) == (0, 1)
     assert world.tenant_status("b")["accelerators"] == "1/2"
-
-
-async def cut_off(world: Cluster, survived: int) -> None:
-    """A pass of which only the first writes reach the API server."""
-    merge, left = world.kube.merge, [survived]
-
-    async def refuse(*arguments: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Unavailable("killed")
-        return await merge(*arguments)
-
-    world.kube.merge = refuse  # type: ignore[method-assign,assignment]  # the process ends here
-    try:
-        await world.quota()
-    except Unavailable:
-        pass
-    finally:
-        world.kube.merge = merge  # type: ignore[method-assign]  # and another begins
-
-
-def restart(world: Cluster) -> Cluster:
-    """The same cluster, seen by a new operator."""
-    reborn = Cluster()
-    reborn.kube, reborn.time = world.kube, world.time
-    reborn.kube.now = lambda: reborn.time
-    reborn.context = type(reborn.context)(
-        kube=reborn.kube,
-        settings=Settings(),
-        now=lambda: reborn.time,
-        observe_in_flight=reborn.context.observe_in_flight,
-    )
-    reborn.context.quota.on_news = reborn.told.append
-    return reborn
-
-
-async def test_accelerator_seconds_are_counted_over_restarts_and_not_twice() -> None:
-    world = Cluster(tenant("a", NAMESPACE), gpu_pool("chat", replicas=2))
-    await world.settle()
-    began = world.tenant_status("a")["thisMonth"]["gpuSeconds"]
-    for _ in range(30):
-        world.pass_time(58)
-        await world.turn()
-    reborn = restart(world)
-    reborn.pass_time(300)
-    await reborn.turn()
-    month = reborn.tenant_status("a")["thisMonth"]
-    elapsed_s = 30 * 60 + 302
-    assert month["month"] == "2026-01"
-    assert 2 * elapsed_s - 4 <= month["gpuSeconds"] - began <= 2 * elapsed_s + 24
 
 
 async def test_each_decision_is_one_line_of_the_audit_log(caplog: pytest.LogCaptureFixture) -> None:

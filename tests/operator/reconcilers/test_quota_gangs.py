@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS
-from tests.operator.reconcilers.test_quota import Cluster, accelerator, gpu_pool, node, tenant
+from tests.operator.reconcilers.quota_world import Cluster, accelerator, gpu_pool, node, tenant
 from tests.operator.reconcilers.world import NAMESPACE, condition
 
 
