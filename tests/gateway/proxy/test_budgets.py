@@ -6,10 +6,8 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,12 +17,9 @@ from aiohttp import web
 
 from llmos.api.load import GatewayLoad
 from llmos_gateway.proxy.limits import Limits
-from llmos_gateway.runtime.app import Options
 from tests.gateway.engines import (
     Engine,
     answer,
-    begin_stream,
-    build_event,
     die,
     die_in_stream,
     end_early,
@@ -33,57 +28,21 @@ from tests.gateway.engines import (
     open_engine,
     pause_in_stream,
 )
+from tests.gateway.proxy.budget_stage import (
+    EVEN,
+    HEADERS,
+    PROMPT,
+    RESERVED,
+    ask,
+    endless,
+    open_tenant,
+    read_status,
+    read_used,
+    wait_for_used,
+)
 from tests.gateway.redis_server import Server
-from tests.gateway.stage import CHAT, Stage, open_gateway, split_events
-from tests.gateway.values import api_key, key_text, tenant
-
-EVEN = {"input": 1, "cached": 1, "output": 1}
-HEADERS = {"Authorization": f"Bearer {key_text(1)}"}
-PROMPT = 9
-"""Estimated tokens of the prompt of `CHAT`,"""
-RESERVED = 32
-"""and what is reserved for it at first."""
-
-
-@asynccontextmanager
-async def open_tenant(engine: Engine, *, options: dict[str, Any] | None = None, **tokens: Any) -> AsyncIterator[Stage]:
-    """A gateway with a tenant that has this budget."""
-    async with open_gateway(engine.address, **(options or {})) as stage:
-        stage.catalog.put_tenant(tenant("acme", "team", tokens={"cost": EVEN, **tokens}))
-        stage.catalog.keys.put(api_key(1, tenant="acme"))
-        yield stage
-
-
-def ask(stage: Stage, **fields: Any) -> Any:
-    return stage.post({**CHAT, **fields}, headers=HEADERS)
-
-
-async def read_used(stage: Stage, window: str = "day") -> tuple[float, float]:
-    """Tokens used, and of them reserved."""
-    text = await stage.scrape()
-    return read_gauge(text, "used", window), read_gauge(text, "reserved", window)
-
-
-def read_gauge(text: str, name: str, window: str) -> float:
-    start = f'llmos_gateway_budget_{name}_tokens{{tenant="acme",window="{window}"}} '
-    return next(float(line.removeprefix(start)) for line in text.splitlines() if line.startswith(start))
-
-
-async def wait_for_used(stage: Stage, used: float, reserved: float = 0.0) -> None:
-    async with asyncio.timeout(10):
-        while (seen := await read_used(stage)) != (used, reserved):
-            await asyncio.sleep(0.01)
-            assert seen[0] >= 0
-
-
-async def endless(engine: Engine, request: web.Request) -> web.StreamResponse:
-    """Stream one token an event for ever, and count them as vLLM does."""
-    response = await begin_stream(request)
-    for number in range(100_000):
-        usage = {"prompt_tokens": PROMPT, "total_tokens": PROMPT + number, "completion_tokens": number}
-        await response.write(build_event({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": usage}))
-        await asyncio.sleep(0)
-    return response
+from tests.gateway.stage import Stage, split_events
+from tests.gateway.values import key_text, tenant
 
 
 async def test_an_answer_costs_what_the_engine_counted_and_the_headers_say_what_is_left() -> None:
@@ -173,12 +132,6 @@ async def avoid_turn_of_minute() -> None:
     left_s = 60 - time.time() % 60
     if left_s < 5:
         await asyncio.sleep(left_s)
-
-
-async def read_status(request: Any) -> int:
-    async with request as response:
-        await response.read()
-        return int(response.status)
 
 
 async def test_two_hundred_at_once_on_a_budget_for_ten_are_never_over() -> None:
@@ -348,16 +301,6 @@ async def test_every_choice_of_every_prompt_is_reserved() -> None:
     assert 2 * 3 * 16 + 20 <= used <= 2 * 3 * 16 + 30
 
 
-async def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
-    options = {"budget_journal": tmp_path / "journal"}
-    async with open_engine() as engine:
-        async with open_tenant(engine, perDay="1000", options=options) as stage:
-            assert await read_status(ask(stage, max_tokens=100)) == 200
-        async with open_tenant(engine, perDay="1000", options=options) as stage:
-            assert await read_used(stage) == (10, 0)
-    assert Options().budget_journal is None
-
-
 async def test_openai_client_reads_a_refusal_as_its_own_and_does_not_insist() -> None:
     message: Any = {"role": "user", "content": "hi"}
     async with open_engine() as engine, open_tenant(engine, perDay="50") as stage:
@@ -368,45 +311,6 @@ async def test_openai_client_reads_a_refusal_as_its_own_and_does_not_insist() ->
         lines = await stage.read_log(1)
     assert refused.value.code == "rate_limit_exceeded"
     assert (len(engine.bodies), len(lines)) == (0, 1)
-
-
-async def test_gateways_with_one_store_share_a_budget_and_a_restart_forgets_nothing(server: Server) -> None:
-    options = {"budget_store": server.url}
-    async with open_engine(endless) as engine, open_tenant(engine, perMonth="1000", options=options) as first:
-        async with ask(first, stream=True) as response:
-            events = split_events(await response.read())
-        assert events[-1]["error"]["code"] == "insufficient_quota"
-        assert len(events) - 1 >= 1000 - PROMPT - 50
-        async with open_tenant(engine, perMonth="1000", options=options) as second, ask(second) as response:
-            assert response.status == 429
-            assert response.headers["x-ratelimit-remaining-tokens"] == "0"
-        assert await read_used(first, "month") == (1000, 0)
-
-
-async def test_without_the_store_requests_go_on_for_a_while_and_are_then_told_why_not(server: Server) -> None:
-    options = {"budget_store": server.url, "budget_away_s": 0.2}
-    async with open_engine() as engine, open_tenant(engine, perDay="1000", options=options) as stage:
-        server.kill()
-        assert await read_status(ask(stage, max_tokens=10)) == 200
-        await asyncio.sleep(0.3)
-        async with ask(stage, max_tokens=10) as response:
-            assert response.status == 503
-            assert response.headers["Retry-After"] == "1"
-            assert (await stage.read_error(response))["code"] == "budget_store_unavailable"
-        assert await read_status(stage.post()) == 200
-
-
-async def test_in_shadow_nobody_is_refused_when_the_store_is_away(server: Server) -> None:
-    options = {"budget_store": server.url, "budget_away_s": 0.0}
-    shadow = {"perDay": "1000", "mode": "shadow"}
-    async with open_engine(endless) as engine, open_tenant(engine, options=options, **shadow) as stage:
-        async with ask(stage, stream=True) as response:
-            await response.content.readuntil(b"\n\n")
-            server.kill()
-            for _ in range(5000):
-                assert b"error" not in await response.content.readuntil(b"\n\n")
-        async with ask(stage, stream=True) as response:
-            assert response.status == 200
 
 
 async def test_the_operator_is_told_what_tenants_have_used() -> None:
