@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export UV_NATIVE_TLS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint fmt test verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory bench-routing bench-gateway bench-autoscale bench-quota bench-fairness clean
+.PHONY: help install lint fmt test test-training verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory bench-routing bench-gateway bench-autoscale bench-quota bench-fairness clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -35,6 +35,16 @@ lint: install ## Style, types and import contracts
 test: install ## Unit and integration tests (real etcd and kube-apiserver; the first time it builds them)
 	$(BIN)/python -m e2e.cluster binaries etcd kube-apiserver kubectl helm
 	$(BIN)/python -m pytest
+
+TRAINING := .venv-training
+test-training: $(TRAINING)/.installed ## Tests of what needs torch: preparing datasets and training (a download of 3 GB the first time)
+	$(TRAINING)/bin/python -m pytest tests/training
+
+$(TRAINING)/.installed: $(VENV)/.installed requirements/training.txt
+	$(PYTHON) -m venv --without-pip $(TRAINING)
+	$(BIN)/uv pip install --quiet --python $(TRAINING)/bin/python --no-deps --require-hashes -r requirements/training.txt
+	$(BIN)/uv pip install --quiet --python $(TRAINING)/bin/python --no-deps -e .
+	@touch $@
 
 verify: lint ## Lint, and fail if a generated file is not up to date
 	$(BIN)/python -m llmos.crds --check
@@ -96,4 +106,4 @@ bench-fairness: install ## Simulate tenants that share a busy pool
 	$(BIN)/python -m bench.fairness --json out/bench-fairness.json
 
 clean: ## Remove what can be made again
-	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TRAINING) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

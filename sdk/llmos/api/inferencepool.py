@@ -43,6 +43,11 @@ RESERVED_ENGINE_ARGS = (
     "master-port",
     "headless",
     "trust-remote-code",
+    "enable-lora",
+    "max-loras",
+    "max-cpu-loras",
+    "max-lora-rank",
+    "lora-modules",
 )
 """Arguments that have a field of their own, or that LLMOS must set for drain and safety to work."""
 
@@ -155,6 +160,18 @@ class Hold(ApiModel):
     """Of these, requests of one API key; of one tenant, while replicas are busy."""
 
 
+class Adapters(ApiModel):
+    """LoRA adapters that every replica serves beside its model. They are loaded and unloaded while it runs."""
+
+    max_loaded: Annotated[int, Field(ge=1, le=64)] = 4
+    """Adapters that the pool can hold. A change starts new replicas."""
+    max_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
+    """Largest rank of an adapter; memory is set aside for it. A change starts new replicas."""
+    models: Annotated[tuple[LocalReference, ...], Field(max_length=64), ListMap(("name",))] = ()
+    """LLMModels with spec.adapter to load, beside those that name this pool in their attachTo. Clients call an adapter
+    by the name of its LLMModel."""
+
+
 class InferencePoolSpec(ApiModel):
     """What the user asks for."""
 
@@ -190,6 +207,8 @@ class InferencePoolSpec(ApiModel):
 
     model_ref: LocalReference
     """The LLMModel to serve."""
+    adapters: Adapters | None = None
+    """LoRA adapters that it serves beside the model. Absent = none can be loaded."""
     engine: Engine = Engine()
     """The server program."""
     accelerator: Accelerator
@@ -241,6 +260,21 @@ class PoolPlan(ApiModel):
     """The plan in words."""
 
 
+class AdapterStatus(ApiModel):
+    """One adapter of a pool."""
+
+    name: Annotated[str, Field(max_length=253)]
+    """Name of its LLMModel."""
+    digest: Annotated[str, Field(max_length=128)] = ""
+    """Which files are to be loaded."""
+    replicas: Annotated[tuple[Annotated[str, Field(max_length=253)], ...], Field(max_length=1000)] = ()
+    """Pods of the replicas that said that they serve this digest; the gateway asks no others."""
+    reason: Annotated[str, Field(max_length=64)] = ""
+    """Loaded, Loading, or why it is not loaded."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """The cause and the remedy."""
+
+
 class InferencePoolStatus(ApiModel):
     """What is true now."""
 
@@ -268,6 +302,8 @@ class InferencePoolStatus(ApiModel):
     """How a replica is laid out."""
     scaling: ScalingStatus | None = None
     """The autoscaler's last decision, and why."""
+    adapters: Annotated[tuple[AdapterStatus, ...], Field(max_length=64), ListMap(("name",))] = ()
+    """Which adapters are served, and by which replicas."""
     conditions: Conditions = ()
     """Planned, Available, Progressing and their aggregate Ready; Admitted where there are Tenants."""
 

@@ -69,11 +69,22 @@ class TrustRemoteCode(ApiModel):
     """Full commit whose code was reviewed; only this commit may run."""
 
 
+class AdapterOf(ApiModel):
+    """What a LoRA adapter belongs to."""
+
+    base_model_ref: LocalReference
+    """The LLMModel that it changes."""
+    attach_to: Annotated[tuple[Name, ...], Field(max_length=16), ListSet()] = ()
+    """InferencePools of the base model that load it, beside those that name it in their spec.adapters."""
+
+
 class LLMModelSpec(ApiModel):
     """What the user asks for."""
 
     source: ModelSource
     """Where the model's files are."""
+    adapter: AdapterOf | None = None
+    """Present if the files are a LoRA adapter (adapter_config.json and adapter_model.safetensors)."""
     format: Literal["auto", "safetensors", "gguf"] = "auto"
     """Format of the weights; gguf is converted once. Pickle formats are refused."""
     storage: ModelStorage = ModelStorage()
@@ -83,6 +94,15 @@ class LLMModelSpec(ApiModel):
     shared_with: Annotated[tuple[SharedWith, ...], Field(max_length=64), ListSet()] = ()
     """Tenants of other namespaces whose API keys may call the pools of this model where their `spec.models.allow` names
     it, too; `*` = all. Empty = none. Pools in namespaces of a tenant with dedicatedPools are never shared."""
+
+
+class ResolvedAdapter(ApiModel):
+    """Facts of a LoRA adapter."""
+
+    rank: Annotated[int, Field(ge=1)]
+    """Inner size of its matrices, the largest one."""
+    target_modules: Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=256)] = ()
+    """Modules that it changes."""
 
 
 class ResolvedModel(ApiModel):
@@ -118,6 +138,8 @@ class ResolvedModel(ApiModel):
     """Quantization method, empty for none."""
     config: ModelArchitecture | None = None
     """Further numbers of config.json that the memory planner needs."""
+    adapter: ResolvedAdapter | None = None
+    """Present if the files are a LoRA adapter; layers, heads and vocabulary are then 0."""
 
 
 class FetchProgress(ApiModel):

@@ -67,6 +67,37 @@ class Reason(StrEnum):
     ReadinessNeverReached = "ReadinessNeverReached"
     ForbiddenByPolicy = "ForbiddenByPolicy"
     ReplicaFailed = "ReplicaFailed"
+    # InferencePool: adapters.
+    AdaptersLoaded = "AdaptersLoaded"
+    AdaptersLoading = "AdaptersLoading"
+    AdapterTooLarge = "AdapterTooLarge"
+    AdapterDoesNotFit = "AdapterDoesNotFit"
+    TooManyAdapters = "TooManyAdapters"
+    AdapterLoadFailed = "AdapterLoadFailed"
+    # FineTuneJob: going well.
+    Preparing = "Preparing"
+    Prepared = "Prepared"
+    Training = "Training"
+    Trained = "Trained"
+    Evaluating = "Evaluating"
+    GatesPassed = "GatesPassed"
+    Registered = "Registered"
+    Suspended = "Suspended"
+    # FineTuneJob: going wrong.
+    DatasetInvalid = "DatasetInvalid"
+    PersonalDataFound = "PersonalDataFound"
+    ExamplesTooLong = "ExamplesTooLong"
+    NothingToLearn = "NothingToLearn"
+    PreparationFailed = "PreparationFailed"
+    Preempted = "Preempted"
+    NodeLost = "NodeLost"
+    LossNotFinite = "LossNotFinite"
+    CheckpointMismatch = "CheckpointMismatch"
+    BaseModelChanged = "BaseModelChanged"
+    TrainingFailed = "TrainingFailed"
+    RetriesExhausted = "RetriesExhausted"
+    GateFailed = "GateFailed"
+    OutputNameTaken = "OutputNameTaken"
     # AcceleratorClass.
     NodesFound = "NodesFound"
     # Tenant.
@@ -119,6 +150,7 @@ _MODEL: Final = ("LLMModel",)
 _POOL: Final = ("InferencePool",)
 _BOTH: Final = ("LLMModel", "InferencePool")
 _TENANT: Final = ("Tenant",)
+_JOB: Final = ("FineTuneJob",)
 _TENANT_AND_POOL: Final = ("Tenant", "InferencePool")
 
 
@@ -510,5 +542,143 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Have Kueue's configuration enable the integration pod and its managedJobsNamespaceSelector select the "
         "namespace; then delete the pods that wait, and LLMOS makes them anew.",
         "back-off",
+    ),
+    Reason.AdaptersLoaded: _good(_POOL, "AdaptersReady", "Every ready replica serves every adapter."),
+    Reason.AdaptersLoading: _good(_POOL, "AdaptersReady", "Replicas fetch and load adapters; the message names them."),
+    Reason.AdapterTooLarge: _bad(
+        _POOL,
+        "AdaptersReady",
+        "An adapter's rank is above the pool's spec.adapters.maxRank.",
+        "Raise spec.adapters.maxRank (new replicas start with it), or train an adapter of a smaller rank.",
+        "on-change",
+    ),
+    Reason.AdapterDoesNotFit: _bad(
+        _POOL,
+        "AdaptersReady",
+        "An LLMModel is no adapter, or it is one of another base model.",
+        "Attach only adapters whose spec.adapter.baseModelRef is the pool's modelRef.",
+        "on-change",
+    ),
+    Reason.TooManyAdapters: _bad(
+        _POOL,
+        "AdaptersReady",
+        "More adapters are attached than spec.adapters.maxLoaded; the youngest ones are not loaded.",
+        "Raise spec.adapters.maxLoaded (new replicas start with it), or detach some.",
+        "on-change",
+    ),
+    Reason.AdapterLoadFailed: _bad(
+        _POOL,
+        "AdaptersReady",
+        "A replica could not fetch or load an adapter; the message holds its words. The others go on.",
+        "Do what the message says.",
+        "back-off",
+    ),
+    Reason.Preparing: _good(_JOB, "DatasetReady", "A CPU pod checks, cleans and splits the dataset."),
+    Reason.Prepared: _good(_JOB, "DatasetReady", "The dataset is ready; status.datasetReport says what was found."),
+    Reason.Training: _good(_JOB, "Trained", "The model is being trained; status.progress says how far it is."),
+    Reason.Trained: _good(_JOB, "Trained", "Training has ended and its result is stored."),
+    Reason.Evaluating: _good(_JOB, "Evaluated", "Base and result are being compared."),
+    Reason.GatesPassed: _good(_JOB, "Evaluated", "All gates hold; status.evaluation has the numbers."),
+    Reason.Registered: _good(_JOB, "Registered", "The result is an LLMModel."),
+    Reason.Suspended: _good(
+        _JOB, "Trained", "spec.suspend is true: the job holds no accelerators, and goes on from its last checkpoint."
+    ),
+    Reason.DatasetInvalid: _bad(
+        _JOB,
+        "DatasetReady",
+        "More lines than dataset.validate.maxErrorRate allows cannot be learned from; the message names the first.",
+        "Correct the lines, or the format and the names of its columns, and make a new FineTuneJob.",
+        "none",
+    ),
+    Reason.PersonalDataFound: _bad(
+        _JOB,
+        "DatasetReady",
+        "There is personal data in the dataset, and dataset.clean.pii is fail.",
+        "Remove it from the named lines, or set dataset.clean.pii to redact or drop, and make a new FineTuneJob.",
+        "none",
+    ),
+    Reason.ExamplesTooLong: _bad(
+        _JOB,
+        "DatasetReady",
+        "Examples are longer than hyperparameters.maxLength, and dataset.validate.overlong is fail.",
+        "Raise maxLength, shorten the named lines, or set overlong to truncate or drop, and make a new FineTuneJob.",
+        "none",
+    ),
+    Reason.NothingToLearn: _bad(
+        _JOB,
+        "DatasetReady",
+        "Nothing is left to learn, or to hold out, after cleaning.",
+        "Look at status.datasetReport for what was left out, and why.",
+        "none",
+    ),
+    Reason.PreparationFailed: _bad(
+        _JOB,
+        "DatasetReady",
+        "The pod that prepares the dataset failed; the message holds its last words.",
+        "Do what the message says. LLMOS tries again with growing pauses.",
+        "back-off",
+    ),
+    Reason.Preempted: _bad(
+        _JOB,
+        "Trained",
+        "The accelerators were wanted back. The job goes on from its last checkpoint when there is room again.",
+        "Nothing to do; status.attempts counts it, and it spends no retries.",
+        "back-off",
+    ),
+    Reason.NodeLost: _bad(
+        _JOB,
+        "Trained",
+        "A pod of the attempt was lost with its node, evicted or deleted. The job goes on from its last checkpoint.",
+        "Look at the node if it happens often.",
+        "back-off",
+    ),
+    Reason.LossNotFinite: _bad(
+        _JOB,
+        "Trained",
+        "The loss became infinite or no number.",
+        "Lower hyperparameters.learningRate or maxGradNorm, look at the data of that step, and make a new FineTuneJob.",
+        "none",
+    ),
+    Reason.CheckpointMismatch: _bad(
+        _JOB,
+        "Trained",
+        "The checkpoints in the claim were made with another dataset, base model or settings.",
+        "Delete the FineTuneJob and its claim, and make it anew.",
+        "none",
+    ),
+    Reason.BaseModelChanged: _bad(
+        _JOB,
+        "Trained",
+        "The base model's digest is no longer the one that the job began with.",
+        "Put the former source back into the LLMModel, or make a new FineTuneJob.",
+        "on-change",
+    ),
+    Reason.TrainingFailed: _bad(
+        _JOB,
+        "Trained",
+        "Training ended with an error; the message holds its last words.",
+        "Do what the message says, and make a new FineTuneJob; or set retries.user.",
+        "none",
+    ),
+    Reason.RetriesExhausted: _bad(
+        _JOB,
+        "Trained",
+        "The attempts failed more often than retries allows.",
+        "Look at the last cause in the message; raise retries to go on from the last checkpoint.",
+        "on-change",
+    ),
+    Reason.GateFailed: _bad(
+        _JOB,
+        "Evaluated",
+        "The result is not good enough for a gate; nothing was registered, and pools are untouched.",
+        "Look at status.evaluation; train longer or on other data, or change evaluate.gates.",
+        "on-change",
+    ),
+    Reason.OutputNameTaken: _bad(
+        _JOB,
+        "Registered",
+        "There is an LLMModel of that name which another job or a person made.",
+        "Delete or rename that LLMModel; the job then registers its result.",
+        "on-change",
     ),
 }

@@ -1,0 +1,563 @@
+"""FineTuneJob: how a new model is made from one that exists and a dataset, and when it is good enough to be used."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmos.api.llmmodel import ModelSource
+from llmos.api.meta import (
+    POD_NAME_PART,
+    ApiModel,
+    Conditions,
+    KindInfo,
+    ListMap,
+    ListSet,
+    LocalReference,
+    Metadata,
+    Name,
+    PrinterColumn,
+    Quantity,
+    Rule,
+)
+from llmos.api.names import API_VERSION
+
+ModuleName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
+"""The name of a module of the model, for example q_proj."""
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
+"""The name of a field of the dataset's lines."""
+
+
+class Lora(ApiModel):
+    """Low-rank adaptation (Hu et al., 2021): two small matrices beside each chosen one, which stays as it is."""
+
+    rank: Annotated[int, Field(ge=1, le=512)] = 16
+    """Inner size of the two matrices."""
+    alpha: Annotated[int, Field(ge=1, le=4096)] = 32
+    """The product of the two matrices is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the adapter's inputs that is left out at random while training."""
+    target_modules: Annotated[tuple[ModuleName, ...], Field(max_length=64), ListSet()] = ()
+    """Modules that get matrices, for example q_proj. Empty = all linear layers but the output."""
+
+
+class Method(ApiModel):
+    """What is learned, and which weights change."""
+
+    task: Literal["causal-lm"] = "causal-lm"
+    """causal-lm: the next token of texts and conversations."""
+    tuning: Literal["lora", "full"] = "lora"
+    """lora makes an adapter of a few megabytes; full changes all weights and makes a whole model."""
+    lora: Lora = Lora()
+    """The shape of the adapter, for tuning lora."""
+
+
+class Columns(ApiModel):
+    """Which fields of a line hold what, where they differ from the usual names."""
+
+    messages: ColumnName = "messages"
+    """chat: the list of messages with role and content."""
+    prompt: ColumnName = "prompt"
+    """instruction: what is asked."""
+    completion: ColumnName = "completion"
+    """instruction: the answer that is learned."""
+    text: ColumnName = "text"
+    """text: the text that is learned."""
+
+
+class DatasetFormat(ApiModel):
+    """How a line of the dataset is read."""
+
+    type: Literal["chat", "instruction", "text"] = "chat"
+    """chat learns what the assistant says in a conversation; instruction learns the completion of a prompt; text learns
+    everything."""
+    columns: Columns = Columns()
+    """Names of the fields."""
+
+
+class DatasetValidation(ApiModel):
+    """What is done about lines that cannot be learned from."""
+
+    max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of broken lines above which the job ends; below it they are left out and named in the report."""
+    overlong: Literal["truncate", "drop", "fail"] = "truncate"
+    """What is done with examples longer than hyperparameters.maxLength."""
+
+
+class NearDedup(ApiModel):
+    """Removal of lines that are almost the same, by MinHash."""
+
+    threshold: Annotated[float, Field(ge=0.5, le=1)] = 0.8
+    """Jaccard similarity of the sets of word 5-grams from which on two lines count as one."""
+
+
+class DatasetCleaning(ApiModel):
+    """What is removed before anything is learned."""
+
+    exact_dedup: bool = True
+    """Learn lines that are the same only once."""
+    near_dedup: NearDedup | None = None
+    """Learn lines that are almost the same only once. Absent = they are kept."""
+    pii: Literal["keep", "redact", "drop", "fail"] = "keep"
+    """What is done with personal data that can be found by its form: addresses of mail and network, numbers of
+    telephones, bank accounts and cards."""
+    decontaminate: bool = True
+    """Leave out examples that also stand in an evaluation suite."""
+
+
+class DatasetSplit(ApiModel):
+    """Which examples are never learned, so that they tell how good the result is."""
+
+    eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the examples that is held out."""
+    seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
+    """The same seed holds out the same examples."""
+
+
+class Dataset(ApiModel):
+    """What is learned from: JSON lines, one example each; `.gz` and `.zst` are unpacked."""
+
+    source: ModelSource
+    """Where the files are: all `*.jsonl` below it, in order of their names."""
+    format: DatasetFormat = DatasetFormat()
+    """How a line is read."""
+    validation: Annotated[DatasetValidation, Field(alias="validate")] = DatasetValidation()
+    """What is done about lines that cannot be learned from."""
+    clean: DatasetCleaning = DatasetCleaning()
+    """What is removed."""
+    split: DatasetSplit = DatasetSplit()
+    """Which examples are held out."""
+
+
+class Hyperparameters(ApiModel):
+    """How the weights move. What is left out is chosen by the method."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1
+    """How often each example is learned."""
+    max_steps: Annotated[int, Field(ge=1, le=100000000)] | None = None
+    """Optimizer steps at which training ends, instead of epochs."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Highest learning rate. Absent = 2e-4 for lora, 2e-5 for full."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after its warm-up."""
+    warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Decay of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Length to which a longer gradient is cut."""
+    batch_tokens: Annotated[int, Field(ge=16, le=16777216)] = 16384
+    """Tokens of one optimizer step over all accelerators; reached by gradient accumulation."""
+    max_length: Annotated[int, Field(ge=16, le=1048576)] = 2048
+    """Longest example in tokens; also the most that are computed at once on one accelerator."""
+    seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
+    """Of the order of the examples, the adapter's first weights and the dropout."""
+
+
+class TrainerAccelerator(ApiModel):
+    """What training runs on."""
+
+    class_name: Annotated[Name, Field(alias="class")]
+    """Name of an AcceleratorClass; `cpu` needs none."""
+
+
+class Trainer(ApiModel):
+    """The pods that train."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.accelerator.class != 'cpu' || self.acceleratorsPerNode == 1",
+            "accelerator class cpu has acceleratorsPerNode 1",
+            field_path=".acceleratorsPerNode",
+        ),
+    )
+
+    accelerator: TrainerAccelerator
+    """What training runs on."""
+    nodes: Annotated[int, Field(ge=1, le=1)] = 1
+    """Pods that train together."""
+    accelerators_per_node: Annotated[int, Field(ge=1, le=1)] = 1
+    """Accelerators of each."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the numbers that are computed with. auto = bfloat16 on accelerators that have it, else float32."""
+    image: Annotated[str, Field(max_length=512)] = ""
+    """Image of the worker; empty means the one the operator was installed with."""
+    memory: Quantity | None = None
+    """Memory that the container asks for. Absent = planned."""
+    hyperparameters: Hyperparameters = Hyperparameters()
+    """How the weights move."""
+    priority_class_name: Name | None = None
+    """PriorityClass of the pods."""
+
+
+class CheckpointStorage(ApiModel):
+    """The claim that holds the prepared dataset, the checkpoints and the result."""
+
+    size: Quantity = "20Gi"
+    """Size of the claim."""
+    storage_class_name: Name | None = None
+    """StorageClass of the claim; empty means the cluster's default."""
+    access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = "ReadWriteOnce"
+    """ReadWriteMany lets pods on several nodes share the claim, where the StorageClass can do it."""
+
+
+class OnPreempt(ApiModel):
+    """What happens when the accelerators are wanted back."""
+
+    deadline_seconds: Annotated[int, Field(ge=1, le=86400)] = 120
+    """Longest wait for a checkpoint; what was learned since the last one is then lost, and learned again."""
+
+
+class Checkpointing(ApiModel):
+    """How often everything that training needs to go on is saved."""
+
+    every_steps: Annotated[int, Field(ge=1, le=100000000)] = 200
+    """Save after so many optimizer steps,"""
+    every_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
+    """and after so many minutes, whichever comes first."""
+    keep: Annotated[int, Field(ge=1, le=100)] = 3
+    """Newest checkpoints that are kept."""
+    keep_best: bool = True
+    """Keep the one with the best value of earlyStopping.metric, too, and make the result from it."""
+    on_preempt: OnPreempt = OnPreempt()
+    """What happens when the accelerators are wanted back."""
+    storage: CheckpointStorage = CheckpointStorage()
+    """Where they are."""
+
+
+class EarlyStopping(ApiModel):
+    """Stop when it no longer gets better."""
+
+    metric: Literal["eval_loss"] = "eval_loss"
+    """Mean loss for each learned token of the held-out examples."""
+    mode: Literal["min"] = "min"
+    """Whether lower or higher is better."""
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Evaluations in a row without a better value."""
+    min_delta: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Differences below this are no improvement."""
+
+
+class EvaluationSuite(ApiModel):
+    """Questions that base and result are both asked."""
+
+    name: Annotated[str, Field(max_length=40, pattern=r"^[a-z][a-z0-9_]*$")]
+    """Part of the names of its metrics: `<name>_loss`, and `<name>_exact_match`."""
+    source: ModelSource | None = None
+    """Where its JSON lines are, in the dataset's format. Absent = the held-out examples."""
+    metrics: Annotated[tuple[Literal["loss", "exact_match"], ...], Field(min_length=1, max_length=2), ListSet()] = (
+        "loss",
+    )
+    """loss: mean loss for each token of the answers. exact_match: share of the prompts that are answered, at
+    temperature 0, with the very words of the dataset; case, punctuation and surrounding space do not count."""
+    limit: Annotated[int, Field(ge=1, le=100000)] = 200
+    """Examples that are asked at most."""
+
+
+class Gate(ApiModel):
+    """A condition under which the result may be used."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "[has(self.min), has(self.max), has(self.minRelativeToBase), has(self.maxRelativeToBase)]"
+            ".exists(limit, limit)",
+            "a gate needs a limit: min, max, minRelativeToBase or maxRelativeToBase",
+        ),
+    )
+
+    metric: Annotated[str, Field(max_length=64, pattern=r"^[a-z][a-z0-9_]*$")]
+    """`eval_loss`, or a suite's name and metric, for example `support_exact_match`."""
+    min: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
+    """The result must not be below this."""
+    max: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
+    """The result must not be above this."""
+    min_relative_to_base: Annotated[float, Field(ge=0, le=1000000)] | None = None
+    """The result must be at least the base model's value times this."""
+    max_relative_to_base: Annotated[float, Field(ge=0, le=1000000)] | None = None
+    """The result must be at most the base model's value times this: 0.95 for a loss means 5 % better."""
+
+
+class Evaluate(ApiModel):
+    """How good the result must be."""
+
+    every_steps: Annotated[int, Field(ge=1, le=100000000)] = 200
+    """Compute eval_loss after so many optimizer steps, and at the end."""
+    suites: Annotated[tuple[EvaluationSuite, ...], Field(max_length=16), ListMap(("name",))] = ()
+    """Questions that base and result are asked at the end, beside the loss of the held-out examples."""
+    gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = ()
+    """All must hold, or nothing is registered."""
+
+
+class AttachTo(ApiModel):
+    """A pool that serves the result."""
+
+    pool: Name
+    """Name of an InferencePool in the same namespace."""
+
+
+class Output(ApiModel):
+    """What becomes of the result."""
+
+    name: Name
+    """Name of the LLMModel that is made, by which the gateway serves an adapter."""
+    attach_to: Annotated[tuple[AttachTo, ...], Field(max_length=16), ListMap(("pool",))] = ()
+    """Pools of the base model that load the adapter without a restart. For tuning lora only."""
+
+
+class Retries(ApiModel):
+    """How often an attempt is made again."""
+
+    user: Annotated[int, Field(ge=0, le=100)] = 0
+    """After errors that lie in the job, such as a loss that is no number."""
+    infrastructure: Annotated[int, Field(ge=0, le=10000)] = 20
+    """After losses of nodes and pods. Preemptions spend neither."""
+
+
+class FineTuneJobSpec(ApiModel):
+    """What the user asks for."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.method.tuning == 'lora' || !has(self.output.attachTo) || size(self.output.attachTo) == 0",
+            "only adapters are attached to pools: for tuning full, name the result in a pool's modelRef",
+            field_path=".output.attachTo",
+        ),
+        Rule(
+            "!has(self.earlyStopping) || self.dataset.split.evalFraction > 0.0",
+            "earlyStopping needs held-out examples: set dataset.split.evalFraction above 0",
+            field_path=".earlyStopping",
+        ),
+        Rule(
+            "self.baseModelRef == oldSelf.baseModelRef && self.method == oldSelf.method && "
+            "self.dataset == oldSelf.dataset && self.checkpoint.storage == oldSelf.checkpoint.storage && "
+            "self.trainer.hyperparameters == oldSelf.trainer.hyperparameters && "
+            "self.output.name == oldSelf.output.name",
+            "baseModelRef, method, dataset, hyperparameters, checkpoint.storage and output.name cannot be changed, for "
+            "the checkpoints would no longer fit: make a new FineTuneJob",
+        ),
+    )
+
+    base_model_ref: LocalReference
+    """The LLMModel to start from."""
+    method: Method = Method()
+    """What is learned, and which weights change."""
+    dataset: Dataset
+    """What is learned from."""
+    trainer: Trainer
+    """The pods that train."""
+    checkpoint: Checkpointing = Checkpointing()
+    """How often everything is saved."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when it no longer gets better."""
+    evaluate: Evaluate = Evaluate()
+    """How good the result must be."""
+    output: Output
+    """What becomes of the result."""
+    suspend: bool = False
+    """Save a checkpoint, give the accelerators back, and wait until this is false again."""
+    retries: Retries = Retries()
+    """How often an attempt is made again."""
+
+
+class DatasetExample(ApiModel):
+    """One line that was left out or changed."""
+
+    line: Annotated[str, Field(max_length=300)]
+    """File and line number, for example train.jsonl:17."""
+    problem: Annotated[str, Field(max_length=300)]
+    """What is wrong with it."""
+
+
+class DatasetReport(ApiModel):
+    """What the dataset gate found."""
+
+    digest: Annotated[str, Field(max_length=128)] = ""
+    """sha256 over the examples as they are learned, the tokenizer and the settings of the gate."""
+    lines: Annotated[int, Field(ge=0)] = 0
+    """Lines that were read."""
+    broken: Annotated[int, Field(ge=0)] = 0
+    """Lines that cannot be learned from."""
+    duplicates: Annotated[int, Field(ge=0)] = 0
+    """Lines that are the same as one before."""
+    near_duplicates: Annotated[int, Field(ge=0)] = 0
+    """Lines that are almost the same as one before."""
+    personal: Annotated[int, Field(ge=0)] = 0
+    """Lines with personal data."""
+    contaminated: Annotated[int, Field(ge=0)] = 0
+    """Lines that also stand in an evaluation suite."""
+    overlong: Annotated[int, Field(ge=0)] = 0
+    """Examples longer than maxLength."""
+    train_examples: Annotated[int, Field(ge=0)] = 0
+    """Examples that are learned."""
+    eval_examples: Annotated[int, Field(ge=0)] = 0
+    """Examples that are held out."""
+    train_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of the examples that are learned, once each."""
+    length_p50: Annotated[int, Field(ge=0)] = 0
+    """Half of the examples have at most so many tokens,"""
+    length_p99: Annotated[int, Field(ge=0)] = 0
+    """99 of 100,"""
+    length_max: Annotated[int, Field(ge=0)] = 0
+    """and all."""
+    examples: Annotated[tuple[DatasetExample, ...], Field(max_length=20)] = ()
+    """The first lines with each kind of problem."""
+
+
+class TrainingProgress(ApiModel):
+    """How far training is."""
+
+    step: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps done."""
+    total_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps in all."""
+    epoch: Annotated[float, Field(ge=0)] = 0
+    """How often the examples were learned so far."""
+    tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens that were learned."""
+    tokens_per_second: Annotated[float, Field(ge=0)] = 0
+    """Rate over the last steps."""
+    eta_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Seconds to go at this rate, without the evaluation at the end."""
+    loss: float | None = None
+    """Mean loss for each learned token of the last steps."""
+    eval_loss: float | None = None
+    """The last one of the held-out examples."""
+    display: Annotated[str, Field(max_length=64)] = ""
+    """Step of all, for people."""
+
+
+class CheckpointStatus(ApiModel):
+    """The newest complete checkpoint."""
+
+    step: Annotated[int, Field(ge=0)]
+    """Optimizer steps that it holds."""
+    time: datetime
+    """When it was complete."""
+    uri: Annotated[str, Field(max_length=1024)]
+    """Where it is."""
+    sha256: Annotated[str, Field(max_length=64)]
+    """Of its manifest, which holds those of its files."""
+
+
+class Attempts(ApiModel):
+    """Attempts that ended, by why."""
+
+    user: Annotated[int, Field(ge=0)] = 0
+    """Errors that lie in the job."""
+    infrastructure: Annotated[int, Field(ge=0)] = 0
+    """Losses of nodes and pods."""
+    preemptions: Annotated[int, Field(ge=0)] = 0
+    """Accelerators that were wanted back, and suspensions."""
+
+
+class MetricComparison(ApiModel):
+    """One metric of the evaluation, side by side."""
+
+    name: Annotated[str, Field(max_length=64)]
+    """For example eval_loss."""
+    base: float
+    """Of the base model."""
+    result: float
+    """Of the result."""
+    examples: Annotated[int, Field(ge=0)] = 0
+    """Examples that were asked."""
+
+
+class GateVerdict(ApiModel):
+    """Whether one gate holds."""
+
+    metric: Annotated[str, Field(max_length=64)]
+    """The metric of the gate."""
+    passed: bool
+    """Whether all its limits hold."""
+    message: Annotated[str, Field(max_length=256)] = ""
+    """The numbers."""
+
+
+class Evaluation(ApiModel):
+    """How good the result is."""
+
+    metrics: Annotated[tuple[MetricComparison, ...], Field(max_length=64)] = ()
+    """Base and result side by side."""
+    gates: Annotated[tuple[GateVerdict, ...], Field(max_length=16)] = ()
+    """Which gates hold."""
+
+
+class OutputStatus(ApiModel):
+    """The result."""
+
+    digest: Annotated[str, Field(max_length=128)] = ""
+    """sha256 over the names, sizes and digests of its files."""
+    uri: Annotated[str, Field(max_length=1024)] = ""
+    """Where it is."""
+    model_ref: LocalReference | None = None
+    """The LLMModel, once it is registered."""
+
+
+class FineTuneJobStatus(ApiModel):
+    """What is true now."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The generation that this status speaks about."""
+    phase: Annotated[str, Field(max_length=32)] = ""
+    """One word for people: Pending, Preparing, Queued, Training, Evaluating, Suspended, Succeeded or Failed."""
+    base_digest: Annotated[str, Field(max_length=128)] = ""
+    """Digest of the base model; the job never goes on with another."""
+    claim_name: Annotated[str, Field(max_length=253)] = ""
+    """PersistentVolumeClaim that holds dataset, checkpoints and result."""
+    dataset_report: DatasetReport | None = None
+    """What the dataset gate found."""
+    progress: TrainingProgress | None = None
+    """How far training is."""
+    last_checkpoint: CheckpointStatus | None = None
+    """The newest complete checkpoint."""
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """Number of the attempt that runs or ran last, from 1 on."""
+    attempts: Attempts = Attempts()
+    """Attempts that ended without a result, by why."""
+    lost_accelerator_seconds: Annotated[float, Field(ge=0)] = 0
+    """Accelerator time that was spent on steps that had to be done again."""
+    evaluation: Evaluation | None = None
+    """How good the result is."""
+    output: OutputStatus | None = None
+    """The result."""
+    start_time: datetime | None = None
+    """When the job was first looked at."""
+    completion_time: datetime | None = None
+    """When it ended."""
+    conditions: Conditions = ()
+    """DatasetReady, Admitted, Trained, Evaluated, Registered and their aggregate Ready."""
+
+
+class FineTuneJob(ApiModel):
+    """Trains a model from another one and a dataset, tests it, registers it as an LLMModel and gives it to pools."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="FineTuneJob",
+        plural="finetunejobs",
+        singular="finetunejob",
+        short_names=("ftj",),
+        scope="Namespaced",
+        columns=(
+            PrinterColumn("Base", "string", ".spec.baseModelRef.name", "Model to start from"),
+            PrinterColumn("Phase", "string", ".status.phase", "Where it is"),
+            PrinterColumn("Step", "string", ".status.progress.display", "Optimizer steps done, of all"),
+            PrinterColumn("Loss", "number", ".status.progress.loss", "Of the last steps"),
+            PrinterColumn("ETA", "integer", ".status.progress.etaSeconds", "Seconds to go", priority=1),
+            PrinterColumn("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why"),
+            PrinterColumn("Output", "string", ".status.output.modelRef.name", "The LLMModel that was made", priority=1),
+            PrinterColumn("Age", "date", ".metadata.creationTimestamp"),
+        ),
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (POD_NAME_PART,)
+
+    api_version: Literal["llmos.dev/v1alpha1"] = API_VERSION
+    kind: Literal["FineTuneJob"] = "FineTuneJob"
+    metadata: Metadata
+    spec: FineTuneJobSpec
+    """What the user asks for."""
+    status: FineTuneJobStatus = FineTuneJobStatus()
+    """What is true now."""
