@@ -41,6 +41,12 @@ def serve(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[str]:
         started.set()
         return runner
 
+    async def stop(runner: web.AppRunner) -> None:
+        await runner.cleanup()
+        # A closed transport gives its socket back some rounds of the loop later, after the farewell of TLS.
+        for _ in range(20):
+            await asyncio.sleep(0.005 if tls else 0)
+
     runner = loop.create_task(start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -48,7 +54,7 @@ def serve(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     try:
         yield f"{'https' if tls else 'http'}://127.0.0.1:{ports[0]}"
     finally:
-        asyncio.run_coroutine_threadsafe(runner.result().cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(stop(runner.result()), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
