@@ -2,6 +2,7 @@
 
 A condition that speaks about an older generation says nothing about the present spec. Waiting ends early only for a
 problem that LLMOS does not retry by itself and that no other object can cure: then nothing changes until a person acts.
+A FineTuneJob is ready once it has succeeded: its result is registered.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from llmos.api import REASONS, AcceleratorClass, Condition, InferencePool, LLMModel, Reason, Tenant
+from llmos.api import REASONS, AcceleratorClass, Condition, FineTuneJob, InferencePool, LLMModel, Reason, Tenant
 from llmos.api.names import CONDITION_READY
 from llmos.client.answers import as_sentence
 from llmos.client.errors import NotReadyError
 
-AnyKind = LLMModel | InferencePool | AcceleratorClass | Tenant
+AnyKind = LLMModel | InferencePool | AcceleratorClass | Tenant | FineTuneJob
 
 NO_STATUS: Final = "NoStatus"
 _NO_STATUS_REMEDY: Final = (
@@ -53,13 +54,13 @@ def judge(thing: AnyKind) -> Verdict:
     if condition.status == "True":
         return Verdict.READY
     info = REASONS.get(Reason(condition.reason)) if condition.reason in Reason.__members__ else None
-    is_final = info is not None and info.problem and info.retry == "on-change"
+    is_final = info is not None and info.problem and info.retry != "back-off"
     return Verdict.FAILED if is_final and condition.reason not in _CURED_BY_OTHERS else Verdict.WAIT
 
 
 def build_not_ready(thing: AnyKind, after: str = "") -> NotReadyError:
     """The error that says why the object cannot be used. `after` says for how long one waited: `after 60 s`."""
-    title = f"{thing.kind} {thing.metadata.name} is not ready{f' {after}' if after else ''}"
+    title = f"{thing.kind} {thing.metadata.name} {_say_state(thing)}{f' {after}' if after else ''}"
     condition = ready_condition(thing)
     if condition is None:
         message = "the operator has not looked at it yet"
@@ -70,6 +71,12 @@ def build_not_ready(thing: AnyKind, after: str = "") -> NotReadyError:
         reason=condition.reason,
         message=condition.message,
     )
+
+
+def _say_state(thing: AnyKind) -> str:
+    if not isinstance(thing, FineTuneJob):
+        return "is not ready"
+    return "has failed" if judge(thing) is Verdict.FAILED else "has not ended"
 
 
 def find_remedy(condition: Condition) -> str:
