@@ -27,8 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich alone would double the time of --help
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Serve and tune language models on a Kubernetes cluster: see what runs, what is wrong, what would fit, and talk
-to it.
+    help="""Serve and tune language models on a Kubernetes cluster: see what runs, what is wrong, what would fit, and
+talk to it.
 
 To create and change things use kubectl: llmos shows what kubectl cannot, and starts fine-tunings.
 

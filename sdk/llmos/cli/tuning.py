@@ -130,8 +130,8 @@ def _check_names(wish: TuneWish) -> None:
     if not mark and Path(wish.data).exists():
         raise BadWishError(
             "--data",
-            f"{wish.data} is a file of this machine, which the cluster cannot read: put it on a web server, a bucket or "
-            "a claim, and name it as https://, s3:// or pvc://",
+            f"{wish.data} is a file of this machine, which the cluster cannot read: put it on a web server, into a "
+            "bucket or a claim, and name it as https://, s3:// or pvc://",
         )
     if scheme not in _SCHEMES or not mark:
         raise BadWishError(

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Final, Generic, TypeVar
 
 from llmos.api import FineTuneJob, InferencePool, LLMModel
+from llmos.api.names import LABEL_COMPONENT
 from llmos.client.answers import check
 from llmos.client.errors import ForbiddenError, NotFoundError, NotReadyError, OverloadedError, UnreachableError
 from llmos.client.flow import Emit, Flow, Open, Read, Request, Send, Sleep
@@ -86,18 +87,20 @@ class Cursor:
     last: tuple[datetime, str] | None = None
     _seen_at_last: int = 0
     _repeats: int = 0
+    _is_catching_up: bool = False
     _is_repeat: bool = False
     _since: str = ""
     _was_read: bool = field(default=False)
 
     def begin(self, now_s: float) -> dict[str, str]:
         """The parameters of the next read."""
-        self._repeats, self._is_repeat = self._seen_at_last, False
+        self._repeats, self._is_catching_up, self._is_repeat = self._seen_at_last, self.last is not None, False
         if self._since:
             return {"sinceTime": self._since}
         params = {}
         if self.options.since_s is not None:
-            params["sinceSeconds"] = str(max(1, math.ceil(self.options.since_s + now_s - self.started_s)))
+            elapsed_s = math.ceil(now_s - self.started_s) if self._was_read else 0
+            params["sinceSeconds"] = str(self.options.since_s + elapsed_s)
         if self.options.tail is not None and not self._was_read:
             params["tailLines"] = str(self.options.tail)
         return params
@@ -116,17 +119,21 @@ class Cursor:
         self._is_repeat = self._is_known(moment)
         if self._is_repeat:
             return None
-        self._seen_at_last = self._seen_at_last + 1 if moment == self.last else 1
-        self.last, self._since = moment, second + zone
+        # A clock that was set back must not hide what follows.
+        if self.last is None or moment >= self.last:
+            self._seen_at_last = self._seen_at_last + 1 if moment == self.last else 1
+            self.last, self._since = moment, second + zone
         return LogLine(self.pod, self.container, raw[: match.start(4)].rstrip(), text)
 
     def _is_known(self, moment: tuple[datetime, str]) -> bool:
-        if self.last is None or moment > self.last:
+        if not self._is_catching_up or self.last is None:
             return False
-        if moment < self.last:
-            return True
-        self._repeats -= 1
-        return self._repeats >= 0
+        if moment == self.last:
+            self._repeats -= 1
+            self._is_catching_up = self._repeats > 0
+            return self._repeats >= 0
+        self._is_catching_up = moment < self.last
+        return self._is_catching_up
 
 
 @dataclass(frozen=True)
