@@ -24,6 +24,7 @@ from llmos.client.readiness import build_not_ready, ready_condition
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LONGEST_NAME: Final = 40
 _SCHEMES: Final = ("hf", "s3", "gs", "oci", "https", "http", "pvc", "pypi")
+_URI: Final = re.compile(rf"({'|'.join(_SCHEMES)})://\S+")
 
 
 class BadWishError(ValueError):
@@ -126,16 +127,20 @@ def _drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
 def _check_names(wish: TuneWish) -> None:
     if not _NAME.fullmatch(wish.name) or len(wish.name) > _LONGEST_NAME:
         raise BadWishError("--name", f"{wish.name!r}: {POD_NAME_PART.message}")
-    scheme, mark, _rest = wish.data.partition("://")
-    if not mark and Path(wish.data).exists():
+    _check_uri("--data", wish.data)
+
+
+def _check_uri(option: str, uri: str) -> None:
+    if "://" not in uri and Path(uri).exists():
         raise BadWishError(
-            "--data",
-            f"{wish.data} is a file of this machine, which the cluster cannot read: put it on a web server, into a "
+            option,
+            f"{uri} is a file of this machine, which the cluster cannot read: put it on a web server, into a "
             "bucket or a claim, and name it as https://, s3:// or pvc://",
         )
-    if scheme not in _SCHEMES or not mark:
+    if not _URI.fullmatch(uri):
         raise BadWishError(
-            "--data", f"{wish.data!r} must start with one of {', '.join(f'{each}://' for each in _SCHEMES)}"
+            option,
+            f"{uri!r} must start with one of {', '.join(f'{each}://' for each in _SCHEMES)} and hold no spaces",
         )
 
 
@@ -160,6 +165,8 @@ def _parse_suite(text: str, wish: TuneWish) -> dict[str, Any]:
         raise BadWishError("--suite", f"{text!r} is no NAME or NAME=URI, where NAME has only a-z, 0-9 and _")
     if not uri and wish.eval_fraction == 0:
         raise BadWishError("--suite", f"{name} has no URI and --eval-fraction 0 holds nothing out: give one of them")
+    if uri:
+        _check_uri("--suite", uri)
     metrics = ["loss"] if wish.format == "text" else ["loss", "exact_match"]
     return {"name": name, "metrics": metrics} | ({"source": {"uri": uri}} if uri else {})
 
