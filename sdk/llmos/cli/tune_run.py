@@ -17,6 +17,7 @@ from llmos.cli.session import Session
 from llmos.cli.status import build_console
 from llmos.cli.tuning import check_job
 from llmos.client import Client, ConflictError, InvalidError, LlmosError, Verdict, judge
+from llmos.client.readiness import PHASE_FAILED, PHASE_SUCCEEDED
 from llmos.client.resources import build_apply_manifest
 
 
@@ -118,9 +119,9 @@ def run_suspend(client: Client, name: str, *, suspend: bool, as_json: bool) -> N
         InvalidError: the job has ended.
     """
     job = client.jobs.get(name)
-    if judge(job) is not Verdict.WAIT:
+    if job.status.phase in (PHASE_SUCCEEDED, PHASE_FAILED):
         raise InvalidError(
-            f"FineTuneJob {name} has ended ({job.status.phase or 'no phase'}).",
+            f"FineTuneJob {name} has ended ({job.status.phase}).",
             "There is nothing to suspend or resume; see how it ended with: llmos get job/" + name,
         )
     was = job.spec.suspend

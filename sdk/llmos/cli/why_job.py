@@ -110,7 +110,7 @@ def _say_since(it: JobExplanation) -> str:
 def _say_step(condition: Condition | None) -> str:
     if condition is None:
         return "not reached"
-    word = {"True": "done", "False": "not done", "Unknown": "going on"}[condition.status]
+    word = {"True": "done", "False": "not done", "Unknown": "not yet"}[condition.status]
     return f"{word}: {condition.reason}{f': {condition.message}' if condition.message else ''}"
 
 

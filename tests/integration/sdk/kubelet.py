@@ -15,11 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 LOG_S = 60
 
 
@@ -68,8 +63,8 @@ def serve_log(kubelet: Kubelet, request: BaseHTTPRequestHandler) -> None:
 
 
 @contextmanager
-def run_kubelet(host: str, folder: Path) -> Iterator[Kubelet]:
-    """A kubelet on the address."""
+def run_kubelet(host: str, pki: Path) -> Iterator[Kubelet]:
+    """A kubelet on the address, with the certificate that the cluster's authority gave for it."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -82,7 +77,9 @@ def run_kubelet(host: str, folder: Path) -> Iterator[Kubelet]:
 
     server = ThreadingHTTPServer((host, 0), Handler)
     server.daemon_threads = True
-    server.socket = build_tls(folder).wrap_socket(server.socket, server_side=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pki / "kubelet.crt", pki / "kubelet.key")
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
     kubelet = Kubelet(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -92,28 +89,3 @@ def run_kubelet(host: str, folder: Path) -> Iterator[Kubelet]:
         server.shutdown()
         server.server_close()
         thread.join(10)
-
-
-def build_tls(folder: Path) -> ssl.SSLContext:
-    """A certificate of nobody, as kubelets have by default."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubelet")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "kubelet.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return context

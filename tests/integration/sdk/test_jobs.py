@@ -17,11 +17,11 @@ from llmos.api import FineTuneJob, LLMModel
 from llmos.cli.app import app
 from llmos.client import Client, ConflictError, InvalidError, LogLine, LogOptions, NotReadyError
 from tests.integration.sdk.kubelet import Kubelet, run_kubelet
-from tests.integration.sdk.test_chat import find_own_address
 
 Kubectl = Callable[..., str]
 Json = dict[str, Any]
 WORDS = ("tune", "--base", "smollm2", "--data", "https://example.com/a.jsonl", "--name", "support", "--class", "cpu")
+HOST = "127.0.0.1"
 JOBS = "finetunejobs.llmos.dev"
 
 
@@ -75,11 +75,11 @@ def test_the_server_refuses_in_its_own_words(client: Client) -> None:
 
 def test_waiting_sees_success_and_failure(client: Client, kubectl: Kubectl, namespace: str) -> None:
     client.jobs.create(build_job())
-    timer = threading.Timer(0.3, set_status, (kubectl, namespace, "support", "True", "Complete"))
+    timer = threading.Timer(0.3, set_status, (kubectl, namespace, "support", "True", "Registered"))
     timer.start()
     client.jobs.wait_ready("support", 30)
     timer.join()
-    set_status(kubectl, namespace, "support", "False", "DatasetInvalid")
+    set_status(kubectl, namespace, "support", "False", "DatasetInvalid", phase="Failed")
     with pytest.raises(NotReadyError, match="has failed"):
         client.jobs.wait_ready("support", 30)
 
@@ -120,23 +120,22 @@ def test_get_and_why_show_what_the_real_server_holds(
     client.jobs.create(build_job())
     metrics = [{"name": "eval_loss", "base": 2.0, "result": 1.5, "examples": 10}]
     further = {"phase": "Succeeded", "evaluation": {"metrics": metrics}, "datasetReport": {"lines": 210}}
-    set_status(kubectl, namespace, "support", "True", "Complete", **further)
+    set_status(kubectl, namespace, "support", "True", "Registered", **further)
     result = llmos("get", "job/support")
     assert (result.exit_code, "-25.0 %, better" in result.stdout, "210" in result.stdout) == (0, True, True)
     assert llmos("why", "job/support").exit_code == 0
-    assert "● Complete" in llmos("get", "jobs").stdout
+    assert "● Registered" in llmos("get", "jobs").stdout
 
 
 @pytest.fixture
-def kubelet(kubectl: Kubectl, namespace: str, tmp_path: Any) -> Iterator[Kubelet]:
+def kubelet(kubectl: Kubectl, namespace: str, control_plane: ControlPlane) -> Iterator[Kubelet]:
     """A node whose kubelet is ours."""
-    host = find_own_address()
-    with run_kubelet(host, tmp_path) as running:
+    with run_kubelet(HOST, control_plane.spec.pki) as running:
         kubectl(
             "create", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": namespace}})
         )
         endpoints = {"kubeletEndpoint": {"Port": running.port}}
-        status = {"addresses": [{"type": "InternalIP", "address": host}], "daemonEndpoints": endpoints}
+        status = {"addresses": [{"type": "InternalIP", "address": HOST}], "daemonEndpoints": endpoints}
         kubectl("patch", "node", namespace, "--subresource=status", "-p", json.dumps({"status": status}))
         kubectl("create", "serviceaccount", "default", "-n", namespace)
         yield running
@@ -174,7 +173,7 @@ def test_logs_are_followed_over_attempts_through_the_real_server(
     assert next(lines).text == "goes on"
     set_pod(kubectl, namespace, "support-train-2", "Succeeded", {"terminated": {"exitCode": 0}})
     kubelet.ended.add("support-train-2")
-    set_status(kubectl, namespace, "support", "True", "Complete")
+    set_status(kubectl, namespace, "support", "True", "Registered")
     assert list(lines) == []
     asked = [query for pod, query in kubelet.asked if pod == "support-train-1"]
     assert (asked[0]["follow"], asked[0]["timestamps"]) == ("true", "true")

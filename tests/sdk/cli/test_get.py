@@ -232,7 +232,7 @@ def test_following_says_what_it_waits_for_and_ends_with_the_job(llmos: Run) -> N
     script = Script(answer(job("support", SUCCEEDED)), objects(), answer(job("support", SUCCEEDED)))
     result = llmos(script, "logs", "-f", "job/support")
     assert (result.exit_code, script.asked) == (0, [f"GET {JOBS}/support", f"GET {PODS}", f"GET {JOBS}/support"])
-    assert "-- FineTuneJob support: Complete" in result.stderr
+    assert "-- FineTuneJob support: Registered" in result.stderr
 
 
 @pytest.mark.parametrize(

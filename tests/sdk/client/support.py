@@ -139,7 +139,7 @@ def log(*lines: tuple[int, str]) -> httpx.Response:
 
 
 TRAINING = condition("False", "Training", "Step 20 of 80.")
-SUCCEEDED = condition("True", "Complete", "LLMModel support is registered.")
+SUCCEEDED = condition("True", "Registered", "LLMModel support is registered.")
 GATE_FAILED = condition("False", "GateFailed", "eval_loss 2.1 is above 0.95 x 2.0.")
 READY = condition("True", "Ready")
 STARTING = condition("False", "Starting", "Replica smol-1 is starting.")

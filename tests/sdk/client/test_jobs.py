@@ -51,12 +51,14 @@ async def test_waiting_ends_with_success(client_for: Make) -> None:
     done = await client_for(script).call(
         "jobs", "wait_ready", "support", 60, on_change=lambda thing: seen.append(thing.status.conditions[0].reason)
     )
-    assert (seen, judge(done)) == (["Training", "Complete"], Verdict.READY)
+    assert (seen, judge(done)) == (["Training", "Registered"], Verdict.READY)
 
 
 async def test_waiting_ends_at_once_with_the_failure_and_its_remedy(client_for: Make) -> None:
     with pytest.raises(NotReadyError, match=r"FineTuneJob support has failed \(GateFailed\): eval_loss 2\.1") as caught:
-        await client_for(Script(answer(job("support", GATE_FAILED)))).call("jobs", "wait_ready", "support", 3600)
+        await client_for(Script(answer(job("support", GATE_FAILED, phase="Failed")))).call(
+            "jobs", "wait_ready", "support", 3600
+        )
     assert caught.value.remedy == REASONS[Reason.GateFailed].remedy
 
 
@@ -65,12 +67,20 @@ async def test_a_deadline_is_no_failure(client_for: Make) -> None:
         await client_for(Script(answer(job("support", TRAINING)))).call("jobs", "wait_ready", "support", 0)
 
 
-@pytest.mark.parametrize("reason", [r for r in Reason if "FineTuneJob" in REASONS[r].kinds])
-def test_every_reason_of_a_job_is_final_exactly_where_nothing_is_tried_again(reason: Reason) -> None:
-    verdict = judge(FineTuneJob.model_validate(job("support", condition("False", reason))))
-    info = REASONS[reason]
-    is_final = info.problem and info.retry != "back-off" and reason not in OTHERS_CAN_HELP
-    assert verdict is (Verdict.FAILED if is_final else Verdict.WAIT)
+@pytest.mark.parametrize("reason", [r for r in Reason if "FineTuneJob" in REASONS[r].kinds and REASONS[r].problem])
+def test_a_failure_is_final_where_the_phase_says_it_or_only_a_person_can_help(reason: Reason) -> None:
+    def judge_in(phase: str) -> Verdict:
+        return judge(FineTuneJob.model_validate(job("support", condition("False", reason), phase=phase)))
+
+    needs_person = REASONS[reason].retry == "on-change" and reason not in OTHERS_CAN_HELP
+    assert judge_in("Failed") is Verdict.FAILED
+    assert judge_in("Pending") is (Verdict.FAILED if needs_person else Verdict.WAIT)
+
+
+async def test_what_cannot_go_on_has_not_failed(client_for: Make) -> None:
+    refused = answer(job("support", condition("False", "DoesNotFit", "Needs 40 GiB."), phase="Pending"))
+    with pytest.raises(NotReadyError, match=r"FineTuneJob support cannot go on \(DoesNotFit\): Needs 40 GiB"):
+        await client_for(Script(refused)).call("jobs", "wait_ready", "support", 3600)
 
 
 @pytest.mark.parametrize(("method", "value"), [("suspend", True), ("resume", False)])

@@ -202,7 +202,7 @@ def test_following_goes_on_with_the_next_attempt_and_ends_with_the_job() -> None
     )
     items = world.follow()
     assert texts(items) == ["a", "killed", "goes on"]
-    assert items[-1] == LogNotice("FineTuneJob support: Complete: LLMModel support is registered.")
+    assert items[-1] == LogNotice("FineTuneJob support: Registered: LLMModel support is registered.")
     assert world.rounds == []
     assert [params.get("follow") for _, params in world.opened] == ["true", None, "true", None]
 
