@@ -2,8 +2,8 @@
 
 A condition that speaks about an older generation says nothing about the present spec. Waiting ends early only for a
 problem that LLMOS does not retry by itself and that no other object can cure: then nothing changes until a person acts.
-A FineTuneJob is ready once it has succeeded, and its phase says whether it has failed: what ends one job may cost another
-only one of its retries.
+A FineTuneJob is ready once it has succeeded, and its phase says whether it has failed: what ends one job may cost
+another only one of its retries.
 """
 
 from __future__ import annotations

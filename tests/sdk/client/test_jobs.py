@@ -24,7 +24,12 @@ from tests.sdk.client.support import (
 )
 
 Make = Callable[[Handler], Twin]
-OTHERS_CAN_HELP = {Reason.ModelNotFound, Reason.ModelNotReady, Reason.AcceleratorClassNotFound}
+OTHERS_CAN_HELP = {
+    Reason.ModelNotFound,
+    Reason.ModelNotReady,
+    Reason.AcceleratorClassNotFound,
+    Reason.NoNodeHasAccelerator,
+}
 
 
 def build(name: str = "support") -> FineTuneJob:
