@@ -60,7 +60,8 @@ def _fact_rows(job: FineTuneJob) -> list[tuple[str, str]]:
     if status.start_time and status.completion_time:
         rows.append(("took", str(timedelta(seconds=int((status.completion_time - status.start_time).total_seconds())))))
     attach = ", ".join(target.pool for target in spec.output.attach_to)
-    made = status.output.digest if status.output else "not made yet"
+    output = status.output
+    made = f"{output.digest}{'' if output.model_ref else ', not registered'}" if output else "not made yet"
     rows.append(("result", f"LLMModel {spec.output.name}{f', for {attach}' if attach else ''}, {made}"))
     return rows
 
