@@ -15,7 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from llmos.cli.exits import Command, ExitCode
+from llmos.cli.jobs import resume, suspend, tune
 from llmos.cli.keys import keys
+from llmos.cli.objects import get, logs
 from llmos.cli.options import AsJson, Context, Kubeconfig, Namespace, TimeoutS, find_session
 from llmos.cli.session import Target
 
@@ -25,9 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich alone would double the time of --help
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Serve language models on a Kubernetes cluster: see what runs, what is wrong, what would fit, and talk to it.
+    help="""Serve and tune language models on a Kubernetes cluster: see what runs, what is wrong, what would fit, and
+talk to it.
 
-To create and change things use kubectl: llmos shows only what kubectl cannot.
+To create and change things use kubectl: llmos shows what kubectl cannot, and starts fine-tunings.
 
 Exit codes: 0 all is well, 1 something is not as it should be, 2 wrong usage, 3 not found, 4 not ready or timed out,
 5 the cluster cannot be reached, 130 ended by Ctrl-C.""",
@@ -211,7 +214,9 @@ def chat(
 @app.command(cls=Command)
 def wait(
     ctx: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="model, pool or accelerator; KIND/NAME is the same.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="model, pool, job or accelerator; KIND/NAME is the same.")
+    ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the object.", show_default=False)] = "",
     timeout_s: TimeoutS = 900.0,
     as_json: AsJson = False,
@@ -219,15 +224,18 @@ def wait(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Wait until an object is ready, and show what holds it up.
+    """Wait until an object is ready, or a job has succeeded, and show what holds it up.
 
     Unlike kubectl wait it ends at once with 4 when nothing will change until somebody acts, and says what to do.
 
     Examples:
 
         llmos wait pool smollm2 --timeout 600 && llmos chat smollm2 "Hello"
+
+        llmos wait job/support --timeout 86400
     """
-    from llmos.cli.waiting import parse_kind, run_wait  # noqa: PLC0415
+    from llmos.cli.kinds import parse_kind  # noqa: PLC0415
+    from llmos.cli.waiting import run_wait  # noqa: PLC0415
 
     if not name:
         kind, _, name = kind.partition("/")
@@ -235,15 +243,18 @@ def wait(
         raise typer.BadParameter(f"which {kind}? Say its name, too", param_hint="NAME")
     found = parse_kind(kind)
     if found is None:
-        raise typer.BadParameter(f"{kind!r} is none of model, pool, accelerator", param_hint="KIND")
-    with find_session(ctx).connect(Target(namespace, context, kubeconfig)) as client:
-        run_wait(client, found, name, timeout_s=timeout_s, as_json=as_json)
+        raise typer.BadParameter(f"{kind!r} is none of model, pool, job, accelerator", param_hint="KIND")
+    session = find_session(ctx)
+    with session.connect(Target(namespace, context, kubeconfig)) as client:
+        run_wait(session, client, found, name, timeout_s=timeout_s, as_json=as_json)
 
 
 @app.command(cls=Command)
 def why(
     ctx: typer.Context,
-    pool: Annotated[str, typer.Argument(metavar="POOL", help="InferencePool with spec.scaling.")],
+    target: Annotated[
+        str, typer.Argument(metavar="POOL|job/NAME", help="InferencePool with spec.scaling, or a FineTuneJob.")
+    ],
     samples: Annotated[
         Path | None,
         typer.Option("--samples", metavar="FILE", help="Write the decisions of the last minutes there, for replay."),
@@ -257,27 +268,40 @@ def why(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Say why a pool has as many replicas as it has: what was seen, what each target asks for, and what bounded it.
+    """Say why a pool has as many replicas as it has, or what a FineTuneJob does or waits for.
 
-    Ends with 1 if there is no room for more replicas or figures are missing, and with 4 before the first decision.
+    Of a pool: what was seen, what each target asks for, and what bounded it. Ends with 1 if there is no room for more
+    replicas or figures are missing, and with 4 before the first decision. Of a job: what holds it up and what to do,
+    its steps, attempts and gates. Ends with 1 if there is a problem, and with 4 before the operator has looked.
 
     Examples:
 
         llmos why assistant
 
         llmos why assistant --samples samples.jsonl && llmos replay samples.jsonl
-    """
-    from llmos.cli.why import run_why, save_samples  # noqa: PLC0415
 
+        llmos why job/support
+    """
+    from llmos.cli.kinds import BadReferenceError, Kind, parse_reference  # noqa: PLC0415
+    from llmos.cli.why import run_why, save_samples  # noqa: PLC0415
+    from llmos.cli.why_job import run_why_job  # noqa: PLC0415
+
+    try:
+        kind, name = parse_reference(target, [Kind.POOL, Kind.JOB], default=Kind.POOL)
+    except BadReferenceError as error:
+        raise typer.BadParameter(str(error), param_hint="POOL|job/NAME") from error
+    if samples is not None and kind is Kind.JOB:
+        raise typer.BadParameter("only of pools are decisions recorded", param_hint="--samples")
     session = find_session(ctx)
     with session.connect(Target(namespace, context, kubeconfig)) as client:
         if samples is not None:
-            count = save_samples(client, pool, samples, operator_namespace=operator_namespace)
+            count = save_samples(client, name, samples, operator_namespace=operator_namespace)
             print(
                 json.dumps({"file": str(samples), "decisions": count}) if as_json else f"{samples}: {count} decisions"
             )
             return
-        code = run_why(client, pool, now=session.now(), as_json=as_json)
+        explain = run_why_job if kind is Kind.JOB else run_why
+        code = explain(client, name, now=session.now(), as_json=as_json)
     raise typer.Exit(code)
 
 
@@ -332,3 +356,7 @@ def version(as_json: AsJson = False) -> None:
 
     facts = {"llmos": metadata.version("llmos"), "api": API_VERSION, "python": platform.python_version()}
     print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{name:<8}{value}" for name, value in facts.items()))
+
+
+for command in (tune, get, logs, suspend, resume):
+    app.command(cls=Command)(command)

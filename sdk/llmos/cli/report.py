@@ -1,7 +1,7 @@
 """Decides what is wrong in a cluster, and what to do about it, from the Ready conditions. Pure.
 
-Three answers for an object: it is ready, LLMOS works on it, or there is a problem. A pool that only waits for its model
-is not a second problem: the model's own line says what there is to know.
+Three answers for an object: it is ready, LLMOS works on it, or there is a problem. A pool or a job that only waits for
+its model is not a second problem: the model's own line says what there is to know.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from llmos.api import REASONS, AcceleratorClass, InferencePool, LLMModel, Reason
+from llmos.api import REASONS, AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Reason
 from llmos.client.readiness import NO_STATUS, AnyKind, build_not_ready, find_remedy, ready_condition
 
 _PATIENCE: Final = timedelta(seconds=30)
 """How long an object may be without a status before that is a problem."""
+
+_HOLDING: Final = frozenset({"Training", "Evaluating"})
+"""Phases in which a job holds accelerators."""
 
 
 class State(StrEnum):
@@ -47,10 +50,11 @@ class Health:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All objects at one time. `accelerators` is None where the user may not see them."""
+    """All objects at one time. `jobs` and `accelerators` are None where the user may not see them."""
 
     models: tuple[LLMModel, ...]
     pools: tuple[InferencePool, ...]
+    jobs: tuple[FineTuneJob, ...] | None
     accelerators: tuple[AcceleratorClass, ...] | None
 
 
@@ -83,17 +87,20 @@ def _health(thing: AnyKind, state: State, reason: str, message: str = "", remedy
 
 
 def compute_all_health(snapshot: Snapshot, now: datetime) -> tuple[Health, ...]:
-    """How all objects are: models, pools, accelerators."""
+    """How all objects are: models, pools, jobs, accelerators."""
     models = tuple(compute_health(model, now) for model in snapshot.models)
     working = {(model.namespace, model.name) for model in models if model.state is State.WORKING}
-    pools = tuple(_excuse(pool, compute_health(pool, now), working) for pool in snapshot.pools)
-    return (*models, *pools, *(compute_health(each, now) for each in snapshot.accelerators or ()))
+    pools = (_excuse(pool, pool.spec.model_ref.name, compute_health(pool, now), working) for pool in snapshot.pools)
+    jobs = (
+        _excuse(job, job.spec.base_model_ref.name, compute_health(job, now), working) for job in snapshot.jobs or ()
+    )
+    return (*models, *pools, *jobs, *(compute_health(each, now) for each in snapshot.accelerators or ()))
 
 
-def _excuse(pool: InferencePool, health: Health, working: set[tuple[str | None, str]]) -> Health:
-    """A pool whose model is still being prepared waits; that is no problem."""
-    waits = health.reason == Reason.ModelNotReady and (health.namespace, pool.spec.model_ref.name) in working
-    return _health(pool, State.WORKING, health.reason, health.message) if waits else health
+def _excuse(thing: AnyKind, model: str, health: Health, working: set[tuple[str | None, str]]) -> Health:
+    """What needs a model that is still being prepared waits; that is no problem."""
+    waits = health.reason == Reason.ModelNotReady and (health.namespace, model) in working
+    return _health(thing, State.WORKING, health.reason, health.message) if waits else health
 
 
 def find_problems(healths: Iterable[Health]) -> tuple[Health, ...]:
@@ -102,8 +109,11 @@ def find_problems(healths: Iterable[Health]) -> tuple[Health, ...]:
 
 
 def count_accelerators_in_use(snapshot: Snapshot, class_name: str) -> int:
-    """Accelerators of a class that the pools of the snapshot hold."""
-    return sum(p.status.accelerators for p in snapshot.pools if p.spec.accelerator.class_name == class_name)
+    """Accelerators of a class that the pools and jobs of the snapshot hold."""
+    by_pools = (p.status.accelerators for p in snapshot.pools if p.spec.accelerator.class_name == class_name)
+    training = (job.spec.trainer for job in snapshot.jobs or () if job.status.phase in _HOLDING)
+    by_jobs = (t.nodes * t.accelerators_per_node for t in training if t.accelerator.class_name == class_name)
+    return sum(by_pools) + sum(by_jobs)
 
 
 def build_status_json(snapshot: Snapshot, healths: tuple[Health, ...]) -> dict[str, Any]:
@@ -111,6 +121,7 @@ def build_status_json(snapshot: Snapshot, healths: tuple[Health, ...]) -> dict[s
     return {
         "models": [model.to_manifest() for model in snapshot.models],
         "pools": [pool.to_manifest() for pool in snapshot.pools],
+        "jobs": [job.to_manifest() for job in snapshot.jobs or ()],
         "accelerators": [each.to_manifest() for each in snapshot.accelerators or ()],
         "health": [
             {

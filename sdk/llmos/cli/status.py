@@ -10,12 +10,12 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from llmos.api import LLMModel
+from llmos.api import AcceleratorClass, FineTuneJob
 from llmos.cli.exits import ExitCode
 from llmos.cli.report import Health, Snapshot, build_status_json, compute_all_health, find_problems
 from llmos.cli.screen import draw_status
 from llmos.cli.session import Session
-from llmos.client import Client, ForbiddenError, OverloadedError, UnreachableError
+from llmos.client import Client, ForbiddenError, NotInstalledError, OverloadedError, UnreachableError
 
 _LONGEST_PAUSE_S: Final = 30.0
 _WIDTH_OF_FILES: Final = 240
@@ -44,12 +44,26 @@ def build_console() -> Console:
 
 def observe_snapshot(client: Client, *, all_namespaces: bool) -> Snapshot:
     """Read all objects that the user may see."""
-    models: tuple[LLMModel, ...] = client.models.list(all_namespaces=all_namespaces)
+    models = client.models.list(all_namespaces=all_namespaces)
     pools = client.pools.list(all_namespaces=all_namespaces)
+    jobs = _observe_jobs(client, all_namespaces=all_namespaces)
+    return Snapshot(models, pools, jobs, _observe_accelerators(client))
+
+
+def _observe_jobs(client: Client, *, all_namespaces: bool) -> tuple[FineTuneJob, ...] | None:
     try:
-        return Snapshot(models, pools, client.accelerators.list())
+        return client.jobs.list(all_namespaces=all_namespaces)
     except ForbiddenError:
-        return Snapshot(models, pools, None)
+        return None
+    except NotInstalledError:
+        return ()  # An older LLMOS, which does not know the kind.
+
+
+def _observe_accelerators(client: Client) -> tuple[AcceleratorClass, ...] | None:
+    try:
+        return client.accelerators.list()
+    except ForbiddenError:
+        return None
 
 
 def _exit_code(healths: tuple[Health, ...]) -> ExitCode:

@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel
+from llmos.api import FineTuneJob, LLMModel
+from llmos.cli.job_progress import JobDisplay, describe_training
+from llmos.cli.kinds import Kind, find_resources
 from llmos.cli.screen import describe_progress
+from llmos.cli.session import Session
 from llmos.client import Client
 from llmos.client.readiness import AnyKind, ready_condition
 
 
-class Kind(StrEnum):
-    """Kinds that one can wait for."""
-
-    MODEL = "model"
-    POOL = "pool"
-    ACCELERATOR = "accelerator"
-
-
-_MODELS: Final[dict[Kind, type[LLMModel | InferencePool | AcceleratorClass]]] = {
-    Kind.MODEL: LLMModel,
-    Kind.POOL: InferencePool,
-    Kind.ACCELERATOR: AcceleratorClass,
-}
-
-
-def parse_kind(text: str) -> Kind | None:
-    """The kind that a person means: `pool`, `pools`, `InferencePool`, `ipool`..."""
-    word = text.lower()
-    for kind, model in _MODELS.items():
-        info = model.info
-        if word in (kind, f"{kind}s", info.singular, info.plural, *info.short_names):
-            return kind
-    return None
-
-
-def run_wait(client: Client, kind: Kind, name: str, *, timeout_s: float, as_json: bool) -> None:
+def run_wait(session: Session, client: Client, kind: Kind, name: str, *, timeout_s: float, as_json: bool) -> None:
     """Wait; progress goes to standard error, the object (with --json) to standard output."""
-    resources: Any = {Kind.MODEL: client.models, Kind.POOL: client.pools, Kind.ACCELERATOR: client.accelerators}[kind]
-    thing = resources.wait_ready(name, timeout_s, on_change=ProgressLines())
-    print(json.dumps(thing.to_manifest(), indent=2) if as_json else f"{thing.kind} {name} is ready.")
+    resources: Any = find_resources(client, kind)
+    if kind is Kind.JOB:
+        with JobDisplay(session.now) as display:
+            thing = resources.wait_ready(name, timeout_s, on_change=display)
+    else:
+        thing = resources.wait_ready(name, timeout_s, on_change=ProgressLines())
+    ended = "has succeeded" if kind is Kind.JOB else "is ready"
+    print(json.dumps(thing.to_manifest(), indent=2) if as_json else f"{thing.kind} {name} {ended}.")
 
 
 class ProgressLines:
@@ -63,6 +45,11 @@ def describe(thing: AnyKind) -> str:
     condition = ready_condition(thing)
     if condition is None:
         return f"{thing.metadata.name}: waiting for the operator"
-    progress = describe_progress(thing.status.fetch) if isinstance(thing, LLMModel) else ""
-    message = progress or condition.message
+    message = _describe_progress(thing) or condition.message
     return f"{thing.metadata.name}: {condition.reason}{f': {message}' if message else ''}"
+
+
+def _describe_progress(thing: AnyKind) -> str:
+    if isinstance(thing, LLMModel):
+        return describe_progress(thing.status.fetch)
+    return describe_training(thing) if isinstance(thing, FineTuneJob) else ""

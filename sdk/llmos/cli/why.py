@@ -89,16 +89,18 @@ def draw_explanation(it: Explanation) -> str:
     parts = [
         f"{title}: {_say_decision(it, scaling, decision)}",
         f"  {decision.message}",
-        _draw_rows("Limits now", [_limits_row(limits)]),
-        _draw_rows("What it saw", _input_rows(decision.inputs)),
-        _draw_rows("What each target asks for", [(d.name, f"{d.replicas:g}  {d.message}") for d in decision.demands]),
-        _draw_rows("What one replica can do", _capacity_rows(decision.capacity)),
+        draw_rows("Limits now", [_limits_row(limits)]),
+        draw_rows("What it saw", _input_rows(decision.inputs)),
+        draw_rows("What each target asks for", [(d.name, f"{d.replicas:g}  {d.message}") for d in decision.demands]),
+        draw_rows("What one replica can do", _capacity_rows(decision.capacity)),
     ]
     return "\n".join(part for part in parts if part)
 
 
 def _say_decision(it: Explanation, scaling: Scaling, decision: ScalingStatus) -> str:
-    since = f" since {decision.since:%Y-%m-%d %H:%M:%S} UTC ({_ago(it.now, decision.since)})" if decision.since else ""
+    since = (
+        f" since {decision.since:%Y-%m-%d %H:%M:%S} UTC ({say_ago(it.now, decision.since)})" if decision.since else ""
+    )
     bound = f", bounded by {decision.bounded_by}" if decision.bounded_by else ""
     advice = f" Only advice: {it.pool.status.desired_replicas} are desired." if scaling.mode == "advisory" else ""
     return (
@@ -107,7 +109,8 @@ def _say_decision(it: Explanation, scaling: Scaling, decision: ScalingStatus) ->
     )
 
 
-def _ago(now: datetime, then: datetime) -> str:
+def say_ago(now: datetime, then: datetime) -> str:
+    """How long ago something was."""
     seconds = max(0, int((now - then).total_seconds()))
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
@@ -152,7 +155,8 @@ def _capacity_rows(capacity: ReplicaCapacity) -> list[tuple[str, str]]:
     return rows or [("measured", "nothing yet")]
 
 
-def _draw_rows(title: str, rows: list[tuple[str, str]]) -> str:
+def draw_rows(title: str, rows: list[tuple[str, str]], width: int = 12) -> str:
+    """Rows of names and values under a title; empty without rows."""
     if not rows:
         return ""
-    return "\n".join(["", f"{title}:", *(f"  {name:<12}{value}" for name, value in rows)])
+    return "\n".join(["", f"{title}:", *(f"  {name:<{width}}{value}" for name, value in rows)])

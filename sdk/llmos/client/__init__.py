@@ -1,7 +1,7 @@
 """The typed client of LLMOS, blocking (`Client`) and asynchronous (`AsyncClient`).
 
 Client / AsyncClient          sync.py, aio.py      one line for each operation
-    flows                     resources.py, chat.py, keys.py      what is asked and what answers mean; no I/O
+    flows                     resources.py, chat.py, keys.py, logs.py   what is asked and what answers mean; no I/O
     drivers                   transport.py         the only I/O, by httpx
     way to the cluster        connection.py        kubeconfig or the pod's account
     errors                    errors.py, answers.py, readiness.py
@@ -26,6 +26,7 @@ from llmos.client.errors import (
     UnreachableError,
 )
 from llmos.client.keys import SYSTEM_NAMESPACE, CreatedKey, KeyRights, ListedKey, RotatedKey, Rotation
+from llmos.client.logs import LogLine, LogNotice, LogOptions
 from llmos.client.readiness import Verdict, judge, ready_condition
 from llmos.client.resources import Event
 from llmos.client.sync import Client, Endpoint
@@ -51,6 +52,9 @@ __all__ = [
     "KeyRights",
     "ListedKey",
     "LlmosError",
+    "LogLine",
+    "LogNotice",
+    "LogOptions",
     "NotFoundError",
     "NotInstalledError",
     "NotReadyError",

@@ -7,7 +7,7 @@ from typing import Generic, Literal, Self, Unpack, overload
 
 import httpx
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel, Tenant
+from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Tenant
 from llmos.client.chat import (
     ChatChunk,
     ChatCompletion,
@@ -27,6 +27,7 @@ from llmos.client.keys import (
     RotatedKey,
     Rotation,
 )
+from llmos.client.logs import WHOLE_LOG, L, LogFlows, LogLine, LogNotice, LogOptions
 from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
 from llmos.client.scaling import read_scaling_samples
 from llmos.client.transport import AsyncDriver, discard
@@ -55,6 +56,10 @@ class AsyncResources(Generic[M]):
         """As `Resources.apply`."""
         return await self._driver.run(self._flows.apply(self._namespace, thing, field_manager, force))
 
+    async def create(self, thing: M, *, field_manager: str = DEFAULT_FIELD_MANAGER) -> M:
+        """As `Resources.create`."""
+        return await self._driver.run(self._flows.create(self._namespace, thing, field_manager))
+
     async def delete(self, name: str, *, namespace: str | None = None) -> None:
         """Ask for the object to go; finalizers may hold it for a while."""
         await self._driver.run(self._flows.delete(namespace or self._namespace, name))
@@ -77,7 +82,31 @@ class AsyncResources(Generic[M]):
         return await self._driver.run(flow, on_change)
 
 
-class AsyncPools(AsyncResources[InferencePool]):
+class AsyncLoggedResources(AsyncResources[L]):
+    """The objects of a kind that has pods."""
+
+    def logs(
+        self, name: str, options: LogOptions = WHOLE_LOG, *, namespace: str | None = None
+    ) -> AsyncGenerator[LogLine | LogNotice, None]:
+        """As `LoggedResources.logs`."""
+        return self._driver.iterate(LogFlows(self._flows).read(namespace or self._namespace, name, options))
+
+
+class AsyncJobs(AsyncLoggedResources[FineTuneJob]):
+    """FineTuneJobs, which can also be suspended; `wait_ready` waits until one has succeeded."""
+
+    async def suspend(self, name: str, *, namespace: str | None = None) -> FineTuneJob:
+        """As `Jobs.suspend`."""
+        flow = self._flows.suspend(namespace or self._namespace, name, DEFAULT_FIELD_MANAGER, suspend=True)
+        return await self._driver.run(flow)
+
+    async def resume(self, name: str, *, namespace: str | None = None) -> FineTuneJob:
+        """As `Jobs.resume`."""
+        flow = self._flows.suspend(namespace or self._namespace, name, DEFAULT_FIELD_MANAGER, suspend=False)
+        return await self._driver.run(flow)
+
+
+class AsyncPools(AsyncLoggedResources[InferencePool]):
     """InferencePools, which can also be scaled and talked to."""
 
     async def scale(self, name: str, replicas: int, *, namespace: str | None = None) -> None:
@@ -186,8 +215,9 @@ class AsyncClient(_Closing):
         connection = connection or load_connection(kubeconfig, context)
         self.namespace = namespace or connection.namespace
         self._driver = AsyncDriver(connection, transport)
-        self.models = AsyncResources(self._driver, ResourceFlows(LLMModel), self.namespace)
+        self.models = AsyncLoggedResources(self._driver, ResourceFlows(LLMModel), self.namespace)
         self.pools = AsyncPools(self._driver, ResourceFlows(InferencePool), self.namespace)
+        self.jobs = AsyncJobs(self._driver, ResourceFlows(FineTuneJob), self.namespace)
         self.accelerators = AsyncResources(self._driver, ResourceFlows(AcceleratorClass), self.namespace)
         self.tenants = AsyncResources(self._driver, ResourceFlows(Tenant), self.namespace)
         self.keys = AsyncKeys(self._driver)

@@ -1,4 +1,4 @@
-"""The flows of one kind: list, get, apply, delete, watch, wait, scale.
+"""The flows of one kind: list, get, create, apply, delete, watch, wait, scale, suspend.
 
 They decide which requests are made and what the answers mean; they do no I/O (flow.py). Objects are applied by
 server-side apply with only the fields that the caller set, so that defaults stay the server's and fields that another
@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel, Tenant
+from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Tenant
 from llmos.api.names import GROUP, VERSION
 from llmos.client.answers import check
-from llmos.client.errors import NotFoundError, OverloadedError, UnreachableError
+from llmos.client.errors import ConflictError, NotFoundError, OverloadedError, UnreachableError
 from llmos.client.flow import Emit, Flow, Open, Read, Request, Send, Sleep, parse_object
-from llmos.client.readiness import Verdict, build_not_ready, judge
+from llmos.client.readiness import AnyKind, Verdict, build_not_ready, judge
 
-M = TypeVar("M", bound=LLMModel | InferencePool | AcceleratorClass | Tenant)
+M = TypeVar("M", bound=LLMModel | InferencePool | AcceleratorClass | Tenant | FineTuneJob)
 
 DEFAULT_FIELD_MANAGER: Final = "llmos-cli"
 _PAGE_OBJECTS: Final = 500
@@ -97,6 +97,20 @@ class ResourceFlows(Generic[M]):
         )
         return self._parse(check(reply, self.title(inside, thing.metadata.name)).as_object())
 
+    def create(self, namespace: str, thing: M, field_manager: str) -> Flow[M]:
+        """Make the object with the fields that are set on it; returns what the server made of it.
+
+        Raises:
+            ConflictError: there is one of that name.
+        """
+        inside = thing.metadata.namespace or namespace
+        title = self.title(inside, thing.metadata.name)
+        where = self.collection(inside)
+        reply = yield Send(Request("POST", where, {"fieldManager": field_manager}, build_apply_manifest(thing)))
+        if reply.status == 409:
+            raise ConflictError(f"{title} exists already.", "Choose another name, or delete that one first.")
+        return self._parse(check(reply, title).as_object())
+
     def delete(self, namespace: str, name: str) -> Flow[None]:
         """Ask the server to delete one object; its finalizers may hold it for a while."""
         reply = yield Send(Request("DELETE", f"{self.collection(namespace)}/{name}"))
@@ -114,6 +128,19 @@ class ResourceFlows(Generic[M]):
             )
         )
         check(reply, self.title(namespace, name))
+
+    def suspend(self, namespace: str, name: str, field_manager: str, *, suspend: bool) -> Flow[M]:
+        """Set spec.suspend; returns the object."""
+        reply = yield Send(
+            Request(
+                "PATCH",
+                f"{self.collection(namespace)}/{name}",
+                {"fieldManager": field_manager},
+                {"spec": {"suspend": suspend}},
+                "application/merge-patch+json",
+            )
+        )
+        return self._parse(check(reply, self.title(namespace, name)).as_object())
 
     def watch(self, namespace: str | None) -> Flow[None]:
         """Emit an Event for every object and then for every change, without end; lost connections are made again.
@@ -219,7 +246,7 @@ class ResourceFlows(Generic[M]):
         return Verdict.WAIT, thing
 
 
-def build_apply_manifest(thing: LLMModel | InferencePool | AcceleratorClass | Tenant) -> dict[str, Any]:
+def build_apply_manifest(thing: AnyKind) -> dict[str, Any]:
     """What server-side apply shall own: the fields that were set, without status and what the server writes itself."""
     dumped = thing.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     metadata = {key: dumped["metadata"][key] for key in ("name", "labels", "annotations") if key in dumped["metadata"]}

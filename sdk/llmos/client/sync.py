@@ -7,7 +7,7 @@ from typing import Generic, Literal, Self, Unpack, overload
 
 import httpx
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel, Tenant
+from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Tenant
 from llmos.client.chat import (
     ChatChunk,
     ChatCompletion,
@@ -27,6 +27,7 @@ from llmos.client.keys import (
     RotatedKey,
     Rotation,
 )
+from llmos.client.logs import WHOLE_LOG, L, LogFlows, LogLine, LogNotice, LogOptions
 from llmos.client.resources import DEFAULT_FIELD_MANAGER, Event, M, ResourceFlows
 from llmos.client.scaling import read_scaling_samples
 from llmos.client.transport import Driver, discard
@@ -59,6 +60,14 @@ class Resources(Generic[M]):
         """
         return self._driver.run(self._flows.apply(self._namespace, thing, field_manager, force))
 
+    def create(self, thing: M, *, field_manager: str = DEFAULT_FIELD_MANAGER) -> M:
+        """Make the object.
+
+        Raises:
+            ConflictError: there is one of that name.
+        """
+        return self._driver.run(self._flows.create(self._namespace, thing, field_manager))
+
     def delete(self, name: str, *, namespace: str | None = None) -> None:
         """Ask for the object to go; finalizers may hold it for a while."""
         self._driver.run(self._flows.delete(namespace or self._namespace, name))
@@ -85,7 +94,38 @@ class Resources(Generic[M]):
         return self._driver.run(self._flows.wait_ready(namespace or self._namespace, name, timeout_s), on_change)
 
 
-class Pools(Resources[InferencePool]):
+class LoggedResources(Resources[L]):
+    """The objects of a kind that has pods."""
+
+    def logs(
+        self, name: str, options: LogOptions = WHOLE_LOG, *, namespace: str | None = None
+    ) -> Generator[LogLine | LogNotice, None, None]:
+        """Yield lines of the logs of the object's pods, and notices while there are none; close the iterator to stop.
+
+        With `follow` it goes on over attempts and replicas, until a job or a model's fetch has ended.
+
+        Raises:
+            NotFoundError: there is no such object, or no pod of it is left.
+            NotReadyError: no pod of it has started, and `follow` is false.
+        """
+        return self._driver.iterate(LogFlows(self._flows).read(namespace or self._namespace, name, options))
+
+
+class Jobs(LoggedResources[FineTuneJob]):
+    """FineTuneJobs, which can also be suspended; `wait_ready` waits until one has succeeded."""
+
+    def suspend(self, name: str, *, namespace: str | None = None) -> FineTuneJob:
+        """Have the job save a checkpoint, give its accelerators back and wait for `resume`."""
+        flow = self._flows.suspend(namespace or self._namespace, name, DEFAULT_FIELD_MANAGER, suspend=True)
+        return self._driver.run(flow)
+
+    def resume(self, name: str, *, namespace: str | None = None) -> FineTuneJob:
+        """Have a suspended job go on from its last checkpoint."""
+        flow = self._flows.suspend(namespace or self._namespace, name, DEFAULT_FIELD_MANAGER, suspend=False)
+        return self._driver.run(flow)
+
+
+class Pools(LoggedResources[InferencePool]):
     """InferencePools, which can also be scaled and talked to."""
 
     def scale(self, name: str, replicas: int, *, namespace: str | None = None) -> None:
@@ -214,8 +254,9 @@ class Client(_Closing):
         connection = connection or load_connection(kubeconfig, context)
         self.namespace = namespace or connection.namespace
         self._driver = Driver(connection, transport)
-        self.models = Resources(self._driver, ResourceFlows(LLMModel), self.namespace)
+        self.models = LoggedResources(self._driver, ResourceFlows(LLMModel), self.namespace)
         self.pools = Pools(self._driver, ResourceFlows(InferencePool), self.namespace)
+        self.jobs = Jobs(self._driver, ResourceFlows(FineTuneJob), self.namespace)
         self.accelerators = Resources(self._driver, ResourceFlows(AcceleratorClass), self.namespace)
         self.tenants = Resources(self._driver, ResourceFlows(Tenant), self.namespace)
         self.keys = Keys(self._driver)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmos.api import KINDS, ApiModel, InferencePool, LLMModel
+from llmos.api import KINDS, ApiModel, FineTuneJob, InferencePool, LLMModel
 from llmos.api.names import API_VERSION, GROUP, STATUS_FIELD_MANAGER
 from tests.integration.conftest import Kubectl
 from tests.integration.crds.conftest import INFO, ROOT, Object, Server
@@ -239,8 +239,16 @@ class TestExamples:
                 served for served in yaml.safe_load_all(path.read_text()) if served["kind"] != "AcceleratorClass"
             ]
             models = {served["metadata"]["name"] for served in objects if served["kind"] == LLMModel.info.kind}
-            pools = [served for served in objects if served["kind"] == InferencePool.info.kind]
-            assert {served["spec"]["modelRef"]["name"] for served in pools} <= models
+            jobs = [served["spec"] for served in objects if served["kind"] == FineTuneJob.info.kind]
+            made = {spec["output"]["name"] for spec in jobs}
+            pools = {
+                served["metadata"]["name"]: served["spec"]["modelRef"]["name"]
+                for served in objects
+                if served["kind"] == InferencePool.info.kind
+            }
+            assert {spec["baseModelRef"]["name"] for spec in jobs} <= models
+            assert set(pools.values()) <= models | made
+            assert {target["pool"] for spec in jobs for target in spec["output"].get("attachTo", ())} <= set(pools)
 
 
 @pytest.mark.parametrize("kind", BY_KIND)

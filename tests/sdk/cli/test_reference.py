@@ -22,7 +22,11 @@ def test_a_page_that_fell_behind_is_found_and_mended(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "plan", "chat", "wait", "keys create", "keys list", "keys revoke", "version"]
+    "command",
+    [
+        *("status", "plan", "chat", "wait", "tune", "get", "logs", "suspend", "resume", "why"),
+        *("keys create", "keys list", "keys revoke", "version"),
+    ],
 )
 def test_every_command_stands_on_the_page_with_its_options(command: str) -> None:
     assert f"## `llmos {command}`\n" in render_page()

@@ -9,13 +9,16 @@ import httpx
 
 from tests.sdk.cli.conftest import Run
 from tests.sdk.client.support import (
+    GATE_FAILED,
     READY,
     STARTING,
     TOO_BIG,
+    TRAINING,
     Json,
     Script,
     accelerator,
     condition,
+    job,
     model,
     objects,
     pool,
@@ -27,8 +30,8 @@ NODES = condition("True", "NodesFound")
 L4 = accelerator("nvidia-l4", "23034Mi", NODES, nodes=2, capacity=8)
 
 
-def cluster(models: list[Json], pools: list[Json], accelerators: list[Json]) -> Script:
-    return Script(objects(*models), objects(*pools), objects(*accelerators))
+def cluster(models: list[Json], pools: list[Json], accelerators: list[Json], jobs: list[Json] | None = None) -> Script:
+    return Script(objects(*models), objects(*pools), objects(*(jobs or [])), objects(*accelerators))
 
 
 def serving(name: str, *conditions: Json, **status: Any) -> Json:
@@ -110,9 +113,10 @@ def test_an_empty_namespace_says_where_else_to_look(llmos: Run) -> None:
 
 
 def test_a_user_who_may_not_see_accelerators_sees_the_rest(llmos: Run) -> None:
-    script = Script(objects(), objects(serving("smol", READY)), refusal(403, "forbidden"))
+    script = Script(objects(), objects(serving("smol", READY)), refusal(403, "forbidden"), refusal(403, "forbidden"))
     result = llmos(script, "status")
     assert result.exit_code == 0
+    assert "you may not list finetunejobs" in result.stdout
     assert "you may not list acceleratorclasses" in result.stdout
 
 
@@ -120,7 +124,38 @@ def test_all_namespaces_are_one_question_for_each_kind(llmos: Run) -> None:
     script = cluster([], [], [])
     llmos(script, "status", "-A")
     assert script.asked[0] == "GET /apis/llmos.dev/v1alpha1/llmmodels"
-    assert len(script.requests) == 3
+    assert len(script.requests) == 4
+
+
+def test_jobs_are_shown_with_their_progress_and_hold_accelerators(llmos: Run) -> None:
+    progress = {"step": 20, "totalSteps": 80, "loss": 1.5}
+    training = job("support", TRAINING, class_name="nvidia-l4", phase="Training", progress=progress)
+    result = llmos(cluster([], [serving("smol", READY)], [L4], [training]), "status")
+    assert result.exit_code == 0
+    for words in ("JOBS", "team/support", "◌ Training", "step 20/80, loss 1.5"):
+        assert words in result.stdout, words
+    used = next(line for line in result.stdout.splitlines() if line.startswith("nvidia-l4"))
+    assert used.split()[-2:] == ["3", "8"]
+
+
+def test_a_job_that_failed_is_a_problem_with_its_remedy(llmos: Run) -> None:
+    result = llmos(cluster([], [], [], [job("support", GATE_FAILED, phase="Failed")]), "status")
+    assert result.exit_code == 1
+    assert "✗ FineTuneJob team/support: GateFailed" in result.stdout
+    assert "what to do: Look at status.evaluation" in result.stdout
+
+
+def test_a_job_that_waits_for_a_fetching_model_is_no_problem(llmos: Run) -> None:
+    waiting = job("support", condition("False", "ModelNotReady", "LLMModel smollm2 says Fetching."))
+    fetching = model("smollm2", condition("False", "Fetching", "The files are being fetched."))
+    assert llmos(cluster([fetching], [], [], [waiting]), "status").exit_code == 0
+
+
+def test_an_older_llmos_that_knows_no_jobs_shows_the_rest(llmos: Run) -> None:
+    script = Script(
+        objects(), objects(serving("smol", READY)), httpx.Response(404, text="404 page not found"), objects()
+    )
+    assert llmos(script, "status").exit_code == 0
 
 
 def test_json_holds_objects_and_judgements(llmos: Run) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmos.cli.exits import ExitCode, find_exit_code
-from llmos.cli.waiting import Kind, parse_kind
+from llmos.cli.kinds import Kind, parse_kind
 from llmos.client import errors
 from tests.sdk.cli.conftest import Run
 from tests.sdk.client.support import READY, STARTING, Script, accelerator, answer, condition, events, model, pool

@@ -31,7 +31,8 @@ def watch(script: Script, looks: int) -> tuple[int, str, list[float]]:
 
 def test_the_screen_follows_the_cluster_and_the_last_state_decides_the_exit_code() -> None:
     script = Script(
-        *(objects(), objects(pool("smol", READY)), objects()), *(objects(), objects(pool("smol", TOO_BIG)), objects())
+        *(objects(), objects(pool("smol", READY)), objects(), objects()),
+        *(objects(), objects(pool("smol", TOO_BIG)), objects(), objects()),
     )
     code, text, _ = watch(script, looks=2)
     assert code == 1
@@ -40,7 +41,7 @@ def test_the_screen_follows_the_cluster_and_the_last_state_decides_the_exit_code
 
 def test_a_lost_cluster_is_asked_less_and_less_often_until_it_is_back() -> None:
     lost = [httpx.ConnectError("refused")] * 6
-    code, _, pauses = watch(Script(*lost, objects(), objects(pool("smol", READY)), objects()), looks=7)
+    code, _, pauses = watch(Script(*lost, objects(), objects(pool("smol", READY)), objects(), objects()), looks=7)
     assert code == 0
     assert pauses == [4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 2.0]
 

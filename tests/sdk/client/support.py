@@ -19,6 +19,8 @@ BORN = datetime(2026, 1, 1, tzinfo=UTC)
 POOLS = "/apis/llmos.dev/v1alpha1/namespaces/team/inferencepools"
 MODELS = "/apis/llmos.dev/v1alpha1/namespaces/team/llmmodels"
 ACCELERATORS = "/apis/llmos.dev/v1alpha1/acceleratorclasses"
+JOBS = "/apis/llmos.dev/v1alpha1/namespaces/team/finetunejobs"
+PODS = "/api/v1/namespaces/team/pods"
 PROXY = "/api/v1/namespaces/team/services/smol:http/proxy/v1"
 
 Json = dict[str, Any]
@@ -71,6 +73,74 @@ def accelerator(name: str = "nvidia-l4", memory: str = "23034Mi", *conditions: J
     }
 
 
+def job(
+    name: str = "support",
+    *conditions: Json,
+    class_name: str = "cpu",
+    suspend: bool = False,
+    evaluate: Json | None = None,
+    attach: tuple[str, ...] = (),
+    **status: Any,
+) -> Json:
+    output = {"name": name, **({"attachTo": [{"pool": pool} for pool in attach]} if attach else {})}
+    spec = {
+        "baseModelRef": {"name": "smollm2"},
+        "dataset": {"source": {"uri": "https://example.com/support.jsonl"}},
+        "trainer": {"accelerator": {"class": class_name}},
+        "output": output,
+        "suspend": suspend,
+        "evaluate": evaluate or {},
+    }
+    return {
+        "apiVersion": "llmos.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": metadata(name),
+        "spec": spec,
+        "status": {"conditions": list(conditions), **status},
+    }
+
+
+def pod(
+    name: str,
+    *,
+    component: str = "train",
+    born: str = "2026-01-01T00:00:00Z",
+    phase: str = "Running",
+    states: Json | None = None,
+    init: tuple[str, ...] = (),
+    rank: str = "0",
+    conditions: tuple[Json, ...] = (),
+) -> Json:
+    """A pod of the operator; `states` are those of its containers, in the order in which they start."""
+    told = {"train": {"running": {}}} if states is None else states
+    statuses = [{"name": each, "state": state} for each, state in told.items()]
+    return {
+        "metadata": {
+            "name": name,
+            "creationTimestamp": born,
+            "labels": {"llmos.dev/component": component, "llmos.dev/rank": rank},
+        },
+        "spec": {
+            "initContainers": [{"name": each} for each in told if each in init],
+            "containers": [{"name": each} for each in told if each not in init],
+        },
+        "status": {
+            "phase": phase,
+            "conditions": list(conditions),
+            "initContainerStatuses": [each for each in statuses if each["name"] in init],
+            "containerStatuses": [each for each in statuses if each["name"] not in init],
+        },
+    }
+
+
+def log(*lines: tuple[int, str]) -> httpx.Response:
+    """A container's log: seconds of the minute, with their text."""
+    return httpx.Response(200, text="".join(f"2026-01-01T00:00:{s:02}.5Z {text}\n" for s, text in lines))
+
+
+TRAINING = condition("False", "Training", "Step 20 of 80.")
+SUCCEEDED = condition("True", "Registered", "LLMModel support is registered.")
+GATE_FAILED = condition("False", "GateFailed", "eval_loss 2.1 is above 0.95 x 2.0.")
 READY = condition("True", "Ready")
 STARTING = condition("False", "Starting", "Replica smol-1 is starting.")
 TOO_BIG = condition("False", "DoesNotFit", "Needs 40 GiB on 1 x 24 GiB: use count 2.")

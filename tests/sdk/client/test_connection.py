@@ -96,6 +96,8 @@ def methods(owner: type) -> dict[str, list[str]]:
     ("blocking", "asynchronous"),
     [
         (sync_client.Resources, aio_client.AsyncResources),
+        (sync_client.LoggedResources, aio_client.AsyncLoggedResources),
+        (sync_client.Jobs, aio_client.AsyncJobs),
         (sync_client.Pools, aio_client.AsyncPools),
         (sync_client.Endpoint, aio_client.AsyncEndpoint),
         (Client, AsyncClient),

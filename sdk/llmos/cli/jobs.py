@@ -1,0 +1,213 @@
+"""The commands `tune`, `suspend` and `resume`: names, options, help. tune_run.py and tuning.py do it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from llmos.cli.options import AsJson, Context, Kubeconfig, Namespace, find_session
+from llmos.cli.session import Target
+
+Job = Annotated[str, typer.Argument(metavar="job/NAME", help="FineTuneJob; its NAME alone is the same.")]
+
+
+def tune(
+    ctx: typer.Context,
+    base: Annotated[str, typer.Option("--base", help="LLMModel to start from.")],
+    data: Annotated[
+        str,
+        typer.Option("--data", metavar="URI", help="JSON lines: hf://, s3://, gs://, https://, pvc://CLAIM/path ..."),
+    ],
+    name: Annotated[str, typer.Option("--name", help="Name of the job, and of the LLMModel that it makes.")],
+    class_name: Annotated[
+        str | None,
+        typer.Option("--class", help="AcceleratorClass, or cpu; by default the cluster's only one, or cpu."),
+    ] = None,
+    format_: Annotated[
+        Literal["chat", "instruction", "text"] | None,
+        typer.Option("--format", help="How a line is read: messages, prompt and completion, or text; by default chat."),
+    ] = None,
+    method: Annotated[
+        Literal["lora", "full"], typer.Option("--method", help="lora makes a small adapter, full a whole model.")
+    ] = "lora",
+    attach: Annotated[
+        list[str] | None, typer.Option("--attach", metavar="POOL", help="Pool that serves the adapter. Repeatable.")
+    ] = None,
+    gates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate",
+            metavar="GATE",
+            help="Condition of the result: eval_loss<=0.95xbase, qa_exact_match>=0.8. Repeatable.",
+        ),
+    ] = None,
+    suites: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--suite",
+            metavar="NAME[=URI]",
+            help="Questions for base and result, by default the held-out ones: gives NAME_loss and NAME_exact_match. "
+            "Repeatable.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="Name of the LLMModel that is made, if not the job's.")
+    ] = None,
+    secret: Annotated[
+        str | None, typer.Option("--secret", help="Secret with the credentials of the data's source.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", min=0, help="How often each example is learned; by default once.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=1, help="Optimizer steps, instead of epochs.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="By default 2e-4 for lora, 2e-5 for full.")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", min=16, help="Tokens of one optimizer step; by default 16384.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", min=16, help="Longest example in tokens; by default 2048.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the adapter; by default 16.")] = None,
+    alpha: Annotated[int | None, typer.Option("--alpha", min=1, help="Scale of the adapter; by default 32.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of order and first weights; by default 42.")
+    ] = None,
+    eval_fraction: Annotated[
+        float | None, typer.Option("--eval-fraction", min=0, help="Share of the examples held out; by default 0.05.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option("--patience", min=1, help="Stop after so many evaluations without a better one.")
+    ] = None,
+    pii: Annotated[
+        Literal["keep", "redact", "drop", "fail"] | None,
+        typer.Option("--pii", help="What is done with personal data in the examples; by default it is kept."),
+    ] = None,
+    near_dedup: Annotated[
+        float | None,
+        typer.Option("--near-dedup", metavar="SIMILARITY", help="Learn lines this similar only once, for example 0.8."),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="Size of the claim for data and checkpoints; by default 20Gi.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Memory of the training container; by default planned.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the FineTuneJob as YAML and make nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch it until it has ended.")] = True,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0, help="Longest watch in seconds.")] = 604800.0,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Train a model on your data, and have the result tested, registered and served.
+
+    Makes a FineTuneJob after checking all that it refers to, then shows its progress. Ctrl-C leaves it running in the
+    cluster. Ends with 4 if the job fails or does not end in time. What has no option here can be set in the YAML of
+    --dry-run.
+
+    Examples:
+
+        llmos tune --base smollm2 --data https://example.com/support.jsonl --name support --class cpu
+
+        llmos tune --base smollm2 --data pvc://data/qa --name qa --attach chat --gate 'eval_loss<=0.95xbase'
+
+        llmos tune --base smollm2 --data hf://org/data --name qa --dry-run | kubectl apply -f -
+    """
+    from llmos.cli.tune_run import Watching, print_manifest, run_tune  # noqa: PLC0415  (start-up time)
+    from llmos.cli.tuning import BadWishError, TuneWish, build_job, choose_class  # noqa: PLC0415
+
+    wish = TuneWish(
+        name=name,
+        base=base,
+        data=data,
+        format=format_,
+        method=method,
+        output=output,
+        secret=secret,
+        attach=tuple(attach or ()),
+        gates=tuple(gates or ()),
+        suites=tuple(suites or ()),
+        epochs=epochs,
+        max_steps=max_steps,
+        learning_rate=learning_rate,
+        batch_tokens=batch_tokens,
+        max_length=max_length,
+        seed=seed,
+        rank=rank,
+        alpha=alpha,
+        eval_fraction=eval_fraction,
+        pii=pii,
+        near_dedup=near_dedup,
+        patience=patience,
+        storage=storage,
+        memory=memory,
+    )
+    session = find_session(ctx)
+    target = Target(namespace, context, kubeconfig)
+    try:
+        job = build_job(wish, class_name or "cpu")
+        if dry_run and class_name:
+            print_manifest(job, as_json=as_json)
+            return
+        with session.connect(target) as client:
+            job = build_job(wish, class_name or choose_class(client))
+            if dry_run:
+                print_manifest(job, as_json=as_json)
+            else:
+                run_tune(session, client, job, Watching(timeout_s if wait else None, as_json))
+    except BadWishError as error:
+        raise typer.BadParameter(str(error), param_hint=error.option) from error
+
+
+def suspend(
+    ctx: typer.Context,
+    job: Job,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Have a FineTuneJob save a checkpoint, give its accelerators back, and wait.
+
+    Examples:
+
+        llmos suspend job/support
+    """
+    _set_suspend(ctx, job, Target(namespace, context, kubeconfig), suspend=True, as_json=as_json)
+
+
+def resume(
+    ctx: typer.Context,
+    job: Job,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Have a suspended FineTuneJob go on from its last checkpoint.
+
+    Examples:
+
+        llmos resume job/support
+    """
+    _set_suspend(ctx, job, Target(namespace, context, kubeconfig), suspend=False, as_json=as_json)
+
+
+def _set_suspend(ctx: typer.Context, job: str, target: Target, *, suspend: bool, as_json: bool) -> None:
+    from llmos.cli.kinds import BadReferenceError, Kind, parse_reference  # noqa: PLC0415  (start-up time)
+    from llmos.cli.tune_run import run_suspend  # noqa: PLC0415
+
+    try:
+        _kind, name = parse_reference(job, [Kind.JOB], default=Kind.JOB)
+    except BadReferenceError as error:
+        raise typer.BadParameter(
+            f"{error}; pools are stopped with kubectl scale ipool/NAME --replicas=0", param_hint="job/NAME"
+        ) from error
+    with find_session(ctx).connect(target) as client:
+        run_suspend(client, name, suspend=suspend, as_json=as_json)
