@@ -52,6 +52,7 @@ from llmos_gateway.proxy.tracing import Tracer
 from llmos_gateway.proxy.upstream import Upstream
 from llmos_gateway.queueing import Queueing
 from llmos_gateway.runtime.access_log import AccessLog
+from llmos_gateway.runtime.clashes import Clashes
 from llmos_gateway.runtime.memory import find_memory_warning, read_limit_bytes
 from llmos_gateway.runtime.recording import CallRecorder
 from llmos_gateway.runtime.tracing import build_exporting_tracer, is_tracing_wanted
@@ -251,13 +252,17 @@ class Gateway:
             "dispatch_window", "Requests of this gateway that go to the replicas at once.", queueing.read_windows
         )
         self._catalog.subscribe(self._forget_gone)
+        self._catalog.subscribe(Clashes(self._catalog).tell)
 
     def _count(self, read: Callable[[PoolLoad], int]) -> dict[str, float]:
         return {pool_id: read(load) for pool_id, load in self._book.build("", "").pools.items()}
 
     def _forget_gone(self, pool_id: str) -> None:
-        if self._catalog.get_pool(pool_id) is None:
+        pool = self._catalog.get_pool(pool_id)
+        if pool is None:
             self._metrics.forget_pool(pool_id)
+        else:
+            self._metrics.retain_models(pool_id, {pool.model, *(adapter.name for adapter in pool.adapters)})
 
     async def _open(self, stack: AsyncExitStack, server: PublicServer, store: BudgetStore) -> None:
         options = self._options
