@@ -27,7 +27,7 @@ from llmos_gateway.load import Outcome as AttemptOutcome
 from llmos_gateway.metrics import Metrics
 from llmos_gateway.protocol.answers import MAX_ERROR_BYTES, build_engine_error, is_unknown_model
 from llmos_gateway.protocol.errors import ApiError, BadGatewayError, build_refusal
-from llmos_gateway.protocol.events import EventFilter
+from llmos_gateway.protocol.events import EventFilter, split_events
 from llmos_gateway.protocol.headers import build_caller_headers, build_upstream_headers
 from llmos_gateway.protocol.requests import ApiPart
 from llmos_gateway.protocol.usage import MAX_USAGE_BYTES, find_usage
@@ -312,12 +312,7 @@ class Delivery:
                 raise LostError("the answer is empty")
             self._begin(attempt)
             while data:
-                passed = events.feed(data)
-                await self._pay(events)
-                if passed:
-                    if not stream.has_events:
-                        self._forget_body()
-                    await stream.send(passed)
+                await self._pass_events(events, data, stream)
                 self._progress(events)
                 data = await read_some(answer)
             if passed := events.finish():
@@ -350,15 +345,29 @@ class Delivery:
         if self._place is not None:
             self._place.progress(events.events)
 
-    async def _pay(self, events: EventFilter) -> None:
-        """Reserve for what comes.
+    async def _pass_events(self, events: EventFilter, data: bytes, stream: EventStream) -> None:
+        """Send on what may be, and reserve for what comes. What is paid for goes before anything waits for the store.
 
         Raises:
-            TooManyRequestsError: what just came is more than the tenant has left; the caller does not get it.
+            TooManyRequestsError: what comes now is more than the tenant has left; the caller does not get it.
         """
         purse, call = self._call.purse, self._call
-        if purse is not None:
-            await purse.advance(events.usage or call.estimate_usage(events.events))
+        passed: list[bytes] = []
+        # Much comes at once after a wait, and the tenant may have enough for a part of it.
+        for piece in split_events(data) if purse is not None and purse.is_open else (data,):
+            fed = events.feed(piece)
+            if purse is not None and not purse.covers(usage := events.usage or call.estimate_usage(events.events)):
+                await self._send(stream, b"".join(passed))
+                passed.clear()
+                await purse.advance(usage)
+            passed.append(fed)
+        await self._send(stream, b"".join(passed))
+
+    async def _send(self, stream: EventStream, passed: bytes) -> None:
+        if passed:
+            if not stream.has_events:
+                self._forget_body()
+            await stream.send(passed)
 
     async def _pass_whole(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         call = self._call

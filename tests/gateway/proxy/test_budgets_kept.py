@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 from llmos_gateway.runtime.app import Options
@@ -42,6 +43,24 @@ async def test_gateways_with_one_store_share_a_budget_and_a_restart_forgets_noth
             assert response.status == 429
             assert response.headers["x-ratelimit-remaining-tokens"] == "0"
         assert await read_used(first, "month") == (1000, 0)
+
+
+async def test_a_store_that_answers_late_takes_nothing_from_a_stream_that_could_be_paid(server: Server) -> None:
+    options = {"budget_store": server.url}
+    async with open_engine(endless) as engine, open_tenant(engine, perMonth="4000", options=options) as stage:
+        async with ask(stage, stream=True) as response:
+            await response.content.readuntil(b"\n\n")
+            assert server.process is not None
+            server.process.send_signal(signal.SIGSTOP)
+            try:
+                # Less than its time-out; the engine goes on meanwhile.
+                await asyncio.sleep(0.6)
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+            events = split_events(await response.read())
+        assert events[-1]["error"]["code"] == "insufficient_quota"
+        assert len(events) == 4000 - PROMPT + 1
+        assert await read_used(stage, "month") == (4000, 0)
 
 
 async def test_without_the_store_requests_go_on_for_a_while_and_are_then_told_why_not(server: Server) -> None:
