@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, Final, Protocol
 import aiohttp
 
 from llmos.api.load import PoolLoad, TokenUse
-from llmos_gateway.budget_store import BudgetStore, Journal, LocalStore
+from llmos_gateway.budget_store import BudgetStore, Journal, JournalError, LocalStore
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.holding import Holding
 from llmos_gateway.http.admin import serve_admin
@@ -211,7 +211,10 @@ class Gateway:
             store = shared.SharedStore(options.budget_store, away_s=options.budget_away_s)
         else:
             store = local = LocalStore(Journal(options.budget_journal) if options.budget_journal else None)
-            await asyncio.to_thread(local.start)
+            try:
+                await asyncio.to_thread(local.start)
+            except JournalError as error:
+                _logger.error("%s Until then tenants with limits are refused, and it is tried again.", error)
         stack.push_async_callback(store.close)
         return store
 
