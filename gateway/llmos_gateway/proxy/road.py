@@ -31,6 +31,7 @@ from llmos_gateway.protocol.headers import build_caller_headers, find_bearer
 from llmos_gateway.protocol.requests import build_upstream_body, parse_request
 from llmos_gateway.proxy.budgets import Budgets
 from llmos_gateway.proxy.call import CALLER_GONE_STATUS, Call
+from llmos_gateway.proxy.crowd import Crowd
 from llmos_gateway.proxy.delivery import Delivery, Order, Tools
 from llmos_gateway.proxy.intake import Intake
 from llmos_gateway.proxy.prompts import build_prompt
@@ -74,8 +75,6 @@ class Road:
     ) -> None:
         self.is_closing = False
         """Whether every answer that begins closes its connection, because this process is about to end."""
-        self.calls: set[Call] = set()
-        """What is on the road."""
         self._tools = tools
         self._recorder = recorder
         self._salts = salts
@@ -83,6 +82,12 @@ class Road:
         self._budgets = budgets
         self._unix_time = unix_time
         self._intake = Intake(tools.limits)
+        self._crowd = Crowd(tools.limits.max_in_flight)
+
+    @property
+    def calls(self) -> set[Call]:
+        """Return what is on the road."""
+        return self._crowd.calls
 
     async def ask_model(self, call: Call, path: str) -> web.StreamResponse:
         """Answer a request for a model."""
@@ -108,9 +113,8 @@ class Road:
 
     async def _travel(self, call: Call, visit: Visit) -> web.StreamResponse:
         """Go one road from arrival to record."""
-        self.calls.add(call)
         try:
-            self._check_room()
+            self._crowd.enter(call)
             response = await visit(call)
         except ApiError as error:
             response = self._build_failure(call, error)
@@ -121,7 +125,7 @@ class Road:
             _logger.exception("Request %s failed by a fault of the gateway.", call.request_id)
             response = self._build_failure(call, InternalError("The gateway failed.", "internal_error"))
         finally:
-            self.calls.discard(call)
+            self._crowd.leave(call)
             self._intake.release(call)
             if call.purse is not None:
                 call.purse.settle(call.compute_usage())
@@ -129,11 +133,6 @@ class Road:
         if self.is_closing and not response.prepared:
             response.force_close()
         return response
-
-    def _check_room(self) -> None:
-        limit = self._tools.limits.max_in_flight
-        if len(self.calls) > limit:
-            raise UnavailableError(f"{limit} requests are in flight, the limit.", "overloaded", retry_after_s=1.0)
 
     async def _ask_model(self, call: Call, path: str) -> web.StreamResponse:
         key = self._authenticate(call)
@@ -168,6 +167,7 @@ class Road:
             raise ForbiddenError(message, "tenant_not_found")
         if call.part is not None and not key.may_use(call.part):
             raise ForbiddenError(f"This API key may not use {call.part}.", "endpoint_not_allowed")
+        self._crowd.identify(call, key)
         return key
 
     def _find_key(self, call: Call) -> ApiKey:
