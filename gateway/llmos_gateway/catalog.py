@@ -3,77 +3,28 @@
 `cluster` writes what it watches piece by piece, requests read it between two awaits; everything runs on one event loop
 and every value is frozen, so that nothing needs a lock. When the API server is away the catalog simply stays as it is.
 
-A caller names a pool by `pool`, by `namespace/pool`, or by the LLMModel that it serves. A name that fits several pools
-the caller may see is no name; what the caller may not see (`tenants`) does not exist for it.
+What a caller's word means, of what it may see (`tenants`); what it may not see does not exist for it:
+
+    word                        first            else                     else
+    name                        pool             LLMModel of a pool       adapter: LLMModel of an adapter
+    namespace/name              pool             adapter
+    namespace/pool/adapter      adapter
+
+Pools go first, so that attaching an adapter never changes what a word means that meant something before. A word that
+fits several of the first kind that it fits at all is no name; the longest one always is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from llmos.api.tenant import Tenant
 from llmos_gateway.keys import ANONYMOUS, ApiKey, KeyRing
+from llmos_gateway.pools import Adapter, Endpoint, HoldLimits, Pool
 from llmos_gateway.tenants import Sealed, TenantAccess, TenantBook
 
-__all__ = ["ANONYMOUS", "ApiKey", "Catalog", "Endpoint", "HoldLimits", "Pool"]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One replica that may get requests."""
-
-    address: str
-    """host:port of the engine."""
-    control: str
-    """host:port of its control port."""
-    replica: str
-    """Name of its pod."""
-
-
-@dataclass(frozen=True, slots=True)
-class HoldLimits:
-    """How long and how many requests are held while no replica can take them."""
-
-    timeout_s: float = 600.0
-    max_requests: int = 1000
-    max_requests_per_key: int = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """One InferencePool as a request needs it."""
-
-    namespace: str
-    name: str
-    model: str
-    """The name under which its engines serve the model."""
-    policy: str = "auto"
-    """How a replica is chosen."""
-    hold: HoldLimits = HoldLimits()
-    endpoints: tuple[Endpoint, ...] = ()
-    """Replicas that are ready, and neither drain nor end."""
-    desired: int = 0
-    """Replicas that there should be, as the operator says."""
-    is_scaled: bool = False
-    """Whether its replicas follow the load, so that it may wake from zero."""
-    problem: str = ""
-    """Why no replica can come, in the operator's words."""
-    is_hopeless: bool = False
-    """Whether only a change of some object can bring a replica: such requests are refused at once."""
-    start_s: float = 0.0
-    """Measured time from a replica's creation to its readiness; 0 = unknown."""
-    created_s: int = 0
-    """Unix time."""
-    context_length: int = 0
-    """Longest prompt plus answer in tokens; 0 = unknown."""
-    max_sequences: int = 0
-    """Sequences that an engine runs at most, where the pool says it; 0 = unknown."""
-
-    @property
-    def id(self) -> str:
-        """Return the pool's name in the whole cluster."""
-        return f"{self.namespace}/{self.name}"
+__all__ = ["ANONYMOUS", "Adapter", "ApiKey", "Catalog", "Endpoint", "HoldLimits", "Pool"]
 
 
 class Catalog:
@@ -88,6 +39,9 @@ class Catalog:
         self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
         self._by_name: dict[str, set[str]] = {}
         self._by_model: dict[str, set[str]] = {}
+        self._by_adapter: dict[str, set[str]] = {}
+        self._views: dict[str, dict[str, Pool]] = {}
+        """Of pools by their id: how requests for each adapter see them."""
         self._shared: dict[str, frozenset[str]] = {}
         self._listeners: list[Callable[[str], None]] = []
 
@@ -122,30 +76,47 @@ class Catalog:
         """Make these all the models that are shared."""
         self._shared = {model_id: tenants for model_id, tenants in shared.items() if tenants}
 
-    def get_pool(self, pool_id: str) -> Pool | None:
-        """Return a pool by its id, None if it does not exist."""
-        return self._pools.get(pool_id)
+    def get_pool(self, pool_id: str, adapter: str = "") -> Pool | None:
+        """Return a pool by its id, as requests for an adapter see it if one is named; None if it does not exist."""
+        return self._views.get(pool_id, {}).get(adapter) if adapter else self._pools.get(pool_id)
 
     def get_pools(self) -> tuple[Pool, ...]:
         """Return all pools."""
         return tuple(self._pools.values())
 
     def find_pool(self, key: ApiKey, model: str) -> Pool | None:
-        """Return the one pool that the caller may see and means by `model`; None if there is none, or several."""
-        if "/" in model:
-            pool = self._pools.get(model)
-            return pool if pool is not None and self._may_see(key, pool) else None
-        visible = self._see(key, self._by_name.get(model, ())) or self._see(key, self._by_model.get(model, ()))
-        return visible[0] if len(visible) == 1 else None
+        """Return the one pool or adapter that the caller may see and means; None if there is none, or several."""
+        meant = self.find_meant(key, model)
+        return meant[0] if len(meant) == 1 else None
+
+    def find_meant(self, key: ApiKey, model: str) -> tuple[Pool, ...]:
+        """Return all that the caller may see and may mean by `model`, in order."""
+        for pools in self._list_meanings(model):
+            if visible := tuple(pool for pool in pools if self._may_see(key, pool)):
+                return visible if len(visible) == 1 else tuple(sorted(visible, key=lambda pool: pool.full_name))
+        return ()
+
+    def find_base(self, key: ApiKey, pool: Pool) -> str | None:
+        """Return the model that an adapter changes, if it is one and the caller may see that model."""
+        base = self._pools.get(pool.id) if pool.adapter is not None else None
+        return base.model if base is not None and self._may_see(key, base) else None
 
     def list_visible(self, key: ApiKey) -> tuple[tuple[str, Pool], ...]:
-        """Return every pool that the caller may see with the shortest name that finds it, in order."""
-        visible = self._see(key, self._pools)
-        count: dict[str, int] = {}
-        for pool in visible:
-            count[pool.name] = count.get(pool.name, 0) + 1
-        named = ((pool.name if count[pool.name] == 1 else pool.id, pool) for pool in visible)
-        return tuple(sorted(named, key=lambda pair: pair[0]))
+        """Return every pool and adapter that the caller may see with the shortest name that finds it, in order."""
+        views = (view for pool_id in self._pools for view in self._views[pool_id].values())
+        visible = [pool for pool in (*self._pools.values(), *views) if self._may_see(key, pool)]
+        return tuple(sorted(((self._find_shortest(key, pool), pool) for pool in visible), key=lambda pair: pair[0]))
+
+    def find_clashes(self, pool_id: str) -> tuple[tuple[str, str], ...]:
+        """Return adapters that bear the name of a pool of their namespace: whose adapter it is, and the pool.
+
+        Of all of them those that a change of this pool may have made.
+        """
+        own = ((view.full_name, f"{view.namespace}/{name}") for name, view in self._views.get(pool_id, {}).items())
+        namespace, _, name = pool_id.partition("/")
+        others = ((f"{other}/{name}", pool_id) for other in self._by_adapter.get(name, ()))
+        found = (*own, *(pair for pair in others if pair[0].startswith(f"{namespace}/")))
+        return tuple(sorted({pair for pair in found if pair[1] in self._pools}))
 
     def subscribe(self, on_change: Callable[[str], None]) -> None:
         """Have `on_change` told the id of every pool that comes, goes or changes, its endpoints included."""
@@ -159,15 +130,16 @@ class Catalog:
             return
         if before is not None:
             self._unlist(before)
-        self._pools[pool.id] = pool
-        self._by_name.setdefault(pool.name, set()).add(pool.id)
-        self._by_model.setdefault(pool.model, set()).add(pool.id)
+        self._set(pool)
+        for index, name in self._list_entries(pool):
+            index.setdefault(name, set()).add(pool.id)
         self._tell(pool.id)
 
     def remove_pool(self, pool_id: str) -> None:
         """Forget a pool."""
         pool = self._pools.pop(pool_id, None)
         if pool is not None:
+            del self._views[pool_id]
             self._unlist(pool)
             self._tell(pool_id)
 
@@ -189,7 +161,7 @@ class Catalog:
             self._endpoints.pop(pool_id, None)
         pool = self._pools.get(pool_id)
         if pool is not None:
-            self._pools[pool_id] = replace(pool, endpoints=endpoints)
+            self._set(replace(pool, endpoints=endpoints))
             self._tell(pool_id)
 
     def replace_endpoints(self, endpoints: dict[str, tuple[Endpoint, ...]]) -> None:
@@ -199,21 +171,50 @@ class Catalog:
         for pool_id, present in endpoints.items():
             self.put_endpoints(pool_id, present)
 
-    def _see(self, key: ApiKey, pool_ids: Iterable[str]) -> list[Pool]:
-        pools = [self._pools[pool_id] for pool_id in pool_ids]
-        return [pool for pool in pools if self._may_see(key, pool)]
+    def _list_meanings(self, word: str) -> Iterator[Iterable[Pool]]:
+        """Yield what a word fits, kind after kind."""
+        parts = word.split("/")
+        if len(parts) == 1:
+            yield (self._pools[pool_id] for pool_id in self._by_name.get(word, ()))
+            yield (self._pools[pool_id] for pool_id in self._by_model.get(word, ()))
+            yield (self._views[pool_id][word] for pool_id in self._by_adapter.get(word, ()))
+        elif len(parts) == 2:
+            namespace, name = parts
+            yield (self._pools[word],) if word in self._pools else ()
+            views = (self._views[pool_id][name] for pool_id in self._by_adapter.get(name, ()))
+            yield (view for view in views if view.namespace == namespace)
+        elif len(parts) == 3:
+            view = self.get_pool(f"{parts[0]}/{parts[1]}", parts[2])
+            yield (view,) if view is not None else ()
+
+    def _find_shortest(self, key: ApiKey, pool: Pool) -> str:
+        for name in (pool.short_name, f"{pool.namespace}/{pool.short_name}"):
+            if self.find_pool(key, name) is pool:
+                return name
+        return pool.full_name
 
     def _may_see(self, key: ApiKey, pool: Pool) -> bool:
+        # An adapter is shared, allowed and in a key's scope by its own name: that its base is says nothing of it.
         shared_with = self._shared.get(f"{pool.namespace}/{pool.model}", frozenset())
-        return key.may_see(pool.namespace, pool.name) and self._tenants.may_see(
+        return key.may_see(pool.namespace, pool.short_name) and self._tenants.may_see(
             key.tenant, pool.namespace, pool.model, shared_with
         )
 
+    def _set(self, pool: Pool) -> None:
+        self._pools[pool.id] = pool
+        self._views[pool.id] = {adapter.name: pool.see(adapter) for adapter in pool.adapters}
+
     def _unlist(self, pool: Pool) -> None:
-        for index, name in ((self._by_name, pool.name), (self._by_model, pool.model)):
+        for index, name in self._list_entries(pool):
             index[name].discard(pool.id)
             if not index[name]:
                 del index[name]
+
+    def _list_entries(self, pool: Pool) -> Iterator[tuple[dict[str, set[str]], str]]:
+        yield self._by_name, pool.name
+        yield self._by_model, pool.model
+        for adapter in pool.adapters:
+            yield self._by_adapter, adapter.name
 
     def _tell(self, pool_id: str) -> None:
         for listener in self._listeners:

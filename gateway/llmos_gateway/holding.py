@@ -9,9 +9,13 @@ Replicas that are listed and cannot be reached count as none for a request that 
 when another one is listed, or when one of the pool's replicas can be connected to (`reached`). To find that out the
 first in the queue tries again after a pause, for all: what is dead gets one attempt at a time, however many wait.
 
+Requests for an adapter wait in the same queue, within the same limits, for the replicas that serve it. They are a lane
+of their own there: what one of them finds out by trying holds for the replicas that have the adapter only.
+
 When it ends otherwise: the queue is full (429), the deadline has passed (503), the pool cannot get a replica until
-somebody changes something (503, with the operator's words, at once for all that wait), or the pool is gone (404). A
-caller that goes away frees its slot at once.
+somebody changes something (503, with the operator's words, at once for all that wait), no replica of a pool that runs
+serves the adapter, and none is loading it (the same), or the pool or adapter is gone (404). A caller that goes away
+frees its slot at once.
 
 `Retry-After` is what is left of the pool's measured start-up time since the first of those that wait came, for their
 coming is what woke the pool; without a measurement, or when something is known to be wrong, `UNKNOWN_RETRY_S`.
@@ -92,10 +96,11 @@ class _Waiter:
 
 
 @dataclass(slots=True)
-class _Queue:
+class _Lane:
+    """Those that wait for the same replicas: all of a pool, or those that serve one adapter."""
+
     waiters: OrderedDict[_Waiter, None] = field(default_factory=OrderedDict)
     """In order of arrival."""
-    by_caller: dict[str, int] = field(default_factory=dict)
     tried_until_s: float = 0.0
     """Until when nobody else tries a replica that could not be reached."""
 
@@ -108,10 +113,45 @@ class _Queue:
         self.waiters[waiter] = None
         if is_back:
             self.waiters.move_to_end(waiter, last=False)
-        self.by_caller[waiter.caller] = self.by_caller.get(waiter.caller, 0) + 1
+        if self.first is waiter:
+            # Who was let out to try is back, in its place.
+            self.tried_until_s = 0.0
 
     def remove(self, waiter: _Waiter) -> None:
         del self.waiters[waiter]
+        if self.waiters:
+            # Another one may be the first now, whose turn it is to try.
+            self.first.wake()
+
+
+@dataclass(slots=True)
+class _Queue:
+    """All that wait for a pool."""
+
+    lanes: dict[str, _Lane] = field(default_factory=dict)
+    """By adapter; the empty name is the pool's model."""
+    by_caller: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+
+    def list_waiters(self) -> list[_Waiter]:
+        return [waiter for lane in self.lanes.values() for waiter in lane.waiters]
+
+    def find_oldest_s(self) -> float:
+        return min((lane.first.since_s for lane in self.lanes.values()), default=math.inf)
+
+    def add(self, adapter: str, waiter: _Waiter) -> _Lane:
+        lane = self.lanes.setdefault(adapter, _Lane())
+        lane.add(waiter)
+        self.size += 1
+        self.by_caller[waiter.caller] = self.by_caller.get(waiter.caller, 0) + 1
+        return lane
+
+    def remove(self, adapter: str, waiter: _Waiter) -> None:
+        lane = self.lanes[adapter]
+        lane.remove(waiter)
+        if not lane.waiters:
+            del self.lanes[adapter]
+        self.size -= 1
         self.by_caller[waiter.caller] -= 1
         if not self.by_caller[waiter.caller]:
             del self.by_caller[waiter.caller]
@@ -149,17 +189,19 @@ class Holding:
         caller: str,
         prompt_tokens: int,
         *,
+        adapter: str = "",
         arrived_s: float | None = None,
         was_let_in: bool = False,
         avoided: frozenset[str] = frozenset(),
         pause_s: float = 0.0,
     ) -> Pool:
-        """Return the pool as soon as it has a replica: at once if it has one now.
+        """Return the pool, as the adapter sees it, as soon as it has a replica: at once if it has one now.
 
         Args:
             pool_id: the pool, for which the book has counted the arrival.
             caller: the identity of the key.
             prompt_tokens: an estimate, for the autoscaler.
+            adapter: that the replica must serve; empty for the pool's model.
             arrived_s: when the request came by `clock`, if it waited before; its deadline counts from there.
             was_let_in: whether it was held or queued before; then it keeps its place, however full the queue is by now.
             avoided: addresses that it could not reach, which count as no replica. Who has some was let in before.
@@ -171,7 +213,7 @@ class Holding:
         now_s = self._clock()
         waiter = _Waiter(caller, now_s if arrived_s is None else arrived_s, avoided, now_s + pause_s)
         try:
-            return await self._wait(pool_id, waiter, prompt_tokens, was_let_in=was_let_in or bool(avoided))
+            return await self._wait(pool_id, adapter, waiter, prompt_tokens, was_let_in=was_let_in or bool(avoided))
         except HoldRefused as refusal:
             if refusal.reason in {"queue_full", "timed_out", "replica_unreachable"}:
                 self._book.refused(pool_id)
@@ -182,53 +224,57 @@ class Holding:
             self._book.dropped(pool_id)
             raise
 
-    def reached(self, pool_id: str) -> None:
-        """Note that who was let out to try has a connection: all that wait for the pool's replicas may try them."""
+    def reached(self, pool_id: str, adapter: str = "") -> None:
+        """Note that who was let out to try has a replica: all that wait for the same replicas may try them."""
         queue = self._queues.get(pool_id)
-        for waiter in queue.waiters if queue else ():
+        lane = queue.lanes.get(adapter) if queue else None
+        for waiter in lane.waiters if lane else ():
             waiter.avoided = frozenset()
             waiter.wake()
 
-    async def _wait(self, pool_id: str, waiter: _Waiter, prompt_tokens: int, *, was_let_in: bool) -> Pool:
-        pool = self._get_pool(pool_id)
+    async def _wait(self, pool_id: str, adapter: str, waiter: _Waiter, prompt_tokens: int, *, was_let_in: bool) -> Pool:
+        pool = self._get_pool(pool_id, adapter)
         if waiter.can_use(pool):
             return pool
         deadline_s = waiter.since_s + pool.hold.timeout_s
         self._check_time(pool, waiter.since_s, deadline_s)
         if not was_let_in:
             self._check_room(pool, waiter.caller)
-        queue = self._enter(pool_id, waiter)
+        lane = self._enter(pool_id, adapter, waiter)
         ticket = self._book.held(pool_id, prompt_tokens)
         try:
             # A replica may come and be gone again before this runs; the place in the queue is kept.
-            while not waiter.can_use(pool) and not self._may_try(pool, queue, waiter):
-                tries_at_s = max(waiter.tries_at_s, queue.tried_until_s)
-                is_next = pool.endpoints and queue.first is waiter
+            while not waiter.can_use(pool) and not self._may_try(pool, lane, waiter):
+                tries_at_s = max(waiter.tries_at_s, lane.tried_until_s)
+                is_next = pool.endpoints and lane.first is waiter
                 await waiter.wait_for_change(min(deadline_s, tries_at_s if is_next else deadline_s) - self._clock())
-                pool = self._get_pool(pool_id)
+                pool = self._get_pool(pool_id, adapter)
                 waiter.forget_gone(pool)
                 if not waiter.can_use(pool):
                     self._check_time(pool, waiter.since_s, deadline_s)
             return pool
         finally:
-            self._leave(pool_id, waiter)
+            self._leave(pool_id, adapter, waiter)
             self._book.released(pool_id, ticket)
 
-    def _may_try(self, pool: Pool, queue: _Queue, waiter: _Waiter) -> bool:
+    def _may_try(self, pool: Pool, lane: _Lane, waiter: _Waiter) -> bool:
         """Whether the waiter tries what it avoids, for all; then the others wait until it knows."""
         now_s = self._clock()
-        if not pool.endpoints or queue.first is not waiter or now_s < max(waiter.tries_at_s, queue.tried_until_s):
+        if not pool.endpoints or lane.first is not waiter or now_s < max(waiter.tries_at_s, lane.tried_until_s):
             return False
-        queue.tried_until_s = now_s + LONGEST_TRY_S
+        lane.tried_until_s = now_s + LONGEST_TRY_S
         return True
 
-    def _get_pool(self, pool_id: str) -> Pool:
-        """Return a pool that has a replica or may get one."""
-        pool = self._catalog.get_pool(pool_id)
+    def _get_pool(self, pool_id: str, adapter: str) -> Pool:
+        """Return a pool, as an adapter sees it, that has a replica or may get one."""
+        pool = self._catalog.get_pool(pool_id, adapter)
         if pool is None:
-            raise HoldRefused("not_found", f"The model {pool_id} was deleted. Choose one of GET /v1/models.")
+            is_pool = self._catalog.get_pool(pool_id) is None or not adapter
+            gone = f"model {pool_id} was deleted" if is_pool else f"adapter {adapter} was detached from {pool_id}"
+            raise HoldRefused("not_found", f"The {gone}. Choose one of GET /v1/models.")
         if pool.is_hopeless and not pool.endpoints:
-            raise HoldRefused("unavailable", f"{pool_id} has no replica and can get none. {pool.problem}".strip())
+            retry_after_s = UNKNOWN_RETRY_S if pool.mends_itself else None
+            raise HoldRefused("unavailable", f"{_lacks_replica(pool)} {pool.problem}".strip(), retry_after_s)
         return pool
 
     def _check_time(self, pool: Pool, arrived_s: float, deadline_s: float) -> None:
@@ -236,8 +282,8 @@ class Holding:
         if now_s >= deadline_s:
             raise HoldRefused(
                 "replica_unreachable" if pool.endpoints else "timed_out",
-                f"No replica of {pool.id} could take the request within {now_s - arrived_s:.0f} s. Try again later."
-                f"{_because(pool)}",
+                f"No replica of {pool.full_name} could take the request within {now_s - arrived_s:.0f} s. "
+                f"Try again later.{_because(pool)}",
                 self._compute_retry(pool, arrived_s),
             )
 
@@ -245,7 +291,7 @@ class Holding:
         queue, hold = self._queues.get(pool.id, _Queue()), pool.hold
         if self._held >= self._max_requests:
             limit = f"This gateway holds {self._max_requests} requests already"
-        elif len(queue.waiters) >= hold.max_requests:
+        elif queue.size >= hold.max_requests:
             limit = f"{hold.max_requests} requests wait for {pool.id} already (its spec.hold.maxRequests)"
         elif caller != ANONYMOUS.identity and queue.by_caller.get(caller, 0) >= hold.max_requests_per_key:
             limit = (
@@ -264,33 +310,31 @@ class Holding:
         if not pool.start_s or pool.problem:
             return UNKNOWN_RETRY_S
         queue = self._queues.get(pool.id)
-        woken_s = next(iter(queue.waiters)).since_s if queue and queue.waiters else arrived_s
-        left_s = pool.start_s - (self._clock() - min(woken_s, arrived_s))
+        woken_s = min(arrived_s, queue.find_oldest_s() if queue else math.inf)
+        left_s = pool.start_s - (self._clock() - woken_s)
         return min(max(1, math.ceil(left_s)), MAX_RETRY_S)
 
-    def _enter(self, pool_id: str, waiter: _Waiter) -> _Queue:
-        queue = self._queues.setdefault(pool_id, _Queue())
-        queue.add(waiter)
-        if queue.first is waiter:
-            # Who was let out to try is back, in its place.
-            queue.tried_until_s = 0.0
+    def _enter(self, pool_id: str, adapter: str, waiter: _Waiter) -> _Lane:
         self._held += 1
-        return queue
+        return self._queues.setdefault(pool_id, _Queue()).add(adapter, waiter)
 
-    def _leave(self, pool_id: str, waiter: _Waiter) -> None:
+    def _leave(self, pool_id: str, adapter: str, waiter: _Waiter) -> None:
         queue = self._queues[pool_id]
-        queue.remove(waiter)
+        queue.remove(adapter, waiter)
         self._held -= 1
-        if not queue.waiters:
+        if not queue.size:
             del self._queues[pool_id]
-        else:
-            # It may be the first now, whose turn it is to try.
-            queue.first.wake()
 
     def _on_change(self, pool_id: str) -> None:
         queue = self._queues.get(pool_id)
-        for waiter in queue.waiters if queue else ():
+        for waiter in queue.list_waiters() if queue else ():
             waiter.wake()
+
+
+def _lacks_replica(pool: Pool) -> str:
+    if pool.adapter is None:
+        return f"{pool.id} has no replica and can get none."
+    return f"No replica of {pool.id} serves the adapter {pool.adapter.name}."
 
 
 def _because(pool: Pool) -> str:

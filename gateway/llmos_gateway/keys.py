@@ -30,7 +30,8 @@ class ApiKey:
     namespaces: frozenset[str] = frozenset()
     """Where it may call pools; empty means everywhere."""
     models: tuple[str, ...] = ()
-    """Patterns of `namespace/pool`, or of a pool's name alone; empty means all pools of its namespaces."""
+    """Patterns of `namespace/pool`, or of a pool's name alone; empty means all pools of its namespaces. An adapter is
+    meant by the name of its own LLMModel in the place of a pool's."""
     endpoints: tuple[str, ...] = ()
     """For example chat, completions, embeddings; empty means all."""
     expires_at_s: float | None = None
@@ -48,7 +49,7 @@ class ApiKey:
         return self.expires_at_s is not None and now_s >= self.expires_at_s
 
     def may_see(self, namespace: str, pool: str) -> bool:
-        """Return whether this pool exists for the caller."""
+        """Return whether this pool, or adapter, exists for the caller."""
         if self.namespaces and namespace not in self.namespaces:
             return False
         if not self.models:

@@ -14,7 +14,6 @@ import uvloop
 
 from llmos.kubeconfig import NoClusterError, load_configuration
 from llmos.logs import LogLevel, configure_logs
-from llmos_gateway.budget_store import JournalError
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.cluster import AioSource, ClusterWatch, StaticError, StaticWatch
 from llmos_gateway.http.connections import ConnectionLimits
@@ -187,7 +186,7 @@ def run(
     )
     try:
         uvloop.run(_serve(options, catalog_file, kubeconfig, namespace))
-    except (JournalError, NoClusterError, StaticError) as error:
+    except (NoClusterError, StaticError) as error:
         typer.echo(error, err=True)
         raise typer.Exit(2) from None
 

@@ -8,7 +8,7 @@ A caller's own words (models that do not exist, paths) never become labels. Tena
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -116,6 +116,8 @@ class Metrics:
         )
         self._tenants: set[str] = set()
         self._series: dict[tuple[str, str, str], PoolSeries] = {}
+        self._models: dict[str, set[str]] = {}
+        """Those that have series, by pool."""
 
     def _count(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"llmos_gateway_{name}", text, (*_POOL, *labels), registry=self._registry)
@@ -133,6 +135,7 @@ class Metrics:
         series = self._series.get(labels)
         if series is None:
             series = self._series[labels] = PoolSeries(self, labels)
+            self._models.setdefault(pool_id, set()).add(model)
         return series
 
     def _name_tenant(self, tenant: str) -> str:
@@ -144,14 +147,28 @@ class Metrics:
 
     def forget_pool(self, pool_id: str) -> None:
         """Drop the series of a pool that is gone."""
-        for labels in [labels for labels in self._series if labels[0] == pool_id]:
+        self.retain_models(pool_id, ())
+        for metric in (self._retries, self._errors):
+            metric.remove_by_labels({"pool": pool_id})
+
+    def retain_models(self, pool_id: str, models: Collection[str]) -> None:
+        """Drop the series of all models and adapters of a pool but these."""
+        gone = self._models.get(pool_id, set()).difference(models)
+        for model in gone:
+            self._forget_model(pool_id, model)
+        if gone and not (left := self._models[pool_id].difference(gone)):
+            del self._models[pool_id]
+        elif gone:
+            self._models[pool_id] = left
+
+    def _forget_model(self, pool_id: str, model: str) -> None:
+        for labels in [labels for labels in self._series if labels[:2] == (pool_id, model)]:
             del self._series[labels]
-        selector = {"pool": pool_id}
         for metric in (
             self.requests, self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.ttft_s, self.tpot_s,
-            self.duration_s, self.queue_s, self._retries, self._errors,
+            self.duration_s, self.queue_s,
         ):  # fmt: skip
-            metric.remove_by_labels(selector)
+            metric.remove_by_labels({"pool": pool_id, "model": model})
 
     def count_upstream_error(self, pool_id: str, kind: str, *, is_retried: bool) -> None:
         """One attempt failed before the caller saw anything."""

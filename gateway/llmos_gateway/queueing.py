@@ -174,7 +174,8 @@ class Queueing:
         Raises:
             HoldRefused: there is no room; the book knows.
         """
-        line = self._lines.get(pool.id) or self._open(pool)
+        # Who asks for an adapter sees a part of the pool, and waits for its turn with all others.
+        line = self._lines.get(pool.id) or self._open(self._catalog.get_pool(pool.id) or pool)
         tenant = self._catalog.get_tenant(key.tenant) if key.tenant else None
         limits = line.limits if key is not ANONYMOUS else QueueLimits(line.limits.max_waiting, line.limits.max_waiting)
         limits = _NO_LIMITS if was_let_in else limits

@@ -10,6 +10,10 @@ takes theirs away and sets
 with the tenant of the key as the identity. Of a key without a tenant nothing is known but the key itself, so that is
 its identity: two such keys share nothing. Whoever wants keys to share cached prompts gives them a Tenant.
 
+An adapter computes other values from the same prompt than its base, and with new files than with its old ones, so its
+name and digest are part of the identity, too. Engines tell adapters apart by themselves; this holds for all of them,
+and for what the gateway remembers of their caches.
+
 256 bits that only the holder of the secret can compute; all gateways must have the same secret, or each would find only
 what went through itself.
 """
@@ -40,7 +44,9 @@ class CacheSalts:
             raise ValueError(f"it has {len(secret)} bytes, and must have at least {MIN_SECRET_BYTES} random ones")
         self._secret = secret
 
-    def compute(self, key: ApiKey) -> str:
-        """Return the salt of a caller's prompts."""
-        digest = hmac.digest(self._secret, key.identity.encode(), "sha256")
+    def compute(self, key: ApiKey, adapter: str = "") -> str:
+        """Return the salt of a caller's prompts, for the model of a pool or for an adapter (its `identity`)."""
+        # No name holds a zero byte, so that nobody's salt for an adapter is another one's for a model.
+        identity = f"{key.identity}\0{adapter}" if adapter else key.identity
+        digest = hmac.digest(self._secret, identity.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

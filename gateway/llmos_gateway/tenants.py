@@ -140,7 +140,7 @@ class TenantBook:
         Args:
             name: of the tenant.
             namespace: of the pool.
-            model: that it serves, of the same namespace.
+            model: that it serves, of the same namespace; or the adapter.
             shared_with: what that model's owner consents to.
         """
         owner = self._owners.get(namespace)

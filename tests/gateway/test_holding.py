@@ -41,6 +41,14 @@ class Stage:
         await settle()
         return task
 
+    async def ask_adapter(self, name: str = "", *, key: str = "key", **tried: Any) -> asyncio.Task[Pool]:
+        """Start a request for the adapter `support`."""
+        self.book.arrived(POOL, 10)
+        task = asyncio.create_task(self._hold(key, name, adapter="support", **tried))
+        self.tasks.append(task)
+        await settle()
+        return task
+
     async def ask_again(self, name: str, *, pause_s: float, arrived_s: float | None = None) -> asyncio.Task[Pool]:
         """Let a request wait that could not reach the replica."""
         self.book.arrived(POOL, 10)

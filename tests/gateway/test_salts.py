@@ -27,6 +27,12 @@ def test_keys_without_a_tenant_share_with_nobody() -> None:
     assert len(salts) == 4
 
 
+def test_adapters_share_nothing_with_their_base_each_other_or_their_own_older_files() -> None:
+    keys = api_key(1), api_key(1, tenant="support"), ANONYMOUS
+    adapters = "", "support@a", "support@b", "legal@a"
+    assert len({SALTS.compute(key, adapter) for key in keys for adapter in adapters}) == 12
+
+
 def test_a_new_secret_of_the_same_key_changes_nothing() -> None:
     assert SALTS.compute(api_key(1)) == SALTS.compute(replace(api_key(1), name="renamed"))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmos.api import Tenant
 from llmos.api.apikeys import StoredKey, compute_digest
-from llmos_gateway.catalog import Endpoint, Pool
+from llmos_gateway.catalog import Adapter, Endpoint, Pool
 from llmos_gateway.keys import ApiKey, build_api_key
 
 SECRET = "s" * 43
@@ -57,6 +57,11 @@ def tenant(name: str, *namespaces: str, age_s: int = 0, **spec: Any) -> Tenant:
 def pool(pool_id: str = "team/chat", *, model: str = "qwen", is_hopeless: bool = False, problem: str = "") -> Pool:
     namespace, _, name = pool_id.partition("/")
     return Pool(namespace, name, model, is_hopeless=is_hopeless, problem=problem, desired=1)
+
+
+def adapter(name: str = "support", *replicas: int, **fields: Any) -> Adapter:
+    """An adapter on the replicas of `endpoint` with these numbers."""
+    return Adapter(name, replicas=frozenset(endpoint(number).replica for number in replicas), **fields)
 
 
 def endpoint(number: int = 1) -> Endpoint:

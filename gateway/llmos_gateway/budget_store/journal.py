@@ -34,7 +34,11 @@ _logger = logging.getLogger(__name__)
 
 
 class JournalError(Exception):
-    """The file cannot be used."""
+    """The file cannot be used; `cause` says why without naming it, for callers."""
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class Journal:
@@ -55,21 +59,25 @@ class Journal:
         self._lines: dict[str, bytes] = {}
         self._size = 0
 
-    def open(self) -> State:
+    def open(self, lock_wait_s: float | None = None) -> State:
         """Take the file for this process and return what it says.
+
+        Args:
+            lock_wait_s: how long another process may still have it, if not as long as otherwise.
 
         Raises:
             JournalError: it cannot be written, or another process has it.
         """
         try:
-            self._take_lock()
+            self._take_lock(self._lock_wait_s if lock_wait_s is None else lock_wait_s)
             state = self._read()
             self._rewrite()
         except OSError as error:
             self.close()
             raise JournalError(
                 f"The journal of token budgets, {self._path}, cannot be used: {error}. Give the gateway a folder that "
-                "it may write (--budget-journal), or a shared store (--budget-store)."
+                "it may write (--budget-journal), or a shared store (--budget-store).",
+                error.strerror or str(error),
             ) from error
         return state
 
@@ -104,15 +112,15 @@ class Journal:
         for tenant in tenants:
             self._lines.pop(tenant, None)
 
-    def _take_lock(self) -> None:
+    def _take_lock(self, wait_s: float) -> None:
         lock = self._lock = self._path.with_name(self._path.name + ".lock").open("ab")
-        until_s = time.monotonic() + self._lock_wait_s
+        until_s = time.monotonic() + wait_s
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= until_s:
-                    raise OSError(f"another process has had it for {self._lock_wait_s:g} s") from None
+                    raise OSError(f"another process has had it for {wait_s:g} s") from None
                 time.sleep(_LOCK_POLL_S)
             else:
                 return

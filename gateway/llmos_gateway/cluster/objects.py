@@ -8,14 +8,15 @@ once, with its IPv4 address.
 Whether there is hope: a pool without a replica may get one unless its owner fixed the number at 0, it is being deleted,
 or its Ready condition gives a reason that waits for a change (`retry: on-change` in the table of reasons). A model that
 is not ready yet is such a reason and yet will mend by itself as a rule, so requests are held for it. A condition about
-an older generation of the object says nothing: the change may just have been made.
+an older generation of the object says nothing: the change may just have been made. The same table judges the reason of
+an adapter; one that it does not have is a problem that may mend by itself.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, get_args
 
@@ -33,8 +34,9 @@ from llmos.api.names import (
 from llmos.api.reasons import REASONS, Reason
 from llmos.api.tenancy import read_claim
 from llmos.api.tenant import Tenant
-from llmos_gateway.catalog import Endpoint, HoldLimits, Pool
+from llmos_gateway.catalog import Adapter, Endpoint, HoldLimits, Pool
 from llmos_gateway.keys import ApiKey, build_api_key
+from llmos_gateway.protocol.errors import has_internals
 from llmos_gateway.tenants import Sealed
 
 Object = Mapping[str, Any]
@@ -45,6 +47,7 @@ _FAMILIES: Final = ("IPv4", "IPv6")
 _POOL_PORT: Final = "http"
 _GATEWAY_PORT: Final = "admin"
 _MENDS_ITSELF: Final = frozenset({Reason.ModelNotReady})
+_LOADED_OR_LOADING: Final = frozenset({"", "Loaded", "Loading", *_MENDS_ITSELF})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,40 @@ def parse_pool(item: Object) -> Pool:
         created_s=int(datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()),
         context_length=int((status.get("plan") or {}).get("maxModelLen") or 0),
         max_sequences=_read_max_sequences(spec),
+        adapters=_read_adapters(item),
     )
 
 
 def _read_max_sequences(spec: Object) -> int:
     said = ((spec.get("engine") or {}).get("args") or {}).get("max-num-seqs")
     return int(str(said)) if str(said).isdecimal() else 0
+
+
+def _read_adapters(item: Object) -> tuple[Adapter, ...]:
+    """Return the adapters, without any that callers and engines would take for the pool's model."""
+    model = item["spec"]["modelRef"]["name"]
+    adapters: dict[str, Adapter] = {}
+    for entry in (item.get("status") or {}).get("adapters") or ():
+        adapter = _read_adapter(entry)
+        if adapter.name == model:
+            _logger.error("%s is left out as an adapter of the pool that serves it as its model.", model)
+        elif adapter.name:
+            adapters.setdefault(adapter.name, adapter)
+    return tuple(adapters.values())
+
+
+def _read_adapter(entry: Object) -> Adapter:
+    reason, message = str(entry.get("reason") or ""), str(entry.get("message") or "")
+    info = REASONS[Reason(reason)] if reason in Reason.__members__ else None
+    adapter = Adapter(
+        str(entry.get("name") or ""), str(entry.get("digest") or ""), frozenset(entry.get("replicas") or ())
+    )
+    if reason in _LOADED_OR_LOADING or (info is not None and not info.problem):
+        return adapter
+    # A replica's own words may name what callers must not see.
+    said = message if message and not has_internals(message) else (info.cause if info is not None else "")
+    is_hopeless = info is not None and info.retry == "on-change"
+    return replace(adapter, problem=f"{reason}: {said}".removesuffix(": "), is_hopeless=is_hopeless)
 
 
 def _read_outlook(item: Object) -> _Outlook:

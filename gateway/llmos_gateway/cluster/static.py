@@ -6,6 +6,7 @@
         model: qwen                 # the pool's name
         policy: auto                # auto
         hold: {timeoutSeconds: 60, maxRequests: 1000, maxRequestsPerKey: 200}
+        adapters: [support, {name: legal, replicas: [127.0.0.1:8000], digest: v2}]   # on all endpoints
         endpoints: [127.0.0.1:8000, {address: 127.0.0.1:8010, control: 127.0.0.1:8011}]
     keys:
       - key: sk-llmos-...           # or sha256: the hash of the whole key, and id
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ from llmos.api.apikeys import compute_digest, find_key_id
 from llmos.api.inferencepool import Hold, Routing
 from llmos.api.names import CONTROL_PORT
 from llmos.api.tenant import Tenant
-from llmos_gateway.catalog import Catalog, Endpoint, HoldLimits, Pool
+from llmos_gateway.catalog import Adapter, Catalog, Endpoint, HoldLimits, Pool
 from llmos_gateway.keys import ApiKey
 
 POLL_S: Final = 0.5
@@ -69,6 +70,22 @@ class _Endpoint(_Part):
         return Endpoint(self.address, self.control or f"{host}:{CONTROL_PORT}", self.address)
 
 
+class _Adapter(_Part):
+    name: str
+    digest: str = ""
+    replicas: tuple[str, ...] | None = None
+    problem: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_word(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def build(self, endpoints: Iterable[str]) -> Adapter:
+        replicas = endpoints if self.replicas is None else self.replicas
+        return Adapter(self.name, self.digest, frozenset(replicas), self.problem)
+
+
 class _Pool(_Part):
     name: str
     namespace: str = "default"
@@ -78,6 +95,14 @@ class _Pool(_Part):
     endpoints: tuple[_Endpoint, ...] = ()
     problem: str = ""
     hopeless: bool = False
+    adapters: tuple[_Adapter, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> _Pool:
+        names = [self.model or self.name, *(adapter.name for adapter in self.adapters)]
+        if len(set(names)) < len(names):
+            raise ValueError("the model and the adapters of a pool must have different names")
+        return self
 
     def build(self) -> Pool:
         hold = HoldLimits(float(self.hold.timeout_seconds), self.hold.max_requests, self.hold.max_requests_per_key)
@@ -90,6 +115,7 @@ class _Pool(_Part):
             desired=len(self.endpoints),
             problem=self.problem,
             is_hopeless=self.hopeless,
+            adapters=tuple(adapter.build(e.address for e in self.endpoints) for adapter in self.adapters),
         )
 
 

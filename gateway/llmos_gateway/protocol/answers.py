@@ -9,35 +9,36 @@ engine's log.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import orjson
 
 from llmos_gateway.catalog import Pool
-from llmos_gateway.protocol.errors import build_error_body
+from llmos_gateway.protocol.errors import build_error_body, has_internals
 
 MAX_ERROR_BYTES: Final = 64 * 1024
-_INTERNAL: Final = re.compile(r"Traceback|File \"|\b\d{1,3}(?:\.\d{1,3}){3}\b|\.svc\b|https?://|0x[0-9a-f]{6,}")
+_UNKNOWN_MODEL: Final = re.compile(r"\bmodel\b.*\bdoes not exist", re.IGNORECASE | re.DOTALL)
 _TYPES: Final = {429: "rate_limit_error", 503: "service_unavailable_error"}
 
 
-def build_model_card(model_id: str, pool: Pool) -> dict[str, Any]:
-    """Return one model as OpenAI shows it, with vLLM's additions."""
+def build_model_card(model_id: str, pool: Pool, parent: str | None) -> dict[str, Any]:
+    """Return one model as OpenAI shows it, with vLLM's additions; `parent` is what an adapter changes."""
     card: dict[str, Any] = {
         "id": model_id,
         "object": "model",
         "created": pool.created_s,
         "owned_by": pool.namespace,
         "root": pool.model,
-        "parent": None,
+        "parent": parent,
     }
     return card | {"max_model_len": pool.context_length} if pool.context_length else card
 
 
-def build_model_list(visible: Iterable[tuple[str, Pool]]) -> bytes:
+def build_model_list(visible: Iterable[tuple[str, Pool]], find_parent: Callable[[Pool], str | None]) -> bytes:
     """Return the body of `GET /v1/models`."""
-    return orjson.dumps({"object": "list", "data": [build_model_card(name, pool) for name, pool in visible]})
+    cards = [build_model_card(name, pool, find_parent(pool)) for name, pool in visible]
+    return orjson.dumps({"object": "list", "data": cards})
 
 
 def build_engine_error(status: int, body: bytes, pool_id: str) -> tuple[int, bytes]:
@@ -48,9 +49,15 @@ def build_engine_error(status: int, body: bytes, pool_id: str) -> tuple[int, byt
     error = _find_error(body)
     if error is None:
         return status, _replace(status, pool_id)
-    if status >= 500 and _INTERNAL.search(str(error.get("message"))):
+    if status >= 500 and has_internals(str(error.get("message"))):
         return status, _replace(status, pool_id)
     return status, orjson.dumps({"error": error})
+
+
+def is_unknown_model(body: bytes) -> bool:
+    """Return whether an engine's 404 says that it has no such model, as vLLM says of an adapter it has not loaded."""
+    error = _find_error(body)
+    return error is not None and (error["param"] == "model" or bool(_UNKNOWN_MODEL.search(error["message"])))
 
 
 def _find_error(body: bytes) -> Mapping[str, Any] | None:

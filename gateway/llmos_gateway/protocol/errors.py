@@ -22,9 +22,12 @@ never an internal address. `Retry-After` is sent exactly where trying again can 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
 
 import orjson
+
+_INTERNAL: Final = re.compile(r"Traceback|File \"|\b\d{1,3}(?:\.\d{1,3}){3}\b|\.svc\b|https?://|0x[0-9a-f]{6,}")
 
 
 class ApiError(Exception):
@@ -163,3 +166,8 @@ def build_refusal(status: int, message: str, code: str, retry_after_s: float | N
 def build_error_body(message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
     """Return a body in OpenAI's shape."""
     return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def has_internals(text: str) -> bool:
+    """Return whether a text looks like a traceback or holds an address, which callers are not told."""
+    return _INTERNAL.search(text) is not None

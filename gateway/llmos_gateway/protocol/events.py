@@ -22,6 +22,7 @@ they are.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any, Final
 
 import orjson
@@ -153,6 +154,12 @@ class EventFilter:
             return event
         del fields["usage"]
         return build_error_event(orjson.dumps(fields))
+
+
+def split_events(data: bytes) -> list[bytes]:
+    """Return the events of a chunk, with whatever stands before the first and behind the last end of one."""
+    ends = [0, *(match.end() for match in _EVENT_END.finditer(data)), len(data)]
+    return [data[start:end] for start, end in pairwise(ends) if start < end]
 
 
 def build_error_event(body: bytes) -> bytes:

@@ -5,7 +5,7 @@ The book's rule is that every arrival ends exactly once; `Call.is_counted` says 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -13,6 +13,7 @@ from llmos_gateway.catalog import Catalog, Endpoint, Pool
 from llmos_gateway.load import LoadBook
 from llmos_gateway.load import Outcome as AttemptOutcome
 from llmos_gateway.proxy.call import Call
+from llmos_gateway.proxy.missing import Missing
 from llmos_gateway.routing import Decision, PromptBlocks, Router
 
 
@@ -77,26 +78,35 @@ class Accounts:
     def __init__(
         self, catalog: Catalog, book: LoadBook, *, extra: Callable[[str], int], clock: Callable[[], float]
     ) -> None:
+        self._catalog = catalog
         self._book = book
         self._extra = extra
         self._clock = clock
         self._routers = Routers(catalog)
+        self._missing = Missing()
         self.gateways = 1
         """How many gateways route to the same replicas, this one included."""
 
     def choose(self, pool: Pool, prompt: PromptBlocks, exclude: Collection[str]) -> Attempt | None:
         """Return an attempt at the best replica, None if none is left."""
-        router = self._routers.get(pool.id)
-        choice = router.choose(
-            policy=pool.policy,
-            endpoints=pool.endpoints,
-            load=self._read_load,
-            prompt=prompt,
-            now_s=self._clock(),
-            exclude=exclude,
-            gateways=self.gateways,
-        )
-        return None if choice is None else Attempt(pool.id, router, choice)
+        router, now_s = self._routers.get(pool.id), self._clock()
+        for excluded in self._list_exclusions(pool, exclude, now_s):
+            choice = router.choose(
+                policy=pool.policy,
+                endpoints=self._find_all(pool),
+                load=self._read_load,
+                prompt=prompt,
+                now_s=now_s,
+                exclude=excluded,
+                gateways=self.gateways,
+            )
+            if choice is not None:
+                return Attempt(pool.id, router, choice)
+        return None
+
+    def lacks(self, pool: Pool, attempt: Attempt) -> None:
+        """Note that a replica does not have the adapter that the pool is seen for."""
+        self._missing.note(pool, attempt.address, self._clock())
 
     def arrived(self, call: Call, pool: Pool) -> None:
         """A request came that will be held or sent."""
@@ -139,6 +149,22 @@ class Accounts:
         elif call.prompt is not None and sign is not Sign.NONE:
             note = router.succeeded if sign is Sign.GOOD else router.erred
             note(attempt.address, _name_caller(call), call.prompt, now_s)
+
+    def _list_exclusions(self, pool: Pool, exclude: Collection[str], now_s: float) -> Iterator[Collection[str]]:
+        """Yield whom to leave out, and whom if nobody was left."""
+        if pool.adapter is None:
+            yield exclude
+            return
+        usable = {endpoint.address for endpoint in pool.endpoints}
+        others = {endpoint.address for endpoint in self._find_all(pool)} - usable
+        if lacking := self._missing.find(pool, now_s):
+            yield {*exclude, *others, *lacking}
+        yield {*exclude, *others}
+
+    def _find_all(self, pool: Pool) -> tuple[Endpoint, ...]:
+        """Return all replicas of a pool: the router knows it as a whole, of which an adapter leaves out a part."""
+        whole = self._catalog.get_pool(pool.id) if pool.adapter is not None else None
+        return whole.endpoints if whole is not None else pool.endpoints
 
     def _read_load(self, address: str) -> int:
         return self._book.in_flight(address) + self._extra(address)

@@ -28,6 +28,7 @@ class Call:
         "attempts",
         "body_bytes",
         "budget_headers",
+        "caller",
         "code",
         "events",
         "first_s",
@@ -58,6 +59,8 @@ class Call:
         self.arrived_s = arrived_s
         self.task: asyncio.Task[object] | None = asyncio.current_task()
         self.key: ApiKey | None = None
+        self.caller = ""
+        """As whose it counts; empty as nobody's."""
         self.is_stream = False
         self.body_bytes = 0
         self.pool: Pool | None = None

@@ -25,9 +25,9 @@ from llmos_gateway.catalog import ApiKey, Catalog, Pool
 from llmos_gateway.holding import Holding, HoldRefused
 from llmos_gateway.load import Outcome as AttemptOutcome
 from llmos_gateway.metrics import Metrics
-from llmos_gateway.protocol.answers import MAX_ERROR_BYTES, build_engine_error
+from llmos_gateway.protocol.answers import MAX_ERROR_BYTES, build_engine_error, is_unknown_model
 from llmos_gateway.protocol.errors import ApiError, BadGatewayError, build_refusal
-from llmos_gateway.protocol.events import EventFilter
+from llmos_gateway.protocol.events import EventFilter, split_events
 from llmos_gateway.protocol.headers import build_caller_headers, build_upstream_headers
 from llmos_gateway.protocol.requests import ApiPart
 from llmos_gateway.protocol.usage import MAX_USAGE_BYTES, find_usage
@@ -40,6 +40,7 @@ from llmos_gateway.proxy.tracing import Tracer
 from llmos_gateway.proxy.upstream import (
     DeclinedError,
     LostError,
+    MissingError,
     ReplicaError,
     Upstream,
     is_declined,
@@ -52,8 +53,10 @@ from llmos_gateway.routing import PromptBlocks
 
 WAITING_FOR_REPLICA: Final = "waiting for a replica (pool wakes up)"
 WAITING_FOR_CONNECTION: Final = "waiting for a replica (none can be reached)"
+WAITING_FOR_ADAPTER: Final = "waiting for a replica (adapter is being loaded)"
 WAITING_FOR_TURN: Final = "waiting for its turn (pool is busy)"
 WAITING_FOR_ENGINE: Final = "waiting for the first token"
+_NOT_FOUND: Final = 404
 _END_WITH_DONE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
 
 
@@ -150,23 +153,29 @@ class Delivery:
                 self._tools.metrics.count_upstream_error(pool.id, error.kind, is_retried=goes_on)
                 if not goes_on:
                     return await self._give_up(error)
-                if isinstance(error, LostError):
+                if isinstance(error, MissingError):
+                    self._tools.accounts.lacks(pool, attempt)
+                elif isinstance(error, LostError):
                     # A replica had it until now; that was no waiting.
                     waits_since_s = self._tools.clock()
 
     async def _hold(self, retries: Retries, waits_since_s: float) -> Pool:
         """Return the pool as it is now, once it has a replica that may be tried."""
-        pool = self._tools.catalog.get_pool(self._order.pool.id)
+        wanted = self._order.pool
+        pool = self._tools.catalog.get_pool(wanted.id, wanted.adapter_name)
         if pool is not None and any(endpoint.address not in retries.avoided for endpoint in pool.endpoints):
             return pool
-        call, began_s = self._call, self._tools.clock()
-        comment = WAITING_FOR_CONNECTION if pool is not None and pool.endpoints else WAITING_FOR_REPLICA
+        if wanted.adapter is not None:
+            # Others have replicas while this one waits for its own: its turn is theirs.
+            self._end_turn()
+        call, began_s, comment = self._call, self._tools.clock(), self._find_comment(pool)
         try:
             with self._stream.kept_alive(comment) if self._stream else nullcontext():
                 return await self._tools.holding.wait(
-                    self._order.pool.id,
+                    wanted.id,
                     self._order.key.identity,
                     call.prompt_tokens,
+                    adapter=wanted.adapter_name,
                     arrived_s=waits_since_s,
                     was_let_in=self._was_let_in,
                     avoided=retries.avoided,
@@ -180,6 +189,12 @@ class Delivery:
         finally:
             call.queue_s += self._tools.clock() - began_s
             self._was_let_in = True
+
+    def _find_comment(self, pool: Pool | None) -> str:
+        if pool is not None and pool.endpoints:
+            return WAITING_FOR_CONNECTION
+        whole = self._tools.catalog.get_pool(self._order.pool.id)
+        return WAITING_FOR_ADAPTER if whole is not None and whole.endpoints else WAITING_FOR_REPLICA
 
     def _refuse(self, refusal: HoldRefused) -> ApiError:
         # Whoever refused it has told the book.
@@ -237,15 +252,19 @@ class Delivery:
         sign = Sign.NONE
         answer: aiohttp.ClientResponse | None = None
         try:
-            tell = partial(tools.holding.reached, attempt.pool_id) if is_for_others else None
-            answer = await tools.upstream.send(attempt.address, self._order.path, self._order.body, headers, tell)
+            tell = self._build_tell(attempt) if is_for_others else None
+            on_connected = tell if self._order.pool.adapter is None else None
+            body = self._order.body
+            answer = await tools.upstream.send(attempt.address, self._order.path, body, headers, on_connected)
             self._was_served |= not is_refused(answer.status)
+            if tell is not None and answer.status != _NOT_FOUND:
+                tell()
             response = await self._pass(answer, attempt)
             outcome, sign = ("finished", Sign.GOOD) if call.status < 500 else ("failed", Sign.ERROR)
             return response
         except ReplicaError as error:
             self._was_served |= isinstance(error, LostError)
-            outcome, sign = "retried", Sign.ERROR if isinstance(error, DeclinedError) else Sign.BROKEN
+            outcome, sign = "retried", _find_sign(error)
             raise
         except BadGatewayError:
             sign = Sign.BROKEN
@@ -265,6 +284,10 @@ class Delivery:
                     {"llmos.replica": call.replica, "llmos.outcome": outcome}, "" if call.status < 500 else outcome
                 )
 
+    def _build_tell(self, attempt: Attempt) -> Callable[[], None]:
+        """Return what to call once the replica can be reached; or has the adapter, which only its answer tells."""
+        return partial(self._tools.holding.reached, attempt.pool_id, self._order.pool.adapter_name)
+
     async def _pass(self, answer: aiohttp.ClientResponse, attempt: Attempt) -> web.StreamResponse:
         if answer.status == 200:
             if self._stream is not None and answer.headers.get("Content-Type", "").startswith("text/event-stream"):
@@ -273,6 +296,8 @@ class Delivery:
         body, _ = await read_up_to(answer, MAX_ERROR_BYTES)
         if is_declined(answer.status):
             raise DeclinedError(answer.status, body, answer.headers.get("Retry-After"))
+        if answer.status == _NOT_FOUND and self._order.pool.adapter is not None and is_unknown_model(body):
+            raise MissingError("the replica does not have the adapter")
         return await self._pass_error(answer.status, body, answer.headers.get("Retry-After"))
 
     async def _pass_stream(
@@ -287,12 +312,7 @@ class Delivery:
                 raise LostError("the answer is empty")
             self._begin(attempt)
             while data:
-                passed = events.feed(data)
-                await self._pay(events)
-                if passed:
-                    if not stream.has_events:
-                        self._forget_body()
-                    await stream.send(passed)
+                await self._pass_events(events, data, stream)
                 self._progress(events)
                 data = await read_some(answer)
             if passed := events.finish():
@@ -325,15 +345,29 @@ class Delivery:
         if self._place is not None:
             self._place.progress(events.events)
 
-    async def _pay(self, events: EventFilter) -> None:
-        """Reserve for what comes.
+    async def _pass_events(self, events: EventFilter, data: bytes, stream: EventStream) -> None:
+        """Send on what may be, and reserve for what comes. What is paid for goes before anything waits for the store.
 
         Raises:
-            TooManyRequestsError: what just came is more than the tenant has left; the caller does not get it.
+            TooManyRequestsError: what comes now is more than the tenant has left; the caller does not get it.
         """
         purse, call = self._call.purse, self._call
-        if purse is not None:
-            await purse.advance(events.usage or call.estimate_usage(events.events))
+        passed: list[bytes] = []
+        # Much comes at once after a wait, and the tenant may have enough for a part of it.
+        for piece in split_events(data) if purse is not None and purse.is_open else (data,):
+            fed = events.feed(piece)
+            if purse is not None and not purse.covers(usage := events.usage or call.estimate_usage(events.events)):
+                await self._send(stream, b"".join(passed))
+                passed.clear()
+                await purse.advance(usage)
+            passed.append(fed)
+        await self._send(stream, b"".join(passed))
+
+    async def _send(self, stream: EventStream, passed: bytes) -> None:
+        if passed:
+            if not stream.has_events:
+                self._forget_body()
+            await stream.send(passed)
 
     async def _pass_whole(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         call = self._call
@@ -389,3 +423,10 @@ class Delivery:
             headers["Retry-After"] = retry_after or "1"
         built = build_caller_headers(headers, call.request_id, call.budget_headers)
         return web.Response(status=call.status, body=body, headers=built)
+
+
+def _find_sign(error: ReplicaError) -> Sign:
+    if isinstance(error, MissingError):
+        # It is as healthy as before, and may serve the adapter again in a moment.
+        return Sign.NONE
+    return Sign.ERROR if isinstance(error, DeclinedError) else Sign.BROKEN

@@ -49,6 +49,19 @@ class Purse:
         """Whether there was less than it asked for."""
         self._is_over = False
 
+    @property
+    def is_open(self) -> bool:
+        """Return whether it may have to reserve more as the answer goes on."""
+        return self._tab is not None and self._quote.step > 0
+
+    def covers(self, usage: Usage) -> bool:
+        """Take in what was used so far, and return whether nothing has to be reserved yet for what comes."""
+        tab, step = self._tab, self._quote.step
+        if tab is None:
+            return True
+        tab.spent = tab.terms.weigh(usage)
+        return not step or tab.spent <= tab.reserved - (0 if self._is_last else step // _MARGIN_PARTS)
+
     async def advance(self, usage: Usage) -> None:
         """Take in what was used so far, and reserve for what comes.
 
@@ -56,10 +69,7 @@ class Purse:
             ApiError: what came is beyond what is reserved, and there is no more.
         """
         tab, step = self._tab, self._quote.step
-        if tab is None:
-            return
-        tab.spent = tab.terms.weigh(usage)
-        if not step or tab.spent <= tab.reserved - (0 if self._is_last else step // _MARGIN_PARTS):
+        if tab is None or self.covers(usage):
             return
         beyond = max(0, tab.spent - tab.reserved)
         least = beyond or self._quote.answer_token

@@ -3,10 +3,11 @@
 - Unreachable: nothing was sent, another try costs nothing. Another replica is tried at once. If none is left the
   request is held as if there were no replica, until another one comes, one can be reached again, or a pause that
   doubles has passed: a replica that died is listed until the cluster has noticed. The pool's hold limits say how long.
+- Missing: the replica does not have the adapter, for example because it was restarted. The same as unreachable.
 - Lost: the replica may have died of this very request, so it may cost at most `max_losses` replicas.
 - Declined: each other replica is asked once; if none is left the caller gets the engine's own answer.
 
-All tries but unreachable ones together are bounded by `max_attempts`.
+All tries but those that cost nothing together are bounded by `max_attempts`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Collection
 
 from llmos_gateway.protocol.errors import BadGatewayError
 from llmos_gateway.proxy.limits import Limits
-from llmos_gateway.proxy.upstream import DeclinedError, LostError, ReplicaError, UnreachableError
+from llmos_gateway.proxy.upstream import DeclinedError, LostError, MissingError, ReplicaError, UnreachableError
 
 
 class Retries:
@@ -45,7 +46,7 @@ class Retries:
         """
         self.tried.add(failed)
         self.avoided, self.pause_s = frozenset(), 0.0
-        self._attempts += not isinstance(error, UnreachableError)
+        self._attempts += not isinstance(error, UnreachableError | MissingError)
         self._losses += isinstance(error, LostError)
         if self._attempts >= self._limits.max_attempts or self._losses > self._limits.max_losses:
             return False

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 from urllib.parse import unquote
 
 import orjson
@@ -31,11 +31,14 @@ from llmos_gateway.protocol.headers import build_caller_headers, find_bearer
 from llmos_gateway.protocol.requests import build_upstream_body, parse_request
 from llmos_gateway.proxy.budgets import Budgets
 from llmos_gateway.proxy.call import CALLER_GONE_STATUS, Call
+from llmos_gateway.proxy.crowd import Crowd
 from llmos_gateway.proxy.delivery import Delivery, Order, Tools
 from llmos_gateway.proxy.intake import Intake
 from llmos_gateway.proxy.prompts import build_prompt
 from llmos_gateway.salts import CacheSalts
 
+MAX_NAMES: Final = 5
+"""That are proposed for a name that means several models."""
 Visit: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 
 _logger = logging.getLogger(__name__)
@@ -72,8 +75,6 @@ class Road:
     ) -> None:
         self.is_closing = False
         """Whether every answer that begins closes its connection, because this process is about to end."""
-        self.calls: set[Call] = set()
-        """What is on the road."""
         self._tools = tools
         self._recorder = recorder
         self._salts = salts
@@ -81,6 +82,12 @@ class Road:
         self._budgets = budgets
         self._unix_time = unix_time
         self._intake = Intake(tools.limits)
+        self._crowd = Crowd(tools.limits.max_in_flight)
+
+    @property
+    def calls(self) -> set[Call]:
+        """Return what is on the road."""
+        return self._crowd.calls
 
     async def ask_model(self, call: Call, path: str) -> web.StreamResponse:
         """Answer a request for a model."""
@@ -106,9 +113,8 @@ class Road:
 
     async def _travel(self, call: Call, visit: Visit) -> web.StreamResponse:
         """Go one road from arrival to record."""
-        self.calls.add(call)
         try:
-            self._check_room()
+            self._crowd.enter(call)
             response = await visit(call)
         except ApiError as error:
             response = self._build_failure(call, error)
@@ -119,7 +125,7 @@ class Road:
             _logger.exception("Request %s failed by a fault of the gateway.", call.request_id)
             response = self._build_failure(call, InternalError("The gateway failed.", "internal_error"))
         finally:
-            self.calls.discard(call)
+            self._crowd.leave(call)
             self._intake.release(call)
             if call.purse is not None:
                 call.purse.settle(call.compute_usage())
@@ -127,11 +133,6 @@ class Road:
         if self.is_closing and not response.prepared:
             response.force_close()
         return response
-
-    def _check_room(self) -> None:
-        limit = self._tools.limits.max_in_flight
-        if len(self.calls) > limit:
-            raise UnavailableError(f"{limit} requests are in flight, the limit.", "overloaded", retry_after_s=1.0)
 
     async def _ask_model(self, call: Call, path: str) -> web.StreamResponse:
         key = self._authenticate(call)
@@ -144,13 +145,15 @@ class Road:
 
     async def _list_models(self, call: Call) -> web.StreamResponse:
         key = self._authenticate(call)
-        return self._build_answer(call, build_model_list(self._tools.catalog.list_visible(key)))
+        catalog = self._tools.catalog
+        return self._build_answer(call, build_model_list(catalog.list_visible(key), partial(catalog.find_base, key)))
 
     async def _show_model(self, call: Call, quoted_id: str) -> web.StreamResponse:
         key = self._authenticate(call)
         model_id = unquote(quoted_id)
         pool = self._find_pool(key, model_id)
-        return self._build_answer(call, orjson.dumps(build_model_card(model_id, pool)))
+        card = build_model_card(model_id, pool, self._tools.catalog.find_base(key, pool))
+        return self._build_answer(call, orjson.dumps(card))
 
     def _authenticate(self, call: Call) -> ApiKey:
         key = self._find_key(call)
@@ -164,6 +167,7 @@ class Road:
             raise ForbiddenError(message, "tenant_not_found")
         if call.part is not None and not key.may_use(call.part):
             raise ForbiddenError(f"This API key may not use {call.part}.", "endpoint_not_allowed")
+        self._crowd.identify(call, key)
         return key
 
     def _find_key(self, call: Call) -> ApiKey:
@@ -187,7 +191,7 @@ class Road:
         request = parse_request(call.part, body)
         call.is_stream = request.is_stream
         pool = self._find_pool(key, request.model)
-        salt = self._salts.compute(key)
+        salt = self._salts.compute(key, pool.adapter.identity if pool.adapter is not None else "")
         call.pool, call.prompt = pool, build_prompt(request, salt)
         cap = None if self._budgets is None else await self._budgets.reserve(call, key, request, pool)
         body_sent = build_upstream_body(request, pool.model, salt, answer_cap=cap)
@@ -206,12 +210,16 @@ class Road:
         return Delivery(self._tools, call, order, on_answer=self._intake.release, closes=self.is_closing)
 
     def _find_pool(self, key: ApiKey, model: str) -> Pool:
-        pool = self._tools.catalog.find_pool(key, model)
-        if pool is None:
+        meant = self._tools.catalog.find_meant(key, model)
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            names = ", ".join(pool.full_name for pool in meant[:MAX_NAMES]) + (", ..." if meant[MAX_NAMES:] else "")
+            message = f"The model {model!r} may be any of {names}. Ask for one of them by this name."
+        else:
             # What the caller may not see is told in the same words as what does not exist.
             message = f"The model {model!r} does not exist, or this API key may not use it. See GET /v1/models."
-            raise NotFoundError(message, "model_not_found", param="model")
-        return pool
+        raise NotFoundError(message, "model_not_found", param="model")
 
     def _build_answer(self, call: Call, body: bytes) -> web.StreamResponse:
         call.status = 200

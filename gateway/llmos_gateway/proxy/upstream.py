@@ -1,10 +1,11 @@
 """Connections to replicas: one pool of them for the whole process, and what their failures mean.
 
-A failure is one of three, and only these are ever tried again:
+A failure is one of four, and only these are ever tried again:
 
     ReplicaError
     +-- UnreachableError  nothing was sent; another try costs nothing
     +-- LostError         the connection broke before anything came back that the caller could have seen
+    +-- MissingError      the replica has not loaded the adapter, or not any more; another try costs nothing
     +-- DeclinedError     502, 503 or 504: the replica did not take the request
 
 Whether an idle connection still works is known only by using it. It is closed before the engine would close it (see
@@ -46,6 +47,12 @@ class LostError(ReplicaError):
     """The connection broke."""
 
     kind = "lost"
+
+
+class MissingError(ReplicaError):
+    """The replica does not have the adapter."""
+
+    kind = "missing"
 
 
 class DeclinedError(ReplicaError):

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, Final, Protocol
 import aiohttp
 
 from llmos.api.load import PoolLoad, TokenUse
-from llmos_gateway.budget_store import BudgetStore, Journal, LocalStore
+from llmos_gateway.budget_store import BudgetStore, Journal, JournalError, LocalStore
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.holding import Holding
 from llmos_gateway.http.admin import serve_admin
@@ -52,6 +52,7 @@ from llmos_gateway.proxy.tracing import Tracer
 from llmos_gateway.proxy.upstream import Upstream
 from llmos_gateway.queueing import Queueing
 from llmos_gateway.runtime.access_log import AccessLog
+from llmos_gateway.runtime.clashes import Clashes
 from llmos_gateway.runtime.memory import find_memory_warning, read_limit_bytes
 from llmos_gateway.runtime.recording import CallRecorder
 from llmos_gateway.runtime.tracing import build_exporting_tracer, is_tracing_wanted
@@ -210,7 +211,10 @@ class Gateway:
             store = shared.SharedStore(options.budget_store, away_s=options.budget_away_s)
         else:
             store = local = LocalStore(Journal(options.budget_journal) if options.budget_journal else None)
-            await asyncio.to_thread(local.start)
+            try:
+                await asyncio.to_thread(local.start)
+            except JournalError as error:
+                _logger.error("%s Until then tenants with limits are refused, and it is tried again.", error)
         stack.push_async_callback(store.close)
         return store
 
@@ -251,13 +255,17 @@ class Gateway:
             "dispatch_window", "Requests of this gateway that go to the replicas at once.", queueing.read_windows
         )
         self._catalog.subscribe(self._forget_gone)
+        self._catalog.subscribe(Clashes(self._catalog).tell)
 
     def _count(self, read: Callable[[PoolLoad], int]) -> dict[str, float]:
         return {pool_id: read(load) for pool_id, load in self._book.build("", "").pools.items()}
 
     def _forget_gone(self, pool_id: str) -> None:
-        if self._catalog.get_pool(pool_id) is None:
+        pool = self._catalog.get_pool(pool_id)
+        if pool is None:
             self._metrics.forget_pool(pool_id)
+        else:
+            self._metrics.retain_models(pool_id, {pool.model, *(adapter.name for adapter in pool.adapters)})
 
     async def _open(self, stack: AsyncExitStack, server: PublicServer, store: BudgetStore) -> None:
         options = self._options

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llmos_gateway.budget_store import Journal, JournalError, LocalStore, Tab
+from llmos_gateway.budget_store import Journal, JournalError, LocalStore, StoreAwayError, Tab
 from llmos_gateway.budget_store.journal import State
 from llmos_gateway.limits import WINDOWS, Quote, Refused, Terms, Use, find_starts
 
@@ -73,6 +73,55 @@ async def test_a_second_process_does_not_write_the_same_journal(tmp_path: Path) 
 def test_a_folder_that_is_not_there_is_told_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="--budget-journal"):
         open_store(tmp_path / "no" / "journal")
+
+
+async def test_a_journal_that_cannot_be_used_is_tried_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "later" / "journal"
+    store = LocalStore(Journal(path), unix_time=lambda: NOW, flush_s=0.01, pause_s=0.01)
+    with pytest.raises(JournalError):
+        store.start()
+    running = asyncio.create_task(store.run())
+    for _ in range(2):
+        with pytest.raises(StoreAwayError, match="No such file or directory") as caught:
+            await reserve(store, 40)
+        assert str(tmp_path) not in str(caught.value)
+        await asyncio.sleep(0.05)
+    assert not caplog.records, "what was said once is not said again"
+    path.parent.mkdir()
+    _, day_s, month_s = find_starts(NOW)
+    state = {"tenant": "acme", "minute": [0, 0], "day": [day_s, 970], "month": [month_s, 970]}
+    path.write_text(f"{json.dumps(state)}\n")
+    async with asyncio.timeout(10):
+        while not store._is_open:  # noqa: ASYNC110 - it notices by itself
+            await asyncio.sleep(0.01)
+    assert isinstance(await reserve(store, 40), Refused), "what was used before counts"
+    tab = await reserve(store, 20)
+    assert isinstance(tab, Tab)
+    store.settle(tab, 20)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await store.close()
+    assert read_state(path)["acme"]["day"][1] == 990
+
+
+async def test_a_store_that_never_got_its_journal_leaves_it_to_the_process_that_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    store = open_store(path)
+    late = LocalStore(Journal(path, lock_wait_s=0.0), unix_time=lambda: NOW, pause_s=0.01)
+    with pytest.raises(JournalError):
+        late.start()
+    running = asyncio.create_task(late.run())
+    await asyncio.sleep(0.05)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await late.close()
+    tab = await reserve(store, 40)
+    assert isinstance(tab, Tab)
+    store.settle(tab, 40)
+    await store.close()
+    assert read_state(path)["acme"]["day"][1] == 40
 
 
 def test_a_line_that_a_kill_has_cut_costs_that_line_only(tmp_path: Path) -> None:

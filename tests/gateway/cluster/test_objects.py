@@ -6,7 +6,7 @@ import pytest
 
 from llmos.api.inferencepool import Hold
 from llmos.api.reasons import REASONS, Reason
-from llmos_gateway.catalog import HoldLimits
+from llmos_gateway.catalog import Adapter, HoldLimits
 from llmos_gateway.cluster.objects import POLICIES, merge_slices, parse_pool, parse_slice
 from tests.gateway.cluster.objects import endpoint_object, pool_object, slice_object, with_ready
 
@@ -68,6 +68,48 @@ def test_a_pool_that_is_being_deleted_gets_no_replica() -> None:
     item = pool_object()
     item["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
     assert parse_pool(item).is_hopeless
+
+
+def adapters_of(*entries: object) -> tuple[Adapter, ...]:
+    return parse_pool({**pool_object(), "status": {"adapters": entries}}).adapters
+
+
+def test_adapters_are_read_from_the_status() -> None:
+    entry = {"name": "support", "digest": "sha256:a", "replicas": ["chat-0", "chat-1"], "reason": "Loaded"}
+    assert adapters_of(entry) == (Adapter("support", "sha256:a", frozenset({"chat-0", "chat-1"})),)
+    assert parse_pool(pool_object()).adapters == ()
+
+
+@pytest.mark.parametrize(
+    ("reason", "problem", "is_hopeless"),
+    [
+        ("", "", False),
+        ("Loaded", "", False),
+        ("Loading", "", False),
+        ("AdaptersLoading", "", False),
+        ("ModelNotReady", "", False),
+        ("AdapterTooLarge", "AdapterTooLarge: Because.", True),
+        ("TooManyAdapters", "TooManyAdapters: Because.", True),
+        ("AdapterLoadFailed", "AdapterLoadFailed: Because.", False),
+        ("BrokenInANewWay", "BrokenInANewWay: Because.", False),
+    ],
+)
+def test_an_adapter_that_is_not_loaded_says_why(reason: str, problem: str, *, is_hopeless: bool) -> None:
+    (found,) = adapters_of({"name": "support", "reason": reason, "message": "Because."})
+    assert (found.problem, found.is_hopeless) == (problem, is_hopeless)
+
+
+@pytest.mark.parametrize("message", ["", "http://share.red.svc/files refused", "connect to 10.0.0.7: timed out"])
+def test_a_replicas_words_that_hold_an_address_are_not_told(message: str) -> None:
+    (found,) = adapters_of({"name": "support", "reason": "AdapterLoadFailed", "message": message})
+    assert found.problem == f"AdapterLoadFailed: {REASONS[Reason.AdapterLoadFailed].cause}"
+    (found,) = adapters_of({"name": "support", "reason": "BrokenInANewWay", "message": message})
+    assert found.problem == "BrokenInANewWay"
+
+
+def test_an_adapter_that_engines_could_not_tell_from_another_model_is_left_out() -> None:
+    entries = [{"name": "qwen"}, {"name": "support", "digest": "a"}, {"name": "support", "digest": "b"}, {}]
+    assert adapters_of(*entries) == (Adapter("support", "a"),)
 
 
 def addresses_of(*slices: dict[str, object]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmos_gateway.catalog import Catalog, Endpoint, HoldLimits
+from llmos_gateway.catalog import Adapter, Catalog, Endpoint, HoldLimits
 from llmos_gateway.cluster import StaticError, StaticWatch
 from tests.gateway.values import key_id, key_text
 
@@ -52,6 +52,18 @@ def test_pools_endpoints_keys_and_peers_come_from_the_file(tmp_path: Path) -> No
     assert catalog.find_pool(key, "qwen") is None
 
 
+def test_adapters_in_the_file_are_on_all_endpoints_or_on_those_that_are_named(tmp_path: Path) -> None:
+    adapters = "[support, {name: legal, replicas: ['127.0.0.1:1'], digest: v2, problem: Broken.}]"
+    text = f"pools: [{{name: chat, endpoints: ['127.0.0.1:1', '127.0.0.1:2'], adapters: {adapters}}}]"
+    catalog, _ = load(tmp_path / "gateway.yaml", text)
+    support, legal = catalog.get_pool("default/chat", "support"), catalog.get_pool("default/chat", "legal")
+    assert support is not None
+    assert legal is not None
+    assert [e.address for e in support.endpoints] == ["127.0.0.1:1", "127.0.0.1:2"]
+    assert [e.address for e in legal.endpoints] == ["127.0.0.1:1"]
+    assert legal.adapter == Adapter("legal", "v2", frozenset({"127.0.0.1:1"}), "Broken.")
+
+
 def test_a_tenant_in_the_file_is_written_as_the_spec_of_its_object(tmp_path: Path) -> None:
     catalog, _ = load(tmp_path / "gateway.yaml", FILE)
     key, tenant = catalog.authenticate(key_text(1), 0), catalog.get_tenant("search")
@@ -72,6 +84,8 @@ def test_json_is_fine_too(tmp_path: Path) -> None:
         ("pools: [", "cannot be used"),
         ("pools: [{name: a, colour: red}]", "colour"),
         ("pools: [{name: a, endpoints: [localhost]}]", "address"),
+        ("pools: [{name: a, adapters: [b, b]}]", "different names"),
+        ("pools: [{name: a, adapters: [a]}]", "different names"),
         ("keys: [{key: secret}]", "not of the form"),
         ("keys: [{id: a}]", "give key"),
         ("tenants: [{name: a}]", "namespaces"),

@@ -17,7 +17,7 @@ from llmos_gateway.proxy.limits import Limits
 from tests.gateway.engines import ANSWER, Engine, answer, die, hang, open_engine, pause_in_stream
 from tests.gateway.raw import connect, exchange
 from tests.gateway.stage import CHAT, DEADLINE_S, KEY, SALT, Stage, open_gateway, split_events, wait_until
-from tests.gateway.values import api_key, key_text
+from tests.gateway.values import api_key, key_text, tenant
 
 STREAM = {**CHAT, "stream": True}
 HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n".encode()
@@ -128,6 +128,39 @@ async def test_requests_in_flight_are_bounded() -> None:
             assert response.headers["Retry-After"] == "1"
         engine.went_on.set()
         assert await first == 200
+
+
+async def test_one_caller_leaves_half_of_the_gateway_to_others_and_gets_its_part_back() -> None:
+    limits = replace(Limits(), max_in_flight=5)
+    async with open_engine(hang) as engine, open_gateway(engine.address, limits=limits) as stage:
+        stage.catalog.put_tenant(tenant("acme", "team"))
+        for number in (1, 2):
+            stage.catalog.keys.put(api_key(number, tenant="acme"))
+        acme, other = ({"Authorization": f"Bearer {key_text(number)}"} for number in (1, 0))
+        sent = [asyncio.create_task(_read_status(stage.post(headers=acme))) for _ in range(2)]
+        await stage.wait_for_load(running=2)
+        same_tenant = {"Authorization": f"Bearer {key_text(2)}"}
+        for asking in (stage.post(headers=same_tenant), stage.get("/v1/models", headers=same_tenant)):
+            async with asking as response:
+                assert (response.status, response.headers["Retry-After"]) == (429, "1")
+                error = await stage.read_error(response)
+            assert error["code"] == "too_many_in_flight"
+            assert error["message"].startswith("2 requests")
+        sent.append(asyncio.create_task(_read_status(stage.post(headers=other))))
+        await stage.wait_for_load(running=3)
+        engine.went_on.set()
+        assert await asyncio.gather(*sent) == [200] * 3
+        for _ in range(3):
+            assert await _read_status(stage.post(headers=acme)) == 200
+
+
+async def test_where_nobody_is_told_apart_nobody_is_bound_to_a_half() -> None:
+    limits = replace(Limits(), max_in_flight=2)
+    async with open_engine(hang) as engine, open_gateway(engine.address, limits=limits, asks_for_key=False) as stage:
+        sent = [asyncio.create_task(_read_status(stage.post(headers={}))) for _ in range(2)]
+        await stage.wait_for_load(running=2)
+        engine.went_on.set()
+        assert await asyncio.gather(*sent) == [200] * 2
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])

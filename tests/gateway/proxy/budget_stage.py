@@ -60,10 +60,15 @@ async def endless(engine: Engine, request: web.Request) -> web.StreamResponse:
     """Stream one token an event for ever, and count them as vLLM does."""
     response = await begin_stream(request)
     for number in range(100_000):
-        usage = {"prompt_tokens": PROMPT, "total_tokens": PROMPT + number, "completion_tokens": number}
-        await response.write(build_event({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": usage}))
+        await response.write(build_token(number))
         await asyncio.sleep(0)
     return response
+
+
+def build_token(number: int) -> bytes:
+    """Return the event of an answer's next token, with the count that it ends with."""
+    usage = {"prompt_tokens": PROMPT, "total_tokens": PROMPT + number, "completion_tokens": number}
+    return build_event({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": usage})
 
 
 async def read_status(request: Any) -> int:

@@ -125,7 +125,7 @@ async def test_spans_reach_a_collector_and_the_trace_goes_on_in_the_engine(monke
 async def test_a_fault_of_the_gateway_is_told_without_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_engine() as engine, open_gateway(engine.address) as stage:
         # No real fault is known.
-        monkeypatch.setattr(stage.catalog, "find_pool", _break)
+        monkeypatch.setattr(stage.catalog, "find_meant", _break)
         async with stage.post() as response:
             assert response.status == 500
             error = await stage.read_error(response)
