@@ -60,6 +60,8 @@ class Sight:
     """Whose the LLMModel of the output's name is."""
     obstacle: Failure | None = None
     """Why nothing may be made here: the tenant is not kept apart, or a name is taken."""
+    is_work_lost: bool = False
+    """The claim was there and is gone, with all that was in it."""
     waits: Failure | None = None
     """Why the attempt waits for its accelerators, as far as anybody told."""
 
@@ -94,6 +96,8 @@ class JobPlan:
 def plan_job(sight: Sight) -> JobPlan:
     """Return the next step of a job."""
     record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live)
+    if sight.is_work_lost and not record.is_trained:
+        record = replace(record, dataset=None, progress=None, last_checkpoint=None)
     plan = _plan_step(sight, record)
     return replace(plan, delete=_plan_deletions(plan, sight.pods), look_again_s=_next_look_s(plan, sight))
 
