@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmos.api.names import CONTAINER_TRAIN, KUEUE_GATE, KUEUE_QUEUE
-from llmos_operator.kube.resources import PERSISTENT_VOLUME_CLAIMS, PODS, TENANTS
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, FINE_TUNE_JOBS, PERSISTENT_VOLUME_CLAIMS, PODS, TENANTS
 from llmos_operator.planning.settings import Admitter, Settings
 from tests.operator.reconcilers.job_world import CHECKPOINT, JOB, JobWorld
 from tests.operator.reconcilers.quota_world import CLASS, GPU, gpu_pool, node, tenant
@@ -131,8 +131,6 @@ async def test_a_job_that_was_deleted_holds_its_accelerator_until_its_pod_is_gon
     world.kube.put(gpu_pool("chat", replicas=0))
     await world.prepare()
     await world.settle(2)
-    from llmos_operator.kube.resources import FINE_TUNE_JOBS
-
     world.kube.finish_deletion(FINE_TUNE_JOBS, JOB, NAMESPACE)
     await world.quota()
     assert world.context.quota.tenant("a") is not None
@@ -146,8 +144,6 @@ async def test_a_job_does_not_begin_what_cannot_fit() -> None:
         trainer={"accelerator": {"class": CLASS}, "hyperparameters": {"maxLength": 1048576}},
         method={"tuning": "full"},
     )
-    from llmos_operator.kube.resources import ACCELERATOR_CLASSES
-
     small = world.kube.stored(ACCELERATOR_CLASSES, "", CLASS)
     world.kube.put({**small, "spec": {**small["spec"], "memory": "4Gi"}})
     await world.go()
