@@ -30,7 +30,7 @@ ITEMS: Final[dict[str, Object]] = {
     "quota": {"class": "nvidia-h100"},
     "namespaces": {},
     "allow": {},
-    "suites": {"name": "support"},
+    "suites": {"name": "support", "source": {"uri": "hf://org/set"}},
     "gates": {"metric": "eval_loss", "max": 1},
     "attachTo": {"pool": "chat"},
     "targetModules": {},
