@@ -1,7 +1,8 @@
 """Plays the kubelet on a control plane whose node is only an object: the scheduler binds pods to it, nothing runs.
 
-Inspect steps leave their facts, datasets are prepared, fetch steps and training run until they are told to end, replicas become ready, images of the host
-`registry.invalid` cannot be pulled, and whatever is deleted or has passed its deadline ends at once.
+Inspect steps leave their facts, datasets are prepared, fetch steps and training run until they are told to end,
+replicas become ready, images of the host `registry.invalid` cannot be pulled, and whatever is deleted or has passed its
+deadline ends at once.
 """
 
 from __future__ import annotations

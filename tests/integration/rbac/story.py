@@ -134,7 +134,9 @@ class Story:
         await self._admin.delete(INFERENCE_POOLS, "by-load", self._namespace)
 
     async def _train(self) -> None:
-        """A job prepares, trains on an accelerator, is looked at meanwhile, and registers its result."""
+        """A job prepares, waits for a quota that its namespace has no part in, trains when that is gone, is looked at
+        meanwhile, and registers its result."""
+        await self._write_tenant("nobody")
         spec = {
             "baseModelRef": {"name": "small"},
             "dataset": {"source": {"uri": "https://host/set"}},
@@ -142,14 +144,14 @@ class Story:
             "output": {"name": "result"},
         }
         await self._write("FineTuneJob", "tune", spec)
+        await self._wait_for_reason(FINE_TUNE_JOBS, "tune", "NoTenant")
+        await self._admin.delete(TENANTS, "team")
         await self._wait_for_reason(FINE_TUNE_JOBS, "tune", "Training")
         self._kubelet.may_train.set()
         await self._wait_for_reason(FINE_TUNE_JOBS, "tune", "Registered")
         await self._wait_for_reason(LLM_MODELS, "result", "Available")
         for kind, name in ((FINE_TUNE_JOBS, "tune"), (LLM_MODELS, "result")):
             await self._admin.delete(kind, name, self._namespace)
-        # There is no garbage collector here.
-        await self._admin.delete(PERSISTENT_VOLUME_CLAIMS, "tune-work", self._namespace)
 
     async def _write_scaled_pool(self, name: str, *, min_replicas: int) -> None:
         spec = {"modelRef": {"name": "small"}, "engine": {"name": "simulator"}, "accelerator": {"class": "cpu"}}
