@@ -60,7 +60,8 @@ class Cluster:
     async def go(self, passes: int = 3) -> dict[str, Any]:
         for _ in range(passes):
             await reconcile_finetune(self.context, Key(FINE_TUNE_JOBS.kind, self.namespace, JOB))
-        return (await self.get(FINE_TUNE_JOBS, JOB)).get("status", {})
+        status: dict[str, Any] = (await self.get(FINE_TUNE_JOBS, JOB)).get("status", {})
+        return status
 
     async def get(self, resource: Resource, name: str) -> dict[str, Any]:
         found = await self.kube.get(resource, name, self.namespace)
