@@ -1,7 +1,7 @@
 """What is left of a Tenant that was deleted: it stays until nothing of it can be used or read by others. Pure.
 
-Nothing is deleted here but what the operator made to keep the tenant apart, and that goes last: models, jobs, pools, volumes
-and keys may hold what somebody still needs, and to delete them is a person's decision.
+Nothing is deleted here but what the operator made to keep the tenant apart, and that goes last: models, jobs, pools,
+volumes and keys may hold what somebody still needs, and to delete them is a person's decision.
 """
 
 from __future__ import annotations

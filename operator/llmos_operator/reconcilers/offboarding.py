@@ -1,4 +1,4 @@
-"""The end of a Tenant: wait until its keys, jobs, pools, models, volumes and pods are gone; then nothing keeps it apart."""
+"""The end of a Tenant: wait until its keys, jobs, pools, models, volumes and pods are gone; nothing is kept apart then."""
 
 from __future__ import annotations
 
