@@ -1,4 +1,4 @@
-"""The end of a Tenant: wait until its keys, jobs, pools, models, volumes and pods are gone; nothing is kept apart then."""
+"""The end of a Tenant: wait until its keys, jobs, pools, models, volumes and pods are gone; then nothing is apart."""
 
 from __future__ import annotations
 
