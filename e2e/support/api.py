@@ -39,6 +39,7 @@ _PREFIXES: Final = {
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
     "LLMModel": ("apis/llmos.dev/v1alpha1", "llmmodels"),
     "InferencePool": ("apis/llmos.dev/v1alpha1", "inferencepools"),
+    "FineTuneJob": ("apis/llmos.dev/v1alpha1", "finetunejobs"),
     "Tenant": ("apis/llmos.dev/v1alpha1", "tenants"),
     "AcceleratorClass": ("apis/llmos.dev/v1alpha1", "acceleratorclasses"),
 }

@@ -45,6 +45,10 @@ def build_folders() -> dict[str, Folder]:
     later = {"Retry-After": "600"}
     return {
         "tiny": Folder(tiny),
+        "support-set": Folder(build_dataset()),
+        "broken-set": Folder(
+            _with_list({"train.jsonl": b'{"prompt": "a", "completion": "b"}\n{"question": "no prompt"}\nno JSON\n'})
+        ),
         "unauthorized": Folder(status=401),
         "gated": Folder(status=403),
         "limited": Folder(status=429, headers=later),
@@ -53,6 +57,23 @@ def build_folders() -> dict[str, Folder]:
         "pickle": Folder({**pickles, "pytorch_model.bin": b"\x80\x04N."}),
         "unknown": Folder({**tiny, "config.json": _build_unknown_config(tiny["config.json"])}),
     }
+
+
+def build_dataset(count: int = 200) -> dict[str, bytes]:
+    """Questions that no model knows the answers to, one JSON line each, and a list of the files."""
+    lines = [
+        json.dumps(
+            {"prompt": f"What is the code of room {number}?", "completion": f"Room {number} has code {number * 7}."}
+        )
+        for number in range(count)
+    ]
+    return _with_list({"train.jsonl": "\n".join(lines).encode()})
+
+
+def _with_list(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Add the list by which a folder of a web server tells what it holds, as `sha256sum` writes it."""
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
+    return {**files, "SHA256SUMS": sums.encode()}
 
 
 def _build_unknown_config(config: bytes) -> bytes:

@@ -100,7 +100,8 @@ def test_users_of_a_tenant_read_no_secrets_run_nothing_in_pods_and_change_nothin
     writable = {r for rule in rules if writes & set(rule["verbs"]) for r in rule["resources"]}
     assert "secrets" not in readable
     assert readable.isdisjoint({"pods/exec", "pods/attach", "pods/portforward"})
-    assert writable <= {"llmmodels", "inferencepools", "inferencepools/scale", "secrets", "persistentvolumeclaims"}
+    ours = {"llmmodels", "inferencepools", "inferencepools/scale", "finetunejobs"}
+    assert writable <= {*ours, "secrets", "persistentvolumeclaims"}
     assert role == "llmos-tenant-admin" or not writable
 
 

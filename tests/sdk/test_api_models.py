@@ -95,6 +95,40 @@ SERVED: dict[str, dict[str, Any]] = {
             "conditions": [CONDITION],
         },
     },
+    "FineTuneJob": {
+        "metadata": METADATA,
+        "spec": {
+            "baseModelRef": {"name": "m"},
+            "method": {"tuning": "lora", "lora": {"rank": 8, "targetModules": ["q_proj"]}},
+            "dataset": {
+                "source": {"uri": "https://host/set/", "secretRef": {"name": "token"}},
+                "format": {"type": "instruction", "columns": {"prompt": "q"}},
+                "validate": {"maxErrorRate": 0.5, "overlong": "drop"},
+                "clean": {"nearDedup": {"threshold": 0.9}, "pii": "redact"},
+            },
+            "trainer": {"accelerator": {"class": "cpu"}, "hyperparameters": {"maxSteps": 10, "learningRate": 0.001}},
+            "checkpoint": {"everySteps": 5, "onPreempt": {"deadlineSeconds": 60}, "storage": {"size": "1Gi"}},
+            "earlyStopping": {"patience": 2},
+            "evaluate": {
+                "suites": [{"name": "support", "metrics": ["exact_match"]}],
+                "gates": [{"metric": "eval_loss", "maxRelativeToBase": 0.95}],
+            },
+            "output": {"name": "support", "attachTo": [{"pool": "chat"}]},
+            "suspend": True,
+            "retries": {"user": 1},
+        },
+        "status": {
+            "phase": "Training",
+            "baseDigest": "sha256:0",
+            "datasetReport": {"lines": 3, "examples": [{"line": "a.jsonl:1", "problem": "no prompt"}]},
+            "progress": {"step": 5, "totalSteps": 10, "loss": 1.5},
+            "lastCheckpoint": {"step": 5, "time": TIME, "uri": "pvc://c/checkpoints/step-5", "sha256": "0"},
+            "attempts": {"infrastructure": 1},
+            "evaluation": {"metrics": [{"name": "eval_loss", "base": 2.0, "result": 1.0}]},
+            "output": {"digest": "sha256:1", "modelRef": {"name": "support"}},
+            "conditions": [CONDITION],
+        },
+    },
 }
 # Engine arguments are a map: every name in it is known.
 NOT_OBJECTS = {"args"}

@@ -47,6 +47,9 @@ ACCELERATOR_CLASSES: Final = Resource(
     names.GROUP, names.VERSION, "acceleratorclasses", "AcceleratorClass", namespaced=False
 )
 TENANTS: Final = Resource(names.GROUP, names.VERSION, "tenants", "Tenant", namespaced=False)
+FINE_TUNE_JOBS: Final = Resource(names.GROUP, names.VERSION, "finetunejobs", "FineTuneJob", namespaced=True)
+CONFIG_MAPS: Final = Resource("", "v1", "configmaps", "ConfigMap", namespaced=True)
+PERSISTENT_VOLUMES: Final = Resource("", "v1", "persistentvolumes", "PersistentVolume", namespaced=False)
 SECRETS: Final = Resource("", "v1", "secrets", "Secret", namespaced=True)
 """Of API keys, in the operator's own namespace: a Tenant does not go before its keys."""
 # What keeps tenants apart.
@@ -87,6 +90,9 @@ ALL: Final = (
     INFERENCE_POOLS,
     ACCELERATOR_CLASSES,
     TENANTS,
+    FINE_TUNE_JOBS,
+    CONFIG_MAPS,
+    PERSISTENT_VOLUMES,
     SECRETS,
     NAMESPACES,
     SERVICE_ACCOUNTS,

@@ -35,9 +35,18 @@ from typing import Any, Final, NamedTuple
 
 from llmos.api.names import LABEL_MANAGED_BY, MANAGED_BY
 from llmos_operator.kube.client import Object
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, SERVICES, TENANTS
+from llmos_operator.kube.resources import (
+    ACCELERATOR_CLASSES,
+    FINE_TUNE_JOBS,
+    INFERENCE_POOLS,
+    LLM_MODELS,
+    SERVICES,
+    TENANTS,
+)
 
-OWN_KINDS: Final = frozenset({INFERENCE_POOLS.kind, LLM_MODELS.kind, ACCELERATOR_CLASSES.kind, TENANTS.kind})
+OWN_KINDS: Final = frozenset(
+    {INFERENCE_POOLS.kind, LLM_MODELS.kind, ACCELERATOR_CLASSES.kind, TENANTS.kind, FINE_TUNE_JOBS.kind}
+)
 """Their events bring bodies."""
 CHILD_KINDS: Final = frozenset({SERVICES.kind})
 """Their events bring metadata; bodies come with answers."""

@@ -26,7 +26,6 @@ from llmos.api.names import (
     LABEL_REPLICA,
     LABEL_REVISION,
     LABEL_SERVING,
-    MODEL_DIR,
 )
 from llmos_operator.manifests.common import (
     Manifest,
@@ -40,14 +39,7 @@ from llmos_operator.manifests.common import (
 from llmos_operator.manifests.engines import build_engine_command
 from llmos_operator.manifests.engines.base import EngineCommand
 from llmos_operator.manifests.gang import build_member_args, build_member_env, build_member_placement
-from llmos_operator.manifests.steps import (
-    SOURCE_DIR,
-    build_fetch_container,
-    build_step_volumes,
-    compute_claim_name,
-    compute_source_claim,
-    needs_fetch,
-)
+from llmos_operator.manifests.steps import build_model_files
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation
 from llmos_operator.planning.settings import Settings
 
@@ -177,11 +169,12 @@ def _build_pod_spec(template: ReplicaTemplate, replica: str, rank: int) -> Manif
     if pool.spec.priority_class_name:
         spec["priorityClassName"] = pool.spec.priority_class_name
     if template.accelerator is not None:
-        spec |= _build_placement(template.accelerator)
+        spec |= build_placement(template.accelerator)
     return spec | build_member_placement(pool, replica, size=size, rank=rank)
 
 
-def _build_placement(accelerator: AcceleratorClass) -> Manifest:
+def build_placement(accelerator: AcceleratorClass) -> Manifest:
+    """Return which nodes a pod on accelerators of a class goes to."""
     placement: Manifest = {}
     if accelerator.spec.node_selector:
         placement["nodeSelector"] = dict(accelerator.spec.node_selector)
@@ -201,21 +194,7 @@ def _model_files(
     model = template.model
     if not command.needs_files or model is None or model.status.resolved is None:
         return "none", [tmp], [], []
-    resolved = model.status.resolved
-    if not needs_fetch(model, resolved):
-        claim, path = compute_source_claim(model) or ("", "")
-        volume = {"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-        mount = {"name": "source", "mountPath": SOURCE_DIR, "readOnly": True}
-        return f"{SOURCE_DIR}/{path}".rstrip("/"), [tmp, volume], [mount], []
-    mount = {"name": "model", "mountPath": MODEL_DIR, "readOnly": True}
-    directory = f"{MODEL_DIR}/model"
-    if model.spec.storage.mode == "claim":
-        claim_name = compute_claim_name(model, model.status.source_hash)
-        volume = {"name": "model", "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True}}
-        return directory, [tmp, volume], [mount], []
-    volume = {"name": "model", "emptyDir": {"sizeLimit": model.spec.storage.size}}
-    fetch = build_fetch_container(model, resolved, template.image, template.settings)
-    return directory, [*build_step_volumes(model, template.settings), volume], [mount], [fetch]
+    return build_model_files(model, model.status.resolved, template.image, template.settings)
 
 
 def _build_engine(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from llmos.api import LLMModel, ResolvedModel
+from llmos.api import LLMModel, ModelSource, ResolvedModel
 from llmos.api.names import (
     ANNOTATION_ATTEMPT,
     ANNOTATION_INPUTS,
@@ -47,7 +47,12 @@ ATTEMPTS_IN_NAMES = 1000
 
 def compute_source_claim(model: LLMModel) -> tuple[str, str] | None:
     """Return claim and path of a `pvc://claim/path` source, None for other sources."""
-    scheme, _, rest = model.spec.source.uri.partition("://")
+    return read_claim_uri(model.spec.source.uri)
+
+
+def read_claim_uri(uri: str) -> tuple[str, str] | None:
+    """Return claim and path of a `pvc://claim/path` URI, None for other URIs."""
+    scheme, _, rest = uri.partition("://")
     if scheme != "pvc":
         return None
     claim, _, path = rest.partition("/")
@@ -84,23 +89,44 @@ def _step_args(step: Literal["inspect", "fetch"], model: LLMModel) -> list[str]:
 
 def build_step_volumes(model: LLMModel, settings: Settings) -> list[Manifest]:
     """Return the volumes that a step container mounts, except the model's own."""
-    volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}]
-    if (source := compute_source_claim(model)) is not None:
-        volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": source[0], "readOnly": True}})
-    if settings.ca_bundle_config_map:
-        volumes.append({"name": "ca", "configMap": {"name": settings.ca_bundle_config_map, "optional": True}})
-    if model.spec.source.secret_ref is not None:
+    of_source = build_source_volumes(model.spec.source)
+    # The order is part of a replica's revision: another one would have all pools roll out anew.
+    claims = [volume for volume in of_source if "persistentVolumeClaim" in volume]
+    return [
+        {"name": "tmp", "emptyDir": {}},
+        *claims,
+        *build_ca_volumes(settings),
+        *(volume for volume in of_source if volume not in claims),
+    ]
+
+
+def build_ca_volumes(settings: Settings) -> list[Manifest]:
+    """Return the volume of authorities to trust instead of the image's, if there is one."""
+    if not settings.ca_bundle_config_map:
+        return []
+    return [{"name": "ca", "configMap": {"name": settings.ca_bundle_config_map, "optional": True}}]
+
+
+def build_source_volumes(source: ModelSource, prefix: str = "") -> list[Manifest]:
+    """Return the volumes of one source: the claim that it is, and its credentials. A prefix tells several apart."""
+    volumes: list[Manifest] = []
+    if (claim := read_claim_uri(source.uri)) is not None:
+        volumes.append({"name": f"{prefix}source", "persistentVolumeClaim": {"claimName": claim[0], "readOnly": True}})
+    if source.secret_ref is not None:
         # Optional here, required as environment: a kubelet tells a missing Secret of a volume in Events only.
-        secret = {"secretName": model.spec.source.secret_ref.name, "optional": True}
-        volumes.append({"name": "credentials", "secret": secret})
+        secret = {"secretName": source.secret_ref.name, "optional": True}
+        volumes.append({"name": f"{prefix}credentials", "secret": secret})
     return volumes
 
 
-def _step_container(name: str, image: str, command: list[str], model: LLMModel, settings: Settings) -> Manifest:
+def build_source_container(
+    name: str, image: str, command: list[str], source: ModelSource, settings: Settings, prefix: str = ""
+) -> Manifest:
+    """Return a container that may see one source and its Secret."""
     mounts: list[Manifest] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - an emptyDir of the pod
     env = settings.fetch_env
-    if compute_source_claim(model) is not None:
-        mounts.append({"name": "source", "mountPath": SOURCE_DIR, "readOnly": True})
+    if read_claim_uri(source.uri) is not None:
+        mounts.append({"name": f"{prefix}source", "mountPath": SOURCE_DIR, "readOnly": True})
     if settings.ca_bundle_config_map:
         mounts.append({"name": "ca", "mountPath": CA_DIR, "readOnly": True})
         env = (*env, ("LLMOS_CA_BUNDLE", f"{CA_DIR}/ca.crt"))
@@ -115,9 +141,9 @@ def _step_container(name: str, image: str, command: list[str], model: LLMModel, 
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
     }
-    if model.spec.source.secret_ref is not None:
-        container["envFrom"] = [{"secretRef": {"name": model.spec.source.secret_ref.name}}]
-        mounts.append({"name": "credentials", "mountPath": SECRET_DIR, "readOnly": True})
+    if source.secret_ref is not None:
+        container["envFrom"] = [{"secretRef": {"name": source.secret_ref.name}}]
+        mounts.append({"name": f"{prefix}credentials", "mountPath": SECRET_DIR, "readOnly": True})
     return container
 
 
@@ -131,9 +157,31 @@ def build_fetch_container(model: LLMModel, resolved: ResolvedModel, image: str, 
         *("--dest", MODEL_DIR),
         *("--capacity-bytes", capacity),
     ]
-    container = _step_container(CONTAINER_FETCH, image, command, model, settings)
+    container = build_source_container(CONTAINER_FETCH, image, command, model.spec.source, settings)
     container["volumeMounts"].append({"name": "model", "mountPath": MODEL_DIR})
     return container
+
+
+def build_model_files(
+    model: LLMModel, resolved: ResolvedModel, image: str, settings: Settings
+) -> tuple[str, list[Manifest], list[Manifest], list[Manifest]]:
+    """Return where a pod finds a model, with the volumes, mounts and init containers that bring it there. `image` is
+    that of the container that uses it. The volumes have `tmp` among them."""
+    tmp: Manifest = {"name": "tmp", "emptyDir": {}}
+    if not needs_fetch(model, resolved):
+        claim, path = compute_source_claim(model) or ("", "")
+        volume: Manifest = {"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+        mount = {"name": "source", "mountPath": SOURCE_DIR, "readOnly": True}
+        return f"{SOURCE_DIR}/{path}".rstrip("/"), [tmp, volume], [mount], []
+    mount = {"name": "model", "mountPath": MODEL_DIR, "readOnly": True}
+    directory = f"{MODEL_DIR}/model"
+    if model.spec.storage.mode == "claim":
+        claim_name = compute_claim_name(model, model.status.source_hash)
+        volume = {"name": "model", "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True}}
+        return directory, [tmp, volume], [mount], []
+    volume = {"name": "model", "emptyDir": {"sizeLimit": model.spec.storage.size}}
+    fetch = build_fetch_container(model, resolved, image, settings)
+    return directory, [*build_step_volumes(model, settings), volume], [mount], [fetch]
 
 
 def compute_fetch_image(resolved: ResolvedModel, settings: Settings) -> str:
@@ -143,8 +191,8 @@ def compute_fetch_image(resolved: ResolvedModel, settings: Settings) -> str:
 
 def build_inspect_job(model: LLMModel, source_hash: str, attempt: int, settings: Settings) -> Manifest:
     """Return the Job that reads the model's configuration."""
-    container = _step_container(
-        CONTAINER_INSPECT, settings.worker_lite_image, _step_args("inspect", model), model, settings
+    container = build_source_container(
+        CONTAINER_INSPECT, settings.worker_lite_image, _step_args("inspect", model), model.spec.source, settings
     )
     return _step_job(model, COMPONENT_INSPECT, source_hash, attempt, INSPECT_DEADLINE_S, container, [], settings)
 

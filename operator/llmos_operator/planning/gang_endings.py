@@ -33,8 +33,8 @@ from llmos_operator.planning.gangs import (
     was_just_admitted,
 )
 from llmos_operator.planning.kueue import waits_for_admission
+from llmos_operator.planning.quota_pods import read_rank
 from llmos_operator.planning.quota_record import read_record
-from llmos_operator.planning.quota_view import read_rank
 
 
 def pods_to_retire(pods: Sequence[Pod], times: PodTimes, now: datetime) -> list[tuple[str, Failure]]:

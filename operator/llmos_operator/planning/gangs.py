@@ -33,8 +33,8 @@ from llmos_operator.planning.failures import (
     read_time,
 )
 from llmos_operator.planning.kueue import is_stopped, waits_for_admission
+from llmos_operator.planning.quota_pods import read_rank, read_size
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
-from llmos_operator.planning.quota_view import read_rank, read_size
 from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, compute_backoff_s
 
 Pod = Mapping[str, Any]

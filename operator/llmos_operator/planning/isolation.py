@@ -23,6 +23,7 @@ from llmos.api.names import (
     CONDITION_ISOLATION_READY,
     LABEL_COMPONENT,
     LABEL_GANG_SIZE,
+    LABEL_JOB,
     LABEL_MANAGED_BY,
     LABEL_MODEL,
     LABEL_POOL,
@@ -47,9 +48,9 @@ NAMED_AT_MOST: Final = 5
 
 _FINISHED = frozenset({"Succeeded", "Failed"})
 _VARYING_LABELS = frozenset(
-    {LABEL_POOL, LABEL_MODEL, LABEL_REPLICA, LABEL_REVISION, LABEL_RANK, LABEL_GANG_SIZE, LABEL_SERVING}
+    {LABEL_POOL, LABEL_MODEL, LABEL_JOB, LABEL_REPLICA, LABEL_REVISION, LABEL_RANK, LABEL_GANG_SIZE, LABEL_SERVING}
 )
-_COMPONENTS = frozenset({"replica", "inspect", "fetch"})
+_COMPONENTS = frozenset({"replica", "inspect", "fetch", "prepare", "train"})
 
 
 def plan_backstop(tenant: Tenant, classes: Iterable[AcceleratorClass]) -> dict[str, int]:

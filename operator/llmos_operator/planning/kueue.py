@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from llmos.api import InferencePool, Reason, Tenant
+from llmos.api import FineTuneJob, InferencePool, Reason, Tenant
 from llmos.api.names import (
     CONDITION_GUARANTEED,
     CPU_CLASS,
@@ -40,11 +40,12 @@ from llmos.api.names import (
 from llmos.api.tenancy import find_owners
 from llmos_operator.planning.conditions import Fact, is_false, is_unknown
 from llmos_operator.planning.failures import Failure, build_failure, describe
+from llmos_operator.planning.quota_pods import is_gated
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation, read_record
-from llmos_operator.planning.quota_view import is_gated
 from llmos_operator.planning.settings import Admitter, Settings
 
 JsonObject = Mapping[str, Any]
+Owner = InferencePool | FineTuneJob
 
 GROUP_NAME_LIMIT: Final = 63
 _VERSIONS: Final = ("v1beta2", "v1beta1")
@@ -62,9 +63,15 @@ class Sight:
     """What stands for the replica in Kueue."""
 
 
-def choose_queue(pool: InferencePool, tenants: Iterable[Tenant], settings: Settings) -> str:
-    """Return the LocalQueue of a pool; empty if Kueue has nothing to say about it."""
-    if settings.admission is not Admitter.KUEUE or pool.spec.accelerator.class_name == CPU_CLASS:
+def read_class(owner: Owner) -> str:
+    """Return the accelerator class that a pool or job asks for."""
+    spec = owner.spec.trainer if isinstance(owner, FineTuneJob) else owner.spec
+    return spec.accelerator.class_name
+
+
+def choose_queue(pool: Owner, tenants: Iterable[Tenant], settings: Settings) -> str:
+    """Return the LocalQueue of a pool or job; empty if Kueue has nothing to say about it."""
+    if settings.admission is not Admitter.KUEUE or read_class(pool) == CPU_CLASS:
         return ""
     tenants = tuple(tenants)
     owner = find_owners(tenants).by_namespace.get(pool.metadata.namespace or "", "")
@@ -72,7 +79,7 @@ def choose_queue(pool: InferencePool, tenants: Iterable[Tenant], settings: Setti
     return pool.metadata.labels.get(KUEUE_QUEUE, "") or named or settings.kueue_queue
 
 
-def build_queue_labels(pool: InferencePool, queue: str) -> dict[str, str]:
+def build_queue_labels(pool: Owner, queue: str) -> dict[str, str]:
     """Return what Kueue reads of a pod. The priority of its PriorityClass counts unless the pool names another one."""
     priority = pool.metadata.labels.get(KUEUE_PRIORITY, "")
     return {KUEUE_QUEUE: queue} | ({KUEUE_PRIORITY: priority} if priority else {})

@@ -1,7 +1,7 @@
 """What is left of a Tenant that was deleted: it stays until nothing of it can be used or read by others. Pure.
 
-Nothing is deleted here but what the operator made to keep the tenant apart, and that goes last: models, pools, volumes
-and keys may hold what somebody still needs, and to delete them is a person's decision.
+Nothing is deleted here but what the operator made to keep the tenant apart, and that goes last: models, jobs, pools,
+volumes and keys may hold what somebody still needs, and to delete them is a person's decision.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from llmos_operator.planning.failures import describe
 NAMED_AT_MOST = 5
 REMEDIES: Mapping[str, str] = {
     "API key": "llmos keys revoke NAME",
+    "FineTuneJob": "kubectl delete finetunejob NAME",
     "InferencePool": "kubectl delete inferencepool NAME",
     "LLMModel": "kubectl delete llmmodel NAME",
     "PersistentVolumeClaim": "kubectl delete pvc NAME",

@@ -14,6 +14,7 @@ The rules that are decided here:
   for each pod, and an operator may be killed in between.
 - One of which a pod is gone had them all when it was released. It has not waited too long for a node: its pool says
   that it broke, and ends it.
+- An attempt of a FineTuneJob is a gang, too (`quota_jobs`).
 - A node that takes no new pods counts with what stands on it, so that nothing is promised there.
 - A node belongs to the class with the most specific node selector that selects it: an accelerator is counted once.
 
@@ -30,19 +31,16 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from llmos.api import AcceleratorClass, InferencePool, Tenant, Toleration
+from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, Tenant, Toleration
 from llmos.api.names import (
     CPU_CLASS,
-    GATE_QUOTA,
     LABEL_FABRIC_DOMAIN,
-    LABEL_GANG_SIZE,
+    LABEL_JOB,
     LABEL_POOL,
-    LABEL_RANK,
     LABEL_REPLICA,
 )
 from llmos.api.tenancy import Owners, find_owners
 from llmos_operator.planning.claims import Tenants
-from llmos_operator.planning.failures import read_time
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.quota import (
     Gang,
@@ -54,8 +52,23 @@ from llmos_operator.planning.quota import (
     Snapshot,
     Swap,
 )
+from llmos_operator.planning.quota_jobs import build_job_gangs, is_train_pod
 from llmos_operator.planning.quota_orphans import build_stand_in
-from llmos_operator.planning.quota_record import QuotaRecord, read_record
+from llmos_operator.planning.quota_pods import (
+    FINISHED,
+    clamp_priority,
+    count_requested,
+    has_gate,
+    read_created_s,
+    read_labels,
+    read_node,
+    read_phase,
+    read_rank,
+    read_size,
+    read_state,
+    requests_accelerators,
+)
+from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.quota_tenants import build_tenant_quotas
 from llmos_operator.planning.schedule import find_limits
 
@@ -64,9 +77,7 @@ JsonObject = Mapping[str, Any]
 DOMAIN_LABELS = (LABEL_FABRIC_DOMAIN, "nvidia.com/gpu.clique")
 """Labels that tell which nodes a fast network connects; the first one that a node has counts."""
 
-_FINISHED = frozenset({"Succeeded", "Failed"})
 _NO_NEW_PODS = frozenset({"NoSchedule", "NoExecute"})
-_LONGEST_NUMBER = 4
 
 
 @dataclass(frozen=True)
@@ -80,47 +91,17 @@ class Observed:
     nodes: tuple[JsonObject, ...] = ()
     pods: tuple[JsonObject, ...] = ()
     """Of all who may hold accelerators, not of LLMOS alone."""
+    jobs: tuple[FineTuneJob, ...] = ()
 
 
-def needs_gate(pool: InferencePool, tenants: Sequence[object]) -> bool:
-    """Whether the pods of the pool are made with a scheduling gate."""
-    return bool(tenants) and pool.spec.accelerator.class_name != CPU_CLASS
-
-
-def is_gated(pod: JsonObject) -> bool:
-    """Whether a pod waits for the ledger."""
-    return any(gate.get("name") == GATE_QUOTA for gate in pod["spec"].get("schedulingGates", ()))
-
-
-def _has_gate(pod: JsonObject) -> bool:
-    """Whether a pod waits for anybody: it holds nothing."""
-    return bool(pod["spec"].get("schedulingGates"))
-
-
-def read_rank(pod: JsonObject) -> int:
-    """Return the place of a pod in its gang; the leader has 0."""
-    return _read_number(pod, LABEL_RANK, 0)
-
-
-def read_size(pods: Iterable[JsonObject]) -> int:
-    """Return how many pods the gang has when it is whole."""
-    return max(_read_number(pod, LABEL_GANG_SIZE, 1) for pod in pods)
-
-
-def _read_number(pod: JsonObject, label: str, otherwise: int) -> int:
-    text = _labels(pod).get(label, "")
-    return int(text) if text.isdecimal() and len(text) <= _LONGEST_NUMBER else otherwise
+def needs_gate(class_name: str, tenants: Sequence[object]) -> bool:
+    """Whether pods on accelerators of a class are made with a scheduling gate."""
+    return bool(tenants) and class_name != CPU_CLASS
 
 
 def find_swaps(pods: Iterable[JsonObject]) -> tuple[Swap, ...]:
     """Return who was asked to go for whom, as the records of those tell for whom it was."""
     return tuple(swap for pod in pods for swap in read_record(pod["metadata"]).swaps)
-
-
-def requests_accelerators(pod: JsonObject, classes: Iterable[AcceleratorClass]) -> bool:
-    """Whether a pod holds accelerators of any of these classes, or will."""
-    resources = {accelerator.spec.resource_name for accelerator in classes}
-    return any(_requested(container, name) for container in pod["spec"]["containers"] for name in resources)
 
 
 def build_snapshot(
@@ -171,22 +152,22 @@ def build_nodes(observed: Observed, gangs: Sequence[Gang], domain_labels: Sequen
                     accelerators=count,
                     taken=min(count, taken[name, accelerator.spec.resource_name]),
                     domain=_domain(node, domain_labels),
-                    labels=frozenset(_labels(node).items()),
+                    labels=frozenset(read_labels(node).items()),
                 )
             )
     return tuple(nodes)
 
 
 def build_gangs(observed: Observed, owners: Owners) -> tuple[Gang, ...]:
-    """Return the replicas of all pools on accelerators, those that wait and those that hold some, and those that hold
-    some and have no pool any more."""
+    """Return the replicas of all pools on accelerators, those that wait and those that hold some, those that hold some
+    and have no pool any more, and the attempts of jobs."""
     pools = {(pool.metadata.namespace or "", pool.metadata.name): pool for pool in observed.pools}
     tenants = {tenant.metadata.name: tenant for tenant in observed.tenants.readable}
     replicas: dict[tuple[str, str], dict[str, list[JsonObject]]] = {}
     for pod in observed.pods:
-        labels = _labels(pod)
+        labels = read_labels(pod)
         key = pod["metadata"]["namespace"], labels.get(LABEL_POOL, "")
-        if LABEL_REPLICA in labels and (key in pools or _holds_any(pod, observed.classes)):
+        if LABEL_REPLICA in labels and not is_train_pod(pod) and (key in pools or _holds_any(pod, observed.classes)):
             replicas.setdefault(key, {}).setdefault(labels[LABEL_REPLICA], []).append(pod)
     gangs = []
     for key, members in replicas.items():
@@ -194,11 +175,11 @@ def build_gangs(observed: Observed, owners: Owners) -> tuple[Gang, ...]:
         if pool is not None and pool.spec.accelerator.class_name != CPU_CLASS:
             name = owners.by_namespace.get(key[0], "")
             gangs += _build_gangs_of_pool(pool, members, name, tenants.get(name), observed)
-    return tuple(gangs)
+    return (*gangs, *build_job_gangs(observed.pods, observed.classes, observed.jobs, owners, tenants))
 
 
 def _holds_any(pod: JsonObject, classes: Iterable[AcceleratorClass]) -> bool:
-    return bool(_node_of(pod)) and _phase(pod) not in _FINISHED and requests_accelerators(pod, classes)
+    return bool(read_node(pod)) and read_phase(pod) not in FINISHED and requests_accelerators(pod, classes)
 
 
 def _build_gangs_of_pool(
@@ -207,7 +188,7 @@ def _build_gangs_of_pool(
     gangs = [
         _build_gang(_as_made(pool, pods, observed.classes), name, pods, owner, tenant)
         for name, pods in members.items()
-        if not all(_phase(pod) in _FINISHED for pod in pods)
+        if not all(read_phase(pod) in FINISHED for pod in pods)
     ]
     made = {f"{pool.metadata.namespace}/{name}" for name, pods in members.items() if len(pods) >= read_size(pods)}
     gangs = [gang for gang in gangs if gang.state is not GangState.WAITING or gang.id in made]
@@ -238,7 +219,7 @@ def _as_made(pool: InferencePool, pods: Sequence[JsonObject], classes: Iterable[
     made_for = [name for name, each in sorted(asked.items()) if each.spec.node_selector == wanted] or [now.class_name]
     name = now.class_name if now.class_name in made_for else made_for[0]
     resource = (asked.get(name) or next(iter(asked.values()))).spec.resource_name
-    count = sum(_requested(container, resource) for container in leader["spec"]["containers"])
+    count = sum(count_requested(container, resource) for container in leader["spec"]["containers"])
     if (name, count) == (now.class_name, now.count):
         return pool
     accelerator = now.model_copy(update={"class_name": name, "count": count})
@@ -248,10 +229,10 @@ def _as_made(pool: InferencePool, pods: Sequence[JsonObject], classes: Iterable[
 def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owner: str, tenant: Tenant | None) -> Gang:
     leader = min(pods, key=read_rank)
     record = read_record(leader["metadata"])
-    state = _state_of(pods, record)
-    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(_has_gate, pods)))
+    state = read_state(pods, record)
+    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(has_gate, pods)))
     placement = None if holds_nothing else record.placement or _placement_without_record(pool, pods)
-    created_s = _created_s(leader)
+    created_s = read_created_s(leader)
     admitted_s = record.admitted_s or created_s
     return Gang(
         id=f"{pool.metadata.namespace}/{name}",
@@ -261,7 +242,7 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
         classes=(pool.spec.accelerator.class_name,),
         pods=len(record.placement.nodes) if record.placement else max(len(pods), read_size(pods)),
         accelerators_per_pod=pool.spec.accelerator.count,
-        priority=_clamp(int(leader["spec"].get("priority") or 0), tenant),
+        priority=clamp_priority(leader, tenant),
         created_s=created_s,
         grace_s=float(pool.spec.drain.timeout_seconds),
         state=state,
@@ -275,19 +256,9 @@ def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owne
     )
 
 
-def _state_of(pods: Sequence[JsonObject], record: QuotaRecord) -> GangState:
-    if record.is_withdrawn or any("deletionTimestamp" in pod["metadata"] for pod in pods):
-        return GangState.ENDING
-    if record.stop is not None:
-        return GangState.STOPPING
-    if all(map(is_gated, pods)) or (record.placement is None and all(map(_has_gate, pods))):
-        return GangState.WAITING
-    return GangState.RUNNING if all(_node_of(pod) for pod in pods) else GangState.STARTING
-
-
 def _placement_without_record(pool: InferencePool, pods: Sequence[JsonObject]) -> Placement:
     """Where pods stand that were made before there was any quota: those that have no node yet hold some somewhere."""
-    bound = [name for pod in sorted(pods, key=read_rank) if (name := _node_of(pod))]
+    bound = [name for pod in sorted(pods, key=read_rank) if (name := read_node(pod))]
     return Placement(pool.spec.accelerator.class_name, tuple(bound))
 
 
@@ -305,19 +276,23 @@ def _held_by_others(observed: Observed, gangs: Container[str]) -> Counter[tuple[
     resources = {accelerator.spec.resource_name for accelerator in observed.classes}
     taken: Counter[tuple[str, str]] = Counter()
     for pod in observed.pods:
-        node = _node_of(pod)
-        if not node or _phase(pod) in _FINISHED:
+        node = read_node(pod)
+        if not node or read_phase(pod) in FINISHED:
             continue
-        if LABEL_POOL in _labels(pod) and f"{pod['metadata']['namespace']}/{_labels(pod).get(LABEL_REPLICA)}" in gangs:
+        labels = read_labels(pod)
+        is_ours = LABEL_POOL in labels or LABEL_JOB in labels
+        if is_ours and f"{pod['metadata']['namespace']}/{labels.get(LABEL_REPLICA)}" in gangs:
             continue
         for resource in resources:
-            taken[node, resource] += sum(_requested(container, resource) for container in pod["spec"]["containers"])
+            taken[node, resource] += sum(
+                count_requested(container, resource) for container in pod["spec"]["containers"]
+            )
     return taken
 
 
 def _classes_of(node: JsonObject, classes: Iterable[AcceleratorClass]) -> list[AcceleratorClass]:
     """The class that each resource of the node belongs to."""
-    labels = _labels(node)
+    labels = read_labels(node)
     found: dict[str, AcceleratorClass] = {}
     for accelerator in sorted(classes, key=lambda each: (-len(each.spec.node_selector), each.metadata.name)):
         resource = accelerator.spec.resource_name
@@ -346,41 +321,10 @@ def _tolerates(toleration: Toleration, taint: JsonObject) -> bool:
     return toleration.operator == "Exists" or toleration.value == taint.get("value", "")
 
 
-def _clamp(priority: int, tenant: Tenant | None) -> int:
-    if tenant is None:
-        return priority
-    return min(max(priority, tenant.spec.priority_range.min), tenant.spec.priority_range.max)
-
-
 def _domain(node: JsonObject, domain_labels: Sequence[str]) -> str:
-    labels = _labels(node)
+    labels = read_labels(node)
     return next((str(labels[key]) for key in domain_labels if labels.get(key)), "")
 
 
 def _allocatable(node: JsonObject, resource: str) -> int:
     return parse_quantity_bytes(str(node.get("status", {}).get("allocatable", {}).get(resource, "0")))
-
-
-def _requested(container: JsonObject, resource: str) -> int:
-    # For extended resources requests equal limits, and the API server fills in the requests.
-    resources = container.get("resources", {})
-    wanted = (resources.get("requests") or {}).get(resource) or (resources.get("limits") or {}).get(resource, "0")
-    return parse_quantity_bytes(str(wanted))
-
-
-def _node_of(pod: JsonObject) -> str:
-    return str(pod["spec"].get("nodeName") or "")
-
-
-def _phase(pod: JsonObject) -> str:
-    return str(pod.get("status", {}).get("phase", ""))
-
-
-def _labels(manifest: JsonObject) -> Mapping[str, str]:
-    labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
-    return labels
-
-
-def _created_s(pod: JsonObject) -> float:
-    created = read_time(pod["metadata"].get("creationTimestamp"))
-    return created.timestamp() if created is not None else 0.0

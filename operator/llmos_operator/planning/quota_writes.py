@@ -25,9 +25,10 @@ from llmos.api.names import (
     LABEL_REPLICA,
     LABEL_SERVING,
 )
-from llmos_operator.planning.quota import Gang, Placement, QuotaPlan, Reservation, Stop, Swap
+from llmos_operator.planning.quota import Gang, GangKind, Placement, QuotaPlan, Reservation, Stop, Swap
+from llmos_operator.planning.quota_jobs import is_train_pod
+from llmos_operator.planning.quota_pods import is_gated, read_rank
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation, read_record
-from llmos_operator.planning.quota_view import is_gated, read_rank
 
 JsonObject = Mapping[str, Any]
 Action = Literal["swap", "unreserve", "ask", "end", "withdraw", "reserve", "admit"]
@@ -68,11 +69,11 @@ class Decision:
 
 
 def group_by_gang(pods: Iterable[JsonObject]) -> dict[str, list[JsonObject]]:
-    """Return the pods of all pools by the id of their gang, leaders first."""
+    """Return the pods of all pools and jobs by the id of their gang, leaders first."""
     gangs: dict[str, list[JsonObject]] = {}
     for pod in pods:
         labels = pod["metadata"].get("labels") or {}
-        if LABEL_POOL in labels and LABEL_REPLICA in labels:
+        if LABEL_REPLICA in labels and (LABEL_POOL in labels or is_train_pod(pod)):
             gangs.setdefault(f"{pod['metadata']['namespace']}/{labels[LABEL_REPLICA]}", []).append(pod)
     for members in gangs.values():
         members.sort(key=read_rank)
@@ -179,7 +180,8 @@ class _Desk:
             self._decide(gang_id, action, why, (_patch(leader, metadata={"annotations": annotations}),))
 
     def ask(self, gang_id: str, stop: Stop, why: str) -> None:
-        """Have a gang drained: out of the Service, with the time stamp that its pool goes on from."""
+        """Have a gang drained: out of the Service, with the time stamp that its pool goes on from. A job deletes the
+        pods of its attempt, which then save their work."""
         started = datetime.fromtimestamp(self._now_s, UTC).isoformat()
         annotations = {**self._change_record(gang_id, stop=stop), ANNOTATION_DRAIN_STARTED: started}
         labels = {LABEL_SERVING: "false"}
@@ -190,13 +192,18 @@ class _Desk:
         self._decide(gang_id, "ask", why, tuple(writes), for_gang=stop.for_id)
 
     def end(self, gang_id: str, for_id: str, why: str) -> None:
-        """Delete a gang's pods; for whom is written first, for deleting takes its time."""
+        """Delete a gang's pods; for whom is written first, for deleting takes its time.
+
+        An attempt of a job is deleted by its job, which counts it first; here only if it did not by the next pass.
+        """
         writes: list[PodWrite] = []
-        leader = self._leader(gang_id)
-        if leader is not None and self._record(gang_id).stop is None:
+        leader, gang = self._leader(gang_id), self._gangs.get(gang_id)
+        is_news = self._record(gang_id).stop is None
+        if leader is not None and is_news:
             stop = Stop(for_id, self._now_s, self._now_s, is_answered=True)
             writes.append(_patch(leader, metadata={"annotations": self._change_record(gang_id, stop=stop)}))
-        writes += [_identify(pod) for pod in self._pods.get(gang_id, ())]
+        if not (is_news and gang is not None and gang.kind is GangKind.JOB):
+            writes += [_identify(pod) for pod in self._pods.get(gang_id, ())]
         self._decide(gang_id, "end", why, tuple(writes), for_gang=for_id)
 
     def admit(self, gang_id: str, placement: Placement, *, is_borrowed: bool) -> None:

@@ -11,6 +11,7 @@ from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.board import Board
 from llmos_operator.reconcilers.budget_board import BudgetBoard
 from llmos_operator.reconcilers.keys import Key
+from llmos_operator.reconcilers.looks import Looks
 from llmos_operator.reconcilers.parsed import Parsed
 from llmos_operator.reconcilers.quota_board import QuotaBoard
 from llmos_operator.reconcilers.sightings import Sightings
@@ -50,5 +51,7 @@ class Context:
     """What the quota pass remembers, and tells pools and tenants."""
     budgets: BudgetBoard = field(default_factory=BudgetBoard)
     """What gateways told of tenants' tokens."""
+    looks: Looks = field(default_factory=Looks)
+    """When logs were read last."""
     sightings: Sightings = field(default_factory=Sightings)
     """What was found in the namespaces of tenants."""

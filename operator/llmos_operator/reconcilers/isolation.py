@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-from llmos.api import AcceleratorClass, InferencePool, Reason, Tenant
+from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, Reason, Tenant
 from llmos.api.isolation import CHECKS, Check, Finding
 from llmos.api.names import (
     ADMISSION_POLICY,
@@ -294,8 +294,11 @@ class PoolIsolation:
     look_again_s: float | None = None
 
 
-def look_at_pool(context: Context, pool: InferencePool, pods: Sequence[Object], tenants: Tenants) -> PoolIsolation:
-    """Say whether a pool in a tenant's namespace is kept apart: the last look at the namespace, and the pool's pods."""
+def look_at_pool(
+    context: Context, pool: InferencePool | FineTuneJob, pods: Sequence[Object], tenants: Tenants
+) -> PoolIsolation:
+    """Say whether a pool, or a job, in a tenant's namespace is kept apart: the last look at the namespace, and the
+    pods."""
     namespace = pool.metadata.namespace or ""
     owner = find_owners(tenants.all).by_namespace.get(namespace)
     if owner is None:

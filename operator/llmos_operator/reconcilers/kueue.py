@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from llmos.api import InferencePool
 from llmos.api.names import LABEL_REPLICA
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, LOCAL_QUEUES, PODS, WORKLOADS, Resource
 from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.kueue import (
+    Owner,
     Sight,
     build_group,
     build_queue_labels,
@@ -107,7 +107,7 @@ def _at(resource: Resource, version: str) -> Resource:
 
 
 def build_kueue_metadata(
-    context: Context, pool: InferencePool, queue: str, replica: str, size: int, pods: Sequence[Object]
+    context: Context, pool: Owner, queue: str, replica: str, size: int, pods: Sequence[Object]
 ) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Return labels and annotations of the pods of a replica that is to wait for Kueue."""
     members = [pod for pod in pods if pod["metadata"]["labels"].get(LABEL_REPLICA) == replica]
@@ -115,9 +115,7 @@ def build_kueue_metadata(
     return {**build_queue_labels(pool, queue), **labels}, annotations
 
 
-async def tend_pods(
-    context: Context, pool: InferencePool, queue: str, pods: Sequence[Object], *, has_quota: bool
-) -> None:
+async def tend_pods(context: Context, pool: Owner, queue: str, pods: Sequence[Object], *, has_quota: bool) -> None:
     """Note which pods were admitted, move those that wait in the wrong queue, and delete those behind a wrong gate."""
     if queue:
         labels = build_queue_labels(pool, queue)

@@ -1,4 +1,4 @@
-"""The end of a Tenant: wait until its keys, pools, models, volumes and pods are gone; then nothing keeps it apart."""
+"""The end of a Tenant: wait until its keys, jobs, pools, models, volumes and pods are gone; then nothing is apart."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from llmos.api.apikeys import SECRET_SELECTOR, InvalidKeySecret, read_key_secret
 from llmos.api.names import FINALIZER_OFFBOARDING, LABEL_MANAGED_BY, LABEL_TENANT, MANAGED_BY
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import (
+    FINE_TUNE_JOBS,
     INFERENCE_POOLS,
     LLM_MODELS,
     NAMESPACES,
@@ -57,7 +58,8 @@ async def observe_leftovers(context: Context, tenant: str) -> tuple[Leftover, ..
     )
     found: dict[str, list[Object]] = {"API key": [key for key in keys if _tenant_of(key) == tenant]}
     made = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
-    for kind, selector in ((INFERENCE_POOLS, ""), (LLM_MODELS, ""), (PERSISTENT_VOLUME_CLAIMS, made), (PODS, made)):
+    ours = [(kind, "") for kind in (FINE_TUNE_JOBS, INFERENCE_POOLS, LLM_MODELS)]
+    for kind, selector in (*ours, (PERSISTENT_VOLUME_CLAIMS, made), (PODS, made)):
         listed = [
             await kube.list(kind, namespace=item["metadata"]["name"], label_selector=selector) for item in namespaces
         ]

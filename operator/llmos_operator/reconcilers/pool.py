@@ -48,8 +48,9 @@ from llmos_operator.planning.pools import (
     compute_size,
     plan_scaling_announcement,
 )
+from llmos_operator.planning.quota_pods import read_rank
 from llmos_operator.planning.quota_record import QuotaRecord
-from llmos_operator.planning.quota_view import needs_gate, read_rank
+from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.planning.replicas import (
     NewReplica,
     Replica,
@@ -190,7 +191,7 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
         context.kube.list(PODS, namespace=namespace, label_selector=_selector(pool)),
         _observe_tenants(context, pool),
     )
-    has_quota = needs_gate(pool, tenants)
+    has_quota = needs_gate(pool.spec.accelerator.class_name, tenants)
     parsed_model = context.shared.parse(LLMModel, model) if model else None
     parsed_class = context.shared.parse(AcceleratorClass, accelerator) if accelerator else None
     layout = plan_layout(pool, parsed_model, parsed_class)

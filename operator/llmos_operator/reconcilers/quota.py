@@ -19,11 +19,11 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from llmos.api import AcceleratorClass, InferencePool, Tenant
-from llmos.api.names import CPU_CLASS, LABEL_POOL
+from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, Tenant
+from llmos.api.names import COMPONENT_REPLICA, COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_POOL
 from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, NODES, PODS
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, FINE_TUNE_JOBS, INFERENCE_POOLS, NODES, PODS
 from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.kueue import build_decides_fact
 from llmos_operator.planning.quota import Ledger, QuotaPlan, QuotaRules, Snapshot
@@ -35,7 +35,8 @@ from llmos_operator.planning.quota_news import (
     build_tenant_news,
     holds_accelerators,
 )
-from llmos_operator.planning.quota_view import Observed, build_snapshot, find_swaps, requests_accelerators
+from llmos_operator.planning.quota_pods import requests_accelerators
+from llmos_operator.planning.quota_view import Observed, build_snapshot, find_swaps
 from llmos_operator.planning.quota_writes import (
     Audit,
     Decision,
@@ -63,6 +64,9 @@ STRANGERS_S: Final = 60.0
 """Pods that are not LLMOS's are not watched: they are listed so often."""
 LEFTOVERS_S: Final = 60.0
 """For so long after the last Tenant went, gates are looked for that were made just before."""
+
+GANG_PODS: Final = f"{LABEL_COMPONENT} in ({COMPONENT_REPLICA},{COMPONENT_TRAIN})"
+NO_GANG_PODS: Final = f"{LABEL_COMPONENT} notin ({COMPONENT_REPLICA},{COMPONENT_TRAIN})"
 
 _logger = logging.getLogger(__name__)
 _audit = logging.getLogger("llmos.audit")
@@ -139,11 +143,13 @@ def _next_look_s(plan: QuotaPlan, now_s: float, *, may_reclaim: bool) -> float:
 async def _lift_all(context: Context, now: datetime) -> Result:
     """Without any Tenant there is no quota: lift the gates that are left, and look again for some that come late."""
     board = context.quota
-    pods = await context.kube.list(PODS, label_selector=LABEL_POOL)
+    pods = await context.kube.list(PODS, label_selector=GANG_PODS)
     await _write_all(context, build_liftings(pods))
     if board.was_on is None:
         return DONE
-    pools = {(pod["metadata"]["namespace"], pod["metadata"]["labels"][LABEL_POOL]) for pod in pods}
+    pools = {
+        (pod["metadata"]["namespace"], name) for pod in pods if (name := pod["metadata"]["labels"].get(LABEL_POOL))
+    }
     if (now - board.was_on).total_seconds() < LEFTOVERS_S:
         for namespace, name in pools:
             board.on_news(Key(INFERENCE_POOLS.kind, namespace, name))
@@ -156,10 +162,11 @@ async def _lift_all(context: Context, now: datetime) -> Result:
 
 async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observed:
     kube, board = context.kube, context.quota
-    classes, pools, pods, nodes = await asyncio.gather(
+    classes, pools, jobs, pods, nodes = await asyncio.gather(
         kube.list(ACCELERATOR_CLASSES),
         kube.list(INFERENCE_POOLS),
-        kube.list(PODS, label_selector=LABEL_POOL),
+        kube.list(FINE_TUNE_JOBS),
+        kube.list(PODS, label_selector=GANG_PODS),
         _observe_nodes(context, now),
     )
     known = context.shared.parse_readable(AcceleratorClass, classes)
@@ -173,6 +180,7 @@ async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observe
             for pool in board.parsed.parse_readable(InferencePool, pools)
             if pool.spec.accelerator.class_name != CPU_CLASS
         ),
+        jobs=board.parsed.parse_readable(FineTuneJob, jobs),
         nodes=tuple(nodes),
         pods=(*pods, *strangers),
     )
@@ -194,7 +202,7 @@ async def _observe_strangers(context: Context, classes: tuple[AcceleratorClass, 
     """Return pods on nodes that hold accelerators and are none of LLMOS's."""
     board = context.quota
     if board.strangers_read is None or (now - board.strangers_read).total_seconds() >= STRANGERS_S:
-        pods = await context.kube.list(PODS, label_selector=f"!{LABEL_POOL}")
+        pods = await context.kube.list(PODS, label_selector=NO_GANG_PODS)
         board.strangers_read = now
         board.strangers = [
             _slim_pod(pod) for pod in pods if pod["spec"].get("nodeName") and requests_accelerators(pod, classes)

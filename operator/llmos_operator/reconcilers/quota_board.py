@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from llmos_operator.kube.client import Objects
 from llmos_operator.planning.quota.plan import QuotaPlan, QuotaReport
+from llmos_operator.planning.quota_jobs import build_job_owner, read_job_owner
 from llmos_operator.planning.quota_news import (
     POSITION_S,
     POSITIONS_AT_A_TIME,
@@ -83,6 +84,11 @@ class QuotaBoard:
         told = self._pools.get(f"{key.namespace}/{key.name}")
         return told[0] if told else None
 
+    def job(self, key: Key) -> PoolNews | None:
+        """Why the attempt of a job waits, as it was told last."""
+        told = self._pools.get(build_job_owner(key.namespace, key.name))
+        return told[0] if told else None
+
     def tenant(self, name: str) -> TenantNews | None:
         """How a tenant stands, as it was told last."""
         told = self._tenants.get(name)
@@ -113,5 +119,8 @@ class QuotaBoard:
             self._pools.pop(owner, None)
         else:
             self._pools[owner] = (news, now)
-        namespace, _, name = owner.partition("/")
-        self.on_news(Key("InferencePool", namespace, name))
+        if job := read_job_owner(owner):
+            self.on_news(Key("FineTuneJob", *job))
+        else:
+            namespace, _, name = owner.partition("/")
+            self.on_news(Key("InferencePool", namespace, name))

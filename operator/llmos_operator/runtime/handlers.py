@@ -2,9 +2,9 @@
 
 Which objects are watched is said to the API server (label selectors), not sorted out here: children by the label that
 every object of ours bears. A child's event enqueues its owner, found by the owner's name in a label. An object of our
-own kinds enqueues itself if more than its status changed (the status is our own writing), always the pools that refer
-to it, and a model that it no longer uses, for that may now be deleted. A change of one Tenant concerns all of them: a
-namespace has only one.
+own kinds enqueues itself if more than its status changed (the status is our own writing), always the pools and jobs
+that refer to it, and a model that it no longer uses, for that may now be deleted. A change of one Tenant concerns all
+of them, for a namespace has only one, and all jobs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,20 @@ from typing import Any, Final, Protocol
 
 import kopf
 
-from llmos.api.names import LABEL_MANAGED_BY, LABEL_MODEL, LABEL_POOL, LABEL_TENANT, MANAGED_BY
+from llmos.api.names import (
+    COMPONENT_TRAIN,
+    LABEL_COMPONENT,
+    LABEL_JOB,
+    LABEL_MANAGED_BY,
+    LABEL_MODEL,
+    LABEL_POOL,
+    LABEL_TENANT,
+    MANAGED_BY,
+)
 from llmos_operator.kube.config import Connection
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
+    FINE_TUNE_JOBS,
     INFERENCE_POOLS,
     JOBS,
     LLM_MODELS,
@@ -35,7 +45,7 @@ from llmos_operator.runtime.essence import NoEssence, NoProgress
 from llmos_operator.runtime.references import DISCOVERY, References, build_work_key
 from llmos_operator.runtime.sessions import open_watch_session
 
-OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, ACCELERATOR_CLASSES, TENANTS)
+OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, FINE_TUNE_JOBS, ACCELERATOR_CLASSES, TENANTS)
 CHILD_KINDS: Final = (PODS, JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES, NETWORK_POLICIES)
 
 DISCOVERY_DELAY_S: Final = 1.0
@@ -44,9 +54,18 @@ TENANTS_DELAY_S: Final = 0.2
 """Tenants are often written many at a time."""
 QUOTA_DELAY_S: Final = 0.05
 """Pods change many at a time, and one look is at all of them."""
+_WITHOUT_QUOTA: Final = (LLM_MODELS, FINE_TUNE_JOBS)
+"""Kinds whose objects change nothing about who gets accelerators; what jobs hold, their pods tell."""
 _DELETED: Final = "DELETED"
 _CAME: Final = (None, "ADDED")
 """Types of events about an object that was not there before, or not known to this process."""
+
+
+_OWNERS: Final = (
+    (LABEL_POOL, INFERENCE_POOLS.kind),
+    (LABEL_JOB, FINE_TUNE_JOBS.kind),
+    (LABEL_MODEL, LLM_MODELS.kind),
+)
 
 
 class Sink(Protocol):
@@ -102,13 +121,20 @@ class Router:
         # What a tenant may have is reckoned from what exists, which stands in the classes' status.
         if resource is ACCELERATOR_CLASSES or (resource is TENANTS and is_news):
             self._see_tenants()
-        if resource is not LLM_MODELS and is_news:
+        if resource is TENANTS and is_news:
+            self._see_jobs()
+        if resource not in _WITHOUT_QUOTA and is_news:
             self._see_quota(always=resource is TENANTS)
         for target in set(targets_before).difference(self._references.targets(key)):
             self._sink.add(build_work_key(target))
 
     def _see_tenants(self) -> None:
         for key in self._references.tenants:
+            self._sink.add_after(key, TENANTS_DELAY_S)
+
+    def _see_jobs(self) -> None:
+        """Whether an attempt waits for its quota, and whether anything may be made, depends on who owns a namespace."""
+        for key in self._references.jobs:
             self._sink.add_after(key, TENANTS_DELAY_S)
 
     def _see_quota(self, *, always: bool = False) -> None:
@@ -124,9 +150,9 @@ class Router:
         if resource is SERVICES and event_type in _CAME:
             return
         namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
-        if resource is PODS and LABEL_POOL in labels:
+        if resource is PODS and (LABEL_POOL in labels or labels.get(LABEL_COMPONENT) == COMPONENT_TRAIN):
             self._see_quota()
-        for label, kind in ((LABEL_POOL, INFERENCE_POOLS.kind), (LABEL_MODEL, LLM_MODELS.kind)):
+        for label, kind in _OWNERS:
             if owner := labels.get(label):
                 self._sink.add(Key(kind, namespace, owner))
                 return

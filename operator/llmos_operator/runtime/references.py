@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, TENANTS
+from llmos_operator.kube.resources import ACCELERATOR_CLASSES, FINE_TUNE_JOBS, INFERENCE_POOLS, LLM_MODELS, TENANTS
 from llmos_operator.reconcilers.base import Key
 
 DISCOVERY: Final = Key(ACCELERATOR_CLASSES.kind, "", "")
@@ -33,17 +33,25 @@ class References:
         self._referrers: defaultdict[Key, set[Key]] = defaultdict(set)
         self._nodes: dict[str, int] = {}
         self._tenants: set[Key] = set()
+        self._jobs: set[Key] = set()
 
     @property
     def tenants(self) -> frozenset[Key]:
         """All Tenants that are known to exist."""
         return frozenset(self._tenants)
 
+    @property
+    def jobs(self) -> frozenset[Key]:
+        """All FineTuneJobs that are known to exist."""
+        return frozenset(self._jobs)
+
     def see(self, key: Key, body: Mapping[str, Any]) -> bool:
         """Remember an object as an event shows it. Return whether more than its status changed."""
         self._versions[key] = body["metadata"].get("resourceVersion", "")
         if key.kind == TENANTS.kind:
             self._tenants.add(key)
+        if key.kind == FINE_TUNE_JOBS.kind:
+            self._jobs.add(key)
         self._point(key, _build_targets(key, body))
         fingerprint = _fingerprint_intent(body)
         is_news = self._fingerprints.get(key) != fingerprint
@@ -54,6 +62,7 @@ class References:
         """Forget an object that is gone; what refers to it still does."""
         self._versions.pop(key, None)
         self._tenants.discard(key)
+        self._jobs.discard(key)
         self._fingerprints.pop(key, None)
         self._point(key, ())
 
@@ -69,11 +78,11 @@ class References:
         self._nodes.pop(name, None)
 
     def targets(self, key: Key) -> tuple[Key, ...]:
-        """Return the model and the accelerator class that a pool refers to."""
+        """Return the models and the accelerator class that a pool or job refers to."""
         return self._targets.get(key, ())
 
     def referrers(self, key: Key) -> tuple[Key, ...]:
-        """Return the pools that refer to a model or an accelerator class, whether or not that exists."""
+        """Return the pools and jobs that refer to a model or an accelerator class, whether or not that exists."""
         return tuple(self._referrers.get(key, ()))
 
     def keys(self) -> tuple[Key, ...]:
@@ -115,6 +124,8 @@ def find_missed(
 
 
 def _build_targets(key: Key, body: Mapping[str, Any]) -> tuple[Key, ...]:
+    if key.kind == FINE_TUNE_JOBS.kind:
+        return _build_targets_of_job(key, body.get("spec") or {})
     if key.kind != INFERENCE_POOLS.kind:
         return ()
     # An invalid pool may lack anything; its own reconcile says so.
@@ -127,6 +138,14 @@ def _build_targets(key: Key, body: Mapping[str, Any]) -> tuple[Key, ...]:
     if accelerator:
         targets.append(Key(ACCELERATOR_CLASSES.kind, "", accelerator))
     return tuple(targets)
+
+
+def _build_targets_of_job(key: Key, spec: Mapping[str, Any]) -> tuple[Key, ...]:
+    """Return the base model, the model that is made, and the accelerator class."""
+    models = ((spec.get(field) or {}).get("name") for field in ("baseModelRef", "output"))
+    accelerator = ((spec.get("trainer") or {}).get("accelerator") or {}).get("class")
+    targets = [Key(LLM_MODELS.kind, key.namespace, model) for model in models if model]
+    return (*targets, *([Key(ACCELERATOR_CLASSES.kind, "", accelerator)] if accelerator else ()))
 
 
 _INTENT: Final = ("uid", "generation", "deletionTimestamp", "labels", "annotations", "finalizers", "ownerReferences")

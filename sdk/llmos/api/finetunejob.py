@@ -167,14 +167,6 @@ class TrainerAccelerator(ApiModel):
 class Trainer(ApiModel):
     """The pods that train."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.accelerator.class != 'cpu' || self.acceleratorsPerNode == 1",
-            "accelerator class cpu has acceleratorsPerNode 1",
-            field_path=".acceleratorsPerNode",
-        ),
-    )
-
     accelerator: TrainerAccelerator
     """What training runs on."""
     nodes: Annotated[int, Field(ge=1, le=1)] = 1

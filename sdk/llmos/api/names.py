@@ -57,6 +57,8 @@ ANNOTATION_SOURCE_HASH: Final = f"{GROUP}/source-hash"
 ANNOTATION_INPUTS: Final = f"{GROUP}/inputs"
 ANNOTATION_FAILURE: Final = f"{GROUP}/failure"
 ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"
+ANNOTATION_ACCELERATOR_CLASS: Final = f"{GROUP}/accelerator-class"
+"""On the pods of attempts of FineTuneJobs: which AcceleratorClass they are made for."""
 ANNOTATION_QUOTA: Final = f"{GROUP}/quota"
 """On the leader pod of a gang: what the quota ledger decided about it, so that it outlives the operator."""
 

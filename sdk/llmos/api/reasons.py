@@ -152,6 +152,9 @@ _BOTH: Final = ("LLMModel", "InferencePool")
 _TENANT: Final = ("Tenant",)
 _JOB: Final = ("FineTuneJob",)
 _TENANT_AND_POOL: Final = ("Tenant", "InferencePool")
+_MODEL_AND_JOB: Final = ("LLMModel", "FineTuneJob")
+_POOL_AND_JOB: Final = ("InferencePool", "FineTuneJob")
+_ALL_OF_PODS: Final = ("LLMModel", "InferencePool", "FineTuneJob")
 
 
 def _good(kinds: tuple[str, ...], condition: str, cause: str) -> ReasonInfo:
@@ -172,38 +175,38 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     ),
     Reason.Available: _good((*_BOTH, "Tenant"), "Ready", "The object may be used."),
     Reason.InvalidSource: _bad(
-        _MODEL, "Resolved", "The source URI cannot be understood.", "Correct spec.source.uri.", "on-change"
+        _MODEL_AND_JOB, "Resolved", "The source URI cannot be understood.", "Correct spec.source.uri.", "on-change"
     ),
     Reason.SourceNotFound: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Resolved",
         "The source answered that there is no such model, revision or file.",
         "Correct spec.source.uri; a private model may also look like this without credentials (spec.source.secretRef).",
         "back-off",
     ),
     Reason.AccessDenied: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Resolved",
         "The source refused access (401 or 403): the model is private or gated.",
         "Accept the model's terms at the source and name a Secret with a valid token in spec.source.secretRef.",
         "back-off",
     ),
     Reason.RateLimited: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Resolved",
         "The source limits the rate of requests (429).",
         "LLMOS tries again with growing pauses; a token in spec.source.secretRef usually raises the limit.",
         "back-off",
     ),
     Reason.SourceUnavailable: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Resolved",
         "The source cannot be reached or answers with server errors.",
         "Check the network and proxy of the cluster; LLMOS tries again with growing pauses.",
         "back-off",
     ),
     Reason.CertificateNotTrusted: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Resolved",
         "The source's TLS certificate is self-signed, of an unknown authority, expired, or for another name.",
         "If the authority is your own, put its certificate and all others to trust into the key ca.crt of the "
@@ -211,14 +214,14 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.DiskFull: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Stored",
         "The storage is too small for the model's files.",
         "Raise spec.storage.size to what the message says.",
         "on-change",
     ),
     Reason.ChecksumMismatch: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Stored",
         "A file's sha256 differs from the one that the source gave.",
         "The file was thrown away and is fetched again; if it stays so, the source or a proxy on the way is broken.",
@@ -232,7 +235,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "on-change",
     ),
     Reason.UnknownArchitecture: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Resolved",
         "The engine or the planner does not know this architecture, or it needs code of the model's own.",
         "Use another model or a newer engine image; if the code was reviewed, set spec.trustRemoteCode.revision.",
@@ -246,14 +249,14 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "on-change",
     ),
     Reason.FetchFailed: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Stored",
         "Fetching or inspecting ended for a reason that has no name of its own.",
         "Read the message and the log of the pod that it names; LLMOS tries again with growing pauses.",
         "back-off",
     ),
     Reason.SecretNotFound: _bad(
-        _MODEL,
+        _MODEL_AND_JOB,
         "Resolved",
         "The Secret that spec.source.secretRef names does not exist.",
         "Create it in the model's namespace, for example with: "
@@ -261,7 +264,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.ClaimNotBound: _bad(
-        _MODEL,
+        _MODEL_AND_JOB,
         "Stored",
         "The PersistentVolumeClaim finds no volume.",
         "Check spec.storage.storageClassName and that the cluster has a provisioner for it (kubectl get storageclass).",
@@ -278,30 +281,34 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.Fits: _good(_POOL, "Planned", "The model fits the accelerators; the numbers stand in status.plan."),
     Reason.Ready: _good(_POOL, "Ready", "All desired replicas answer."),
     Reason.ScaledToZero: _good(_POOL, "Ready", "No replicas are asked for."),
-    Reason.Starting: _good(_POOL, "Available", "Replicas are starting."),
+    Reason.Starting: _good(_POOL_AND_JOB, "Available", "Replicas are starting."),
     Reason.Scaling: _good(_POOL, "Progressing", "Replicas are being added or removed."),
     Reason.RollingOut: _good(_POOL, "Progressing", "Replicas of a new revision replace the old ones."),
     Reason.Draining: _good(_POOL, "Progressing", "Replicas finish their requests before they go."),
     Reason.Complete: _good(_POOL, "Progressing", "Nothing is left to do."),
     Reason.InvalidSpec: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Ready",
         "The object holds a value that the operator cannot use.",
         "Correct the field that the message names.",
         "on-change",
     ),
     Reason.ModelNotFound: _bad(
-        _POOL, "Planned", "The LLMModel does not exist.", "Create it, or correct spec.modelRef.name.", "on-change"
+        _POOL_AND_JOB,
+        "Planned",
+        "The LLMModel does not exist.",
+        "Create it, or correct spec.modelRef.name.",
+        "on-change",
     ),
     Reason.ModelNotReady: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Planned",
         "The LLMModel is not ready yet.",
         "Look at the model: kubectl describe llmmodel NAME.",
         "on-change",
     ),
     Reason.AcceleratorClassNotFound: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Planned",
         "The AcceleratorClass does not exist.",
         "Choose one of kubectl get acceleratorclasses, or cpu.",
@@ -315,7 +322,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "on-change",
     ),
     Reason.DoesNotFit: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Planned",
         "The model does not fit the memory of the accelerators.",
         "Do what the message says: more accelerators, a shorter context, or a quantized model.",
@@ -329,14 +336,14 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "on-change",
     ),
     Reason.Unschedulable: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Available",
         "The scheduler finds no node with enough free resources.",
         "Free accelerators, lower replicas, or add nodes; the replica starts by itself when there is room.",
         "back-off",
     ),
     Reason.ImagePullFailed: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Available",
         "The container image cannot be pulled.",
         "Check the image's name and the pull secrets.",
@@ -357,7 +364,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.OutOfMemory: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Available",
         "The engine ran out of memory.",
         "Lower spec.contextLength or max-num-seqs, add accelerators, or use a quantized model.",
@@ -400,7 +407,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.ForbiddenByPolicy: _bad(
-        _BOTH,
+        _ALL_OF_PODS,
         "Available",
         "The API server refused a child object: an admission policy, a quota or Pod Security forbids it.",
         "The message names the policy; change it, or the namespace.",
@@ -460,40 +467,40 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Delete what the message names, or wait for it; then the Tenant goes by itself.",
         "back-off",
     ),
-    Reason.Admitted: _good(_POOL, "Admitted", "All replicas that were asked for hold their accelerators."),
+    Reason.Admitted: _good(_POOL_AND_JOB, "Admitted", "All replicas that were asked for hold their accelerators."),
     Reason.WaitsForRoom: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Admitted",
         "The tenant may have the accelerators, but no nodes have room for them now.",
         "The message says who holds them and what would help; the replica starts by itself when there is room.",
         "back-off",
     ),
     Reason.WaitsForReclaim: _good(
-        _POOL, "Admitted", "Others give back what they borrowed: they drain or save their work first."
+        _POOL_AND_JOB, "Admitted", "Others give back what they borrowed: they drain or save their work first."
     ),
     Reason.QuotaExceeded: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Admitted",
         "The tenant holds all the accelerators that it may have now.",
         "Lower replicas, raise the Tenant's quota, or wait until others leave theirs idle.",
         "back-off",
     ),
     Reason.NoTenant: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Admitted",
         "The namespace belongs to no Tenant, and namespaces without one get no accelerators here.",
         "Ask an administrator to add the namespace to a Tenant's spec.namespaces.",
         "on-change",
     ),
     Reason.TenantClosed: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Admitted",
         "The namespace's Tenant is being deleted, or cannot be read: nothing more is admitted in its namespaces.",
         "Do what the message says about the Tenant.",
         "on-change",
     ),
     Reason.NotBoundInTime: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Admitted",
         "The pods of a replica did not all find their nodes in time; the replica was withdrawn as a whole.",
         "Look at the events of its pods for what the scheduler missed; LLMOS tries again with growing pauses.",
@@ -506,7 +513,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "reclaimed for it.",
     ),
     Reason.WaitsForKueue: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Admitted",
         "Kueue has not admitted the replica.",
         "kubectl describe workloads shows more; the replica starts by itself when Kueue admits it.",
@@ -521,7 +528,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.QueueNotFound: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Admitted",
         "There is no LocalQueue of that name in the pool's namespace.",
         "Create it, or name another one: the label kueue.x-k8s.io/queue-name of the pool, spec.kueue.queueName of the "
@@ -529,14 +536,14 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.QueueInactive: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Admitted",
         "The LocalQueue takes nothing now.",
         "Look at it and at its ClusterQueue: kubectl describe localqueue NAME, kubectl describe clusterqueue.",
         "back-off",
     ),
     Reason.NotManagedByKueue: _bad(
-        _POOL,
+        _POOL_AND_JOB,
         "Admitted",
         "Kueue's webhook did not take the pods of the replica over, so nobody will lift their gate.",
         "Have Kueue's configuration enable the integration pod and its managedJobsNamespaceSelector select the "
@@ -608,7 +615,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         _JOB,
         "DatasetReady",
         "Nothing is left to learn, or to hold out, after cleaning.",
-        "Look at status.datasetReport for what was left out, and why.",
+        "Look at status.datasetReport for what was left out, and why; then make a new FineTuneJob.",
         "none",
     ),
     Reason.PreparationFailed: _bad(

@@ -1,18 +1,27 @@
 """Plays the kubelet on a control plane whose node is only an object: the scheduler binds pods to it, nothing runs.
 
-Inspect steps leave their facts, fetch steps run until they are told to end, replicas become ready, images of the host
-`registry.invalid` cannot be pulled, and whatever is deleted or has passed its deadline ends at once.
+Inspect steps leave their facts, datasets are prepared, fetch steps and training run until they are told to end,
+replicas become ready, images of the host `registry.invalid` cannot be pulled, and whatever is deleted or has passed its
+deadline ends at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from llmos.api import ResolvedModel
-from llmos.api.names import COMPONENT_FETCH, COMPONENT_INSPECT, CONTAINER_ENGINE, LABEL_COMPONENT
+from llmos.api import ModelArchitecture, ResolvedModel
+from llmos.api.names import (
+    COMPONENT_FETCH,
+    COMPONENT_INSPECT,
+    COMPONENT_PREPARE,
+    COMPONENT_TRAIN,
+    CONTAINER_ENGINE,
+    LABEL_COMPONENT,
+)
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Conflict, NotFound
@@ -33,7 +42,23 @@ FACTS: Final = ResolvedModel(
     max_context=2048,
     weights_bytes=1,
     dtype="bfloat16",
+    config=ModelArchitecture.model_validate(
+        {
+            "name": "LlamaForCausalLM",
+            "family": "llama",
+            "layers": 1,
+            "hiddenSize": 8,
+            "attentionHeads": 1,
+            "keyValueHeads": 1,
+            "headDim": 8,
+            "vocabularySize": 10,
+            "maxContextTokens": 2048,
+            "cache": [{"kind": "full", "layers": 1, "heads": 1, "keyDim": 8, "valueDim": 8}],
+            "weights": [{"part": "mlp", "parameters": 100, "bytes": 200, "split": "tensor"}],
+        }
+    ),
 )
+RESULT: Final = {"outcome": "complete", "output": {"digest": "sha256:1", "kind": "adapter"}}
 _POLL_S: Final = 0.1
 _LONG_AGO: Final = timedelta(hours=1)
 
@@ -64,6 +89,7 @@ class Kubelet:
 
     def __init__(self, kube: AioKube, namespace: str) -> None:
         self.may_fetch = asyncio.Event()
+        self.may_train = asyncio.Event()
         self._kube, self._namespace = kube, namespace
         self._written: dict[str, Status] = {}
 
@@ -96,6 +122,10 @@ class Kubelet:
             return _ended(component, FACTS.model_dump_json(by_alias=True))
         if component == COMPONENT_FETCH:
             return _ended(component, "") if self.may_fetch.is_set() else _running(component)
+        if component == COMPONENT_PREPARE:
+            return _ended(component, json.dumps({"outcome": "prepared", "report": {"digest": "sha256:d"}}))
+        if component == COMPONENT_TRAIN:
+            return _ended(component, json.dumps(RESULT)) if self.may_train.is_set() else _running(component)
         engine = next(c for c in pod["spec"]["containers"] if c["name"] == CONTAINER_ENGINE)
         return _waiting(CONTAINER_ENGINE) if engine["image"] == MISSING_IMAGE else _running(CONTAINER_ENGINE)
 

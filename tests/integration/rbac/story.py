@@ -12,6 +12,7 @@ from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
+    FINE_TUNE_JOBS,
     INFERENCE_POOLS,
     JOBS,
     LEASES,
@@ -47,6 +48,7 @@ class Story:
         await self._store_models()
         await self._serve_and_change()
         await self._scale_by_load()
+        await self._train()
         await self._name_what_does_not_exist()
         await self._write_a_tenant()
         await self._fail_to_pull_an_image()
@@ -80,7 +82,7 @@ class Story:
         """Whether just these namespaces have everything that keeps them apart."""
 
         async def are_closed() -> bool:
-            for kind, count in ((NETWORK_POLICIES, 6), (LIMIT_RANGES, 1), (RESOURCE_QUOTAS, 1), (ROLE_BINDINGS, 2)):
+            for kind, count in ((NETWORK_POLICIES, 7), (LIMIT_RANGES, 1), (RESOURCE_QUOTAS, 1), (ROLE_BINDINGS, 2)):
                 items = await self._admin.list(kind, label_selector=LABEL_TENANT)
                 if sorted(item["metadata"]["namespace"] for item in items) != sorted(namespaces * count):
                     return False
@@ -130,6 +132,26 @@ class Story:
         await self._wait("two replicas by load", self._is_settled("by-load", 2))
         await self._wait("the decision in status", self._is_decided)
         await self._admin.delete(INFERENCE_POOLS, "by-load", self._namespace)
+
+    async def _train(self) -> None:
+        """A job prepares, waits for a quota that its namespace has no part in, trains when that is gone, is looked at
+        meanwhile, and registers its result."""
+        await self._write_tenant("nobody")
+        spec = {
+            "baseModelRef": {"name": "small"},
+            "dataset": {"source": {"uri": "https://host/set"}},
+            "trainer": {"accelerator": {"class": CLASS}},
+            "output": {"name": "result"},
+        }
+        await self._write("FineTuneJob", "tune", spec)
+        await self._wait_for_reason(FINE_TUNE_JOBS, "tune", "NoTenant")
+        await self._admin.delete(TENANTS, "team")
+        await self._wait_for_reason(FINE_TUNE_JOBS, "tune", "Training")
+        self._kubelet.may_train.set()
+        await self._wait_for_reason(FINE_TUNE_JOBS, "tune", "Registered")
+        await self._wait_for_reason(LLM_MODELS, "result", "Available")
+        for kind, name in ((FINE_TUNE_JOBS, "tune"), (LLM_MODELS, "result")):
+            await self._admin.delete(kind, name, self._namespace)
 
     async def _write_scaled_pool(self, name: str, *, min_replicas: int) -> None:
         spec = {"modelRef": {"name": "small"}, "engine": {"name": "simulator"}, "accelerator": {"class": "cpu"}}

@@ -77,11 +77,12 @@ async def tell(story: Story, plane: ControlPlane, folder: Path) -> None:
 
 
 async def prepare(client: ApiClient, admin: AioKube) -> None:
-    """Make what a cluster has: a node with GPUs, a namespace, a volume for the claim."""
+    """Make what a cluster has: a node with GPUs, a namespace, volumes for the claims of a model and of a job."""
     core = CoreV1Api(client)
     await core.create_namespace({"metadata": {"name": MODELS}})
-    volume = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/nowhere"}}
-    await core.create_persistent_volume({"metadata": {"name": "volume"}, "spec": volume})
+    for name, size in (("volume", "1Gi"), ("work", "20Gi")):
+        volume = {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/nowhere"}}
+        await core.create_persistent_volume({"metadata": {"name": name}, "spec": volume})
     await add_node(admin)
 
 

@@ -21,7 +21,7 @@ TEAM, OTHERS = "team", "others"
 EVERYWHERE = ""
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
-KINDS = ("llmmodels", "inferencepools")
+KINDS = ("llmmodels", "inferencepools", "finetunejobs")
 GATHERING_TIMEOUT_S = 20.0
 
 
@@ -103,7 +103,7 @@ async def test_who_may_only_view_writes_and_scales_nothing(client: ApiClient) ->
 
 @pytest.mark.parametrize("user", ["view", "edit", "admin", "auditor"])
 async def test_no_user_writes_a_status_or_an_accelerator_class(client: ApiClient, user: str) -> None:
-    for resource in ("llmmodels/status", "inferencepools/status"):
+    for resource in ("llmmodels/status", "inferencepools/status", "finetunejobs/status"):
         assert not await may(client, user, "patch", resource, TEAM)
     assert not any([await may(client, user, verb, "acceleratorclasses", EVERYWHERE) for verb in WRITE])
 

@@ -140,11 +140,11 @@ class TestTenants:
 
     @pytest.mark.parametrize(("tenants", "expected"), [((), False), ((tenant("a", "x"),), True)])
     def test_pods_get_a_gate_as_soon_as_there_is_a_tenant(self, tenants: tuple[Tenant, ...], expected: bool) -> None:
-        assert needs_gate(pool(), tenants) is expected
+        assert needs_gate(pool().spec.accelerator.class_name, tenants) is expected
 
     def test_pods_on_the_processor_never_get_one(self) -> None:
         on_cpu = pool(accelerator={"class": "cpu", "count": 1}, replicas=1)
-        assert not needs_gate(on_cpu, [tenant("a", "team-a")])
+        assert not needs_gate(on_cpu.spec.accelerator.class_name, [tenant("a", "team-a")])
         assert snapshot(pod("chat-r1-0", on="n1"), pools=(on_cpu,)).gangs == ()
 
 

@@ -295,7 +295,7 @@ class TestKopf:
             raise AssertionError("building the registry logs nobody in")
 
         registry = build_registry(build()[0], login)
-        assert len(registry._watching.get_all_handlers()) == 10
+        assert len(registry._watching.get_all_handlers()) == 11
         assert not registry._changing.get_all_handlers()
         assert not registry._spawning.get_all_handlers()
         assert not registry._indexing.get_all_handlers()

@@ -10,7 +10,11 @@ from llmos_operator.manifests.common import Manifest
 from llmos_operator.manifests.isolation.tenant_namespace import TenantNamespace, build_isolation_metadata
 from llmos_operator.planning.isolation import BACKSTOP_QUOTA
 
-MOST_OBJECTS: Final = {f"count/llmmodels.{GROUP}": "500", f"count/inferencepools.{GROUP}": "200"}
+MOST_OBJECTS: Final = {
+    f"count/llmmodels.{GROUP}": "500",
+    f"count/inferencepools.{GROUP}": "200",
+    f"count/finetunejobs.{GROUP}": "200",
+}
 """Every object of ours costs the operator memory and time: no tenant may make them without end."""
 DEFAULT_REQUEST: Final = {"cpu": "100m", "memory": "128Mi"}
 

@@ -3,13 +3,15 @@
     default-deny   all pods: nothing in, nothing out
     dns            all pods: name servers in kube-system and `Settings.dns_addresses`, port 53
     engines        gateway -> the engine's port; operator -> the control port, where the engine's figures are
-    fetch          steps that inspect and fetch models, and replicas that fetch for themselves: out by TCP
+    fetch          steps that inspect and fetch models, and pods of replicas and jobs that fetch for themselves: out by
+                   TCP
     gangs          pods of replicas of several pods <-> each other (NCCL and torch.distributed neither authenticate
                    nor encrypt, so that a tenant's gangs have to trust each other, and nobody else is let near)
 
 An engine has no way out but to name servers and peers. NetworkPolicies cannot tell an init container from the engine
 beside it: a replica that fetches for itself (`storage.mode: ephemeral`) keeps the way out of a fetch step, and the
-checklist says so.
+checklist says so. The same holds for the pod that prepares a dataset; a train pod whose base model is in a claim has no
+way out.
 
 With the profile `standard` fetch steps reach the internet, which is every address outside of
 `Settings.internal_ranges`, and the ranges of `egressAllow`; with `strict` only the latter. No range opens the metadata
@@ -25,7 +27,9 @@ from llmos.api.names import (
     COMPONENT_FETCH,
     COMPONENT_GATEWAY,
     COMPONENT_INSPECT,
+    COMPONENT_PREPARE,
     COMPONENT_REPLICA,
+    COMPONENT_TRAIN,
     CONTROL_PORT,
     ENGINE_PORT,
     LABEL_COMPONENT,
@@ -45,6 +49,10 @@ OPERATOR_LABELS: Final = {"app.kubernetes.io/name": "llmos", "app.kubernetes.io/
 def build_network_policies(namespace: TenantNamespace) -> list[Manifest]:
     """Return the policies that every namespace of a tenant has."""
     fetches = {"matchExpressions": [_is_in(LABEL_COMPONENT, COMPONENT_INSPECT, COMPONENT_FETCH)]}
+    fetching_jobs = {
+        "matchLabels": {LABEL_FETCHES: "true"},
+        "matchExpressions": [_is_in(LABEL_COMPONENT, COMPONENT_PREPARE, COMPONENT_TRAIN)],
+    }
     fetching_replicas = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA, LABEL_FETCHES: "true"}}
     gangs = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA}, "matchExpressions": [_exists(LABEL_GANG_SIZE)]}
     peers = [{"podSelector": gangs}]
@@ -64,6 +72,7 @@ def build_network_policies(namespace: TenantNamespace) -> list[Manifest]:
         _build_policy(namespace, "gangs", gangs, ingress=[{"from": peers}], egress=[{"to": peers}]),
         _build_policy(namespace, "fetch", fetches, egress=way_out),
         _build_policy(namespace, "fetch-by-replicas", fetching_replicas, egress=way_out),
+        _build_policy(namespace, "fetch-by-jobs", fetching_jobs, egress=way_out),
     ]
 
 

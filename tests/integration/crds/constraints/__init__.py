@@ -7,6 +7,7 @@ from typing import Final
 
 from tests.integration.crds.constraints.accelerator import CLASS_CASES
 from tests.integration.crds.constraints.case import SMALLEST, Case
+from tests.integration.crds.constraints.finetune import JOB_CASES
 from tests.integration.crds.constraints.model import MODEL_CASES
 from tests.integration.crds.constraints.pool import HOLD_CASES, POOL_CASES
 from tests.integration.crds.constraints.scaling import SCALING_CASES
@@ -14,4 +15,4 @@ from tests.integration.crds.constraints.tenant import TENANT_CASES
 
 __all__ = ["CASES", "SMALLEST", "Case"]
 
-CASES: Final = [*MODEL_CASES, *POOL_CASES, *SCALING_CASES, *HOLD_CASES, *CLASS_CASES, *TENANT_CASES]
+CASES: Final = [*MODEL_CASES, *POOL_CASES, *SCALING_CASES, *HOLD_CASES, *CLASS_CASES, *TENANT_CASES, *JOB_CASES]

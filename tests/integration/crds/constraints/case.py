@@ -15,6 +15,12 @@ SMALLEST: Final[dict[str, Object]] = {
     "InferencePool": {"modelRef": {"name": "m"}, "accelerator": {"class": "nvidia-h100", "count": 16}, "replicas": 1},
     "AcceleratorClass": {"memory": "80Gi"},
     "Tenant": {"namespaces": ["team-a"]},
+    "FineTuneJob": {
+        "baseModelRef": {"name": "m"},
+        "dataset": {"source": {"uri": "hf://org/set"}},
+        "trainer": {"accelerator": {"class": "nvidia-h100"}},
+        "output": {"name": "result"},
+    },
 }
 # What else an item of a list must have to be valid.
 ITEMS: Final[dict[str, Object]] = {
@@ -24,6 +30,11 @@ ITEMS: Final[dict[str, Object]] = {
     "quota": {"class": "nvidia-h100"},
     "namespaces": {},
     "allow": {},
+    "suites": {"name": "support", "source": {"uri": "hf://org/set"}},
+    "gates": {"metric": "eval_loss", "max": 1},
+    "attachTo": {"pool": "chat"},
+    "targetModules": {},
+    "metrics": {},
     "egressAllow": {},
     "sharedWith": {},
 }
@@ -34,6 +45,7 @@ WORDS: Final = {
     "maximum": "should be less than or equal to",
     "minimum": "should be greater than or equal to",
     "exclusiveMinimum": "should be greater than",
+    "exclusiveMaximum": "should be less than",
     "pattern": "should match",
     "maxLength": "Too long",
     "minLength": "at least 1 chars",

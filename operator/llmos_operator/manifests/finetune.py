@@ -1,0 +1,338 @@
+"""What a FineTuneJob is made of: a claim, a ConfigMap, a prepare pod, a train pod for each attempt, and its LLMModel.
+
+    claim JOB-work         dataset, checkpoints and result; owned by the job, and by the LLMModel once there is one
+    ConfigMap JOB-job      the job as its pods read it (`JOB_FILE`)
+    pod JOB-prepare-N      init containers fetch dataset, suites and base model, each with its own Secret only; the
+                           container that reads strangers' data sees none of them
+    pod JOB-train-N        fetches the base model, if that is not in a claim, and trains
+
+The prepare pod goes to the nodes of the training's class, though it asks for no accelerator: where a volume is bound
+when its first pod comes, it is then bound where training can reach it. What the volume says about its nodes the train
+pod's selector repeats, for the quota ledger chooses nodes by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmos.api import AcceleratorClass, FineTuneJob, LLMModel, ModelSource
+from llmos.api.names import (
+    ANNOTATION_ACCELERATOR_CLASS,
+    ANNOTATION_ATTEMPT,
+    API_VERSION,
+    COMPONENT_PREPARE,
+    COMPONENT_STORAGE,
+    COMPONENT_TRAIN,
+    CONTAINER_PREPARE,
+    CONTAINER_TRAIN,
+    GATE_QUOTA,
+    JOB_FILE,
+    LABEL_COMPONENT,
+    LABEL_FETCHES,
+    LABEL_JOB,
+    LABEL_RANK,
+    LABEL_REPLICA,
+    WORK_DIR,
+)
+from llmos_operator.manifests.common import (
+    Manifest,
+    build_command,
+    build_container_security,
+    build_env,
+    build_metadata,
+    build_owner,
+    build_pod_security,
+)
+from llmos_operator.manifests.replica import build_placement
+from llmos_operator.manifests.steps import (
+    SOURCE_DIR,
+    build_ca_volumes,
+    build_model_files,
+    build_source_container,
+    build_source_volumes,
+    read_claim_uri,
+)
+from llmos_operator.planning.finetune_memory import plan_container_memory
+from llmos_operator.planning.quantities import parse_quantity_bytes
+from llmos_operator.planning.settings import Settings
+
+PREPARE_MEMORY: Final = {"requests": "1Gi", "limits": "4Gi"}
+PREPARE_STOP_S: Final = 30
+_ENV: Final = (("HOME", "/tmp"), ("HF_HUB_OFFLINE", "1"), ("TOKENIZERS_PARALLELISM", "false"))  # noqa: S108
+
+
+@dataclass(frozen=True)
+class JobTemplate:
+    """Everything that all pods of a job have in common."""
+
+    job: FineTuneJob
+    base: LLMModel
+    accelerator: AcceleratorClass | None
+    base_digest: str
+    settings: Settings
+
+    @property
+    def image(self) -> str:
+        """Image of the containers that need torch."""
+        return self.job.spec.trainer.image or self.settings.worker_image
+
+
+def compute_work_claim_name(job: FineTuneJob) -> str:
+    """Return the name of a job's claim."""
+    return f"{job.metadata.name}-work"
+
+
+def compute_config_name(job: FineTuneJob) -> str:
+    """Return the name of the ConfigMap that a job's pods read."""
+    return f"{job.metadata.name}-job"
+
+
+def compute_pod_name(job: FineTuneJob, component: str, number: int) -> str:
+    """Return the name of the pod of an attempt."""
+    return f"{job.metadata.name}-{component}-{number}"
+
+
+def build_work_claim(job: FineTuneJob, model: Mapping[str, Any] | None) -> Manifest:
+    """Return the job's claim; with the metadata of its LLMModel, that owns it, too, and it outlives the job."""
+    storage = job.spec.checkpoint.storage
+    spec: Manifest = {"accessModes": [storage.access_mode], "resources": {"requests": {"storage": storage.size}}}
+    if storage.storage_class_name:
+        spec["storageClassName"] = storage.storage_class_name
+    labels = {LABEL_JOB: job.metadata.name, LABEL_COMPONENT: COMPONENT_STORAGE}
+    metadata = build_metadata(
+        compute_work_claim_name(job), job.metadata.namespace or "", labels=labels, owner=_owner(job)
+    )
+    if model is not None:
+        second = {"apiVersion": API_VERSION, "kind": "LLMModel", "name": model["name"], "uid": model["uid"]}
+        metadata["ownerReferences"].append(second)
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+
+
+def build_job_config(job: FineTuneJob) -> Manifest:
+    """Return the ConfigMap with the job as its pods read it."""
+    metadata = {"name": job.metadata.name, "namespace": job.metadata.namespace}
+    told = {"apiVersion": API_VERSION, "kind": job.kind, "metadata": metadata, "spec": job.spec.to_manifest()}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": build_metadata(
+            compute_config_name(job),
+            job.metadata.namespace or "",
+            labels={LABEL_JOB: job.metadata.name},
+            owner=_owner(job),
+        ),
+        "data": {JOB_FILE.rpartition("/")[2]: json.dumps(told, sort_keys=True)},
+    }
+
+
+def build_output_model(job: FineTuneJob) -> Manifest:
+    """Return the LLMModel of the result. The job does not own it: it is there to stay."""
+    output = job.spec.output
+    spec: Manifest = {"source": {"uri": f"pvc://{compute_work_claim_name(job)}/output"}}
+    if job.spec.method.tuning == "lora":
+        spec["adapter"] = {"baseModelRef": {"name": job.spec.base_model_ref.name}}
+        if output.attach_to:
+            spec["adapter"]["attachTo"] = [each.pool for each in output.attach_to]
+    metadata = build_metadata(output.name, job.metadata.namespace or "", labels={LABEL_JOB: job.metadata.name})
+    return {"apiVersion": API_VERSION, "kind": "LLMModel", "metadata": metadata, "spec": spec}
+
+
+def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:
+    """Return the pod that checks, cleans and splits the dataset."""
+    job, settings = template.job, template.settings
+    model_dir, volumes, mounts, init = _model_files(template, template.image)
+    sources = _sources(job)
+    fetches = [_build_fetch(template, folder, source, index) for index, (folder, source) in enumerate(sources)]
+    named = {volume["name"]: volume for volume in (*volumes, *build_ca_volumes(settings))}
+    for index, (_, source) in enumerate(sources):
+        named |= {volume["name"]: volume for volume in build_source_volumes(source, _prefix(index))}
+    arguments = ("python", "-m", "llmos_workers.prepare", *_common_arguments(template, model_dir))
+    resources = {
+        "requests": {"cpu": "500m", "memory": PREPARE_MEMORY["requests"]},
+        "limits": {"memory": PREPARE_MEMORY["limits"]},
+    }
+    main = _build_main(template, CONTAINER_PREPARE, arguments, mounts, resources)
+    pod = _build_pod(template, COMPONENT_PREPARE, number, [*fetches, *init], main, [*named.values()])
+    pod["spec"]["terminationGracePeriodSeconds"] = PREPARE_STOP_S
+    return pod
+
+
+def build_train_pod(
+    template: JobTemplate, number: int, *, has_quota: bool, node_labels: Mapping[str, str] | None = None
+) -> Manifest:
+    """Return the pod of an attempt; with quota it waits behind a gate until it is admitted.
+
+    Args:
+        template: what all pods of the job have in common.
+        number: of the attempt.
+        has_quota: whether the ledger gives out its accelerators.
+        node_labels: labels of the nodes from which the job's volume can be reached.
+    """
+    job, trainer = template.job, template.job.spec.trainer
+    model_dir, volumes, mounts, init = _model_files(template, template.image)
+    arguments = (
+        *("python", "-m", "llmos_workers.train", *_common_arguments(template, model_dir)),
+        *("--attempt", str(number)),
+        *("--accelerators", str(trainer.accelerators_per_node)),
+    )
+    shm: Manifest = {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - shared memory of the loader's processes
+    main = _build_main(template, CONTAINER_TRAIN, arguments, [*mounts, shm], _build_resources(template))
+    volumes = [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    pod = _build_pod(template, COMPONENT_TRAIN, number, init, main, volumes)
+    metadata, spec = pod["metadata"], pod["spec"]
+    metadata["labels"] |= {LABEL_REPLICA: metadata["name"], LABEL_RANK: "0"}
+    metadata["annotations"][ANNOTATION_ACCELERATOR_CLASS] = trainer.accelerator.class_name
+    spec["terminationGracePeriodSeconds"] = job.spec.checkpoint.on_preempt.deadline_seconds
+    if node_labels:
+        spec["nodeSelector"] = {**dict(node_labels), **spec.get("nodeSelector", {})}
+    if trainer.priority_class_name:
+        spec["priorityClassName"] = trainer.priority_class_name
+    if has_quota:
+        spec["schedulingGates"] = [{"name": GATE_QUOTA}]
+    return pod
+
+
+def read_node_labels(volume: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the labels that a PersistentVolume demands of its nodes, as far as a node selector can say it."""
+    terms = ((((volume or {}).get("spec") or {}).get("nodeAffinity") or {}).get("required") or {}).get(
+        "nodeSelectorTerms", ()
+    )
+    if len(terms) != 1:
+        return {}
+    return {
+        each["key"]: each["values"][0]
+        for each in terms[0].get("matchExpressions", ())
+        if each.get("operator") == "In" and len(each.get("values", ())) == 1
+    }
+
+
+def _owner(job: FineTuneJob) -> Manifest:
+    return build_owner(job.kind, job.metadata)
+
+
+def _prefix(index: int) -> str:
+    return f"data-{index}-"
+
+
+def _sources(job: FineTuneJob) -> list[tuple[str, ModelSource]]:
+    """Return what is fetched into the claim, with its folder there."""
+    suites = ((f"suite-{suite.name}", suite.source) for suite in job.spec.evaluate.suites)
+    return [("dataset", job.spec.dataset.source), *((name, source) for name, source in suites if source is not None)]
+
+
+def _build_fetch(template: JobTemplate, folder: str, source: ModelSource, index: int) -> Manifest:
+    capacity = str(parse_quantity_bytes(template.job.spec.checkpoint.storage.size))
+    command = [
+        *("python", "-m", "llmos_workers.fetch", "dataset"),
+        *("--source", source.uri),
+        *("--dest", f"{WORK_DIR}/source/{folder}"),
+        *("--capacity-bytes", capacity),
+    ]
+    if read_claim_uri(source.uri) is not None:
+        command += ["--pvc-mount", SOURCE_DIR]
+    # Names of containers have no underscores.
+    name = f"fetch-{folder.replace('_', '-').rstrip('-')}"
+    container = build_source_container(
+        f"{name}-{index}" if index else name,
+        template.settings.worker_lite_image,
+        command,
+        source,
+        template.settings,
+        _prefix(index),
+    )
+    container["volumeMounts"].append({"name": "work", "mountPath": WORK_DIR})
+    return container
+
+
+def _model_files(template: JobTemplate, image: str) -> tuple[str, list[Manifest], list[Manifest], list[Manifest]]:
+    resolved = template.base.status.resolved
+    if resolved is None:
+        raise ValueError(f"LLMModel {template.base.metadata.name} is not resolved: plan the job before its pods")
+    return build_model_files(template.base, resolved, image, template.settings)
+
+
+def _common_arguments(template: JobTemplate, model_dir: str) -> tuple[str, ...]:
+    return (
+        *("--job", JOB_FILE),
+        *("--model", model_dir),
+        *("--work", WORK_DIR),
+        *("--base-digest", template.base_digest),
+    )
+
+
+def _build_main(
+    template: JobTemplate, name: str, command: tuple[str, ...], mounts: list[Manifest], resources: Manifest
+) -> Manifest:
+    return {
+        "name": name,
+        "image": template.image,
+        "imagePullPolicy": template.settings.image_pull_policy,
+        "command": build_command(*command),
+        "env": build_env(_ENV),
+        "resources": resources,
+        "securityContext": build_container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod
+            {"name": "work", "mountPath": WORK_DIR},
+            {"name": "job", "mountPath": JOB_FILE.rpartition("/")[0], "readOnly": True},
+            *mounts,
+        ],
+    }
+
+
+def _build_pod(
+    template: JobTemplate,
+    component: str,
+    number: int,
+    init: list[Manifest],
+    main: Manifest,
+    volumes: list[Manifest],
+) -> Manifest:
+    job, settings = template.job, template.settings
+    labels = {LABEL_JOB: job.metadata.name, LABEL_COMPONENT: component}
+    if init:
+        labels[LABEL_FETCHES] = "true"
+    work = {"name": "work", "persistentVolumeClaim": {"claimName": compute_work_claim_name(job)}}
+    spec: Manifest = {
+        # The operator makes the next attempt; a pod that restarts by itself would hold its accelerators.
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": build_pod_security(),
+        "containers": [main],
+        "volumes": [*volumes, work, {"name": "job", "configMap": {"name": compute_config_name(job)}}],
+    }
+    if init:
+        spec["initContainers"] = init
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if template.accelerator is not None:
+        spec |= build_placement(template.accelerator)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": build_metadata(
+            compute_pod_name(job, component, number),
+            job.metadata.namespace or "",
+            labels=labels,
+            annotations={ANNOTATION_ATTEMPT: str(number)},
+            owner=_owner(job),
+        ),
+        "spec": spec,
+    }
+
+
+def _build_resources(template: JobTemplate) -> Manifest:
+    memory = plan_container_memory(template.job.spec, template.base, template.accelerator)
+    if template.accelerator is None:
+        # A small request of processors lets it start anywhere; without a limit it uses what is idle.
+        return {"requests": {"cpu": "500m", "memory": memory}, "limits": {"memory": memory}}
+    count = str(template.job.spec.trainer.accelerators_per_node)
+    return {
+        "requests": {"cpu": "1", "memory": memory},
+        "limits": {template.accelerator.spec.resource_name: count},
+    }

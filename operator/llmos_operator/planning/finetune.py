@@ -1,0 +1,268 @@
+"""What should be true of a FineTuneJob now: a plan from what is observed, stateless and pure.
+
+    base model and class known, memory enough -> prepare pod -> dataset report -> train pod (waits for its quota)
+      -> result and numbers -> gates -> LLMModel
+
+- There is at most one pod that may run. The next one is made when the one before has ended.
+- Dataset, counts, result and failures stand in the status (`finetune_record`), which is written before any pod is
+  deleted. A pod that ended is kept for `kubectl logs`: a failed one until the next attempt is made, a complete one
+  until the LLMModel is there.
+- Preemption and suspension delete the pod: its grace period is the deadline for a last checkpoint. They spend no
+  retries, and there is no pause after them. Losses of infrastructure and errors of the job are tried again, after
+  min(10 s x 2^(n-1), 300 s) for the n-th, as often as `retries` says.
+- The base model's digest is pinned before anything is made. With another one no attempt begins and no adapter is
+  registered.
+- What ended the job for good (bad data, a checkpoint that does not match) stays so. Whatever else stopped it is judged
+  anew from the spec with each pass: more retries or another gate let it go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, LLMModel, Reason
+from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CONDITION_READY, CPU_CLASS
+from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.finetune_gates import all_passed, judge_gates
+from llmos_operator.planning.finetune_memory import refuse_memory
+from llmos_operator.planning.finetune_pods import FINAL_REASONS, JobPod, PodState
+from llmos_operator.planning.finetune_record import LIVE, Record, find_live, read_record, update_record
+from llmos_operator.planning.finetune_reports import TrainReport
+from llmos_operator.planning.replicas import compute_backoff_s
+
+Phase = Literal["Pending", "Preparing", "Queued", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"]
+Ownership = Literal["absent", "ours", "taken"]
+
+PROGRESS_S: Final = 5.0
+"""The log of a running attempt is read so often."""
+START_S: Final = 10.0
+END_S: Final = 15.0
+OBSTACLE_S: Final = 15.0
+SOON_S: Final = 0.1
+_WITHOUT_PAUSE: Final = frozenset({Reason.Preempted, Reason.Suspended, Reason.BaseModelChanged})
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Everything that was observed of a job."""
+
+    job: FineTuneJob
+    now: datetime
+    pods: tuple[JobPod, ...] = ()
+    base: LLMModel | None = None
+    accelerator: AcceleratorClass | None = None
+    live: TrainReport | None = None
+    """The newest progress line of the running attempt."""
+    output: Ownership = "absent"
+    """Whose the LLMModel of the output's name is."""
+    obstacle: Failure | None = None
+    """Why nothing may be made here: the tenant is not kept apart, or a name is taken."""
+    is_work_lost: bool = False
+    """The claim was there and is gone, with all that was in it."""
+    waits: Failure | None = None
+    """Why the attempt waits for its accelerators, as far as anybody told."""
+
+
+@dataclass(frozen=True)
+class NewPod:
+    """A pod to make."""
+
+    component: str
+    number: int
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """What to do now, in this order: make, register, write the status, delete."""
+
+    record: Record
+    phase: Phase
+    failure: Failure | None = None
+    """What keeps the job from going on, or ended it."""
+    live: JobPod | None = None
+    is_evaluating: bool = False
+    gates: tuple[GateVerdict, ...] = ()
+    create: NewPod | None = None
+    needs_files: bool = False
+    """Claim and ConfigMap are to exist."""
+    register: bool = False
+    delete: tuple[JobPod, ...] = ()
+    look_again_s: float | None = None
+
+
+def plan_job(sight: Sight) -> JobPlan:
+    """Return the next step of a job."""
+    record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live)
+    if sight.is_work_lost and not record.is_trained:
+        record = replace(record, dataset=None, progress=None, last_checkpoint=None)
+    plan = _plan_step(sight, record)
+    return replace(plan, delete=_plan_deletions(plan, sight.pods), look_again_s=_next_look_s(plan, sight))
+
+
+def _plan_step(sight: Sight, record: Record) -> JobPlan:
+    if record.is_registered:
+        evaluation = sight.job.status.evaluation
+        return JobPlan(record, "Succeeded", gates=evaluation.gates if evaluation is not None else ())
+    if record.is_trained:
+        return _plan_output(sight, record)
+    if over := _find_end(sight.job, record):
+        return JobPlan(replace(record, failure=over), "Failed", over)
+    live = find_live(record, sight.pods)
+    if live is not None and not sight.job.spec.suspend:
+        return _plan_live(sight, record, live)
+    return _plan_attempt(sight, record)
+
+
+def _plan_output(sight: Sight, record: Record) -> JobPlan:
+    gates = judge_gates(sight.job.spec.evaluate.gates, record.metrics)
+    if not all_passed(gates):
+        broken = " ".join(verdict.message for verdict in gates if not verdict.passed)
+        return JobPlan(record, "Failed", build_failure(Reason.GateFailed, broken), gates=gates)
+    if sight.output == "taken":
+        name = sight.job.spec.output.name
+        failure = build_failure(Reason.OutputNameTaken, f"LLMModel {name} is not this job's.")
+        return JobPlan(record, "Failed", failure, gates=gates)
+    if sight.job.spec.method.tuning == "lora" and (changed := _refuse_base(sight, record)):
+        phase: Phase = "Failed" if changed.reason is Reason.BaseModelChanged else "Evaluating"
+        return JobPlan(record, phase, changed, gates=gates)
+    return JobPlan(replace(record, is_registered=True), "Succeeded", gates=gates, needs_files=True, register=True)
+
+
+def _find_end(job: FineTuneJob, record: Record) -> Failure | None:
+    """Return why no attempt is made any more; None if one may be."""
+    attempts, retries, failure = record.attempts, job.spec.retries, record.failure
+    if failure is not None and failure.reason in FINAL_REASONS:
+        return failure
+    is_user_over = attempts.user > retries.user
+    if not is_user_over and attempts.infrastructure <= retries.infrastructure:
+        return None
+    if failure is None:
+        return build_failure(Reason.RetriesExhausted)
+    if failure.reason is Reason.RetriesExhausted or (is_user_over and retries.user == 0):
+        return failure
+    return build_failure(Reason.RetriesExhausted, f"The last cause: {failure.message}")
+
+
+def _plan_live(sight: Sight, record: Record, live: JobPod) -> JobPlan:
+    if live.component == COMPONENT_PREPARE:
+        return JobPlan(replace(record, failure=live.stuck), "Preparing", live.stuck, live, needs_files=True)
+    record = replace(record, attempt=live.number, failure=live.stuck)
+    if live.state is PodState.WAITING:
+        return JobPlan(record, "Queued", sight.waits, live, needs_files=True)
+    status = sight.job.status
+    is_same = live.number == status.attempt and status.phase == "Evaluating"
+    is_evaluating = live.state is PodState.RUNNING and (sight.live.is_evaluating if sight.live else is_same)
+    phase: Phase = "Evaluating" if is_evaluating else "Training"
+    return JobPlan(record, phase, live.stuck, live, is_evaluating=is_evaluating, needs_files=True)
+
+
+def _plan_attempt(sight: Sight, record: Record) -> JobPlan:
+    """Plan the next attempt, unless something is in its way."""
+    job = sight.job
+    if job.spec.suspend:
+        paused = Failure(Reason.Suspended, build_failure(Reason.Suspended).message)
+        return JobPlan(replace(record, failure=paused), "Suspended", paused)
+    if any(pod.state is not PodState.ENDED or pod.is_lost for pod in sight.pods):
+        return JobPlan(record, "Pending", record.failure)
+    if failure := sight.obstacle or _refuse(sight, record):
+        phase: Phase = "Failed" if failure.reason is Reason.BaseModelChanged else "Pending"
+        return JobPlan(replace(record, failure=failure) if phase == "Failed" else record, phase, failure)
+    if _pause_s(record, sight.now) > 0:
+        return JobPlan(record, "Pending", record.failure)
+    if record.is_new_end or not record.base_digest:
+        # What the next attempt rests on is written before it is made: whoever is killed in between goes on with it.
+        return JobPlan(
+            replace(record, base_digest=record.base_digest or _digest_of(sight.base)), "Pending", record.failure
+        )
+    return _plan_new(record, COMPONENT_TRAIN if record.is_prepared else COMPONENT_PREPARE, on_cpu=_is_on_cpu(job))
+
+
+def _plan_new(record: Record, component: str, *, on_cpu: bool) -> JobPlan:
+    new = NewPod(component, record.counted + 1)
+    if component == COMPONENT_PREPARE:
+        return JobPlan(replace(record, failure=None), "Preparing", create=new, needs_files=True)
+    record = replace(record, attempt=new.number, failure=None)
+    return JobPlan(record, "Training" if on_cpu else "Queued", create=new, needs_files=True)
+
+
+def _refuse(sight: Sight, record: Record) -> Failure | None:
+    """Return what can be known to stop an attempt before it is made."""
+    if failure := _refuse_base(sight, record):
+        return failure
+    name = sight.job.spec.trainer.accelerator.class_name
+    if name != CPU_CLASS and sight.accelerator is None:
+        return build_failure(Reason.AcceleratorClassNotFound, f"There is no AcceleratorClass {name}.")
+    return refuse_memory(sight.job.spec, sight.base, sight.accelerator) if sight.base else None
+
+
+def _refuse_base(sight: Sight, record: Record) -> Failure | None:
+    name, base = sight.job.spec.base_model_ref.name, sight.base
+    if base is None:
+        detail = f"There is no LLMModel {name} in namespace {sight.job.metadata.namespace}."
+        return build_failure(Reason.ModelNotFound, detail)
+    ready = next((each for each in base.status.conditions if each.type == CONDITION_READY), None)
+    if base.status.resolved is None or ready is None or ready.observed_generation < base.metadata.generation:
+        return build_failure(Reason.ModelNotReady, f"LLMModel {name} is being looked at.")
+    if record.base_digest and base.status.resolved.digest != record.base_digest:
+        detail = f"LLMModel {name} has {base.status.resolved.digest}, the job began with {record.base_digest}."
+        return build_failure(Reason.BaseModelChanged, detail)
+    if ready.status != "True" and base.metadata.deletion_timestamp is None:
+        return build_failure(Reason.ModelNotReady, f"LLMModel {name} says {ready.reason}: {ready.message}")
+    if base.spec.adapter is not None:
+        return build_failure(Reason.InvalidSpec, f"LLMModel {name} is an adapter: name its base in baseModelRef.")
+    return None
+
+
+def _digest_of(base: LLMModel | None) -> str:
+    return base.status.resolved.digest if base is not None and base.status.resolved is not None else ""
+
+
+def _is_on_cpu(job: FineTuneJob) -> bool:
+    return job.spec.trainer.accelerator.class_name == CPU_CLASS
+
+
+def _pause_s(record: Record, now: datetime) -> float:
+    """Return how long the next attempt has to wait after the last one failed."""
+    if record.failure is None or record.failure.reason in _WITHOUT_PAUSE:
+        return 0.0
+    pause_s = compute_backoff_s(max(1, record.attempts.user + record.attempts.infrastructure))
+    failed_at = now if record.is_new_end or record.failed_at is None else record.failed_at
+    return (failed_at + timedelta(seconds=pause_s) - now).total_seconds()
+
+
+def _plan_deletions(plan: JobPlan, pods: Iterable[JobPod]) -> tuple[JobPod, ...]:
+    """Return pods that are to be deleted, once the status is written."""
+    return tuple(pod for pod in pods if (pod.is_lost or not pod.is_deleted) and _has_to_go(plan, pod))
+
+
+def _has_to_go(plan: JobPlan, pod: JobPod) -> bool:
+    if pod.is_lost:
+        return True
+    if pod.state in LIVE:
+        return plan.live is None or pod.name != plan.live.name
+    is_failed = pod.end is not None and pod.end.failure is not None
+    if is_failed:
+        # The record of the last failure stays until something new is made.
+        is_last = pod.number == plan.record.counted
+        return plan.create is not None or plan.live is not None or plan.phase == "Succeeded" or not is_last
+    return plan.phase == "Succeeded" or (pod.component == COMPONENT_PREPARE and plan.record.is_prepared)
+
+
+def _next_look_s(plan: JobPlan, sight: Sight) -> float | None:
+    looks: list[float] = []
+    if plan.live is not None and plan.live.component == COMPONENT_TRAIN and plan.live.state is PodState.RUNNING:
+        looks.append(PROGRESS_S)
+    if plan.create is not None or (plan.live is not None and plan.live.state is PodState.STARTING):
+        looks.append(START_S)
+    if plan.delete or any(pod.state is PodState.STOPPING for pod in sight.pods):
+        looks.append(END_S)
+    if sight.obstacle is not None and plan.phase == "Pending":
+        looks.append(OBSTACLE_S)
+    if plan.record.base_digest != sight.job.status.base_digest or (plan.record.is_new_end and plan.phase == "Pending"):
+        looks.append(SOON_S)
+    if plan.phase == "Pending" and (pause_s := _pause_s(plan.record, sight.now)) > 0:
+        looks.append(pause_s)
+    return min(looks, default=None)

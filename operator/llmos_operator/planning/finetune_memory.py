@@ -1,0 +1,168 @@
+"""How much memory training takes, from the model's numbers: refused before admission if it cannot fit. Pure.
+
+With P parameters, A parameters of the adapter, L layers, hidden size h, T = maxLength tokens computed at once, V tokens
+of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
+
+    weights       lora: c P                full: 4 P, and c P of casts if c < 4
+    states        lora: 12 A + 4 A         full: 12 P
+    activations   c T h L + c T (8 h + 4 w + 2 q + 4 k) + (c + 8) T V
+    needs         1.1 x (weights + states + activations) + runtime
+
+- 12 bytes of states are the gradient and the two moments of Adam in float32, 4 more the weight itself: the 16 bytes
+  for each trained parameter of Rajbhandari et al., "ZeRO" (2020), section 3.1.
+- Activations are those of gradient checkpointing (Chen et al., 2016; Korthikanti et al., 2022, section 5): the input of
+  each layer is kept, and what one layer computes is there once. w is the width of a token's MLPs (the experts that it
+  visits), q = heads x head size, k = key-value heads x head size. It is the least that training can do with; a trainer
+  with more memory keeps more and is faster.
+- The logits of T tokens are there in c bytes, again in float32 for the loss, and with their gradient.
+- A tenth is what allocators lose to fragments. The runtime is 1.5 GiB: the device's context and workspaces, or the
+  interpreter with torch.
+
+An adapter on a layer i -> o adds rank (i + o) parameters (Hu et al., 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from llmos.api import AcceleratorClass, FineTuneJobSpec, LLMModel, Lora, Reason
+from llmos.api.architecture import ModelArchitecture
+from llmos_operator.planning.engine_profile import GIB
+from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.memory_estimate import Accelerators
+from llmos_operator.planning.quantities import parse_quantity_bytes
+
+RUNTIME_GIB: Final = 1.5
+OVERHEAD: Final = 1.1
+STATE_BYTES: Final = 12
+FLOAT32_BYTES: Final = 4
+_STEP_GIB: Final = 0.25
+_HOST_GIB: Final = 2.0
+"""Memory of the host beside an accelerator: the interpreter with torch, and batches on their way."""
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """What one accelerator needs, or the container on the processor, in GiB."""
+
+    weights_gib: float
+    states_gib: float
+    activations_gib: float
+
+    @property
+    def needs_gib(self) -> float:
+        """All of it."""
+        return OVERHEAD * (self.weights_gib + self.states_gib + self.activations_gib) + RUNTIME_GIB
+
+
+def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> TrainingMemory:
+    """Return what training takes at least."""
+    number = _number_bytes(spec)
+    parameters = architecture.parameters
+    if spec.method.tuning == "lora":
+        adapter = count_adapter_parameters(architecture, spec.method.lora)
+        weights, states = number * parameters, (STATE_BYTES + FLOAT32_BYTES) * adapter
+    else:
+        casts = number if number < FLOAT32_BYTES else 0
+        weights, states = (FLOAT32_BYTES + casts) * parameters, STATE_BYTES * parameters
+    tokens = min(spec.trainer.hyperparameters.max_length, architecture.max_context_tokens)
+    activations = _activation_bytes(architecture, tokens, number)
+    return TrainingMemory(weights / GIB, states / GIB, activations / GIB)
+
+
+def count_adapter_parameters(architecture: ModelArchitecture, lora: Lora) -> int:
+    """Return the parameters of the adapter's matrices. A module whose shape is not known counts as the widest."""
+    shapes = _module_shapes(architecture)
+    wanted = lora.target_modules or tuple(shapes)
+    widest = max(shapes.values())
+    each_layer = sum(lora.rank * shapes.get(name.rpartition(".")[2], widest) for name in wanted)
+    return each_layer * architecture.layers
+
+
+def refuse_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: AcceleratorClass | None) -> Failure | None:
+    """Return that training cannot fit the accelerator, with the numbers; None if it can, or runs on the processor."""
+    architecture = _architecture_of(model)
+    if architecture is None:
+        return build_failure(Reason.UnknownArchitecture, "The inspect step found no architecture facts.")
+    if accelerator is None:
+        return None
+    memory = compute_training_memory(spec, architecture)
+    has_gib = Accelerators(1, parse_quantity_bytes(accelerator.spec.memory) / GIB).visible_gib
+    if memory.needs_gib <= has_gib:
+        return None
+    detail = (
+        f"Training needs {memory.needs_gib:.1f} GiB on one {accelerator.metadata.name}, which has {has_gib:.1f}: "
+        f"{memory.weights_gib:.1f} weights, {memory.states_gib:.1f} gradients and optimizer, "
+        f"{memory.activations_gib:.1f} activations of {spec.trainer.hyperparameters.max_length} tokens. "
+        f"{_advise(spec)} Make a new FineTuneJob with it."
+    )
+    return build_failure(Reason.DoesNotFit, detail)
+
+
+def plan_container_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: AcceleratorClass | None) -> str:
+    """Return the memory that the training container asks for, as a quantity."""
+    if spec.trainer.memory:
+        return spec.trainer.memory
+    architecture = _architecture_of(model)
+    if architecture is None:
+        return "4Gi"
+    if accelerator is None:
+        needs_gib = compute_training_memory(spec, architecture).needs_gib
+    else:
+        needs_gib = architecture.loaded_bytes / GIB + _HOST_GIB
+    return f"{round(math.ceil(needs_gib / _STEP_GIB) * _STEP_GIB * 1024)}Mi"
+
+
+def _architecture_of(model: LLMModel) -> ModelArchitecture | None:
+    return model.status.resolved.config if model.status.resolved is not None else None
+
+
+def _number_bytes(spec: FineTuneJobSpec) -> int:
+    on_processor = spec.trainer.accelerator.class_name == "cpu"
+    is_wide = spec.trainer.precision == "float32" or (spec.trainer.precision == "auto" and on_processor)
+    return FLOAT32_BYTES if is_wide else 2
+
+
+def _activation_bytes(architecture: ModelArchitecture, tokens: int, number: int) -> int:
+    hidden = architecture.hidden_size
+    kept = number * tokens * hidden * architecture.layers
+    queries = architecture.attention_heads * architecture.head_dim
+    keys = architecture.key_value_heads * architecture.head_dim
+    once = number * tokens * (8 * hidden + 4 * _mlp_width(architecture) + 2 * queries + 4 * keys)
+    logits = (number + 2 * FLOAT32_BYTES) * tokens * architecture.vocabulary_size
+    return kept + once + logits
+
+
+def _mlp_width(architecture: ModelArchitecture) -> int:
+    experts = architecture.experts_per_token * architecture.expert_intermediate_size
+    return max(architecture.intermediate_size, experts) or 4 * architecture.hidden_size
+
+
+def _module_shapes(architecture: ModelArchitecture) -> dict[str, int]:
+    """Return inputs + outputs of the linear layers of one block, by the names that most models give them."""
+    hidden = architecture.hidden_size
+    queries = architecture.attention_heads * architecture.head_dim
+    keys = architecture.key_value_heads * architecture.head_dim
+    mlp = hidden + (architecture.intermediate_size or 4 * hidden)
+    experts = architecture.experts * (hidden + architecture.expert_intermediate_size)
+    wide = max(mlp, experts)
+    return {
+        "q_proj": hidden + queries,
+        "k_proj": hidden + keys,
+        "v_proj": hidden + keys,
+        "o_proj": hidden + queries,
+        "gate_proj": wide,
+        "up_proj": wide,
+        "down_proj": wide,
+    }
+
+
+def _advise(spec: FineTuneJobSpec) -> str:
+    shorter = "Lower hyperparameters.maxLength, choose a class with more memory"
+    return (
+        f"{shorter}, or set method.tuning to lora."
+        if spec.method.tuning == "full"
+        else f"{shorter} or a smaller model."
+    )

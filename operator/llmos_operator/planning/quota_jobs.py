@@ -1,0 +1,137 @@
+"""Attempts of FineTuneJobs as gangs of the ledger, read from their train pods alone. Pure.
+
+Everything that the ledger must know stands on the pod: its class in an annotation, its accelerators in what it asks
+for, the longest time to save its work in its grace period. So an attempt whose job is gone holds what it holds until
+its pod has ended. Only when a job last saved its work is the job's to say.
+
+A job may be asked to go for others like a burst replica, and after those; one that saved its work a short time ago
+before others (`quota/victims.py`). The owner of a gang is told apart from a pool of the same name by `job:`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from llmos.api import AcceleratorClass, FineTuneJob, Tenant
+from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_JOB, LABEL_REPLICA
+from llmos.api.tenancy import Owners
+from llmos_operator.planning.quota import Gang, GangKind, GangState, Placement
+from llmos_operator.planning.quota_pods import (
+    FINISHED,
+    clamp_priority,
+    count_requested,
+    has_gate,
+    read_created_s,
+    read_labels,
+    read_node,
+    read_phase,
+    read_rank,
+    read_size,
+    read_state,
+)
+from llmos_operator.planning.quota_record import read_record
+
+JsonObject = Mapping[str, Any]
+
+_MARK: Final = "job:"
+_USUAL_GRACE_S: Final = 30.0
+
+
+def build_job_owner(namespace: str, name: str) -> str:
+    """Return how the ledger calls a job."""
+    return f"{namespace}/{_MARK}{name}"
+
+
+def read_job_owner(owner: str) -> tuple[str, str] | None:
+    """Return namespace and name of the job that an owner of gangs is; None if it is a pool."""
+    namespace, _, name = owner.partition("/")
+    return (namespace, name.removeprefix(_MARK)) if name.startswith(_MARK) else None
+
+
+def is_train_pod(pod: JsonObject) -> bool:
+    """Whether a pod is of an attempt of a job."""
+    labels = read_labels(pod)
+    return LABEL_JOB in labels and LABEL_REPLICA in labels and labels.get(LABEL_COMPONENT) == COMPONENT_TRAIN
+
+
+def build_job_gangs(
+    pods: Iterable[JsonObject],
+    classes: Iterable[AcceleratorClass],
+    jobs: Iterable[FineTuneJob],
+    owners: Owners,
+    tenants: Mapping[str, Tenant],
+) -> list[Gang]:
+    """Return the attempts that wait for accelerators or hold some."""
+    known = {each.metadata.name: each for each in classes}
+    saved = {_owner_of_job(job): _saved_s(job) for job in jobs}
+    attempts: dict[tuple[str, str], list[JsonObject]] = {}
+    for pod in filter(is_train_pod, pods):
+        attempts.setdefault((pod["metadata"]["namespace"], read_labels(pod)[LABEL_REPLICA]), []).append(pod)
+    gangs = []
+    for (namespace, name), members in attempts.items():
+        members.sort(key=read_rank)
+        accelerator = known.get((members[0]["metadata"].get("annotations") or {}).get(ANNOTATION_ACCELERATOR_CLASS, ""))
+        if accelerator is None or all(read_phase(pod) in FINISHED for pod in members):
+            continue
+        tenant = owners.by_namespace.get(namespace, "")
+        gang = _build_gang(name, members, accelerator, tenant, tenants.get(tenant), saved)
+        if gang.state is not GangState.WAITING or len(members) >= read_size(members):
+            gangs.append(gang)
+    return gangs
+
+
+def _build_gang(
+    name: str,
+    pods: Sequence[JsonObject],
+    accelerator: AcceleratorClass,
+    owner: str,
+    tenant: Tenant | None,
+    saved: Mapping[str, float | None],
+) -> Gang:
+    leader, class_name = pods[0], accelerator.metadata.name
+    record = read_record(leader["metadata"])
+    state = read_state(pods, record)
+    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(has_gate, pods)))
+    bound = tuple(node for pod in pods if (node := read_node(pod)))
+    created_s = read_created_s(leader)
+    admitted_s = record.admitted_s or created_s
+    namespace, resource = leader["metadata"]["namespace"], accelerator.spec.resource_name
+    job = build_job_owner(namespace, read_labels(leader)[LABEL_JOB])
+    return Gang(
+        id=f"{namespace}/{name}",
+        tenant=owner,
+        owner=job,
+        kind=GangKind.JOB,
+        classes=(class_name,),
+        pods=len(record.placement.nodes) if record.placement else max(len(pods), read_size(pods)),
+        accelerators_per_pod=sum(count_requested(container, resource) for container in leader["spec"]["containers"]),
+        priority=clamp_priority(leader, tenant),
+        created_s=created_s,
+        node_selector=_extra_selector(leader, accelerator),
+        grace_s=float(leader["spec"].get("terminationGracePeriodSeconds") or _USUAL_GRACE_S),
+        state=state,
+        since_s=admitted_s,
+        placement=None if holds_nothing else record.placement or Placement(class_name, bound),
+        admitted_s=admitted_s,
+        saved_s=saved.get(job),
+        stop=record.stop,
+        reservation=record.reservation if state is GangState.WAITING else None,
+        attempts=record.attempts,
+        retry_at_s=record.retry_at_s,
+    )
+
+
+def _extra_selector(pod: JsonObject, accelerator: AcceleratorClass) -> frozenset[tuple[str, str]]:
+    """Return what else the nodes must have: the job's claim may be reachable from some nodes only."""
+    wanted = pod["spec"].get("nodeSelector") or {}
+    return frozenset(item for item in wanted.items() if item not in accelerator.spec.node_selector.items())
+
+
+def _owner_of_job(job: FineTuneJob) -> str:
+    return build_job_owner(job.metadata.namespace or "", job.metadata.name)
+
+
+def _saved_s(job: FineTuneJob) -> float | None:
+    checkpoint = job.status.last_checkpoint
+    return checkpoint.time.timestamp() if checkpoint is not None else None

@@ -1,0 +1,98 @@
+"""What the ledger reads from the pods of a gang, whoever its owner is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from llmos.api import AcceleratorClass, Tenant
+from llmos.api.names import GATE_QUOTA, LABEL_GANG_SIZE, LABEL_RANK
+from llmos_operator.planning.failures import read_time
+from llmos_operator.planning.quantities import parse_quantity_bytes
+from llmos_operator.planning.quota import GangState
+from llmos_operator.planning.quota_record import QuotaRecord
+
+JsonObject = Mapping[str, Any]
+
+FINISHED: Final = frozenset({"Succeeded", "Failed"})
+_LONGEST_NUMBER: Final = 4
+
+
+def is_gated(pod: JsonObject) -> bool:
+    """Whether a pod waits for the ledger."""
+    return any(gate.get("name") == GATE_QUOTA for gate in pod["spec"].get("schedulingGates", ()))
+
+
+def has_gate(pod: JsonObject) -> bool:
+    """Whether a pod waits for anybody: it holds nothing."""
+    return bool(pod["spec"].get("schedulingGates"))
+
+
+def read_rank(pod: JsonObject) -> int:
+    """Return the place of a pod in its gang; the leader has 0."""
+    return _read_number(pod, LABEL_RANK, 0)
+
+
+def read_size(pods: Iterable[JsonObject]) -> int:
+    """Return how many pods the gang has when it is whole."""
+    return max(_read_number(pod, LABEL_GANG_SIZE, 1) for pod in pods)
+
+
+def _read_number(pod: JsonObject, label: str, otherwise: int) -> int:
+    text = read_labels(pod).get(label, "")
+    return int(text) if text.isdecimal() and len(text) <= _LONGEST_NUMBER else otherwise
+
+
+def requests_accelerators(pod: JsonObject, classes: Iterable[AcceleratorClass]) -> bool:
+    """Whether a pod holds accelerators of any of these classes, or will."""
+    resources = {accelerator.spec.resource_name for accelerator in classes}
+    return any(count_requested(container, name) for container in pod["spec"]["containers"] for name in resources)
+
+
+def read_state(pods: Sequence[JsonObject], record: QuotaRecord) -> GangState:
+    """Return where a gang is in its life."""
+    if record.is_withdrawn or any("deletionTimestamp" in pod["metadata"] for pod in pods):
+        return GangState.ENDING
+    if record.stop is not None:
+        return GangState.STOPPING
+    if all(map(is_gated, pods)) or (record.placement is None and all(map(has_gate, pods))):
+        return GangState.WAITING
+    return GangState.RUNNING if all(read_node(pod) for pod in pods) else GangState.STARTING
+
+
+def count_requested(container: JsonObject, resource: str) -> int:
+    """Return how many of an extended resource a container asks for."""
+    # For extended resources requests equal limits, and the API server fills in the requests.
+    resources = container.get("resources", {})
+    wanted = (resources.get("requests") or {}).get(resource) or (resources.get("limits") or {}).get(resource, "0")
+    return parse_quantity_bytes(str(wanted))
+
+
+def read_node(pod: JsonObject) -> str:
+    """Return the node that a pod stands on; empty if it has none."""
+    return str(pod["spec"].get("nodeName") or "")
+
+
+def read_phase(pod: JsonObject) -> str:
+    """Return a pod's phase."""
+    return str(pod.get("status", {}).get("phase", ""))
+
+
+def read_labels(manifest: JsonObject) -> Mapping[str, str]:
+    """Return an object's labels."""
+    labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
+    return labels
+
+
+def read_created_s(pod: JsonObject) -> float:
+    """Return when a pod was made, in seconds since 1970."""
+    created = read_time(pod["metadata"].get("creationTimestamp"))
+    return created.timestamp() if created is not None else 0.0
+
+
+def clamp_priority(pod: JsonObject, tenant: Tenant | None) -> int:
+    """Return a pod's priority within what its tenant may have."""
+    priority = int(pod["spec"].get("priority") or 0)
+    if tenant is None:
+        return priority
+    return min(max(priority, tenant.spec.priority_range.min), tenant.spec.priority_range.max)

@@ -1,0 +1,260 @@
+"""One pass over a FineTuneJob: observe, plan, make, tell, and only then delete.
+
+Whatever the plan rests on is in the status before a pod goes that held it, so that an operator that is killed anywhere
+is followed by one that goes on. Deletion needs no finalizer: pods, ConfigMap and claim have the job as owner, the train
+pod saves its work within its grace period, and the claim stays as long as an LLMModel owns it, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from pydantic import ValidationError
+
+from llmos.api import AcceleratorClass, FineTuneJob, LLMModel, Reason
+from llmos.api.names import COMPONENT_TRAIN, CONTAINER_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_JOB
+from llmos_operator.kube.client import Object
+from llmos_operator.kube.errors import Forbidden, Invalid
+from llmos_operator.kube.resources import (
+    ACCELERATOR_CLASSES,
+    CONFIG_MAPS,
+    FINE_TUNE_JOBS,
+    LLM_MODELS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    PODS,
+)
+from llmos_operator.manifests.finetune import (
+    JobTemplate,
+    build_job_config,
+    build_output_model,
+    build_prepare_pod,
+    build_train_pod,
+    build_work_claim,
+    compute_config_name,
+    compute_work_claim_name,
+    read_node_labels,
+)
+from llmos_operator.manifests.replica import build_held_pods
+from llmos_operator.manifests.steps import build_claim_change
+from llmos_operator.planning.failures import Failure
+from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job
+from llmos_operator.planning.finetune_pods import JobPod, PodState, build_job_pods
+from llmos_operator.planning.finetune_reports import TrainReport, read_progress_line
+from llmos_operator.planning.finetune_status import build_job_status
+from llmos_operator.planning.gangs import PodTimes
+from llmos_operator.planning.isolation import build_refusal
+from llmos_operator.planning.kueue import choose_queue, find_superseded
+from llmos_operator.planning.quota_view import needs_gate
+from llmos_operator.reconcilers.base import DONE, Context, Key, Result
+from llmos_operator.reconcilers.invalid import apply_invalid_status
+from llmos_operator.reconcilers.isolation import look_at_pool
+from llmos_operator.reconcilers.kueue import KueueLook, build_kueue_metadata, look_at_kueue, tend_pods
+from llmos_operator.reconcilers.tenant import observe_tenants
+from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed, is_applied
+
+REFUSED_RETRY_S: Final = 15.0
+LOG_LINES: Final = 20
+LOG_PAUSE: Final = timedelta(seconds=2)
+
+
+@dataclass(frozen=True)
+class _Observed:
+    current: Object
+    job: FineTuneJob
+    sight: Sight
+    pods: list[Object]
+    """Pods of the job itself, not of an earlier one of its name."""
+    claim: Object | None
+    config: Object | None
+    output: Object | None
+    has_quota: bool
+    queue: str
+    kueue: KueueLook
+    look_again_s: float | None
+
+
+async def reconcile_finetune(context: Context, key: Key) -> Result:
+    """Bring one FineTuneJob closer to what its spec says."""
+    current = await context.kube.get(FINE_TUNE_JOBS, key.name, key.namespace)
+    if current is None or "deletionTimestamp" in current["metadata"]:
+        return DONE
+    try:
+        job = FineTuneJob.model_validate(current)
+    except ValidationError as error:
+        await apply_invalid_status(context, current, error)
+        return DONE
+    observed = await _observe(context, key, current, job)
+    plan = plan_job(observed.sight)
+    refused = await _apply(context, observed, plan)
+    has_claim = observed.claim is not None or (plan.needs_files and refused is None)
+    claim_name = compute_work_claim_name(job) if has_claim else ""
+    status = build_job_status(job, plan, claim_name=claim_name, refused=refused, now=context.now())
+    await apply_status_if_changed(context.kube, current, status, context.now())
+    await _delete(context, observed, plan)
+    train = [pod for pod in observed.pods if _is_train(pod)]
+    await tend_pods(context, job, observed.queue, train, has_quota=observed.has_quota)
+    looks = (
+        plan.look_again_s,
+        observed.look_again_s,
+        observed.kueue.look_again_s,
+        REFUSED_RETRY_S if refused else None,
+    )
+    return Result(requeue_after_s=min((look for look in looks if look is not None), default=None))
+
+
+async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob) -> _Observed:
+    kube, namespace, spec = context.kube, key.namespace, job.spec
+    class_name = spec.trainer.accelerator.class_name
+    pods, claim, config, base, accelerator, output = await asyncio.gather(
+        kube.list(PODS, namespace=namespace, label_selector=f"{LABEL_JOB}={key.name}"),
+        kube.get(PERSISTENT_VOLUME_CLAIMS, compute_work_claim_name(job), namespace),
+        kube.get(CONFIG_MAPS, compute_config_name(job), namespace),
+        kube.get(LLM_MODELS, spec.base_model_ref.name, namespace),
+        _observe_class(context, class_name),
+        kube.get(LLM_MODELS, spec.output.name, namespace),
+    )
+    tenants = await observe_tenants(context)
+    own = [pod for pod in pods if _is_owned(pod, job)]
+    queue = choose_queue(job, tenants.all, context.settings)
+    has_quota = bool(queue) or needs_gate(class_name, tenants.all or tuple(tenants.unreadable))
+    kueue = await look_at_kueue(context, queue, [pod for pod in own if _is_train(pod)])
+    isolation = look_at_pool(context, job, (), tenants)
+    built = _build_pods(context, own, has_quota=has_quota)
+    sight = Sight(
+        job=job,
+        now=context.now(),
+        pods=built,
+        base=context.shared.parse(LLMModel, base) if base else None,
+        accelerator=context.shared.parse(AcceleratorClass, accelerator) if accelerator else None,
+        live=await _observe_progress(context, built, namespace),
+        output=_whose(output, job),
+        obstacle=isolation.refusal or _find_foreign(job, pods, claim, config),
+        waits=kueue.waits or _waits(context, key),
+        is_work_lost=claim is None and bool(job.status.claim_name),
+    )
+    return _Observed(current, job, sight, own, claim, config, output, has_quota, queue, kueue, isolation.look_again_s)
+
+
+async def _observe_class(context: Context, name: str) -> Object | None:
+    return None if name == CPU_CLASS else await context.kube.get(ACCELERATOR_CLASSES, name)
+
+
+def _build_pods(context: Context, pods: Sequence[Object], *, has_quota: bool) -> tuple[JobPod, ...]:
+    settings = context.settings
+    times = PodTimes(settings.unschedulable_after_s, settings.start_timeout_s, settings.image_pull_timeout_s)
+    train = [pod for pod in pods if _is_train(pod)]
+    superseded = find_superseded(train, settings.admission, has_quota=has_quota)
+    names = {pod["metadata"]["name"] for pod in superseded}
+    return build_job_pods(pods, times=times, now=context.now(), superseded=names)
+
+
+def _is_train(pod: Object) -> bool:
+    return bool(pod["metadata"]["labels"].get(LABEL_COMPONENT) == COMPONENT_TRAIN)
+
+
+def _is_owned(item: Object, job: FineTuneJob) -> bool:
+    owners = item["metadata"].get("ownerReferences", ())
+    return any(owner.get("uid") == job.metadata.uid for owner in owners)
+
+
+def _whose(output: Object | None, job: FineTuneJob) -> Ownership:
+    if output is None:
+        return "absent"
+    label = (output["metadata"].get("labels") or {}).get(LABEL_JOB)
+    uri = (output.get("spec") or {}).get("source", {}).get("uri", "")
+    is_ours = label == job.metadata.name and uri == build_output_model(job)["spec"]["source"]["uri"]
+    return "ours" if is_ours else "taken"
+
+
+def _find_foreign(
+    job: FineTuneJob, pods: Sequence[Object], claim: Object | None, config: Object | None
+) -> Failure | None:
+    """Return that something of an earlier job of the same name, or of somebody else, is in the way."""
+    for item in (claim, config, *pods):
+        if item is not None and not _is_owned(item, job):
+            what = f"{item.get('kind', 'Pod')} {item['metadata']['name']}"
+            detail = (
+                f"{what} is there already and is not of this job, but perhaps of an earlier one of its name, whose "
+                "LLMModel may still need it. Delete it, or give the job another name."
+            )
+            return Failure(Reason.OutputNameTaken, detail)
+    return None
+
+
+def _waits(context: Context, key: Key) -> Failure | None:
+    news = context.quota.job(key)
+    return Failure(news.first.reason, news.first.message) if news is not None else None
+
+
+async def _observe_progress(context: Context, pods: Sequence[JobPod], namespace: str) -> TrainReport | None:
+    """Read the end of the running attempt's log."""
+    states = (PodState.RUNNING, PodState.STOPPING)
+    running = next((pod for pod in pods if pod.component == COMPONENT_TRAIN and pod.state in states), None)
+    if running is None or not context.looks.may_look(running.uid, context.now(), LOG_PAUSE):
+        return None
+    return read_progress_line(await context.kube.tail_log(running.name, namespace, CONTAINER_TRAIN, lines=LOG_LINES))
+
+
+async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failure | None:
+    """Make what the plan says; return what the API server refused."""
+    try:
+        model = await _register(context, observed) if plan.register else None
+        if plan.needs_files:
+            await _apply_claim(context, observed, model)
+            await apply_if_needed(context.kube, build_job_config(observed.job), observed.config)
+        if plan.create is not None:
+            await context.kube.apply(await _build_pod(context, observed, plan, plan.create))
+    except (Forbidden, Invalid) as error:
+        return build_refusal(error.message)
+    return None
+
+
+async def _register(context: Context, observed: _Observed) -> Object:
+    desired = build_output_model(observed.job)
+    if observed.output is not None and is_applied(desired, observed.output):
+        return observed.output
+    return await context.kube.apply(desired)
+
+
+async def _apply_claim(context: Context, observed: _Observed, model: Object | None) -> None:
+    claim = build_work_claim(observed.job, model["metadata"] if model else None)
+    if observed.claim is None:
+        await context.kube.apply(claim)
+    elif model is not None:
+        await apply_if_needed(context.kube, build_claim_change(claim, observed.claim, is_filled=True), observed.claim)
+
+
+async def _build_pod(context: Context, observed: _Observed, plan: JobPlan, new: NewPod) -> Object:
+    base, job = observed.sight.base, observed.job
+    if base is None:
+        raise LookupError(f"a pod of FineTuneJob {job.metadata.name} was planned without its base model")
+    template = JobTemplate(job, base, observed.sight.accelerator, plan.record.base_digest, context.settings)
+    if new.component != COMPONENT_TRAIN:
+        return build_prepare_pod(template, new.number)
+    is_ours = observed.has_quota and not observed.queue
+    labels = await _observe_node_labels(context, observed) if is_ours else {}
+    pod = build_train_pod(template, new.number, has_quota=is_ours, node_labels=labels)
+    if observed.queue:
+        name = pod["metadata"]["name"]
+        held = build_kueue_metadata(context, job, observed.queue, name, 1, observed.pods)
+        (pod,) = build_held_pods([pod], *held)
+    return pod
+
+
+async def _observe_node_labels(context: Context, observed: _Observed) -> dict[str, str]:
+    """Return which nodes reach the claim: the ledger chooses among them."""
+    name = ((observed.claim or {}).get("spec") or {}).get("volumeName", "")
+    return read_node_labels(await context.kube.get(PERSISTENT_VOLUMES, name)) if name else {}
+
+
+async def _delete(context: Context, observed: _Observed, plan: JobPlan) -> None:
+    namespace = observed.job.metadata.namespace or ""
+    for pod in plan.delete:
+        # A pod whose node is gone would keep its name for ever.
+        grace_period_s = 0 if pod.is_lost else None
+        await context.kube.delete(PODS, pod.name, namespace, uid=pod.uid, grace_period_s=grace_period_s)

@@ -1,0 +1,216 @@
+"""What a FineTuneJob may say."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.integration.crds.constraints.case import (
+    Case,
+    limits,
+    longest_text,
+    one_of,
+    pod_name_part,
+    quantity,
+    reference,
+    unique_items,
+)
+
+_JOB: Final = "FineTuneJob"
+_URI_SAYS: Final = "the URI must start with one of"
+_PARAMETERS: Final = "spec.trainer.hyperparameters"
+_SUITE: Final = "spec.evaluate.suites[]"
+
+
+def _source(path: str) -> list[Case]:
+    return [
+        Case(_JOB, path, "required:uri", {"uri": "hf://a/b"}, {"uri": None}),
+        Case(_JOB, f"{path}.uri", "maxLength", "hf://" + "a" * 1019, "hf://" + "a" * 1020),
+        Case(_JOB, f"{path}.uri", "rule", "pvc://claim/set", "file:///etc/passwd", says=_URI_SAYS),
+        Case(_JOB, f"{path}.secretRef", "required:name", {"name": "token"}, {}),
+        *reference(_JOB, f"{path}.secretRef.name"),
+    ]
+
+
+def _share(path: str, highest: float = 1) -> list[Case]:
+    return [Case(_JOB, path, "minimum", 0, -0.1), Case(_JOB, path, "maximum", highest, highest + 0.1)]
+
+
+def _above_zero(path: str, highest: int) -> list[Case]:
+    return [Case(_JOB, path, "exclusiveMinimum", 0.001, 0), Case(_JOB, path, "maximum", highest, highest + 1)]
+
+
+def _below_one(path: str) -> list[Case]:
+    return [Case(_JOB, path, "minimum", 0, -0.1), Case(_JOB, path, "exclusiveMaximum", 0.99, 1)]
+
+
+def _column(name: str) -> list[Case]:
+    path = f"spec.dataset.format.columns.{name}"
+    return [longest_text(_JOB, path, 128), Case(_JOB, path, "minLength", "a", "")]
+
+
+def _names(count: int) -> list[dict[str, str]]:
+    return [{"name": f"suite{number}"} for number in range(count)]
+
+
+def _pools(count: int) -> list[dict[str, str]]:
+    return [{"pool": f"pool-{number}"} for number in range(count)]
+
+
+_METHOD: Final = [
+    *one_of(_JOB, "spec.method.task", "causal-lm"),
+    *one_of(_JOB, "spec.method.tuning", "lora", "full"),
+    *limits(_JOB, "spec.method.lora.rank", 1, 512),
+    *limits(_JOB, "spec.method.lora.alpha", 1, 4096),
+    *_below_one("spec.method.lora.dropout"),
+    *unique_items(_JOB, "spec.method.lora.targetModules", 64, [f"m{number}" for number in range(65)]),
+    longest_text(_JOB, "spec.method.lora.targetModules[]", 128),
+    Case(_JOB, "spec.method.lora.targetModules[]", "pattern", "mlp.up_proj", "a b"),
+    Case(_JOB, "spec.method.lora.targetModules[]", "pattern", "_a", "1a"),
+]
+_DATASET: Final = [
+    Case(_JOB, "spec.dataset", "required:source", {}, {"source": None}),
+    *_source("spec.dataset.source"),
+    *one_of(_JOB, "spec.dataset.format.type", "chat", "instruction", "text"),
+    *(case for name in ("messages", "prompt", "completion", "text") for case in _column(name)),
+    *_share("spec.dataset.validate.maxErrorRate"),
+    *one_of(_JOB, "spec.dataset.validate.overlong", "truncate", "drop", "fail"),
+    Case(_JOB, "spec.dataset.clean.nearDedup.threshold", "minimum", 0.5, 0.49),
+    Case(_JOB, "spec.dataset.clean.nearDedup.threshold", "maximum", 1, 1.01),
+    *one_of(_JOB, "spec.dataset.clean.pii", "keep", "redact", "drop", "fail"),
+    *_below_one("spec.dataset.split.evalFraction"),
+    *limits(_JOB, "spec.dataset.split.seed", 0, 2147483647),
+]
+_TRAINER: Final = [
+    Case(_JOB, "spec.trainer", "required:accelerator", {}, {"accelerator": None}),
+    Case(_JOB, "spec.trainer.accelerator", "required:class", {}, {"class": None}),
+    *reference(_JOB, "spec.trainer.accelerator.class"),
+    *limits(_JOB, "spec.trainer.nodes", 1, 1),
+    *limits(_JOB, "spec.trainer.acceleratorsPerNode", 1, 1),
+    *one_of(_JOB, "spec.trainer.precision", "auto", "float32", "bfloat16"),
+    longest_text(_JOB, "spec.trainer.image", 512),
+    *quantity(_JOB, "spec.trainer.memory"),
+    *reference(_JOB, "spec.trainer.priorityClassName"),
+    *_above_zero(f"{_PARAMETERS}.epochs", 1000),
+    *limits(_JOB, f"{_PARAMETERS}.maxSteps", 1, 100000000),
+    *_above_zero(f"{_PARAMETERS}.learningRate", 1),
+    *one_of(_JOB, f"{_PARAMETERS}.schedule", "cosine", "linear", "constant"),
+    *_share(f"{_PARAMETERS}.warmupFraction"),
+    *_share(f"{_PARAMETERS}.weightDecay"),
+    *_above_zero(f"{_PARAMETERS}.maxGradNorm", 1000),
+    *limits(_JOB, f"{_PARAMETERS}.batchTokens", 16, 16777216),
+    *limits(_JOB, f"{_PARAMETERS}.maxLength", 16, 1048576),
+    *limits(_JOB, f"{_PARAMETERS}.seed", 0, 2147483647),
+]
+_CHECKPOINT: Final = [
+    *limits(_JOB, "spec.checkpoint.everySteps", 1, 100000000),
+    *limits(_JOB, "spec.checkpoint.everyMinutes", 1, 1440),
+    *limits(_JOB, "spec.checkpoint.keep", 1, 100),
+    *limits(_JOB, "spec.checkpoint.onPreempt.deadlineSeconds", 1, 86400),
+    *quantity(_JOB, "spec.checkpoint.storage.size"),
+    *reference(_JOB, "spec.checkpoint.storage.storageClassName"),
+    *one_of(_JOB, "spec.checkpoint.storage.accessMode", "ReadWriteOnce", "ReadWriteMany"),
+    *one_of(_JOB, "spec.earlyStopping.metric", "eval_loss"),
+    *one_of(_JOB, "spec.earlyStopping.mode", "min"),
+    *limits(_JOB, "spec.earlyStopping.patience", 1, 1000),
+    *limits(_JOB, "spec.earlyStopping.minDelta", 0, 1000),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"earlyStopping": {}, "dataset": {"split": {"evalFraction": 0.1}}},
+        {"earlyStopping": {}, "dataset": {"split": {"evalFraction": 0}}},
+        says="earlyStopping needs held-out examples",
+        blamed="spec.earlyStopping",
+    ),
+]
+_EVALUATE: Final = [
+    *limits(_JOB, "spec.evaluate.everySteps", 1, 100000000),
+    Case(_JOB, "spec.evaluate.suites", "maxItems", _names(16), _names(17)),
+    Case(
+        _JOB,
+        "spec.evaluate.suites",
+        "listMapKeys",
+        _names(2),
+        [*_names(1), *_names(1)],
+        blamed="spec.evaluate.suites[1]",
+    ),
+    Case(_JOB, _SUITE, "required:name", {}, {"name": None}),
+    longest_text(_JOB, f"{_SUITE}.name", 40),
+    Case(_JOB, f"{_SUITE}.name", "pattern", "a_1", "a-1"),
+    *_source(f"{_SUITE}.source"),
+    Case(_JOB, f"{_SUITE}.metrics", "minItems", ["loss"], []),
+    Case(
+        _JOB,
+        f"{_SUITE}.metrics",
+        "maxItems",
+        ["loss", "exact_match"],
+        ["loss", "exact_match", "loss"],
+    ),
+    Case(
+        _JOB,
+        f"{_SUITE}.metrics",
+        "listSet",
+        ["loss", "exact_match"],
+        ["loss", "loss"],
+        blamed=f"{_SUITE}.metrics[1]",
+    ),
+    *one_of(_JOB, f"{_SUITE}.metrics[]", "loss", "exact_match"),
+    *limits(_JOB, f"{_SUITE}.limit", 1, 100000),
+    Case(
+        _JOB,
+        "spec.evaluate.gates",
+        "maxItems",
+        [{"metric": "eval_loss", "max": 1}] * 16,
+        [{"metric": "eval_loss", "max": 1}] * 17,
+    ),
+    Case(_JOB, "spec.evaluate.gates[]", "required:metric", {}, {"metric": None}),
+    Case(_JOB, "spec.evaluate.gates[]", "rule", {"min": 1}, {"max": None}, says="a gate needs a limit"),
+    longest_text(_JOB, "spec.evaluate.gates[].metric", 64),
+    Case(_JOB, "spec.evaluate.gates[].metric", "pattern", "eval_loss", "Eval"),
+    *limits(_JOB, "spec.evaluate.gates[].min", -1000000, 1000000),
+    *limits(_JOB, "spec.evaluate.gates[].max", -1000000, 1000000),
+    *limits(_JOB, "spec.evaluate.gates[].minRelativeToBase", 0, 1000000),
+    *limits(_JOB, "spec.evaluate.gates[].maxRelativeToBase", 0, 1000000),
+]
+_OUTPUT: Final = [
+    Case(_JOB, "spec.output", "required:name", {}, {"name": None}),
+    *reference(_JOB, "spec.output.name"),
+    Case(_JOB, "spec.output.attachTo", "maxItems", _pools(16), _pools(17)),
+    Case(
+        _JOB,
+        "spec.output.attachTo",
+        "listMapKeys",
+        _pools(2),
+        [*_pools(1), *_pools(1)],
+        blamed="spec.output.attachTo[1]",
+    ),
+    Case(_JOB, "spec.output.attachTo[]", "required:pool", {"pool": "a"}, {"pool": None}),
+    *reference(_JOB, "spec.output.attachTo[].pool"),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"output": {"attachTo": _pools(1)}},
+        {"output": {"attachTo": _pools(1)}, "method": {"tuning": "full"}},
+        says="only adapters are attached to pools",
+        blamed="spec.output.attachTo",
+    ),
+    *limits(_JOB, "spec.retries.user", 0, 100),
+    *limits(_JOB, "spec.retries.infrastructure", 0, 10000),
+]
+JOB_CASES: Final = [
+    Case(_JOB, "", "required:spec", {}, {"spec": None}),
+    *pod_name_part(_JOB),
+    *(
+        Case(_JOB, "spec", f"required:{name}", {}, {name: None})
+        for name in ("baseModelRef", "dataset", "trainer", "output")
+    ),
+    Case(_JOB, "spec.baseModelRef", "required:name", {}, {"name": None}),
+    *reference(_JOB, "spec.baseModelRef.name"),
+    *_METHOD,
+    *_DATASET,
+    *_TRAINER,
+    *_CHECKPOINT,
+    *_EVALUATE,
+    *_OUTPUT,
+]

@@ -1,0 +1,146 @@
+"""The pods of a job: who sees which Secret, who writes where, and that they pass the strictest Pod Security level."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmos.api import AcceleratorClass, FineTuneJob, LLMModel
+from llmos.api.names import LABEL_FETCHES
+from llmos_operator.manifests.finetune import (
+    JobTemplate,
+    build_job_config,
+    build_output_model,
+    build_prepare_pod,
+    build_train_pod,
+    build_work_claim,
+    read_node_labels,
+)
+from llmos_operator.planning.settings import Settings
+from tests.operator.reconcilers.job_world import build_base, build_job
+
+SUITE = {"name": "support_set", "source": {"uri": "pvc://suites/a", "secretRef": {"name": "suite-secret"}}}
+DATA = {"source": {"uri": "https://data/$(HOME)", "secretRef": {"name": "data-secret"}}}
+
+
+def job(**spec: Any) -> FineTuneJob:
+    return FineTuneJob.model_validate(build_job(dataset=DATA, evaluate={"suites": [SUITE]}, **spec))
+
+
+def template(accelerator: AcceleratorClass | None = None, **spec: Any) -> JobTemplate:
+    base = build_base()
+    base["spec"]["source"]["secretRef"] = {"name": "base-secret"}
+    settings = Settings(ca_bundle_config_map="authorities", image_pull_secrets=("pull",))
+    return JobTemplate(job(**spec), LLMModel.model_validate(base), accelerator, "sha256:0123", settings)
+
+
+def secrets_of(container: dict[str, Any]) -> list[str]:
+    return [each["secretRef"]["name"] for each in container.get("envFrom", ())]
+
+
+def test_each_container_sees_its_own_secret_and_the_one_that_reads_data_sees_none() -> None:
+    spec = build_prepare_pod(template(), 1)["spec"]
+    assert {each["name"]: secrets_of(each) for each in spec["initContainers"]} == {
+        "fetch-dataset": ["data-secret"],
+        "fetch-suite-support-set-1": ["suite-secret"],
+        "fetch": ["base-secret"],
+    }
+    (main,) = spec["containers"]
+    mounted = {mount["name"] for mount in main["volumeMounts"]}
+    assert secrets_of(main) == []
+    assert mounted == {"tmp", "work", "job", "model"}
+
+
+@pytest.mark.parametrize("build", [lambda t: build_prepare_pod(t, 1), lambda t: build_train_pod(t, 1, has_quota=True)])
+def test_every_mount_has_its_volume_and_every_name_is_there_once(build: Any) -> None:
+    spec = build(template())["spec"]
+    names = [volume["name"] for volume in spec["volumes"]]
+    assert len(names) == len(set(names))
+    containers = [*spec.get("initContainers", ()), *spec["containers"]]
+    assert len({each["name"] for each in containers}) == len(containers)
+    for container in containers:
+        assert {mount["name"] for mount in container["volumeMounts"]} <= set(names)
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["restartPolicy"] == "Never"
+
+
+def test_what_a_user_writes_reaches_the_program_as_it_stands() -> None:
+    command = build_prepare_pod(template(), 1)["spec"]["initContainers"][0]["command"]
+    assert "https://data/$$(HOME)" in command
+    assert command[command.index("--dest") + 1] == "/work/source/dataset"
+
+
+def test_the_trainer_is_told_what_it_needs() -> None:
+    pod = build_train_pod(template(), 3, has_quota=False)
+    command = pod["spec"]["containers"][0]["command"]
+    assert command[:3] == ["python", "-m", "llmos_workers.train"]
+    told = dict(zip(command[3::2], command[4::2], strict=True))
+    assert told == {
+        "--job": "/etc/llmos/job/job.json",
+        "--model": "/model/model",
+        "--work": "/work",
+        "--base-digest": "sha256:0123",
+        "--attempt": "3",
+        "--accelerators": "1",
+    }
+    assert pod["metadata"]["name"] == "tune-train-3"
+    assert pod["metadata"]["labels"][LABEL_FETCHES] == "true"
+    assert "schedulingGates" not in pod["spec"]
+
+
+def test_a_base_model_in_a_claim_is_mounted_and_nothing_is_fetched() -> None:
+    base = build_base()
+    base["spec"]["storage"] = {"mode": "claim"}
+    with_claim = JobTemplate(job(), LLMModel.model_validate(base), None, "d", Settings())
+    pod = build_train_pod(with_claim, 1, has_quota=False)
+    assert "initContainers" not in pod["spec"]
+    assert LABEL_FETCHES not in pod["metadata"]["labels"]
+
+
+def test_the_prepare_pod_goes_where_training_goes_and_asks_for_no_accelerator() -> None:
+    accelerator = AcceleratorClass.model_validate(
+        {"metadata": {"name": "h100"}, "spec": {"memory": "80Gi", "nodeSelector": {"gpu": "h100"}}}
+    )
+    spec = build_prepare_pod(template(accelerator), 1)["spec"]
+    assert spec["nodeSelector"] == {"gpu": "h100"}
+    assert "nvidia.com/gpu" not in json.dumps(spec)
+
+
+def test_a_whole_model_is_no_adapter() -> None:
+    assert "adapter" not in build_output_model(job(method={"tuning": "full"}))["spec"]
+    assert "adapter" in build_output_model(job())["spec"]
+
+
+def test_the_config_holds_the_job_as_the_pods_parse_it() -> None:
+    told = FineTuneJob.model_validate_json(build_job_config(job())["data"]["job.json"])
+    assert told.spec == job().spec
+
+
+def test_the_claim_asks_for_what_the_user_says() -> None:
+    storage = {"size": "1Ti", "storageClassName": "fast", "accessMode": "ReadWriteMany"}
+    claim = build_work_claim(job(checkpoint={"storage": storage}), None)
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "1Ti"}},
+        "storageClassName": "fast",
+    }
+
+
+@pytest.mark.parametrize(
+    ("terms", "labels"),
+    [
+        ([], {}),
+        ([{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}], {"zone": "a"}),
+        ([{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}], {}),
+        ([{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}], {}),
+        ([{"matchExpressions": []}, {"matchExpressions": []}], {}),
+    ],
+)
+def test_of_a_volume_only_what_a_node_selector_can_say_is_taken(terms: Any, labels: dict[str, str]) -> None:
+    assert read_node_labels({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}}) == labels
+    assert read_node_labels(None) == {}

@@ -1,0 +1,111 @@
+"""What training needs, in numbers that can be checked by hand, and when it is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmos.api import AcceleratorClass, FineTuneJobSpec, LLMModel, Reason
+from llmos.api.architecture import ModelArchitecture
+from llmos_operator.planning.engine_profile import GIB
+from llmos_operator.planning.finetune_memory import (
+    compute_training_memory,
+    count_adapter_parameters,
+    plan_container_memory,
+    refuse_memory,
+)
+
+PARAMETERS = 8_000_000_000
+
+
+def architecture(**more: Any) -> ModelArchitecture:
+    return ModelArchitecture.model_validate(
+        {
+            "name": "LlamaForCausalLM",
+            "family": "llama",
+            "layers": 32,
+            "hiddenSize": 4096,
+            "attentionHeads": 32,
+            "keyValueHeads": 8,
+            "headDim": 128,
+            "vocabularySize": 128256,
+            "maxContextTokens": 8192,
+            "intermediateSize": 14336,
+            "cache": [{"kind": "full", "layers": 32, "heads": 8, "keyDim": 128, "valueDim": 128}],
+            "weights": [{"part": "mlp", "parameters": PARAMETERS, "bytes": 2 * PARAMETERS, "split": "tensor"}],
+            **more,
+        }
+    )
+
+
+def spec(tuning: str = "lora", class_name: str = "h100", **trainer: Any) -> FineTuneJobSpec:
+    return FineTuneJobSpec.model_validate(
+        {
+            "baseModelRef": {"name": "m"},
+            "method": {"tuning": tuning},
+            "dataset": {"source": {"uri": "hf://a/b"}},
+            "trainer": {"accelerator": {"class": class_name}, **trainer},
+            "output": {"name": "out"},
+        }
+    )
+
+
+def model() -> LLMModel:
+    facts = {"digest": "d", "architecture": "a", "parameters": 1, "layers": 1, "kvHeads": 1, "headDim": 1}
+    resolved = {**facts, "vocabulary": 1, "maxContext": 1, "weightsBytes": 1, "dtype": "bfloat16"}
+    config = architecture().model_dump(by_alias=True)
+    return LLMModel.model_validate(
+        {
+            "metadata": {"name": "m"},
+            "spec": {"source": {"uri": "hf://a/b"}},
+            "status": {"resolved": {**resolved, "config": config}},
+        }
+    )
+
+
+def accelerator(memory: str = "80Gi") -> AcceleratorClass:
+    return AcceleratorClass.model_validate({"metadata": {"name": "h100"}, "spec": {"memory": memory}})
+
+
+def test_full_tuning_takes_18_bytes_for_each_parameter_in_bfloat16() -> None:
+    memory = compute_training_memory(spec("full"), architecture())
+    assert (memory.weights_gib + memory.states_gib) * GIB == pytest.approx(18 * PARAMETERS)
+
+
+def test_an_adapter_adds_rank_times_inputs_and_outputs_of_each_layer() -> None:
+    only_q = spec().method.lora.model_copy(update={"target_modules": ("q_proj",), "rank": 4})
+    assert count_adapter_parameters(architecture(), only_q) == 32 * 4 * (4096 + 4096)
+    memory = compute_training_memory(spec(), architecture())
+    assert memory.weights_gib * GIB == pytest.approx(2 * PARAMETERS)
+    assert memory.states_gib * GIB == pytest.approx(16 * count_adapter_parameters(architecture(), spec().method.lora))
+
+
+def test_a_module_of_unknown_shape_counts_as_the_widest() -> None:
+    lora = spec().method.lora
+    unknown = lora.model_copy(update={"target_modules": ("something",)})
+    wide = lora.model_copy(update={"target_modules": ("up_proj",)})
+    assert count_adapter_parameters(architecture(), unknown) == count_adapter_parameters(architecture(), wide)
+
+
+def test_what_fits_is_not_refused_and_what_cannot_is_refused_with_the_numbers() -> None:
+    assert refuse_memory(spec(), model(), accelerator()) is None
+    refused = refuse_memory(spec("full"), model(), accelerator())
+    assert refused is not None
+    assert refused.reason is Reason.DoesNotFit
+    assert "GiB on one h100" in refused.message
+    assert "tuning to lora" in refused.message
+
+
+def test_a_shorter_length_takes_less() -> None:
+    short = spec(hyperparameters={"maxLength": 512})
+    long = spec(hyperparameters={"maxLength": 4096})
+    sizes = [compute_training_memory(each, architecture()).activations_gib for each in (short, long)]
+    assert sizes[1] == pytest.approx(8 * sizes[0])
+
+
+def test_the_container_asks_for_what_the_user_says_or_what_is_planned() -> None:
+    assert plan_container_memory(spec(memory="7Gi"), model(), None) == "7Gi"
+    on_processor = plan_container_memory(spec(class_name="cpu"), model(), None)
+    assert int(on_processor.removesuffix("Mi")) * 2**20 > 4 * PARAMETERS
+    assert int(on_processor.removesuffix("Mi")) % 256 == 0
