@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.training.train.world import World, make_base, make_job, make_rows, write_dataset
 
 MakeWorld = Callable[..., World]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Compute what is computed in this process with one thread, like the attempts."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,22 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.training.train.world import World, finish, steps_done, wait_for
+from tests.training.train.world import World, count_attempts, finish, steps_done, wait_for
 
 FULL = {"method": {"tuning": "full"}}
 LORA = {"method": {"tuning": "lora"}}
 SUITES = [{"name": "rule", "source": {"uri": "hf://org/rule"}, "metrics": ["loss", "exact_match"]}]
+
+
+def kill_within(world: World, steps: int) -> None:
+    """Begin an attempt, and kill it when it has done so many steps."""
+    before = count_attempts(world)
+    process = world.start()
+    assert wait_for(lambda: count_attempts(world) > before, process)
+    target = steps_done(world) + steps
+    assert wait_for(lambda: steps_done(world) >= target, process)
+    process.kill()
+    assert finish(process) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("method", [LORA, FULL], ids=["lora", "full"])
@@ -20,20 +31,10 @@ def test_ten_kills_change_no_bit_of_losses_and_result(make_world: Callable[..., 
     calm = make_world("calm", **method, evaluate={"suites": SUITES})
     killed = make_world("killed", **method, evaluate={"suites": SUITES})
     calm.complete()
-    chance = random.Random(f"{method}")
-    kills = 0
-    while kills < 10:
-        process = killed.start()
-        begun = len(list((killed.work / "attempts").glob("*.json")))
-        wait_for(lambda begun=begun: len(list((killed.work / "attempts").glob("*.json"))) > begun, process)
-        target = steps_done(killed) + chance.randint(0, 4)
-        if not wait_for(lambda target=target: steps_done(killed) >= target, process):
-            break
-        process.kill()
-        assert finish(process) == -signal.SIGKILL
-        kills += 1
+    chance = random.Random(f"{method}")  # noqa: S311  it only chooses when to kill
+    for _ in range(10):
+        kill_within(killed, chance.randint(0, 4))
     killed.complete()
-    assert kills == 10
     assert killed.losses() == calm.losses()
     assert killed.eval_losses() == calm.eval_losses()
     assert killed.result_files() == calm.result_files()

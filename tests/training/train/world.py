@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import struct
 import sys
 import time
@@ -169,7 +168,9 @@ class World:
 
     def checkpoints(self) -> list[int]:
         """Steps of the checkpoints that are there."""
-        return sorted(int(path.name.removeprefix("step-")) for path in (self.work / "checkpoints").glob("step-*"))
+        return sorted(
+            int(path.name.removeprefix("step-")) for path in (self.work / "checkpoints").glob("step-????????")
+        )
 
     def result_files(self) -> dict[str, bytes]:
         """The result, but for what the attempt says about itself."""
@@ -237,6 +238,29 @@ def steps_done(world: World) -> int:
         return 0
 
 
+def start_attempt(world: World) -> BaseProcess:
+    """Begin an attempt, and return when it trains."""
+    before = count_attempts(world)
+    process = world.start()
+    begun = wait_for(lambda: count_attempts(world) > before and steps_done(world) > 0, process)
+    assert begun, world.log_path.read_text()[-2000:]
+    return process
+
+
+def stop_at(world: World, step: int) -> None:
+    """Run until a step is done, then end in order."""
+    process = start_attempt(world)
+    assert wait_for(lambda: steps_done(world) >= step, process)
+    process.terminate()
+    code = finish(process)
+    assert code == 143, f"{code}: {world.log_path.read_text()[-2000:]}"
+
+
+def count_attempts(world: World) -> int:
+    """Attempts that began to train."""
+    return len(list((world.work / "attempts").glob("*.json")))
+
+
 def _run(arguments: list[str], message: str, log: str, address_space_bytes: int) -> None:
     import resource  # noqa: PLC0415
 
@@ -266,5 +290,3 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 # Threads that wait for each other make nothing faster here, and everything slow on a machine that does other things.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-__all__ = ["World", "finish", "make_base", "make_job", "make_rows", "signal", "steps_done", "wait_for", "write_dataset"]

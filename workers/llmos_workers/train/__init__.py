@@ -9,10 +9,11 @@
       -> result          adapter or model, base and result compared, published result.py, evaluation.py
 
 All that the next step depends on is in the checkpoint: the weights, the optimizer, the schedule, every random number
-generator, and the position in an order of examples that is a pure function of seed and position. So a run that is killed
-at any step, however often, computes the same numbers as one that is not; on a processor bit for bit.
+generator, and the position in an order of examples that is a pure function of seed and position. So a run that is
+killed at any step, however often, computes the same numbers as one that is not; on a processor bit for bit.
 
-The loop is our own, not transformers.Trainer: a step is defined by tokens and not by rows, the loss is normalised by the
-tokens of the whole step, and each of the places where Trainer keeps state would have to be replaced to resume exactly and
-to write without waiting. Models, schedules, adapters and optimizers are transformers', peft's and torch's.
+The loop is our own, not transformers.Trainer: a step is defined by tokens and not by rows, the loss is normalised by
+the tokens of the whole step, and each of the places where Trainer keeps state would have to be replaced to resume
+exactly and to write without waiting. Models, schedules, adapters and optimizers are transformers', peft's and
+torch's.
 """

@@ -1,9 +1,8 @@
 """One attempt: what is there, what goes on from it, and the result.
 
-    a complete result?      -> reported at once
-    the newest checkpoint   -> the model, optimizer, schedule and random numbers as they were
-    the loop                -> the last checkpoint
-    the result              -> from the best or the last checkpoint, compared with the base model
+a complete result?      -> reported at once the newest checkpoint   -> the model, optimizer, schedule and random
+numbers as they were the loop                -> the last checkpoint the result              -> from the best or the
+last checkpoint, compared with the base model
 """
 
 from __future__ import annotations
@@ -151,7 +150,8 @@ class Attempt:
             raise NotPreparedError(f"The prepared dataset does not fit the job: {error}") from error
 
     @cached_property
-    def _schedule(self) -> Schedule:
+    def schedule(self) -> Schedule:
+        """When what is done."""
         settings, spec = self._settings, self._options.job.spec
         end = None if settings.max_steps else max(1, round(settings.epochs * self._order.count))
         return Schedule(
@@ -170,7 +170,7 @@ class Attempt:
         return CheckpointStore(folder, self._lineage, keep=wanted.keep, keep_best=wanted.keep_best)
 
     def _build_learner(self) -> Learner:
-        settings, total = self._settings, self._schedule.total_steps
+        settings, total = self._settings, self.schedule.total_steps
         model = load_trainable(self._options.base, settings, self._device)
         learned = list(get_learned(model).values())
         log.info(
@@ -212,7 +212,7 @@ class Attempt:
             events=EventLog(options.work / "tensorboard", options.attempt),
             metrics=Metrics(options.metrics_port),
             examples=self._order.count,
-            total_steps=self._schedule.total_steps,
+            total_steps=self.schedule.total_steps,
             lost_s=heartbeat.lost_s,
             checkpoint=newest,
             state=state,
@@ -233,16 +233,14 @@ class Attempt:
         device = self._device
         return TrainingLoop(
             state=state,
-            schedule=self._schedule,
+            schedule=self.schedule,
             learner=learner,
-            stepper=Stepper(
-                learner.model, learner.optimizer, learner.scheduler, device, self._settings.max_grad_norm
-            ),
+            stepper=Stepper(learner.model, learner.optimizer, learner.scheduler, device, self._settings.max_grad_norm),
             feeder=Feeder(
                 self._order,
                 self._dataset.train,
                 find_padding(self._tokenizer),
-                self._schedule.end,
+                self.schedule.end,
                 pin=device.device.type == "cuda",
             ),
             held_out=self._dataset.held_out,

@@ -4,14 +4,15 @@
 
 Lost are the seconds that an attempt spent on steps which had to be done again:
 
-    lost(attempt) = (time at which its last step was done - time at which the step was done that the next attempt went on
-                     from) x accelerators
+    lost(attempt) = (time at which its last step was done - time at which the step was done from which the next
+                     attempt went on) x accelerators
 
-Where the next attempt went on from a step that this one had itself begun with (it made no checkpoint that counts), the
-first step of this attempt counts from the moment at which it began to train. An attempt that is stopped in order loses
-nothing. The part of a step that was being done when the kill came is not known and not counted; neither are the time to
-load a model, nor evaluations after the last step, nor the time between attempts, in which nothing is held. The sum over all attempts is
-`lostAcceleratorSeconds`. It uses the clock of the node; a clock that jumps back counts nothing.
+Where the next attempt went on from a step that this one had itself begun with (it made no checkpoint that counts),
+the first step of this attempt counts from the moment at which it began to train. An attempt that is stopped in order
+loses nothing. The part of a step that was being done when the kill came is not known and not counted; neither are the
+time to load a model, nor evaluations after the last step, nor the time between attempts, in which nothing is held.
+The sum over all attempts is `lostAcceleratorSeconds`. It uses the clock of the node; a clock that jumps back counts
+nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +48,7 @@ class AttemptRecord(Entry):
 
 def compute_lost_s(records: Sequence[AttemptRecord]) -> float:
     """Accelerator seconds spent on steps that had to be done again; records in their order, the running one last."""
-    return sum(_compute_lost_of(one, after.resumed_step) for one, after in zip(records, records[1:], strict=False))
+    return sum(_compute_lost_of(one, after.resumed_step) for one, after in pairwise(records))
 
 
 def _compute_lost_of(record: AttemptRecord, resumed_step: int) -> float:
@@ -61,7 +63,13 @@ class Heartbeat:
     """Writes the record of this attempt."""
 
     def __init__(
-        self, folder: Path, *, attempt: int, accelerators: int, resumed_step: int, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        *,
+        attempt: int,
+        accelerators: int,
+        resumed_step: int,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Begin a record after those that are there."""
         folder.mkdir(parents=True, exist_ok=True)

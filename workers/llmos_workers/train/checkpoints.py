@@ -3,8 +3,9 @@
     checkpoints/step-00000200/{state.json, weights.pt, training.pt, manifest.json}
 
 A folder is complete when it has a manifest and every file has the size and sha256 that it names. To go on, the newest
-complete one is taken; damaged ones are said and passed over. One that is complete but was made with another dataset, base
-or settings is no way to go on, and neither is one before it: the job would end up with a mixture that nobody asked for.
+complete one is taken; damaged ones are said and passed over. One that is complete but was made with another dataset,
+base or settings is no way to go on, and neither is one before it: the job would end up with a mixture that nobody
+asked for.
 """
 
 from __future__ import annotations

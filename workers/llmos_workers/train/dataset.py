@@ -44,7 +44,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that are computed at once. `positions` are those of rows x columns whose next token is learned: `targets`."""
+    """Rows that are computed at once. `positions` are those (of rows x columns) whose next token is learned.
+
+    `targets` are these tokens.
+    """
 
     input_ids: torch.Tensor
     positions: torch.Tensor

@@ -65,7 +65,9 @@ def compute_exact_match(model: Any, examples: Examples, chosen: Sequence[int], a
     with torch.inference_mode(), asking.device.autocast():
         for batch in _batch_answers(answers, asking.max_tokens):
             said = _answer(model, batch, asking)
-            right += sum(normalise(one) == normalise(answer.completion) for one, answer in zip(said, batch, strict=True))
+            right += sum(
+                normalise(one) == normalise(answer.completion) for one, answer in zip(said, batch, strict=True)
+            )
             asking.tick()
     return Asked(right / len(answers), len(answers))
 

@@ -1,7 +1,8 @@
 """TensorBoard event files, written by the thread that trains.
 
-tensorboardX's SummaryWriter has a queue and a thread of its own: what is in the queue is not in the file after a flush,
-and a full disk ends the thread, after which the queue fills and training would wait for ever. Its record writer has neither.
+tensorboardX's SummaryWriter has a queue and a thread of its own: what is in the queue is not in the file after a
+flush, and a full disk ends the thread, after which the queue fills and training would wait for ever. Its record
+writer has neither.
 """
 
 from __future__ import annotations
@@ -34,9 +35,7 @@ class EventLog:
         """Write values of one step; `train_loss` becomes the tag train/loss."""
         if self._writer is None:
             return
-        tags = [
-            Summary.Value(tag=name.replace("_", "/", 1), simple_value=value) for name, value in values.items()
-        ]
+        tags = [Summary.Value(tag=name.replace("_", "/", 1), simple_value=value) for name, value in values.items()]
         try:
             self._writer.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=tags)))
         except OSError as error:

@@ -1,9 +1,9 @@
 """Folders that are there completely or not at all: written aside, synced, renamed.
 
-    NAME.tmp/ -> files, fsync of each -> manifest.json, fsync -> fsync of the folder -> rename to NAME -> fsync of the parent
+    NAME.tmp/ -> files, fsync each -> manifest.json, fsync -> fsync the folder -> rename to NAME -> fsync the parent
 
-A crash leaves NAME.tmp, which the next attempt removes, or NAME, which is complete. What happens to it later (a disk that
-rots, a person who copies half of it) is found by the sha256 in its manifest.
+A crash leaves NAME.tmp, which the next attempt removes, or NAME, which is complete. What happens to it later (a disk
+that rots, a person who copies half of it) is found by the sha256 in its manifest.
 """
 
 from __future__ import annotations

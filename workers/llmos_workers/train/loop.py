@@ -1,10 +1,9 @@
 """The loop: at each step the same questions in the same order, so that a resumed run asks them like one that went on.
 
-    is an evaluation due that this step has not had?   -> ask the held-out examples
-    is a checkpoint due?                               -> snapshot, written in the background
-    is there nothing more to learn?                    -> the last checkpoint, written at once
-    does somebody want the accelerator back?           -> a checkpoint, written at once; the run is stopped
-    else                                               -> one optimizer step
+is an evaluation due that this step has not had?   -> ask the held-out examples is a checkpoint due?
+-> snapshot, written in the background is there nothing more to learn?                    -> the last checkpoint,
+written at once does somebody want the accelerator back?           -> a checkpoint, written at once; the run is
+stopped else                                               -> one optimizer step
 """
 
 from __future__ import annotations
@@ -168,7 +167,9 @@ class TrainingLoop:
     def _save_if_due(self) -> None:
         state, saved, every = self.state, self._saved, self.schedule.save_every_steps
         best = self.schedule.keep_best and state.is_best() and state.evaluated_step != saved.evaluated_step
-        due = state.step // every > saved.step // every or time.monotonic() - self._saved_s >= self.schedule.save_every_s
+        due = (
+            state.step // every > saved.step // every or time.monotonic() - self._saved_s >= self.schedule.save_every_s
+        )
         if best or (due and state.step != saved.step and not self.writer.is_busy):
             self.writer.start(self._take_snapshot())
 

@@ -1,6 +1,6 @@
 """The command line of the trainer.
 
-    python -m llmos_workers.train --job JOB_FILE --model /model --work /work --base-digest D --attempt N --accelerators 1
+    python -m llmos_workers.train --job FILE --model /model --work /work --base-digest D --attempt N --accelerators 1
 
 Standard output carries progress as JSON lines, standard error the log, the termination log the outcome:
 
@@ -19,7 +19,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
 
 from pydantic import ValidationError
 
@@ -43,8 +42,10 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one attempt and return its exit code."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True)
-    options = build_options(_build_parser().parse_args(arguments))
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    options = build_options(build_parser().parse_args(arguments))
     attempt = Attempt(options)
     gated = [gate.metric for gate in options.job.spec.evaluate.gates]
     try:
@@ -67,7 +68,7 @@ def _classify(error: Exception) -> TrainError:
     if is_out_of_memory(error):
         return OutOfMemoryError(
             f"The model does not fit: {str(error).strip()[:500] or 'MemoryError'}",
-            "Give it more memory (trainer.memory for the processor, another accelerator class else), or a smaller model.",
+            "Give it more memory (trainer.memory, or another accelerator class), or take a smaller model.",
         )
     if isinstance(error, OSError) and is_disk_full(error):
         return build_write_error(error, "A file on the claim")
@@ -91,9 +92,12 @@ def build_options(parsed: argparse.Namespace) -> Options:
     )
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m llmos_workers.train", description="Train what a FineTuneJob says.")
-    parser.add_argument("--job", type=Path, default=Path(JOB_FILE), help="file with metadata and spec of the FineTuneJob")
+    parser.add_argument(
+        "--job", type=Path, default=Path(JOB_FILE), help="file with metadata and spec of the FineTuneJob"
+    )
     parser.add_argument("--model", type=Path, default=Path(MODEL_DIR), help="folder of the base model")
     parser.add_argument("--work", type=Path, default=Path(WORK_DIR), help="the claim of the job")
     parser.add_argument("--base-digest", required=True, help="digest of the base model")
@@ -101,5 +105,3 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--accelerators", type=int, default=1, help="accelerators that the attempt holds")
     parser.add_argument("--metrics-port", type=int, default=CONTROL_PORT, help="port of /metrics; 0 = none")
     return parser
-
-

@@ -4,8 +4,8 @@
     lora     in the compute type         the adapter, in float32      the compute type (autocast)
     full     -                           all, in float32              the compute type (autocast)
 
-The compute type is bfloat16 on accelerators that have it, else float32. What is learned is kept in float32: bfloat16 has
-8 bits of precision, in which most of AdamW's small changes would be rounded away.
+The compute type is bfloat16 on accelerators that have it, else float32. What is learned is kept in float32: bfloat16
+has 8 bits of precision, in which most of AdamW's small changes would be rounded away.
 """
 
 from __future__ import annotations

@@ -1,20 +1,22 @@
 """Which examples make which optimizer step: a pure function of the examples' lengths, the seed and the position.
 
-The examples of all epochs form one endless stream, each epoch in an order of its own. A step takes examples from it as long
-as their tokens stay within `batchTokens` (at least one). So the position is one number, and steps may cross epochs.
+The examples of all epochs form one endless stream, each epoch in an order of its own. A step takes examples from it
+as long as their tokens stay within `batchTokens` (at least one). So the position is one number, and steps may cross
+epochs.
 
     order of epoch e = argsort(Philox(key = (seed, e)))
 
-numpy promises that the raw numbers of a bit generator never change, which it does not for `permutation`: an image with a
-newer numpy goes on in the same order.
+numpy promises that the raw numbers of a bit generator never change, which it does not for `permutation`: an image
+with a newer numpy goes on in the same order.
 
-Within a step the examples are sorted by length and cut into micro-batches of rows x longest <= maxLength tokens, padded on
-the right. Padding instead of packing: since all examples of a step are summed into one gradient, sorting them changes
-nothing that is learned, and leaves little to pad (measured in docs/concepts/fine-tuning.md); no example can see another,
-whatever the model's layers are; and causal attention needs no mask, so its fastest kernels apply everywhere. The longest
-micro-batches come first, so that memory that does not suffice is noticed in the first steps.
+Within a step the examples are sorted by length and cut into micro-batches of rows x longest <= maxLength tokens,
+padded on the right. Padding instead of packing: since all examples of a step are summed into one gradient, sorting
+them changes nothing that is learned, and leaves little to pad (measured in docs/concepts/fine-tuning.md); no example
+can see another, whatever the model's layers are; and causal attention needs no mask, so its fastest kernels apply
+everywhere. The longest micro-batches come first, so that memory that does not suffice is noticed in the first steps.
 
-Several accelerators would take micro-batches r, r + n, r + 2n ... each and sum gradients; nothing else depends on them.
+Several accelerators would take micro-batches r, r + n, r + 2n ... each and sum gradients; nothing else depends on
+them.
 """
 
 from __future__ import annotations

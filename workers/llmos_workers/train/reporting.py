@@ -1,6 +1,6 @@
 """How far training is, said in three ways.
 
-    standard output   one JSON line at most every 2 s, and at each checkpoint: what the operator copies into the job's status
+    standard output   a JSON line at most every 2 s, and at each checkpoint: the operator copies it into the status
     /metrics          the same numbers for Prometheus, on a port
     tensorboard/      every step's loss, learning rate and tokens, and every evaluation
 

@@ -2,9 +2,9 @@
 
     output.tmp/ -> adapter or model -> asked, beside the base model -> llmos.json -> manifest.json -> rename to output/
 
-It is made from the best checkpoint where one is kept, else from the last. An adapter is what peft saves and vLLM loads; a
-whole model is what transformers saves, in the base model's type, with the tokenizer and its chat template. What is asked
-is what was saved, not what it was made from: rounding to the base model's type is part of the result.
+It is made from the best checkpoint where one is kept, else from the last. An adapter is what peft saves and vLLM
+loads; a whole model is what transformers saves, in the base model's type, with the tokenizer and its chat template.
+What is asked is what was saved, not what it was made from: rounding to the base model's type is part of the result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What decides the weights, read from a FineTuneJob, and nothing else.
 
-A checkpoint goes on only with the very settings it was made with. How often is saved or evaluated is not among them: it
-may be changed on a running job. New settings of a later version, which an old checkpoint does not name, are not compared.
+A checkpoint goes on only with the very settings it was made with. How often is saved or evaluated is not among them:
+it may be changed on a running job. New settings of a later version, which an old checkpoint does not name, are not
+compared.
 """
 
 from __future__ import annotations

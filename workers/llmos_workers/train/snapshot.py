@@ -107,7 +107,7 @@ def restore_weights(model: Any, folder: Path) -> None:
 
 
 def _capture_random(device: Device) -> dict[str, Any]:
-    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002  what libraries use
+    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     return {
         "torch": capture_random(device),

@@ -2,12 +2,13 @@
 
     loss = sum over the step's learned tokens of -log p(token | those before) / number of the step's learned tokens
 
-so that each learned token weighs the same, however the step is cut into micro-batches (means of means would weigh tokens of
-short batches more). The number is known before the first micro-batch, so each one's part is right when it is computed.
+so that each learned token weighs the same, however the step is cut into micro-batches (means of means would weigh
+tokens of short batches more). The number is known before the first micro-batch, so each one's part is right when it
+is computed.
 
-Memory: where a micro-batch does not fit, the activations within layers are from then on computed a second time instead of
-kept (gradient checkpointing), and the step is done again from its beginning, with the same random numbers. This costs
-about a third more time, and is not paid where it is not needed.
+Memory: where a micro-batch does not fit, the activations within layers are from then on computed a second time
+instead of kept (gradient checkpointing), and the step is done again from its beginning, with the same random numbers.
+This costs about a third more time, and is not paid where it is not needed.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Stepper:
         rate = self._scheduler.get_last_lr()[0]
         raise LossNotFiniteError(
             f"{what} at step {step}, at learning rate {rate:.3g}",
-            "Lower trainer.hyperparameters.learningRate (or maxGradNorm), look at the data, and make a new FineTuneJob.",
+            "Lower trainer.hyperparameters.learningRate (or maxGradNorm), look at the data, make a new FineTuneJob.",
         )
 
 
@@ -135,7 +136,9 @@ def _describe_memory(device: Device) -> str:
     if device.device.type == "cuda":
         free_bytes, total_bytes = torch.cuda.mem_get_info()
         peak_bytes = torch.cuda.max_memory_allocated()
-        return f"{_gib(total_bytes)} GiB in all, {_gib(free_bytes)} free, at most {_gib(peak_bytes)} were used by tensors"
+        return (
+            f"{_gib(total_bytes)} GiB in all, {_gib(free_bytes)} free, at most {_gib(peak_bytes)} were used by tensors"
+        )
     return f"the process used {_gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)} GiB at most"
 
 

@@ -15,7 +15,7 @@ _DIGITS: Final = 6
 
 
 def build_message(facts: Mapping[str, Any], gated: Sequence[str] = ()) -> str:
-    """The facts as JSON. What is too long gives way: first what progress lines said, too, then metrics without a gate."""
+    """The facts as JSON. What is too long gives way: first what progress lines said, then metrics without a gate."""
     message = _round(dict(facts))
     if "message" in message:
         message["message"] = message["message"][:_MAX_MESSAGE]

@@ -4,7 +4,8 @@ A checkpoint that becomes due while another is being written is taken at the fir
 slower than the interval makes the intervals longer, and neither fills the memory nor stops the accelerator. The best
 checkpoint and the last one are waited for, because the result is made from them.
 
-A failure to write is a warning: training goes on, the checkpoints that are there stay, and the next interval tries again.
+A failure to write is a warning: training goes on, the checkpoints that are there stay, and the next interval tries
+again.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ class CheckpointWriter:
         except OSError as error:
             self.failures += 1
             log.warning(
-                "the checkpoint of step %d could not be written: %s. Training goes on, the one before is still there, and "
-                "the next interval tries again; give checkpoint.storage.size more room if this is said again",
+                "the checkpoint of step %d could not be written: %s. Training goes on, the one before is still there, "
+                "and the next interval tries again; give checkpoint.storage.size more room if this is said again",
                 snapshot.state.step,
                 error,
             )
