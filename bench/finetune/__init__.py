@@ -1,0 +1,1 @@
+"""Measures of fine-tuning: what training costs beside a bare loop, and what a kill costs."""

@@ -1,0 +1,42 @@
+"""A run that is killed computes the same numbers as one that is not."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.training.train.world import World, count_attempts, finish, steps_done, wait_for
+
+FULL = {"method": {"tuning": "full"}}
+LORA = {"method": {"tuning": "lora"}}
+SUITES = [{"name": "rule", "source": {"uri": "hf://org/rule"}, "metrics": ["loss", "exact_match"]}]
+
+
+def kill_within(world: World, steps: int) -> None:
+    """Begin an attempt, and kill it when it has done so many steps."""
+    before = count_attempts(world)
+    process = world.start()
+    assert wait_for(lambda: count_attempts(world) > before, process)
+    target = steps_done(world) + steps
+    assert wait_for(lambda: steps_done(world) >= target, process)
+    process.kill()
+    assert finish(process) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("method", [LORA, FULL], ids=["lora", "full"])
+def test_ten_kills_change_no_bit_of_losses_and_result(make_world: Callable[..., World], method: dict) -> None:
+    calm = make_world("calm", **method, evaluate={"suites": SUITES})
+    killed = make_world("killed", **method, evaluate={"suites": SUITES})
+    calm.complete()
+    chance = random.Random(f"{method}")  # noqa: S311  it only chooses when to kill
+    for _ in range(10):
+        kill_within(killed, chance.randint(0, 4))
+    killed.complete()
+    assert killed.losses() == calm.losses()
+    assert killed.eval_losses() == calm.eval_losses()
+    assert killed.result_files() == calm.result_files()
+    assert killed.message["lostAcceleratorSeconds"] > 0
+    assert calm.message["lostAcceleratorSeconds"] == 0

@@ -1,0 +1,15 @@
+"""Entry point of `python -m llmos_workers.train`."""
+
+import os
+import sys
+
+from llmos_workers.ending import end_on_sigterm
+
+if __name__ == "__main__":
+    end_on_sigterm()
+    # Everything is on the disk already, and bars would drown the progress lines. Read at the first import.
+    for name, value in {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+        os.environ.setdefault(name, value)
+    from llmos_workers.train.main import main
+
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""One attempt: what is there, what goes on from it, and the result.
+
+a complete result?      -> reported at once the newest checkpoint   -> the model, optimizer, schedule and random
+numbers as they were the loop                -> the last checkpoint the result              -> from the best or the
+last checkpoint, compared with the base model
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import get_scheduler
+
+from llmos.api import FineTuneJob
+from llmos_workers.train.attempts import Heartbeat
+from llmos_workers.train.checkpoints import Checkpoint, CheckpointStore, Lineage
+from llmos_workers.train.dataset import PreparedDataset
+from llmos_workers.train.errors import NotPreparedError, Stopped
+from llmos_workers.train.evaluation import Asking
+from llmos_workers.train.events import EventLog
+from llmos_workers.train.loop import Feeder, Schedule, TrainingLoop
+from llmos_workers.train.model import (
+    Device,
+    find_padding,
+    get_learned,
+    load_tokenizer,
+    load_trainable,
+    observe_device,
+)
+from llmos_workers.train.order import Order
+from llmos_workers.train.reporting import Metrics, Reporter
+from llmos_workers.train.result import ResultMaker, read_outcome
+from llmos_workers.train.settings import Settings, build_settings
+from llmos_workers.train.snapshot import Learner, restore_snapshot
+from llmos_workers.train.state import State
+from llmos_workers.train.step import Stepper
+from llmos_workers.train.stopping import StopSignal
+from llmos_workers.train.writer import CheckpointWriter
+
+log = logging.getLogger(__name__)
+
+# transformers' names.
+_SCHEDULES: Final = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the pod was started with."""
+
+    job: FineTuneJob
+    base: Path
+    work: Path
+    base_digest: str
+    attempt: int
+    accelerators: int
+    metrics_port: int
+
+
+class Attempt:
+    """One attempt. `facts` is what can be said about it at any time, also after it failed."""
+
+    def __init__(self, options: Options) -> None:
+        """Nothing is done yet."""
+        self._options = options
+        self._stop = StopSignal()
+        self._reporter: Reporter | None = None
+        self._closers: list[Callable[[], None]] = []
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Progress, last checkpoint and lost time, once they are known."""
+        return self._reporter.build_facts() if self._reporter is not None else {}
+
+    def close(self) -> None:
+        """End threads and files, the latest first."""
+        while self._closers:
+            self._closers.pop()()
+
+    def run(self) -> dict[str, Any]:
+        """Do it, and return what the termination message says.
+
+        Raises:
+            Stopped: SIGTERM came; all is saved.
+            TrainError: one of its subclasses.
+        """
+        outcome = read_outcome(self._output, self._lineage)
+        if outcome is not None:
+            log.info("the result is there already")
+            return outcome
+        store = self._build_store()
+        newest = store.observe()
+        learner = self._build_learner()
+        state = self._resume(learner, newest)
+        # From here on SIGTERM waits for the step; before, there is nothing that could be lost.
+        self._stop.listen()
+        reporter, heartbeat = self._build_reports(state, newest)
+        writer = CheckpointWriter(store, reporter.on_checkpoint)
+        self._closers.append(writer.close)
+        self._build_loop(state, learner, store, writer, reporter, heartbeat).run()
+        checkpoint = store.best or store.newest
+        if checkpoint is None:
+            raise NotPreparedError("There is nothing to learn")
+        model = learner.model
+        del learner  # the optimizer's memory is needed for the evaluation
+        reporter.on_phase("evaluating")
+        return self._build_result_maker().make(model, checkpoint, reporter.build_facts())
+
+    @property
+    def _output(self) -> Path:
+        return self._options.work / "output"
+
+    @cached_property
+    def _settings(self) -> Settings:
+        return build_settings(self._options.job)
+
+    @cached_property
+    def _device(self) -> Device:
+        return observe_device(self._options.job.spec.trainer.precision)
+
+    @cached_property
+    def _dataset(self) -> PreparedDataset:
+        return PreparedDataset(self._options.work / "dataset", self._options.base_digest)
+
+    @cached_property
+    def _lineage(self) -> Lineage:
+        return Lineage(self._dataset.digest, self._options.base_digest, self._settings)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self._options.base)
+
+    @cached_property
+    def _order(self) -> Order:
+        settings = self._settings
+        try:
+            return Order(
+                self._dataset.train.lengths,
+                seed=settings.seed,
+                batch_tokens=settings.batch_tokens,
+                max_length=settings.max_length,
+            )
+        except ValueError as error:
+            raise NotPreparedError(f"The prepared dataset does not fit the job: {error}") from error
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """When what is done."""
+        settings, spec = self._settings, self._options.job.spec
+        end = None if settings.max_steps else max(1, round(settings.epochs * self._order.count))
+        return Schedule(
+            total_steps=settings.max_steps or self._order.count_steps(end or 0),
+            end=end,
+            evaluate_every_steps=spec.evaluate.every_steps,
+            save_every_steps=spec.checkpoint.every_steps,
+            save_every_s=spec.checkpoint.every_minutes * 60.0,
+            early_stopping=spec.early_stopping,
+            keep_best=spec.checkpoint.keep_best,
+        )
+
+    def _build_store(self) -> CheckpointStore:
+        wanted = self._options.job.spec.checkpoint
+        folder = self._options.work / "checkpoints"
+        return CheckpointStore(folder, self._lineage, keep=wanted.keep, keep_best=wanted.keep_best)
+
+    def _build_learner(self) -> Learner:
+        settings, total = self._settings, self.schedule.total_steps
+        model = load_trainable(self._options.base, settings, self._device)
+        learned = list(get_learned(model).values())
+        log.info(
+            "%s of %d parameters, computed in %s on %s",
+            "an adapter" if settings.tuning == "lora" else "a model",
+            sum(parameter.numel() for parameter in learned),
+            self._device.compute,
+            self._device.name,
+        )
+        optimizer = torch.optim.AdamW(
+            learned, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        scheduler = get_scheduler(
+            _SCHEDULES[settings.schedule],
+            optimizer,
+            num_warmup_steps=round(settings.warmup_fraction * total),
+            num_training_steps=total,
+        )
+        return Learner(model, optimizer, scheduler, self._device)
+
+    def _resume(self, learner: Learner, newest: Checkpoint | None) -> State:
+        if newest is None:
+            log.info("there is no checkpoint: training begins")
+            return State()
+        log.info("going on from %s", newest.folder.name)
+        return restore_snapshot(learner, newest.folder)
+
+    def _build_reports(self, state: State, newest: Checkpoint | None) -> tuple[Reporter, Heartbeat]:
+        options = self._options
+        heartbeat = Heartbeat(
+            options.work / "attempts",
+            attempt=options.attempt,
+            accelerators=options.accelerators,
+            resumed_step=state.step,
+        )
+        self._closers.append(heartbeat.close)
+        self._reporter = Reporter(
+            out=sys.stdout,
+            events=EventLog(options.work / "tensorboard", options.attempt),
+            metrics=Metrics(options.metrics_port),
+            examples=self._order.count,
+            total_steps=self.schedule.total_steps,
+            lost_s=heartbeat.lost_s,
+            checkpoint=newest,
+            state=state,
+        )
+        self._closers.append(self._reporter.close)
+        self._reporter.on_phase("training")
+        return self._reporter, heartbeat
+
+    def _build_loop(
+        self,
+        state: State,
+        learner: Learner,
+        store: CheckpointStore,
+        writer: CheckpointWriter,
+        reporter: Reporter,
+        heartbeat: Heartbeat,
+    ) -> TrainingLoop:
+        device = self._device
+        return TrainingLoop(
+            state=state,
+            schedule=self.schedule,
+            learner=learner,
+            stepper=Stepper(learner.model, learner.optimizer, learner.scheduler, device, self._settings.max_grad_norm),
+            feeder=Feeder(
+                self._order,
+                self._dataset.train,
+                find_padding(self._tokenizer),
+                self.schedule.end,
+                pin=device.device.type == "cuda",
+            ),
+            held_out=self._dataset.held_out,
+            asking=self._build_asking,
+            store=store,
+            writer=writer,
+            reporter=reporter,
+            heartbeat=heartbeat,
+            stop=self._stop,
+        )
+
+    def _build_asking(self, tick: Callable[[], None]) -> Asking:
+        return Asking(self._tokenizer, self._device, self._settings.max_length, tick)
+
+    def _build_result_maker(self) -> ResultMaker:
+        options = self._options
+        return ResultMaker(
+            job=options.job,
+            base=options.base,
+            folder=self._output,
+            dataset=self._dataset,
+            lineage=self._lineage,
+            asking=self._build_asking(self._tick),
+        )
+
+    def _tick(self) -> None:
+        if self._reporter is not None:
+            self._reporter.on_wait()
+        if self._stop.requested:
+            raise Stopped

@@ -1,0 +1,154 @@
+"""The prepared dataset, and how examples become tensors.
+
+    /work/dataset/manifest.json                 written last: what is there, and for which base model
+    /work/dataset/train | eval | suite-NAME     `datasets` folders with input_ids and labels (-100 = not learned); where
+                                                there is an answer also prompt_ids and completion
+
+The folders are memory-mapped Arrow files: their size is no matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import datasets
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from llmos_workers.train.errors import BaseModelChangedError, NotPreparedError
+from llmos_workers.train.files import MANIFEST, Entry
+from llmos_workers.train.order import Lengths
+
+UNLEARNED: Final = -100
+_REMEDY: Final = "Delete the claim's folder dataset, so that the step prepare makes it anew."
+
+
+class DatasetManifest(Entry):
+    """The part of the manifest that training reads."""
+
+    digest: str
+    base_digest: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question to the model, and the words it should answer with."""
+
+    prompt_ids: tuple[int, ...]
+    completion: str
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that are computed at once. `positions` are those (of rows x columns) whose next token is learned.
+
+    `targets` are these tokens.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on another device; copies overlap with computing where the memory is pinned."""
+        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+    def pin(self) -> MicroBatch:
+        """The same in memory that a GPU can read by itself."""
+        return MicroBatch(*(tensor.pin_memory() for tensor in vars(self).values()))
+
+    @property
+    def learned(self) -> int:
+        """Tokens that are learned."""
+        return len(self.targets)
+
+
+class Examples:
+    """One folder of examples."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder; it stays on the disk."""
+        self._data = datasets.load_from_disk(str(folder)).with_format("numpy")
+        lists = self._data.data.column("input_ids").combine_chunks()
+        self.lengths: Lengths = np.asarray(_compute_lengths(lists), dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.lengths)
+
+    def build_micro_batch(self, examples: Sequence[int], padding: int) -> MicroBatch:
+        """Rows of these examples, padded on the right to the longest."""
+        rows = self._data[list(examples)]
+        return build_micro_batch(rows["input_ids"], rows["labels"], padding)
+
+    def read_answer(self, example: int) -> Answer | None:
+        """The question of an example, where it has one."""
+        row: dict[str, Any] = self._data[int(example)]
+        if row.get("completion") is None or row.get("prompt_ids") is None or len(row["prompt_ids"]) == 0:
+            return None
+        return Answer(tuple(int(token) for token in row["prompt_ids"]), str(row["completion"]))
+
+
+def _compute_lengths(lists: Any) -> Any:
+    import pyarrow.compute as arrow  # noqa: PLC0415  `datasets` brings it
+
+    return arrow.list_value_length(lists)
+
+
+def build_micro_batch(input_ids: Sequence[Any], labels: Sequence[Any], padding: int) -> MicroBatch:
+    """Pad rows on the right, and find what is learned: the token at column c is predicted at column c - 1."""
+    longest = max(len(row) for row in input_ids)
+    tokens = np.full((len(input_ids), longest), padding, dtype=np.int64)
+    wanted = np.full((len(input_ids), longest), UNLEARNED, dtype=np.int64)
+    for row, (ids, own) in enumerate(zip(input_ids, labels, strict=True)):
+        tokens[row, : len(ids)] = ids
+        wanted[row, : len(own) - 1] = own[1:]
+    flat = wanted.reshape(-1)
+    positions = np.flatnonzero(flat != UNLEARNED)
+    return MicroBatch(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(flat[positions]))
+
+
+class PreparedDataset:
+    """What the step prepare left."""
+
+    def __init__(self, folder: Path, base_digest: str) -> None:
+        """Open it.
+
+        Raises:
+            NotPreparedError: it is not there, not complete, or has nothing to learn.
+            BaseModelChangedError: it was prepared for another base model.
+        """
+        self._folder = folder
+        manifest = _read_manifest(folder / MANIFEST)
+        if manifest.base_digest != base_digest:
+            raise BaseModelChangedError(
+                f"The dataset was prepared for the base model {manifest.base_digest}, and the base is now {base_digest}"
+            )
+        self.digest = manifest.digest
+        train = self.open("train")
+        if train is None:
+            raise NotPreparedError(f"{folder / 'train'} is missing or empty", _REMEDY)
+        self.train = train
+        self.held_out = self.open("eval")
+
+    def open(self, name: str) -> Examples | None:
+        """One folder; None where there is none, or it is empty."""
+        folder = self._folder / name
+        if not folder.is_dir():
+            return None
+        try:
+            examples = Examples(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise NotPreparedError(f"{folder} cannot be read: {error}", _REMEDY) from error
+        return examples if len(examples) else None
+
+
+def _read_manifest(path: Path) -> DatasetManifest:
+    try:
+        return DatasetManifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise NotPreparedError(f"There is no prepared dataset: {path} cannot be read: {error}", _REMEDY) from error

@@ -1,0 +1,110 @@
+"""The base model with what is learned, and the types of the numbers.
+
+    tuning   weights that stay           weights that are learned     computed with
+    lora     in the compute type         the adapter, in float32      the compute type (autocast)
+    full     -                           all, in float32              the compute type (autocast)
+
+The compute type is bfloat16 on accelerators that have it, else float32. What is learned is kept in float32: bfloat16
+has 8 bits of precision, in which most of AdamW's small changes would be rounded away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from llmos_workers.train.errors import TrainError
+from llmos_workers.train.settings import Settings
+
+Precision = Literal["auto", "float32", "bfloat16"]
+ALL_LINEAR: Final = "all-linear"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What is computed on, and the type of the numbers."""
+
+    device: torch.device
+    compute: torch.dtype
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which matrices are multiplied in the compute type."""
+        if self.compute == torch.float32:
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[Any] = torch.autocast(self.device.type, self.compute)
+        return context
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return torch.cuda.get_device_name() if self.device.type == "cuda" else "the processor"
+
+
+def observe_device(precision: Precision) -> Device:
+    """The accelerator of this process, or the processor."""
+    accelerated = torch.cuda.is_available()
+    device = torch.device("cuda" if accelerated else "cpu")
+    if precision == "auto":
+        precision = "bfloat16" if accelerated and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return Device(device, {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision])
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The base model's tokenizer."""
+    return AutoTokenizer.from_pretrained(str(folder))
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """A model, ready to be asked."""
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+    return model.to(device).eval()
+
+
+def load_trainable(folder: Path, settings: Settings, device: Device) -> Any:
+    """The base model with what `settings` say is learned; equal settings give equal first weights.
+
+    Raises:
+        TrainError: no module of the model has the name of a target.
+    """
+    set_seed(settings.seed)
+    full = settings.tuning == "full"
+    model = load_model(folder, torch.float32 if full else device.compute, device.device)
+    if full:
+        return model.train()
+    try:
+        return get_peft_model(model, build_lora_config(settings)).train()
+    except ValueError as error:
+        raise TrainError(
+            f"The adapter does not fit the base model: {error}",
+            "Name modules that the base model has in method.lora.targetModules, or leave it empty.",
+        ) from error
+
+
+def build_lora_config(settings: Settings) -> LoraConfig:
+    """What peft calls the shape of the adapter."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.target_modules) or ALL_LINEAR,
+    )
+
+
+def get_learned(model: Any) -> dict[str, torch.nn.Parameter]:
+    """What is learned, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def find_padding(tokenizer: Any) -> int:
+    """A token to fill rows with; which one does not matter, for nothing is learned from it and nobody sees it."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0

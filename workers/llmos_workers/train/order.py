@@ -1,0 +1,121 @@
+"""Which examples make which optimizer step: a pure function of the examples' lengths, the seed and the position.
+
+The examples of all epochs form one endless stream, each epoch in an order of its own. A step takes examples from it
+as long as their tokens stay within `batchTokens` (at least one). So the position is one number, and steps may cross
+epochs.
+
+    order of epoch e = argsort(Philox(key = (seed, e)))
+
+numpy promises that the raw numbers of a bit generator never change, which it does not for `permutation`: an image
+with a newer numpy goes on in the same order.
+
+Within a step the examples are sorted by length and cut into micro-batches of rows x longest <= maxLength tokens,
+padded on the right. Padding instead of packing: since all examples of a step are summed into one gradient, sorting
+them changes nothing that is learned, and leaves little to pad (measured in docs/concepts/fine-tuning.md); no example
+can see another, whatever the model's layers are; and causal attention needs no mask, so its fastest kernels apply
+everywhere. The longest micro-batches come first, so that memory that does not suffice is noticed in the first steps.
+
+Several accelerators would take micro-batches r, r + n, r + 2n ... each and sum gradients; nothing else depends on
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Lengths = NDArray[np.int64]
+"""Tokens of each example."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One optimizer step: the examples of each micro-batch, and the position after it in the stream."""
+
+    micro_batches: tuple[tuple[int, ...], ...]
+    tokens: int
+    position: int
+
+
+def compute_epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order in which the examples come in one epoch."""
+    keys = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(count)
+    return np.argsort(keys, kind="stable")
+
+
+class Order:
+    """The stream of examples."""
+
+    def __init__(self, lengths: Lengths, *, seed: int, batch_tokens: int, max_length: int) -> None:
+        """Raise ValueError for no examples, or for one that is longer than `max_length`."""
+        if len(lengths) == 0:
+            raise ValueError("there are no examples")
+        if (longest := int(lengths.max())) > max_length:
+            raise ValueError(f"an example has {longest} tokens, more than maxLength {max_length}")
+        self.count = len(lengths)
+        self._lengths, self._seed = lengths, seed
+        self._batch_tokens, self._max_length = batch_tokens, max_length
+        self._epochs: dict[int, _Epoch] = {}
+
+    def plan_step(self, position: int, end: int | None) -> StepPlan:
+        """The step that begins at `position`, and does not go beyond `end`."""
+        after = self._find_step_end(position, end)
+        examples = [self._get_example(at) for at in range(position, after)]
+        tokens = int(self._lengths[examples].sum())
+        return StepPlan(plan_micro_batches(examples, self._lengths, self._max_length), tokens, after)
+
+    def count_steps(self, end: int) -> int:
+        """Steps from the beginning of the stream to `end`."""
+        steps = position = 0
+        while position < end:
+            position = self._find_step_end(position, end)
+            steps += 1
+        return steps
+
+    def _find_step_end(self, position: int, end: int | None) -> int:
+        room, at = self._batch_tokens, position
+        while end is None or at < end:
+            epoch, offset = divmod(at, self.count)
+            sums = self._get_epoch(epoch).sums
+            stop = int(np.searchsorted(sums, sums[offset] + room, side="right")) - 1
+            if end is not None:
+                stop = min(stop, end - epoch * self.count)
+            room -= int(sums[stop] - sums[offset])
+            at = epoch * self.count + stop
+            if stop < self.count:
+                break
+        return max(at, position + 1)
+
+    def _get_example(self, position: int) -> int:
+        epoch, offset = divmod(position, self.count)
+        return int(self._get_epoch(epoch).order[offset])
+
+    def _get_epoch(self, number: int) -> _Epoch:
+        if number not in self._epochs:
+            order = compute_epoch_order(self.count, self._seed, number)
+            sums = np.concatenate(([0], np.cumsum(self._lengths[order])))
+            # A step may cross from one epoch to the next; those before are never asked for again.
+            self._epochs = {key: value for key, value in self._epochs.items() if key == number - 1}
+            self._epochs[number] = _Epoch(order, sums)
+        return self._epochs[number]
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    order: NDArray[np.int64]
+    sums: NDArray[np.int64]
+    """Tokens of the first n examples, for n = 0 ... count."""
+
+
+def plan_micro_batches(examples: list[int], lengths: Lengths, max_tokens: int) -> tuple[tuple[int, ...], ...]:
+    """Cut examples into batches of rows x longest <= max_tokens, longest first."""
+    batches: list[list[int]] = []
+    longest = 0
+    for example in sorted(examples, key=lambda example: (-int(lengths[example]), example)):
+        if not batches or (len(batches[-1]) + 1) * longest > max_tokens:
+            batches.append([])
+            longest = int(lengths[example])
+        batches[-1].append(example)
+    return tuple(tuple(batch) for batch in batches)

@@ -1,0 +1,135 @@
+"""All that the next step depends on, copied to memory that training does not touch, and put back.
+
+    weights     what is learned: the adapter, or the whole model       weights.pt
+    optimizer   AdamW's moments and step counts                        training.pt
+    scheduler   the place in the schedule                              training.pt
+    random      of torch, of the accelerator, of Python and numpy      training.pt
+    state       step, position, early stopping                         state.json
+
+The copy takes as much memory as what is copied (three times the learned weights, for AdamW), once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from llmos_workers.train.files import FileEntry, open_hashing, write_text
+from llmos_workers.train.model import Device, get_learned
+from llmos_workers.train.state import State
+from llmos_workers.train.step import capture_random, restore_random
+
+WEIGHTS: Final = "weights.pt"
+TRAINING: Final = "training.pt"
+STATE: Final = "state.json"
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The things that change while training."""
+
+    model: Any
+    optimizer: Any
+    scheduler: Any
+    device: Device
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of all that the next step depends on."""
+
+    state: State
+    weights: dict[str, Any]
+    training: dict[str, Any]
+
+    def write(self, folder: Path) -> dict[str, FileEntry]:
+        """Write the files, each of them on the disk when this returns, and say what they are."""
+        entries = {STATE: write_text(folder / STATE, self.state.model_dump_json(by_alias=True, indent=1) + "\n")}
+        for name, value in ((WEIGHTS, self.weights), (TRAINING, self.training)):
+            with open_hashing(folder / name) as file, _own_errors(file):
+                torch.save(value, file)
+            entries[name] = file.entry
+        return entries
+
+
+@contextmanager
+def _own_errors(file: Any) -> Iterator[None]:
+    """torch's writer turns an OSError into a RuntimeError; let the first one through."""
+    try:
+        yield
+    except RuntimeError as error:
+        if file.error is not None:
+            raise file.error from error
+        raise
+
+
+def take_snapshot(learner: Learner, state: State) -> Snapshot:
+    """Copy everything; training may go on when this returns."""
+    copied = _copy(
+        {
+            "weights": {name: parameter.detach() for name, parameter in get_learned(learner.model).items()},
+            "optimizer": learner.optimizer.state_dict(),
+            "scheduler": learner.scheduler.state_dict(),
+            "random": _capture_random(learner.device),
+        }
+    )
+    return Snapshot(state=state, weights=copied.pop("weights"), training=copied)
+
+
+def read_state(folder: Path) -> State:
+    """The facts of a checkpoint."""
+    return State.model_validate_json((folder / STATE).read_bytes())
+
+
+def restore_snapshot(learner: Learner, folder: Path) -> State:
+    """Put everything back and return the state."""
+    restore_weights(learner.model, folder)
+    training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+    learner.optimizer.load_state_dict(training["optimizer"])
+    learner.scheduler.load_state_dict(training["scheduler"])
+    _restore_random(training["random"])
+    return read_state(folder)
+
+
+def restore_weights(model: Any, folder: Path) -> None:
+    """Put the learned weights back."""
+    weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
+    with torch.no_grad():
+        for name, parameter in get_learned(model).items():
+            parameter.copy_(weights[name])
+
+
+def _capture_random(device: Device) -> dict[str, Any]:
+    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": capture_random(device),
+        "python": [version, list(internal), gauss_next],
+        "numpy": [[int(key) for key in keys], int(position), int(has_gauss), float(gauss)],
+    }
+
+
+def _restore_random(states: dict[str, Any]) -> None:
+    restore_random(states["torch"])
+    version, internal, gauss_next = states["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    keys, position, has_gauss, gauss = states["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+
+
+def _copy(value: Any) -> Any:
+    """A deep copy with all tensors on the processor."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(item) for item in value)
+    return value
