@@ -146,6 +146,7 @@ class Hub:
 
     files: FileServer
     repository: str = "org/tiny"
+    content: str = "models"
     needed_token: str = ""
     gated: bool = False
     statuses: list[Fault] = field(default_factory=list)
@@ -161,9 +162,10 @@ class Hub:
             return web.Response(status=fault.status, headers=fault.headers)
         if self.needed_token and request.headers.get("Authorization") != f"Bearer {self.needed_token}":
             return self._refuse(401, "GatedRepo" if self.gated else "RepoNotFound")
-        if request.path.startswith("/api/models/"):
-            return self._describe(request.path.removeprefix("/api/models/"))
-        match = re.match(rf"/{self.repository}/resolve/{COMMIT}/(.+)$", request.path)
+        if request.path.startswith(f"/api/{self.content}/"):
+            return self._describe(request.path.removeprefix(f"/api/{self.content}/"))
+        folder = "" if self.content == "models" else f"/{self.content}"
+        match = re.match(rf"{folder}/{self.repository}/resolve/{COMMIT}/(.+)$", request.path)
         if match is None:
             return self._refuse(404, "EntryNotFound")
         # To another name of the same machine: clients must not take the token there.

@@ -60,7 +60,7 @@ def fetch_model(request: FetchRequest, source: Source, volume: Volume, out: Text
         current = volume.observe_current()
         if current is not None and _is_same(current[1], request):
             log.info("revision %s is already there", request.revision)
-            _print_complete(current[1], out)
+            print_complete(current[1], out)
             return current[0]
         listing = request.retry.call(source.observe_listing)
         with_code = bool(request.trusted_revision) and request.trusted_revision == listing.revision
@@ -88,7 +88,7 @@ class _Fetch:
             log.info("%s is already there", digest)
             folder = self.volume.root / digest.partition(":")[2][:12]
             self.volume.point_to(Path(folder.name))
-            _print_complete(manifest, self.out)
+            print_complete(manifest, self.out)
             return folder
         if self.listing.local_folder is not None and self.selection.format == "safetensors":
             return self._use_in_place(self.listing.local_folder)
@@ -117,17 +117,11 @@ class _Fetch:
         return header.parameters
 
     def _download(self, incoming: Path, target: Path) -> None:
-        archive = self.listing.archive
-        files = self.selection.files
-        if self.listing.local_folder is not None or _are_present(files, target):
+        if self.listing.local_folder is not None:
             return
-        wanted, folder = (files, target) if archive is None else ((archive,), incoming / "download")
-        progress = Progress(sum(file.size_bytes for file in wanted), self.out)
-        Downloader(self.source, progress, self.request.retry, self.request.parallel).fetch_all(wanted, folder)
-        progress.finish()
-        if archive is not None:
-            _unpack(folder / archive.path, dict(self.listing.members), files, target)
-            shutil.rmtree(folder)
+        progress = Progress(0, self.out)
+        downloader = Downloader(self.source, progress, self.request.retry, self.request.parallel)
+        download(downloader, self.listing, self.selection.files, incoming / "download", target)
 
     def _convert(self, fetched: Path, model: Path, parameters: int) -> None:
         gguf = (self.listing.local_folder or fetched) / self.selection.weights[0].path
@@ -147,20 +141,42 @@ class _Fetch:
         return folder
 
     def _build_manifest(self, digest: str, model: Path) -> Manifest:
-        known = {file.path: file.checksum.partition(":")[2] for file in self.selection.files if _has_sha256(file)}
-        files = []
-        for path in sorted(path for path in model.rglob("*") if path.is_file()):
-            if path.suffix == ".safetensors":
-                check_local_file(path)
-            name = str(path.relative_to(model))
-            files.append(ManifestFile(path=name, size_bytes=path.stat().st_size, sha256=known.get(name) or _hash(path)))
+        for path in model.rglob("*.safetensors"):
+            check_local_file(path)
         return Manifest(
             source=redact(self.request.uri),
             revision=self.listing.revision,
             digest=digest,
             converted_from=self.selection.weights[0].path if self.selection.format == "gguf" else "",
-            files=tuple(files),
+            files=build_entries(model, self.selection.files),
         )
+
+
+def download(
+    downloader: Downloader, listing: Listing, files: tuple[RemoteFile, ...], archive_folder: Path, target: Path
+) -> None:
+    """Bring listed files into `target`, where they travel in an archive by way of `archive_folder`."""
+    if _are_present(files, target):
+        return
+    archive = listing.archive
+    wanted, folder = (files, target) if archive is None else ((archive,), archive_folder)
+    downloader.progress.expect(sum(file.size_bytes for file in wanted))
+    downloader.fetch_all(wanted, folder)
+    downloader.progress.finish()
+    if archive is not None:
+        _unpack(folder / archive.path, dict(listing.members), files, target)
+        shutil.rmtree(folder)
+
+
+def build_entries(folder: Path, listed: Iterable[RemoteFile]) -> tuple[ManifestFile, ...]:
+    """Entries of a manifest for all files of a folder; only what no source gave a sha256 for is read."""
+    known = {file.path: file.checksum.partition(":")[2] for file in listed if _has_sha256(file)}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(_build_entry(path, str(path.relative_to(folder)), known) for path in paths)
+
+
+def _build_entry(path: Path, name: str, known: dict[str, str]) -> ManifestFile:
+    return ManifestFile(path=name, size_bytes=path.stat().st_size, sha256=known.get(name) or _hash(path))
 
 
 def _has_sha256(file: RemoteFile) -> bool:
@@ -197,7 +213,8 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _print_complete(manifest: Manifest, out: TextIO) -> None:
+def print_complete(manifest: Manifest, out: TextIO) -> None:
+    """Print the one line of progress of what was there already."""
     total_bytes = sum(file.size_bytes for file in manifest.files)
     progress = Progress(total_bytes, out)
     progress.skip(total_bytes)

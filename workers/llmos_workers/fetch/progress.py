@@ -29,6 +29,11 @@ class Progress:
         self._printed_at_s = float("-inf")
         self._window: deque[tuple[float, int]] = deque()
 
+    def expect(self, total_bytes: int) -> None:
+        """Set how many bytes there will be."""
+        with self._lock:
+            self._total_bytes = total_bytes
+
     def skip(self, count_bytes: int) -> None:
         """Count bytes of an earlier run (negative: that had to be thrown away); they say nothing of the rate."""
         with self._lock:

@@ -47,6 +47,10 @@ class Volume:
     root: Path
     capacity_bytes: int | None = None
     free_bytes: FreeBytes = observe_free_bytes
+    link_name: str = LINK_NAME
+    content: str = "model"
+    size_field: str = "spec.storage.size"
+    """What is written, and the field that makes the volume larger, for messages."""
 
     @contextmanager
     def lock(self, timeout_s: float) -> Iterator[None]:
@@ -69,7 +73,7 @@ class Volume:
 
     def observe_current(self) -> tuple[Path, Manifest] | None:
         """The model that is in place, if it is complete."""
-        folder = self.root / LINK_NAME
+        folder = self.root / self.link_name
         manifest = read_manifest(folder)
         return (folder, manifest) if manifest is not None and is_complete(folder, manifest) else None
 
@@ -84,7 +88,7 @@ class Volume:
     def prepare_incoming(self, digest: str) -> Path:
         """Return the folder to fetch into, and remove what neither serves nor can be resumed."""
         incoming = self.root / f"{_INCOMING}{_short(digest)}"
-        link = self.root / LINK_NAME
+        link = self.root / self.link_name
         keep = {incoming.name, link.readlink().name if link.is_symlink() else ""}
         for path in self.root.iterdir():
             is_ours = path.name.startswith(_INCOMING) or read_manifest(path) is not None
@@ -106,9 +110,10 @@ class Volume:
         if self.capacity_bytes is not None:
             free_bytes = min(free_bytes, self.capacity_bytes - used_bytes)
         if missing_bytes > free_bytes:
+            free = _gib(max(0, free_bytes))
             raise DiskFullError(
-                f"The model needs {_gib(missing_bytes)} GiB more, the volume has {_gib(max(0, free_bytes))} GiB free",
-                f"Raise spec.storage.size to at least {_ceil_gib(used_bytes + missing_bytes)}Gi.",
+                f"The {self.content} needs {_gib(missing_bytes)} GiB more, the volume has {free} GiB free",
+                f"Raise {self.size_field} to at least {_ceil_gib(used_bytes + missing_bytes)}Gi.",
             )
 
     def publish(self, folder: Path, manifest: Manifest) -> Path:
@@ -126,10 +131,10 @@ class Volume:
 
     def point_to(self, target: Path) -> None:
         """Let the link lead to `target`, from one instant to the next."""
-        fresh = self.root / f".{LINK_NAME}-next"
+        fresh = self.root / f".{self.link_name}-next"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(target)
-        fresh.replace(self.root / LINK_NAME)
+        fresh.replace(self.root / self.link_name)
         _sync(self.root)
 
 

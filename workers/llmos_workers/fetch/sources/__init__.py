@@ -7,23 +7,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from llmos_workers.fetch.errors import InvalidSourceError
 from llmos_workers.fetch.redaction import redact
 from llmos_workers.fetch.sources.base import Listing, RemoteFile, Source, compute_digest, read_range
 
-__all__ = ["Listing", "RemoteFile", "Source", "build_source", "compute_digest", "open_source", "read_range"]
+__all__ = ["Content", "Listing", "RemoteFile", "Source", "build_source", "compute_digest", "open_source", "read_range"]
+
+Content = Literal["model", "dataset"]
+"""What is looked for. Hubs keep datasets apart from models, and a web server says by other names what it has."""
 
 
 @contextmanager
-def open_source(uri: str, *, revision: str = "", pvc_mount: Path = Path("/source")) -> Iterator[Source]:
+def open_source(
+    uri: str, *, revision: str = "", pvc_mount: Path = Path("/source"), content: Content = "model"
+) -> Iterator[Source]:
     """Choose the source by the URI's scheme and close it at the end; arguments and errors as in `build_source`."""
-    with closing(build_source(uri, revision=revision, pvc_mount=pvc_mount)) as source:
+    with closing(build_source(uri, revision=revision, pvc_mount=pvc_mount, content=content)) as source:
         yield source
 
 
-def build_source(uri: str, *, revision: str = "", pvc_mount: Path = Path("/source")) -> Source:
+def build_source(
+    uri: str, *, revision: str = "", pvc_mount: Path = Path("/source"), content: Content = "model"
+) -> Source:
     """Choose the source by the URI's scheme. `revision` is what an earlier inspect resolved, or empty.
 
     Raises:
@@ -33,7 +41,7 @@ def build_source(uri: str, *, revision: str = "", pvc_mount: Path = Path("/sourc
         case "hf":
             from llmos_workers.fetch.sources.hub import HubSource
 
-            return HubSource(uri, revision)
+            return HubSource(uri, revision, content)
         case "s3" | "gs":
             from llmos_workers.fetch.sources.objects import ObjectSource
 
@@ -41,7 +49,7 @@ def build_source(uri: str, *, revision: str = "", pvc_mount: Path = Path("/sourc
         case "https" | "http":
             from llmos_workers.fetch.sources.https import WebSource
 
-            return WebSource(uri)
+            return WebSource(uri, content)
         case "oci":
             from llmos_workers.fetch.sources.oci import RegistrySource
 

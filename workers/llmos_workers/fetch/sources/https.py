@@ -1,4 +1,4 @@
-"""https:// and http://: a folder that any web server offers, or one .gguf file.
+"""https:// and http://: a folder that any web server offers, or one file.
 
 HTTP cannot list a folder, so the folder must say what it holds, in this order of preference:
 
@@ -6,6 +6,8 @@ HTTP cannot list a folder, so the folder must say what it holds, in this order o
 is; 2. `SHA256SUMS` as sha256sum writes it: names and checksums, sizes are asked for; 3. neither:
 `model.safetensors.index.json` names the shards, or `model.safetensors` is there; the small files beside the
    weights have well-known names and are looked for one by one.
+
+A dataset is one file, or a folder with one of the first two.
 
 A query (a presigned signature) is kept for every request; a fragment `#sha256=HEX` gives the checksum of a single file.
 """
@@ -16,7 +18,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from llmos_workers.fetch.errors import InvalidSourceError, SourceNotFoundError
@@ -47,18 +49,23 @@ _COMPANIONS: Final = (
     "vocab.txt",
 )
 _PARALLEL_PROBES: Final = 8
+_FILE_ENDINGS: Final = {
+    "model": (".gguf",),
+    "dataset": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst", ".ndjson"),
+}
 
 
 class WebSource:
-    """A folder or a .gguf file on a web server."""
+    """A folder or a file on a web server."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, content: Literal["model", "dataset"] = "model") -> None:
         """Split the URL; nothing is asked yet."""
         parts = urlsplit(uri)
         if not parts.hostname:
             raise InvalidSourceError(f"{redact(uri)} names no host")
         self._parts = parts
-        self._is_file = parts.path.lower().endswith(".gguf")
+        self._content = content
+        self._is_file = parts.path.lower().endswith(_FILE_ENDINGS[content])
         self._folder = parts.path.rpartition("/")[0] if self._is_file else parts.path.rstrip("/")
         self._client = build_client()
 
@@ -69,6 +76,11 @@ class WebSource:
         for look in (self._from_manifest, self._from_checksums, self._from_known_names):
             if files := look():
                 return Listing(tuple(files))
+        if self._content == "dataset":
+            raise SourceNotFoundError(
+                f"{redact(self._parts.geturl())} has no {MANIFEST_NAME} or {CHECKSUMS_NAME}, so its files are unknown",
+                f"Point the URI at a .jsonl file, or run sha256sum * > {CHECKSUMS_NAME} in the folder.",
+            )
         raise SourceNotFoundError(
             f"{redact(self._parts.geturl())} has no {MANIFEST_NAME}, {CHECKSUMS_NAME} or safetensors files",
             "Point the URI at a folder with config.json and safetensors files, or at a .gguf file; for other names run "
@@ -107,6 +119,8 @@ class WebSource:
         return self._observe_all(parse_checksums(data or b""), required=True)
 
     def _from_known_names(self) -> list[RemoteFile]:
+        if self._content == "dataset":
+            return []
         index = fetch_small(self._client, self._url(INDEX_NAME))
         weights = [INDEX_NAME, *parse_index(index)] if index else ["model.safetensors"]
         files = self._observe_all(dict.fromkeys(weights, ""), required=bool(index))

@@ -1,5 +1,7 @@
 """hf://org/name[@revision][/path]: a model hub that speaks the Hugging Face API (HF_ENDPOINT, HF_TOKEN).
 
+A dataset's repository may also be written as huggingface_hub writes it: hf://datasets/org/name.
+
 huggingface_hub resolves the revision to a commit, lists the files with sizes and checksums, and builds URLs and
 headers. The bytes go through the shared downloader rather than hf_hub_download, because its progress, its resuming, its
 disk check and its errors must be the same for every source. Only the commit is ever fetched: a branch that moves
@@ -12,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote
 
 import httpx2
@@ -50,11 +52,12 @@ _COMMIT: Final = re.compile(r"^[0-9a-f]{40}$")
 
 
 class HubSource:
-    """A model repository on a hub."""
+    """A repository on a hub."""
 
-    def __init__(self, uri: str, revision: str = "") -> None:
+    def __init__(self, uri: str, revision: str = "", content: Literal["model", "dataset"] = "model") -> None:
         """Read the URI; `revision`, a commit that an inspect step resolved, wins over the URI's."""
-        match = _URI.match(uri)
+        self._content = content
+        match = _URI.match(uri.replace("hf://datasets/", "hf://", 1) if content == "dataset" else uri)
         if match is None:
             raise InvalidSourceError(
                 f"{redact(uri)} is not hf://org/name, hf://org/name@revision or hf://org/name/file.gguf"
@@ -73,8 +76,12 @@ class HubSource:
     def observe_listing(self) -> Listing:
         """Resolve the revision and list the files at that commit."""
         try:
-            info = self._api.model_info(
-                self._repo, revision=self._revision, files_metadata=True, timeout=READ_TIMEOUT_S
+            info = self._api.repo_info(
+                self._repo,
+                repo_type=self._content,
+                revision=self._revision,
+                files_metadata=True,
+                timeout=READ_TIMEOUT_S,
             )
         except HFValidationError as error:
             raise InvalidSourceError(f"hf://{self._repo}: {error}") from error
@@ -86,14 +93,22 @@ class HubSource:
         if not _COMMIT.match(commit):
             raise InvalidSourceError(f"{self._api.endpoint} gives no commit for {self._repo}", "Check HF_ENDPOINT.")
         self._commit = commit
-        files, self._prefix = narrow([_to_file(sibling) for sibling in info.siblings or ()], self._path)
+        files, self._prefix = narrow(
+            [_to_file(sibling) for sibling in getattr(info, "siblings", None) or ()], self._path
+        )
         return Listing(files, revision=commit)
 
     def open_stream(
         self, file: RemoteFile, offset: int = 0, length: int | None = None
     ) -> AbstractContextManager[Iterator[bytes]]:
         """Open part of a file at the resolved commit; the token goes to the hub only, never where it redirects to."""
-        url = hf_hub_url(self._repo, self._prefix + file.path, revision=self._commit, endpoint=self._api.endpoint)
+        url = hf_hub_url(
+            self._repo,
+            self._prefix + file.path,
+            repo_type=self._content,
+            revision=self._commit,
+            endpoint=self._api.endpoint,
+        )
         return open_http_stream(self._client, url, file, offset, length, headers=self._headers)
 
     def close(self) -> None:
@@ -106,18 +121,18 @@ class HubSource:
         if isinstance(error, GatedRepoError):
             return AccessDeniedError(
                 f"{self._repo} is gated and the token may not read it",
-                "Accept the model's terms on its page with the token's account and name a Secret with HF_TOKEN in "
-                "spec.source.secretRef.",
+                f"Accept the {self._content}'s terms on its page with the token's account and name a Secret with "
+                "HF_TOKEN in spec.source.secretRef.",
             )
         if isinstance(error, DisabledRepoError):
-            return AccessDeniedError(f"The hub has disabled {self._repo}", "Choose another model.")
+            return AccessDeniedError(f"The hub has disabled {self._repo}", f"Choose another {self._content}.")
         if isinstance(error, RevisionNotFoundError):
             return SourceNotFoundError(
                 f"{self._repo} has no revision {self._revision}", "Correct the part after @ in the URI."
             )
         status = error.response.status_code
         if isinstance(error, RepositoryNotFoundError) or status == 404:
-            return SourceNotFoundError(f"{self._api.endpoint} knows no model {self._repo}, or it is private")
+            return SourceNotFoundError(f"{self._api.endpoint} knows no {self._content} {self._repo}, or it is private")
         return build_status_error(status, str(error.response.url), error.response.headers)
 
 
