@@ -67,7 +67,11 @@ def _run(options: argparse.Namespace, termination: Path) -> None:
 def _inspect(options: argparse.Namespace) -> ResolvedModel:
     with open_source(options.source, revision=options.revision, pvc_mount=options.pvc_mount) as source:
         return inspect_model(
-            source, options.format, trusted_revision=options.trust_remote_code_revision, retry=_build_retry(options)
+            source,
+            options.format,
+            trusted_revision=options.trust_remote_code_revision,
+            is_adapter=options.adapter,
+            retry=_build_retry(options),
         )
 
 
@@ -77,6 +81,7 @@ def _fetch(options: argparse.Namespace) -> None:
         revision=options.revision,
         wanted_format=options.format,
         trusted_revision=options.trust_remote_code_revision,
+        is_adapter=options.adapter,
         parallel=options.parallel,
         lock_timeout_s=options.lock_timeout_s,
         retry=_build_retry(options),
@@ -97,6 +102,7 @@ def _build_parser() -> argparse.ArgumentParser:
     common.add_argument("--revision", default="", help="what an earlier inspect resolved; wins over the URI's")
     common.add_argument("--format", default="auto", choices=("auto", "safetensors", "gguf"))
     common.add_argument("--trust-remote-code-revision", default="", help="commit whose code was reviewed and may run")
+    common.add_argument("--adapter", action="store_true", help="the files are a LoRA adapter")
     common.add_argument("--pvc-mount", type=Path, default=Path("/source"), help="where a pvc:// claim is mounted")
     common.add_argument("--attempts", type=_positive, default=8, help="attempts for each request without progress")
     common.add_argument("--first-wait-s", type=float, default=1.0, help="first pause between attempts, in seconds")
