@@ -49,7 +49,7 @@ _FINISHED = frozenset({"Succeeded", "Failed"})
 _VARYING_LABELS = frozenset(
     {LABEL_POOL, LABEL_MODEL, LABEL_REPLICA, LABEL_REVISION, LABEL_RANK, LABEL_GANG_SIZE, LABEL_SERVING}
 )
-_COMPONENTS = frozenset({"replica", "inspect", "fetch"})
+_COMPONENTS = frozenset({"replica", "inspect", "fetch", "share"})
 
 
 def plan_backstop(tenant: Tenant, classes: Iterable[AcceleratorClass]) -> dict[str, int]:

@@ -79,7 +79,7 @@ async def read(serve: Serve) -> dict[str, Any]:
 
 
 async def until(look: Callable[[], Awaitable[Any]], is_so: Callable[[Any], bool]) -> Any:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(40):
         while True:
             seen = await look()
             if is_so(seen):
@@ -111,12 +111,19 @@ async def start_listening(serve: Serve) -> None:
     await until(lambda: serve.probe("/adapters"), lambda told: told[0] != 0)
 
 
+async def start(serve: Serve, *wanted: dict[str, str]) -> None:
+    """Tell the first list, and wait until the replica is ready."""
+    await start_listening(serve)
+    await put(serve, *wanted)
+    await serve.wait_for("/readyz", 200, within_s=60)
+
+
 async def test_a_replica_is_not_ready_before_its_adapters_are_loaded(replica: Serve, share: StartShare) -> None:
     source = await share(build_adapter())
     await start_listening(replica)
     (held,) = await put(replica, source.want())
     assert held["state"] == "loading"
-    assert await replica.wait_for("/readyz", 200)
+    assert await replica.wait_for("/readyz", 200, within_s=60)
     assert (await read(replica))["support"]["state"] == "loaded"
     assert await say(replica, "support") != await say(replica, "m")
 
@@ -124,7 +131,7 @@ async def test_a_replica_is_not_ready_before_its_adapters_are_loaded(replica: Se
 async def test_readiness_waits_for_the_list_but_not_for_ever(replica: Serve) -> None:
     await start_listening(replica)
     await until(lambda: replica.probe("/readyz"), lambda told: "has not told" in told[1])
-    assert await replica.wait_for("/readyz", 200)
+    assert await replica.wait_for("/readyz", 200, within_s=60)
 
 
 async def test_an_adapter_that_cannot_be_had_does_not_keep_the_base_model_away(
@@ -134,14 +141,14 @@ async def test_an_adapter_that_cannot_be_had_does_not_keep_the_base_model_away(
     await start_listening(replica)
     (port,) = find_free_ports(1)
     await put(replica, good.want("good"), good.want("lost", url=f"http://127.0.0.1:{port}"))
-    await replica.wait_for("/readyz", 200)
+    await replica.wait_for("/readyz", 200, within_s=60)
     held = await read(replica)
     assert (held["good"]["state"], held["lost"]["state"]) == ("loaded", "failed")
     assert "share pod does not answer" in held["lost"]["message"]
 
 
 async def test_it_goes_on_trying_until_the_share_is_there(replica: Serve, share: StartShare) -> None:
-    await replica.wait_for("/readyz", 200)
+    await start(replica)
     (port,) = find_free_ports(1)
     folder_of = await share(build_adapter())
     await put(replica, folder_of.want(url=f"http://127.0.0.1:{port}"))
@@ -154,9 +161,7 @@ async def test_a_new_version_of_the_same_name_is_really_loaded_and_nobody_misses
     replica: Serve, share: StartShare
 ) -> None:
     first, second = await share(build_adapter()), await share(build_adapter(seed=8))
-    await start_listening(replica)
-    await put(replica, first.want())
-    await replica.wait_for("/readyz", 200)
+    await start(replica, first.want())
     before, text = await served(replica), await say(replica, "support")
 
     async def keep_asking() -> int:
@@ -169,7 +174,7 @@ async def test_a_new_version_of_the_same_name_is_really_loaded_and_nobody_misses
     second_loaded = {"name": "support", "digest": second.digest, "state": "loaded"}
     asking = asyncio.gather(*(keep_asking() for _ in range(4)))
     await put(replica, second.want())
-    assert min(await asyncio.wait_for(asking, 20)) > 0
+    assert min(await asyncio.wait_for(asking, 60)) > 0
     after = await served(replica)
     assert after["support"] != before["support"]
     assert await say(replica, "support") != text
@@ -179,9 +184,7 @@ async def test_a_detached_adapter_serves_until_its_requests_have_ended(
     replica: Serve, share: StartShare, tmp_path: Path
 ) -> None:
     source = await share(build_adapter())
-    await start_listening(replica)
-    await put(replica, source.want())
-    await replica.wait_for("/readyz", 200)
+    await start(replica, source.want())
     async with replica.complete(model="support", max_tokens=150, stream=True) as answer:
         await answer.content.readline()
         assert await put(replica) == []
@@ -200,7 +203,7 @@ async def test_a_detached_adapter_serves_until_its_requests_have_ended(
 
 async def test_files_that_are_not_the_ones_that_were_inspected_are_refused(replica: Serve, share: StartShare) -> None:
     source = await share(build_adapter())
-    await replica.wait_for("/readyz", 200)
+    await start(replica)
     await put(replica, source.want(digest="sha256:" + "0" * 64))
     held = await wait_for(replica, "support", state="failed")
     assert "changed under the same URI" in held["message"]
@@ -211,7 +214,7 @@ async def test_files_that_are_not_the_ones_that_were_inspected_are_refused(repli
 
 async def test_what_the_engine_refuses_is_told_in_its_words(replica: Serve, share: StartShare) -> None:
     large, huge = await share(build_adapter(32)), await share(build_adapter(128))
-    await replica.wait_for("/readyz", 200)
+    await start(replica)
     await put(replica, large.want("large"), huge.want("huge"))
     assert "rank 32 is greater than max_lora_rank 16" in (await wait_for(replica, "large", state="failed"))["message"]
     assert "MiB for adapters are taken" in (await wait_for(replica, "huge", state="failed"))["message"]
@@ -235,7 +238,7 @@ async def test_only_the_operator_says_which_adapters_to_load(replica: Serve, hea
 async def test_nobody_who_reaches_the_engine_loads_or_unloads_adapters(
     replica: Serve, path: str, body: dict[str, str]
 ) -> None:
-    await replica.wait_for("/readyz", 200)
+    await start(replica)
     async with replica.session.post(f"{replica.engine_url}{path}", json=body) as answer:
         assert answer.status == 403
         assert "spec.adapter.attachTo" in await answer.text()
