@@ -1,7 +1,7 @@
 """The pod that gives the files of an adapter to replicas, and its Service.
 
-The pod has the model's Secret only in its init container, as a replica that fetches for itself would; what it shares, it
-gives to whoever bears a token of which it knows the sha256. Volumes are mounted read-only where the files lie in one.
+The pod has the model's Secret only in its init container, as a replica that fetches for itself would. It gives what it
+shares to whoever bears a token, of which it knows the sha256. Files that lie in a volume are mounted read-only.
 """
 
 from __future__ import annotations

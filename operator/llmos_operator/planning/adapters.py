@@ -88,20 +88,25 @@ def _refuse(pool: InferencePool, adapters: Adapters, model: LLMModel) -> Failure
     if model.spec.adapter.base_model_ref.name != base:
         detail = f"LLMModel {name} changes {model.spec.adapter.base_model_ref.name}, and the pool serves {base}."
         return build_failure(Reason.AdapterDoesNotFit, detail)
-    resolved = model.status.resolved
-    ready = next((c for c in model.status.conditions if c.type == CONDITION_READY), None)
-    # Its deletion waits for pools that name it.
-    if model.metadata.deletion_timestamp is None:
-        if ready is None or ready.observed_generation < model.metadata.generation:
-            return build_failure(Reason.ModelNotReady, f"LLMModel {name} is being looked at.")
-        if ready.status != "True":
-            return build_failure(Reason.ModelNotReady, f"LLMModel {name} says {ready.reason}: {ready.message}")
-    if resolved is None or resolved.adapter is None:
-        return build_failure(Reason.ModelNotReady, f"LLMModel {name} is being looked at.")
-    if resolved.adapter.rank > adapters.max_rank:
-        detail = f"Its rank is {resolved.adapter.rank}, and the pool's spec.adapters.maxRank {adapters.max_rank}."
+    if (unready := _find_unreadiness(model)) is not None:
+        return build_failure(Reason.ModelNotReady, unready)
+    rank = model.status.resolved.adapter.rank if model.status.resolved and model.status.resolved.adapter else 0
+    if rank > adapters.max_rank:
+        detail = f"Its rank is {rank}, and the pool's spec.adapters.maxRank {adapters.max_rank}."
         return build_failure(Reason.AdapterTooLarge, detail)
     return None
+
+
+def _find_unreadiness(model: LLMModel) -> str | None:
+    """Return why a model cannot be loaded yet. One whose deletion waits for pools that name it still can."""
+    ready = next((c for c in model.status.conditions if c.type == CONDITION_READY), None)
+    is_known = model.status.resolved is not None and model.status.resolved.adapter is not None
+    if model.metadata.deletion_timestamp is not None and is_known:
+        return None
+    if ready is not None and ready.observed_generation >= model.metadata.generation and ready.status != "True":
+        return f"LLMModel {model.metadata.name} says {ready.reason}: {ready.message}"
+    is_judged = ready is not None and ready.observed_generation >= model.metadata.generation
+    return None if is_judged and is_known else f"LLMModel {model.metadata.name} is being looked at."
 
 
 def build_adapter_statuses(

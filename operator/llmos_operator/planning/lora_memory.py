@@ -1,8 +1,9 @@
 """What the engine sets aside for LoRA adapters.
 
 vLLM 0.32 allocates the matrices of all slots when it starts, for the largest rank R, in the model's precision
-(vllm/lora/layers: base_linear.py, column_parallel_linear.py, vocab_parallel_embedding.py, logits_processor.py). For each
-of `max-loras` slots, with tensor parallel size t, hidden size h, heads H of size d, K key-value heads, MLP width m:
+(vllm/lora/layers: base_linear.py, column_parallel_linear.py, vocab_parallel_embedding.py, logits_processor.py). For
+each of the `max-loras` slots, with tensor parallel size t, hidden size h, H heads of size d, K key-value heads and an
+MLP of width m, these are so many numbers:
 
     query, key, value   R (3 h + (H + 2 K) d / t)      gate, up     R (2 h + 2 m / t)
     output              R (H d / t + h)                down         R (m / t + h)

@@ -5,8 +5,9 @@ no share of a device to plan. The container's memory is then
 
     1.1 x (weights + LoRA + activation) + KV cache + 2.25 GiB
 
-where LoRA are the slots and twice as many adapters that wait for one (lora_memory.py). 2.25 GiB holds the interpreter, torch, the tokenizer and the pages of files that the kernel counts to the
-container: before vLLM 0.32 takes its KV cache it looks at what is left below the container's limit, and with a model of
+where LoRA are the slots of adapters and twice as many that wait for one (lora_memory.py), and 2.25 GiB holds the
+interpreter, torch, the tokenizer and the pages of files that the kernel counts to the container: before vLLM 0.32 takes
+its KV cache it looks at what is left below the container's limit, and with a model of
 135 million parameters (0.25 GiB) 2.05 GiB were gone by then, though the process itself held less. A container that
 asks for too little ends while it starts, so the estimate is rounded up to the next quarter of a GiB.
 

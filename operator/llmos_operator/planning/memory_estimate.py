@@ -2,8 +2,8 @@
 
     available KV = memory x utilization - weights - LoRA - activation peak - non-torch [- CUDA graphs, since vLLM 0.21]
 
-The terms come from engine_profile.py, weights.py and lora_memory.py, the cache that the rest makes from kv_cache.py. This module adds
-them up and decides nothing; memory.py decides.
+The terms come from engine_profile.py, weights.py and lora_memory.py, the cache that the rest makes from kv_cache.py.
+This module adds them up and decides nothing; memory.py decides.
 
 Safety margin: `fits` is said only if one sequence of max-model-len still fits after 0.5 GiB and 0.5 % of the memory are
 set aside. On the start-up logs of bench/memory/data the prediction of available KV is too high by at most 0.81 GiB of

@@ -208,7 +208,8 @@ def summarize(resolved: ResolvedModel) -> str:
     """Return one line for people, for example `LlamaForCausalLM 134.5M bfloat16 0.25 GiB`."""
     size = next((f"{resolved.parameters / unit:.1f}{name}" for unit, name in _UNITS if resolved.parameters >= unit), "")
     if resolved.adapter is not None:
-        return f"{resolved.architecture} rank {resolved.adapter.rank} {resolved.dtype} {resolved.weights_bytes / 2**20:.1f} MiB"
+        size = f"{resolved.weights_bytes / 2**20:.1f} MiB"
+        return f"{resolved.architecture} rank {resolved.adapter.rank} {resolved.dtype} {size}"
     kind = resolved.quantization or resolved.dtype
     words = (resolved.architecture, size, kind, f"{resolved.weights_bytes / 2**30:.2f} GiB")
     return " ".join(word for word in words if word)
