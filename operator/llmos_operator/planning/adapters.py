@@ -33,10 +33,25 @@ Held = Mapping[str, HeldAdapters | None]
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """An adapter to load."""
+
+    model: LLMModel
+    digest: str
+    trouble: Failure | None = None
+    """Why it is the version before that is still wanted."""
+
+    @property
+    def name(self) -> str:
+        """Of the LLMModel, and for callers."""
+        return self.model.metadata.name
+
+
+@dataclass(frozen=True)
 class AdapterPlan:
     """Adapters to load, and the others with the reason why not."""
 
-    load: tuple[LLMModel, ...] = ()
+    load: tuple[Wanted, ...] = ()
     refused: tuple[tuple[str, str, Failure], ...] = ()
     """Name, digest (empty if unknown) and reason."""
 
@@ -52,14 +67,19 @@ def plan_adapters(pool: InferencePool, models: Iterable[LLMModel]) -> AdapterPla
         (name, "", build_failure(Reason.ModelNotFound, f"There is no LLMModel {name}."))
         for name in sorted(named - by_name.keys())
     ]
-    load: list[LLMModel] = []
+    load: list[Wanted] = []
+    served = {status.name: status.digest for status in pool.status.adapters if status.digest and status.replicas}
     for model in sorted((m for m in by_name.values() if _belongs(pool, m, named)), key=_age):
         failure = _refuse(pool, adapters, model)
+        wanted = Wanted(model, _digest(model))
+        # While its next version is looked at, or cannot be had, replicas go on with the one that they have.
+        if failure is not None and failure.reason is Reason.ModelNotReady and wanted.name in served:
+            wanted, failure = Wanted(model, served[wanted.name], failure), None
         if failure is None and len(load) >= adapters.max_loaded:
             detail = f"{adapters.max_loaded} older ones are attached, and maxLoaded is {adapters.max_loaded}."
             failure = build_failure(Reason.TooManyAdapters, detail)
         if failure is None:
-            load.append(model)
+            load.append(wanted)
         else:
             refused.append((model.metadata.name, _digest(model), failure))
     return AdapterPlan(tuple(load), tuple(refused))
@@ -121,7 +141,7 @@ def build_adapter_statuses(
         troubles: why files of an adapter are not shared, by its name.
     """
     before = {status.name: status for status in pool.status.adapters}
-    loaded = [_build_status(model, held, before.get(model.metadata.name), troubles) for model in plan.load]
+    loaded = [_build_status(wanted, held, before.get(wanted.name), troubles) for wanted in plan.load]
     refused = [
         AdapterStatus(name=name, digest=digest, reason=failure.reason.value, message=failure.message[:_MESSAGE_CHARS])
         for name, digest, failure in plan.refused
@@ -130,14 +150,16 @@ def build_adapter_statuses(
 
 
 def _build_status(
-    model: LLMModel, held: Held, before: AdapterStatus | None, troubles: Mapping[str, Failure]
+    wanted: Wanted, held: Held, before: AdapterStatus | None, troubles: Mapping[str, Failure]
 ) -> AdapterStatus:
-    name, digest = model.metadata.name, _digest(model)
+    name, digest = wanted.name, wanted.digest
     words = {pod: _find(said, name) for pod, said in held.items() if said is not None}
     served = set(before.replicas) if before is not None and before.digest == digest else set()
     serving = {pod for pod, word in words.items() if word and word.digest == digest and word.state == "loaded"}
     serving |= {pod for pod, said in held.items() if said is None and pod in served}
     reason, message = _judge(name, digest, held, words, serving, troubles)
+    if wanted.trouble is not None:
+        reason, message = wanted.trouble.reason.value, wanted.trouble.message[:_MESSAGE_CHARS]
     if not serving and before is not None and before.digest and before.replicas and before.digest != digest:
         still = tuple(pod for pod in before.replicas if pod in held)
         if still:

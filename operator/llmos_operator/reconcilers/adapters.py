@@ -105,25 +105,24 @@ def _build_wanted(key: str, plan: AdapterPlan) -> WantedAdapters:
     return WantedAdapters(
         adapters=tuple(
             WantedAdapter(
-                name=model.metadata.name,
-                digest=model.status.resolved.digest,
-                url=compute_share_url(model),
-                token=compute_share_token(key, model),
+                name=wanted.name,
+                digest=wanted.digest,
+                url=compute_share_url(wanted.model),
+                token=compute_share_token(key, wanted.model),
             )
-            for model in plan.load
-            if model.status.resolved is not None
+            for wanted in plan.load
         )
     )
 
 
 def _is_incomplete(plan: AdapterPlan, statuses: Sequence[AdapterStatus]) -> bool:
-    loading = {model.metadata.name for model in plan.load}
+    loading = {wanted.name for wanted in plan.load}
     return any(status.name in loading and status.reason != LOADED for status in statuses)
 
 
 async def _observe_troubles(context: Context, pool: InferencePool, plan: AdapterPlan) -> dict[str, Failure]:
     """Return why files are not shared, by the name of the adapter."""
-    names = ",".join(sorted(model.metadata.name for model in plan.load))
+    names = ",".join(sorted(wanted.name for wanted in plan.load))
     selector = f"{LABEL_COMPONENT}={COMPONENT_SHARE},{LABEL_MODEL} in ({names})"
     shares = defaultdict(list)
     for pod in await context.kube.list(PODS, namespace=pool.metadata.namespace or "", label_selector=selector):

@@ -22,8 +22,10 @@ async def reconcile_share(context: Context, model: LLMModel, status: LLMModelSta
     pods = await context.kube.list(PODS, namespace=namespace, label_selector=selector)
     resolved = status.resolved
     is_ready = any(c.type == CONDITION_READY and c.status == "True" for c in status.conditions)
-    pools = await context.kube.list(INFERENCE_POOLS)
-    is_wanted = resolved is not None and is_ready and any(is_wanted_by(pool, model) for pool in pools)
+    is_wanted = any(is_wanted_by(pool, model) for pool in await context.kube.list(INFERENCE_POOLS))
+    if is_wanted and (resolved is None or not is_ready):
+        # Its next version is being looked at: who needs the one before still gets it.
+        return
     plan = plan_share(pods, digest=resolved.digest if resolved else "", is_wanted=is_wanted, now=context.now())
     await _reconcile_service(context, model, is_wanted=is_wanted, had_pods=bool(pods))
     if plan.create_attempt is not None and resolved is not None:
