@@ -169,8 +169,9 @@ async def test_a_new_version_leaves_the_one_before_in_place_until_it_is_known() 
     world.kube.put({**model, "spec": {**model["spec"], "source": {"uri": "hf://org/name@next"}}})
     await world.model("support")
     pool = await world.pool()
-    assert pool["status"]["adapters"][0] | {"digest": RESOLVED["digest"], "reason": "ModelNotReady"} == (
-        pool["status"]["adapters"][0]
+    assert (
+        pool["status"]["adapters"][0] | {"digest": RESOLVED["digest"], "reason": "ModelNotReady"}
+        == (pool["status"]["adapters"][0])
     )
     assert [wanted.digest for wanted in next(iter(replicas.told.values())).adapters] == [RESOLVED["digest"]]
     assert len(shares(world)) == 1
