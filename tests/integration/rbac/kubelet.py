@@ -12,7 +12,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from llmos.api import ResolvedModel
-from llmos.api.names import COMPONENT_FETCH, COMPONENT_INSPECT, CONTAINER_ENGINE, LABEL_COMPONENT
+from llmos.api.llmmodel import ResolvedAdapter
+from llmos.api.names import (
+    COMPONENT_FETCH,
+    COMPONENT_INSPECT,
+    COMPONENT_SHARE,
+    CONTAINER_ENGINE,
+    CONTAINER_SHARE,
+    LABEL_COMPONENT,
+)
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Conflict, NotFound
@@ -33,6 +41,9 @@ FACTS: Final = ResolvedModel(
     max_context=2048,
     weights_bytes=1,
     dtype="bfloat16",
+)
+ADAPTER_FACTS: Final = FACTS.model_copy(
+    update={"digest": "sha256:" + "0" * 64, "adapter": ResolvedAdapter(rank=8), "architecture": "LoRA"}
 )
 _POLL_S: Final = 0.1
 _LONG_AGO: Final = timedelta(hours=1)
@@ -93,9 +104,13 @@ class Kubelet:
         if pod["spec"].get("activeDeadlineSeconds"):
             return {"phase": "Failed", "reason": "DeadlineExceeded"}
         if component == COMPONENT_INSPECT:
-            return _ended(component, FACTS.model_dump_json(by_alias=True))
+            is_adapter = "--adapter" in pod["spec"]["containers"][0]["command"]
+            facts = ADAPTER_FACTS if is_adapter else FACTS
+            return _ended(component, facts.model_dump_json(by_alias=True, exclude_none=True))
         if component == COMPONENT_FETCH:
             return _ended(component, "") if self.may_fetch.is_set() else _running(component)
+        if component == COMPONENT_SHARE:
+            return _running(CONTAINER_SHARE)
         engine = next(c for c in pod["spec"]["containers"] if c["name"] == CONTAINER_ENGINE)
         return _waiting(CONTAINER_ENGINE) if engine["image"] == MISSING_IMAGE else _running(CONTAINER_ENGINE)
 
