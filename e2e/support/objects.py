@@ -34,6 +34,15 @@ def build_model(namespace: str, uri: str, *, name: str = "tiny", secret_name: st
     }
 
 
+def build_adapter(
+    namespace: str, uri: str, *, name: str, base: str = "tiny", attach_to: tuple[str, ...] = ()
+) -> Object:
+    """An LLMModel that is a LoRA adapter."""
+    model = build_model(namespace, uri, name=name)
+    adapter = {"baseModelRef": {"name": base}, "attachTo": list(attach_to)}
+    return {**model, "spec": {**model["spec"], "adapter": adapter}}
+
+
 def build_pool(
     namespace: str,
     *,

@@ -22,7 +22,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from e2e.cluster.pki import Authority
-from tests.workers.fetch.models import build_model
+from tests.workers.fetch.models import build_adapter, build_model
 
 CONTEXT_TOKENS: Final = 4096
 
@@ -49,6 +49,9 @@ def build_folders() -> dict[str, Folder]:
         "broken-set": Folder(
             _with_list({"train.jsonl": b'{"prompt": "a", "completion": "b"}\n{"question": "no prompt"}\nno JSON\n'})
         ),
+        "adapter": Folder(build_adapter()),
+        "adapter-next": Folder(build_adapter(seed=8)),
+        "adapter-large": Folder(build_adapter(64)),
         "unauthorized": Folder(status=401),
         "gated": Folder(status=403),
         "limited": Folder(status=429, headers=later),

@@ -84,10 +84,10 @@ def test_the_operator_may_bind_just_the_two_roles_of_tenants() -> None:
         assert find(manifests, "ClusterRole", name)
 
 
-def test_the_operator_lists_secrets_of_its_own_namespace_only_where_api_keys_are() -> None:
+def test_the_operator_lists_and_makes_secrets_in_its_own_namespace_only() -> None:
     role = find(render(), "Role", "llmos-api-keys")
     assert role["metadata"]["namespace"] == "llmos-system"
-    assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "create"]}]
 
 
 @pytest.mark.parametrize("role", ["llmos-tenant-admin", "llmos-tenant-user"])

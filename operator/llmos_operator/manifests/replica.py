@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan
 from llmos.api.names import (
+    ADAPTER_DIR,
     ANNOTATION_ATTEMPT,
     COMPONENT_REPLICA,
     COMPONENT_SERVICE,
@@ -26,6 +27,7 @@ from llmos.api.names import (
     LABEL_REPLICA,
     LABEL_REVISION,
     LABEL_SERVING,
+    TOKEN_HASH_VARIABLE,
 )
 from llmos_operator.manifests.common import (
     Manifest,
@@ -40,9 +42,12 @@ from llmos_operator.manifests.engines import build_engine_command
 from llmos_operator.manifests.engines.base import EngineCommand
 from llmos_operator.manifests.gang import build_member_args, build_member_env, build_member_placement
 from llmos_operator.manifests.steps import build_model_files
+from llmos_operator.planning.lora_memory import compute_files_bytes
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation
 from llmos_operator.planning.settings import Settings
 
+ADAPTER_MARGIN_BYTES = 64 << 20
+"""Folders, and the blocks of the file system: a pod whose volume exceeds its limit is evicted."""
 ENGINE_STOP_S = 30
 """Time between the end of the drain and the kubelet's SIGKILL, for the engine to stop."""
 
@@ -56,6 +61,8 @@ class ReplicaTemplate:
     accelerator: AcceleratorClass | None
     plan: PoolPlan
     settings: Settings
+    token_hash: str = ""
+    """sha256 of the token that the operator bears when it tells which adapters to hold."""
 
     @property
     def image(self) -> str:
@@ -141,8 +148,18 @@ def _build_pod(template: ReplicaTemplate, revision: str, ordinal: int, attempt: 
 
 def _build_pod_spec(template: ReplicaTemplate, replica: str, rank: int) -> Manifest:
     pool, settings, size = template.pool, template.settings, template.plan.pods
-    command = build_engine_command(pool.spec.engine, template.model, template.plan, on_cpu=template.accelerator is None)
+    command = build_engine_command(
+        pool.spec.engine,
+        template.model,
+        template.plan,
+        on_cpu=template.accelerator is None,
+        adapters=pool.spec.adapters,
+    )
     model_dir, volumes, mounts, init = _model_files(template, command)
+    if pool.spec.adapters is not None:
+        room = {"sizeLimit": str(_compute_adapter_bytes(template) + ADAPTER_MARGIN_BYTES)}
+        volumes = [*volumes, {"name": "adapters", "emptyDir": room}]
+        mounts = [*mounts, {"name": "adapters", "mountPath": ADAPTER_DIR}]
     spec: Manifest = {
         # The operator replaces a failed replica after a pause; a pod that restarts by itself would hold its
         # accelerators.
@@ -197,11 +214,21 @@ def _model_files(
     return build_model_files(model, model.status.resolved, template.image, template.settings)
 
 
+def _compute_adapter_bytes(template: ReplicaTemplate) -> int:
+    """Return the room for files of adapters; 0 if none can be loaded."""
+    adapters, model = template.pool.spec.adapters, template.model
+    resolved = model.status.resolved if model is not None else None
+    return compute_files_bytes(adapters, resolved.config if resolved else None) if adapters is not None else 0
+
+
 def _build_engine(
     template: ReplicaTemplate, command: EngineCommand, model_dir: str, mounts: list[Manifest], replica: str, rank: int
 ) -> Manifest:
     pool, settings, size = template.pool, template.settings, template.plan.pods
-    env = (*command.env, *((variable.name, variable.value) for variable in pool.spec.engine.env))
+    adapter_bytes = _compute_adapter_bytes(template)
+    adapter_args = ("--adapters-bytes", str(adapter_bytes)) if adapter_bytes else ()
+    token = ((TOKEN_HASH_VARIABLE, template.token_hash),) if adapter_bytes else ()
+    env = (*command.env, *((variable.name, variable.value) for variable in pool.spec.engine.env), *token)
     return {
         "name": CONTAINER_ENGINE,
         "image": template.image,
@@ -216,6 +243,7 @@ def _build_engine(
             *("--drain-timeout-s", str(pool.spec.drain.timeout_seconds)),
             *("--settle-s", str(settings.drain_settle_s)),
             *("--start-timeout-s", str(settings.start_timeout_s)),
+            *adapter_args,
             *build_member_args(pool, replica, size=size, rank=rank),
             "--",
             *command.args,

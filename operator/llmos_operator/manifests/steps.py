@@ -82,6 +82,8 @@ def _step_args(step: Literal["inspect", "fetch"], model: LLMModel) -> list[str]:
     ]
     if compute_source_claim(model) is not None:
         args += ["--pvc-mount", SOURCE_DIR]
+    if model.spec.adapter is not None:
+        args.append("--adapter")
     if model.spec.trust_remote_code is not None:
         args += ["--trust-remote-code-revision", model.spec.trust_remote_code.revision]
     return args

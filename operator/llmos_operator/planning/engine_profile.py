@@ -77,6 +77,8 @@ class EngineSettings:
     block_size_tokens: int = 16
     quantization: str = ""  # quantized while loading, for checkpoints that are not
     enforce_eager: bool = False
+    max_loras: int = 0
+    max_lora_rank: int = 0
 
 
 @dataclass(frozen=True)

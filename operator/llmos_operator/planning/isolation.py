@@ -50,7 +50,7 @@ _FINISHED = frozenset({"Succeeded", "Failed"})
 _VARYING_LABELS = frozenset(
     {LABEL_POOL, LABEL_MODEL, LABEL_JOB, LABEL_REPLICA, LABEL_REVISION, LABEL_RANK, LABEL_GANG_SIZE, LABEL_SERVING}
 )
-_COMPONENTS = frozenset({"replica", "inspect", "fetch", "prepare", "train"})
+_COMPONENTS = frozenset({"replica", "inspect", "fetch", "share", "prepare", "train"})
 
 
 def plan_backstop(tenant: Tenant, classes: Iterable[AcceleratorClass]) -> dict[str, int]:

@@ -36,6 +36,7 @@ def plan_layout(
         or _refuse_class(pool, accelerator)
         or refuse_shape(wanted, accelerator)
         or refuse_claim(pool, model, wanted)
+        or _refuse_adapters(pool, wanted)
     )
     if refusal is not None:
         return Layout(refusal=refusal)
@@ -97,6 +98,13 @@ def _refuse_model(pool: InferencePool, model: LLMModel | None) -> Failure | None
     if model is None:
         detail = f"There is no LLMModel {name} in namespace {pool.metadata.namespace}."
         return build_failure(Reason.ModelNotFound, detail)
+    if model.spec.adapter is not None:
+        base = model.spec.adapter.base_model_ref.name
+        detail = (
+            f"LLMModel {name} is a LoRA adapter: set modelRef to its base model {base}, and name {name} in "
+            "spec.adapters.models."
+        )
+        return build_failure(Reason.InvalidSpec, detail)
     if pool.spec.engine.name == "simulator":
         return None
     ready = next((c for c in model.status.conditions if c.type == CONDITION_READY), None)
@@ -105,6 +113,17 @@ def _refuse_model(pool: InferencePool, model: LLMModel | None) -> Failure | None
     if ready.status != "True" and model.metadata.deletion_timestamp is None:
         return build_failure(Reason.ModelNotReady, f"LLMModel {name} says {ready.reason}: {ready.message}")
     return None
+
+
+def _refuse_adapters(pool: InferencePool, wanted: Accelerators) -> Failure | None:
+    """The members of a gang would need the files, too, and nobody tells them."""
+    if pool.spec.adapters is None or wanted.pods == 1:
+        return None
+    detail = (
+        f"A replica has {wanted.pods} pods, and adapters can be loaded only where it is one: remove spec.adapters, or "
+        "ask for no more accelerators than one node has."
+    )
+    return build_failure(Reason.InvalidSpec, detail)
 
 
 def _refuse_class(pool: InferencePool, accelerator: AcceleratorClass | None) -> Failure | None:
@@ -138,6 +157,8 @@ def _engine_settings(pool: InferencePool, version: str) -> EngineSettings:
         gpu_memory_utilization=_number(args.get("gpu-memory-utilization")),
         quantization=str(args.get("quantization", "")),
         enforce_eager=args.get("enforce-eager") is True,
+        max_loras=pool.spec.adapters.max_loaded if pool.spec.adapters else 0,
+        max_lora_rank=pool.spec.adapters.max_rank if pool.spec.adapters else 0,
     )
     return replace(settings, version=version) if version else settings
 

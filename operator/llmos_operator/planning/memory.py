@@ -232,7 +232,7 @@ def _refuse_size(
     on = f"on {gpus} x {memory_gib:.4g} GiB"
     count = _smallest_fitting_count(request, context_length)
     more = f"use count {count}" if count else "use accelerators with more memory"
-    overhead = estimate.activation_gib + estimate.non_torch_gib + estimate.cuda_graph_gib
+    overhead = estimate.activation_gib + estimate.non_torch_gib + estimate.cuda_graph_gib + estimate.lora_gib
     has_gib = gpus * estimate.requested_gib
     longest = request.longest_length(estimate, max_model_len)
     if longest < min(max_model_len, _SHORTEST_PLANNED_TOKENS):
@@ -283,6 +283,7 @@ def _build_plan(request: _Request, estimate: MemoryEstimate, max_model_len: int)
     idle = request.accelerators.count - gpus
     pods = request.accelerators.pods
     among = f" in {pods} pods" if pods > 1 else ""
+    lora = f", {estimate.lora_gib:.1f} GiB for adapters" if estimate.lora_gib else ""
     rest = f"; {idle} of {request.accelerators.count} accelerators stay unused" if idle else ""
     return MemoryPlan(
         tensor_parallel_size=request.tensor_parallel_size,
@@ -296,7 +297,7 @@ def _build_plan(request: _Request, estimate: MemoryEstimate, max_model_len: int)
         needs_gib=estimate.requested_gib - estimate.available_kv_gib + cache.sequence_gib,
         pods=pods,
         message=(
-            f"{estimate.weights_gib:.1f} GiB weights and {estimate.available_kv_gib:.1f} GiB KV cache on each of "
+            f"{estimate.weights_gib:.1f} GiB weights{lora} and {estimate.available_kv_gib:.1f} GiB KV cache on each of "
             f"{gpus} x {request.accelerators.memory_gib:.4g} GiB{among}: {cache.tokens} tokens, "
             f"{cache.max_concurrency:.1f} sequences of {max_model_len}{rest}"
         ),

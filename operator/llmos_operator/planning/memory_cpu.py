@@ -3,10 +3,11 @@
 vLLM on a CPU takes its KV cache from VLLM_CPU_KVCACHE_SPACE, a whole number of GiB, whatever the machine has; there is
 no share of a device to plan. The container's memory is then
 
-    1.1 x (weights + activation) + KV cache + 2.25 GiB
+    1.1 x (weights + LoRA + activation) + KV cache + 2.25 GiB
 
-where 2.25 GiB holds the interpreter, torch, the tokenizer and the pages of files that the kernel counts to the
-container: before vLLM 0.32 takes its KV cache it looks at what is left below the container's limit, and with a model of
+where LoRA are the slots of adapters and twice as many that wait for one (lora_memory.py), and 2.25 GiB holds the
+interpreter, torch, the tokenizer and the pages of files that the kernel counts to the container: before vLLM 0.32 takes
+its KV cache it looks at what is left below the container's limit, and with a model of
 135 million parameters (0.25 GiB) 2.05 GiB were gone by then, though the process itself held less. A container that
 asks for too little ends while it starts, so the estimate is rounded up to the next quarter of a GiB.
 
@@ -28,6 +29,7 @@ from llmos_operator.planning.engine_profile import (
     find_profile,
 )
 from llmos_operator.planning.kv_cache import KvCache, compute_kv_cache
+from llmos_operator.planning.lora_memory import compute_lora_gib
 from llmos_operator.planning.memory import refuse_request
 from llmos_operator.planning.memory_estimate import DoesNotFit, MemoryPlan, Misfit
 from llmos_operator.planning.weights import compute_weights_gib
@@ -62,7 +64,15 @@ def plan_cpu_memory(
     batch = compute_batch(settings, 0.0, max_model_len)
     weights = compute_weights_gib(architecture, weights_bytes=weights_bytes, tensor_parallel_size=1, settings=settings)
     activation = compute_activation_gib(architecture, 1, batch, find_profile(settings.version))
-    needs = _TENSOR_OVERHEAD * (weights + activation) + cache_gib + _RUNTIME_GIB
+    # Each slot, and two adapters that wait for one.
+    lora = 3 * compute_lora_gib(
+        architecture,
+        slots=settings.max_loras,
+        rank=settings.max_lora_rank,
+        tensor_parallel_size=1,
+        pipeline_parallel_size=1,
+    )
+    needs = _TENSOR_OVERHEAD * (weights + lora + activation) + cache_gib + _RUNTIME_GIB
     container = math.ceil(needs / _STEP_GIB) * _STEP_GIB
     if memory_limit_gib is not None and container > memory_limit_gib:
         return DoesNotFit(

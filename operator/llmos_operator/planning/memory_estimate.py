@@ -1,9 +1,9 @@
 """What one GPU of a replica holds when the engine has started with given settings, in GiB.
 
-    available KV = memory x utilization - weights - activation peak - non-torch [- CUDA graphs, since vLLM 0.21]
+    available KV = memory x utilization - weights - LoRA - activation peak - non-torch [- CUDA graphs, since vLLM 0.21]
 
-The terms come from engine_profile.py and weights.py, the cache that the rest makes from kv_cache.py. This module adds
-them up and decides nothing; memory.py decides.
+The terms come from engine_profile.py, weights.py and lora_memory.py, the cache that the rest makes from kv_cache.py.
+This module adds them up and decides nothing; memory.py decides.
 
 Safety margin: `fits` is said only if one sequence of max-model-len still fits after 0.5 GiB and 0.5 % of the memory are
 set aside. On the start-up logs of bench/memory/data the prediction of available KV is too high by at most 0.81 GiB of
@@ -29,6 +29,7 @@ from llmos_operator.planning.engine_profile import (
     find_profile,
 )
 from llmos_operator.planning.kv_cache import KvCache, compute_kv_cache
+from llmos_operator.planning.lora_memory import compute_lora_gib
 from llmos_operator.planning.weights import compute_weights_gib
 
 MARGIN_GIB: Final = 0.5
@@ -53,6 +54,7 @@ class MemoryEstimate:
     activation_gib: float
     non_torch_gib: float
     cuda_graph_gib: float
+    lora_gib: float
     available_kv_gib: float
     margin_gib: float
     kv_cache: KvCache
@@ -150,7 +152,14 @@ def estimate_memory(
     non_torch = compute_non_torch_gib(profile, tensor_parallel_size)
     graphs = compute_cuda_graph_gib(architecture, pipeline_parallel_size, settings)
     counted_graphs = graphs if profile.counts_cuda_graphs else 0.0
-    available = memory_gib * utilization - weights - activation - non_torch - counted_graphs
+    lora = compute_lora_gib(
+        architecture,
+        slots=settings.max_loras,
+        rank=settings.max_lora_rank,
+        tensor_parallel_size=tensor_parallel_size,
+        pipeline_parallel_size=pipeline_parallel_size,
+    )
+    available = memory_gib * utilization - weights - lora - activation - non_torch - counted_graphs
     margin = MARGIN_GIB + MARGIN_SHARE * memory_gib
 
     def cache_of(available_gib: float) -> KvCache:
@@ -170,6 +179,7 @@ def estimate_memory(
         activation_gib=activation,
         non_torch_gib=non_torch,
         cuda_graph_gib=graphs,
+        lora_gib=lora,
         available_kv_gib=available,
         margin_gib=margin,
         kv_cache=cache_of(available),

@@ -59,6 +59,8 @@ def compute_source_hash(spec: LLMModelSpec) -> str:
         "format": spec.format,
         "code": spec.trust_remote_code.revision if spec.trust_remote_code else "",
     }
+    if spec.adapter is not None:
+        facts["kind"] = "adapter"
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -205,6 +207,9 @@ _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"))
 def summarize(resolved: ResolvedModel) -> str:
     """Return one line for people, for example `LlamaForCausalLM 134.5M bfloat16 0.25 GiB`."""
     size = next((f"{resolved.parameters / unit:.1f}{name}" for unit, name in _UNITS if resolved.parameters >= unit), "")
+    if resolved.adapter is not None:
+        size = f"{resolved.weights_bytes / 2**20:.1f} MiB"
+        return f"{resolved.architecture} rank {resolved.adapter.rank} {resolved.dtype} {size}"
     kind = resolved.quantization or resolved.dtype
     words = (resolved.architecture, size, kind, f"{resolved.weights_bytes / 2**30:.2f} GiB")
     return " ".join(word for word in words if word)

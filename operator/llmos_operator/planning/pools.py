@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
+from llmos.api.inferencepool import AdapterStatus
 from llmos.api.names import (
     CONDITION_ADMITTED,
     CONDITION_AVAILABLE,
@@ -88,6 +89,8 @@ def build_pool_status(
     replicas: Sequence[Replica],
     refused: Failure | None,
     isolation: Sequence[Fact] = (),
+    adapters: Sequence[AdapterStatus] = (),
+    adapters_fact: Fact | None = None,
     now: datetime,
     admission: Admission | None = None,
 ) -> InferencePoolStatus:
@@ -103,6 +106,8 @@ def build_pool_status(
         replicas: replicas observed before this reconcile's writes.
         refused: what the API server refused in this reconcile, if anything.
         isolation: the condition IsolationReady, of a pool in a tenant's namespace.
+        adapters: what is true of adapters.
+        adapters_fact: the condition AdaptersReady, of a pool that can load adapters.
         now: the current time.
         admission: what the quota says; None if it does not concern the pool.
     """
@@ -122,6 +127,7 @@ def build_pool_status(
         _available(count, failure, size),
         _progressing(count, failure),
         *isolation,
+        *(() if adapters_fact is None else (adapters_fact,)),
         _ready(count, failure, size),
     )
     holding = sum(1 for replica in replicas if replica.state in HOLDING and not replica.is_gated)
@@ -139,6 +145,7 @@ def build_pool_status(
         revision=revision,
         plan=layout.plan,
         scaling=size.scaling,
+        adapters=tuple(adapters),
         conditions=build_conditions(facts, pool.status.conditions, pool.metadata.generation, now),
     )
 

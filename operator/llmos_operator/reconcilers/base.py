@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from llmos.api.adapters import HeldAdapters, WantedAdapters
 from llmos_operator.kube.client import Kube
 from llmos_operator.planning.settings import Settings
+from llmos_operator.reconcilers.adapter_key import AdapterKeys
 from llmos_operator.reconcilers.board import Board
 from llmos_operator.reconcilers.budget_board import BudgetBoard
 from llmos_operator.reconcilers.keys import Key
@@ -33,6 +35,12 @@ async def _observe_nothing(_replicas: Mapping[str, str]) -> Mapping[str, int]:
     return {}
 
 
+async def _tell_nobody(
+    _addresses: Mapping[str, str], _wanted: WantedAdapters, _token: str
+) -> Mapping[str, HeldAdapters | None]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Context:
     """The surroundings of a reconcile: everything that is neither the key nor the cluster."""
@@ -45,6 +53,13 @@ class Context:
     observe_in_flight: Callable[[Mapping[str, str]], Awaitable[Mapping[str, int]]] = field(default=_observe_nothing)
     """Ask replicas (pod name -> pod IP) for their requests running and waiting; those that do not answer are left
     out."""
+    tell_adapters: Callable[[Mapping[str, str], WantedAdapters, str], Awaitable[Mapping[str, HeldAdapters | None]]] = (
+        field(default=_tell_nobody)
+    )
+    """Tell replicas (pod name -> pod IP) which adapters to hold, with the pool's token; what each says that it holds,
+    None of those that do not answer."""
+    adapter_keys: AdapterKeys = field(default_factory=AdapterKeys)
+    """The key from which tokens for adapters are made."""
     board: Board = field(default_factory=Board)
     """What this and the autoscaler tell each other."""
     quota: QuotaBoard = field(default_factory=QuotaBoard)

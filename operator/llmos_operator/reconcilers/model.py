@@ -38,6 +38,7 @@ from llmos_operator.planning.models import (
 )
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
+from llmos_operator.reconcilers.share import reconcile_share
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed
 
 IN_USE_RETRY_S = 5.0
@@ -72,8 +73,10 @@ async def reconcile_model(context: Context, key: Key) -> Result:
         )
     children = await _observe_children(context, model)
     facts, result = await _reconcile_steps(context, model, children)
-    await apply_status_if_changed(context.kube, current, build_model_status(model, facts, context.now()), context.now())
+    status = build_model_status(model, facts, context.now())
+    await apply_status_if_changed(context.kube, current, status, context.now())
     await _prune(context, model, facts, children)
+    await reconcile_share(context, model, status)
     return result
 
 
@@ -82,7 +85,7 @@ async def _reconcile_deletion(context: Context, current: Object, model: LLMModel
         return DONE
     namespace, name = model.metadata.namespace or "", model.metadata.name
     pools = await context.kube.list(INFERENCE_POOLS, namespace=namespace)
-    users = tuple(sorted(p["metadata"]["name"] for p in pools if p["spec"]["modelRef"]["name"] == name))
+    users = tuple(sorted(p["metadata"]["name"] for p in pools if name in _models_of(p)))
     if users:
         stored = any(c.type == CONDITION_STORED and c.status == "True" for c in model.status.conditions)
         facts = ModelFacts(
@@ -101,6 +104,13 @@ async def _reconcile_deletion(context: Context, current: Object, model: LLMModel
         LLM_MODELS, name, namespace, finalizers=finalizers, resource_version=model.metadata.resource_version
     )
     return DONE
+
+
+def _models_of(pool: Object) -> set[str]:
+    """Return the models that a pool names: the one that it serves, and adapters."""
+    spec = pool["spec"]
+    adapters = (spec.get("adapters") or {}).get("models") or ()
+    return {spec["modelRef"]["name"], *(reference["name"] for reference in adapters)}
 
 
 async def _observe_children(context: Context, model: LLMModel) -> _Children:

@@ -60,6 +60,7 @@ from llmos_operator.planning.replicas import (
     plan_replicas,
 )
 from llmos_operator.planning.sampling import ScaledPool
+from llmos_operator.reconcilers.adapters import look_at_adapters, read_token_hash
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
@@ -110,6 +111,7 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
     refused = await _apply_plan(context, observed, plan)
     await tend_pods(context, observed.pool, observed.queue, observed.pods, has_quota=observed.has_quota)
     kueue = await look_at_kueue(context, observed.queue, observed.pods)
+    adapters = await look_at_adapters(context, observed.pool, observed.pods, replicas)
     status = build_pool_status(
         observed.pool,
         layout=observed.layout,
@@ -120,6 +122,8 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         replicas=replicas,
         refused=refused,
         isolation=isolation.facts,
+        adapters=adapters.statuses,
+        adapters_fact=adapters.fact,
         now=context.now(),
         admission=Admission(context.quota.pool(key), kueue.waits, kueue.stopped)
         if observed.has_quota or kueue.waits
@@ -127,7 +131,10 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
     )
     announcement = plan_scaling_announcement(observed.pool, size)
     await apply_status_if_changed(context.kube, current, status, context.now(), announcement)
-    looks = (isolation.look_again_s, kueue.look_again_s, _next_look_s(replicas, plan, refused, context.now()))
+    looks = (
+        *(isolation.look_again_s, kueue.look_again_s, adapters.look_again_s),
+        _next_look_s(replicas, plan, refused, context.now()),
+    )
     return Result(requeue_after_s=min((look for look in looks if look is not None), default=None))
 
 
@@ -199,7 +206,8 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
         # Without a plan nothing new is made, but what runs goes on, and may still shrink.
         revision = pool.status.revision or _newest_revision(pods)
         return _Observed(current, pool, None, layout, revision, pods, has_quota)
-    template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings)
+    token_hash = await read_token_hash(context, pool)
+    template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings, token_hash)
     return _Observed(current, pool, template, layout, compute_revision(template), pods, has_quota)
 
 

@@ -39,6 +39,7 @@ from llmos_operator.reconcilers.base import Context, Key
 from llmos_operator.reconcilers.board import Board
 from llmos_operator.reconcilers.budget_board import BudgetBoard
 from llmos_operator.reconcilers.quota_board import QUOTA, QuotaBoard
+from llmos_operator.runtime.adapters import AdapterTeller
 from llmos_operator.runtime.dispatch import Dispatcher, Reconcile
 from llmos_operator.runtime.engines import Engines
 from llmos_operator.runtime.fetching import open_session
@@ -163,6 +164,7 @@ class Operator:
             settings=self._settings,
             now=lambda: datetime.now(UTC),
             observe_in_flight=InFlightObserver(session).observe,
+            tell_adapters=AdapterTeller(session).tell,
             board=self._board,
             quota=self._quota,
             budgets=self._budgets,

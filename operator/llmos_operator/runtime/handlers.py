@@ -3,8 +3,9 @@
 Which objects are watched is said to the API server (label selectors), not sorted out here: children by the label that
 every object of ours bears. A child's event enqueues its owner, found by the owner's name in a label. An object of our
 own kinds enqueues itself if more than its status changed (the status is our own writing), always the pools and jobs
-that refer to it, and a model that it no longer uses, for that may now be deleted. A change of one Tenant concerns all
-of them, for a namespace has only one, and all jobs.
+that refer to it, a model that it no longer uses, for that may now be deleted, and the adapters of a pool whose spec
+changed, for their files are shared while a pool wants them. A change of one Tenant concerns all of them, for a namespace
+has only one, and all jobs.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ class Router:
             self._sink.add_after(build_work_key(key), 0.0)
         elif is_news := self._references.see(key, body):
             self._sink.add(build_work_key(key))
-        for referrer in self._references.referrers(key):
-            self._sink.add(referrer)
+        for concerned in self._find_concerned(resource, key, is_news=is_news):
+            self._sink.add(concerned)
         # What a tenant may have is reckoned from what exists, which stands in the classes' status.
         if resource is ACCELERATOR_CLASSES or (resource is TENANTS and is_news):
             self._see_tenants()
@@ -127,6 +128,17 @@ class Router:
             self._see_quota(always=resource is TENANTS)
         for target in set(targets_before).difference(self._references.targets(key)):
             self._sink.add(build_work_key(target))
+
+    def _find_concerned(self, resource: Resource, key: Key, *, is_news: bool) -> set[Key]:
+        """Return what has to look again because an object changed: whoever refers to it; the pools of an adapter; the
+        adapters of a pool, whose files are shared while a pool wants them."""
+        targets, referrers = self._references.targets(key), set(self._references.referrers(key))
+        if resource is LLM_MODELS:
+            return referrers.union(targets)
+        if resource is not INFERENCE_POOLS:
+            return referrers
+        named = [target for target in targets if target.kind == LLM_MODELS.kind][1:]
+        return referrers.union(named) if is_news else set()
 
     def _see_tenants(self) -> None:
         for key in self._references.tenants:

@@ -1,8 +1,8 @@
 """What we know from watch events alone: which objects exist, who refers to whom, and what changed about them.
 
 No bodies are kept, only names and fingerprints, so that thousands of objects cost a few hundred kilobytes. It answers
-two questions without asking the API server: which pools must look again because their model or their accelerator class
-changed, and whether an event tells anything that a reconcile would act on.
+two questions without asking the API server: which pools must look again because their model, an adapter or their
+accelerator class changed, and whether an event tells anything that a reconcile would act on.
 """
 
 from __future__ import annotations
@@ -78,11 +78,13 @@ class References:
         self._nodes.pop(name, None)
 
     def targets(self, key: Key) -> tuple[Key, ...]:
-        """Return the models and the accelerator class that a pool or job refers to."""
+        """Return what an object refers to: a pool its model, its adapters and its accelerator class, a job its base model
+        and its class, an adapter the pools that it attaches itself to."""
         return self._targets.get(key, ())
 
     def referrers(self, key: Key) -> tuple[Key, ...]:
-        """Return the pools and jobs that refer to a model or an accelerator class, whether or not that exists."""
+        """Return what refers to an object, whether or not that exists: pools and jobs to a model or an accelerator
+        class, adapters to a pool."""
         return tuple(self._referrers.get(key, ()))
 
     def keys(self) -> tuple[Key, ...]:
@@ -124,17 +126,22 @@ def find_missed(
 
 
 def _build_targets(key: Key, body: Mapping[str, Any]) -> tuple[Key, ...]:
+    # An invalid object may lack anything; its own reconcile says so.
+    spec = body.get("spec") or {}
     if key.kind == FINE_TUNE_JOBS.kind:
-        return _build_targets_of_job(key, body.get("spec") or {})
+        return _build_targets_of_job(key, spec)
+    if key.kind == LLM_MODELS.kind:
+        pools = (spec.get("adapter") or {}).get("attachTo") or ()
+        return tuple(Key(INFERENCE_POOLS.kind, key.namespace, pool) for pool in pools)
     if key.kind != INFERENCE_POOLS.kind:
         return ()
-    # An invalid pool may lack anything; its own reconcile says so.
-    spec = body.get("spec") or {}
     model = (spec.get("modelRef") or {}).get("name")
     accelerator = (spec.get("accelerator") or {}).get("class")
     targets = []
     if model:
         targets.append(Key(LLM_MODELS.kind, key.namespace, model))
+    named = (spec.get("adapters") or {}).get("models") or ()
+    targets += [Key(LLM_MODELS.kind, key.namespace, each["name"]) for each in named if each.get("name")]
     if accelerator:
         targets.append(Key(ACCELERATOR_CLASSES.kind, "", accelerator))
     return tuple(targets)

@@ -43,6 +43,10 @@ COMPONENT_INSPECT: Final = "inspect"
 COMPONENT_FETCH: Final = "fetch"
 COMPONENT_PREPARE: Final = "prepare"
 COMPONENT_TRAIN: Final = "train"
+COMPONENT_SHARE: Final = "share"
+"""The pod and the Service that give the files of an adapter to replicas."""
+COMPONENT_ADAPTER_KEY: Final = "adapter-key"
+"""The Secret of the operator from which tokens for adapters are made."""
 COMPONENT_STORAGE: Final = "storage"
 COMPONENT_SERVICE: Final = "service"
 COMPONENT_LEADERS: Final = "leaders"
@@ -110,10 +114,12 @@ CONDITION_ISOLATION_READY: Final = "IsolationReady"
 CONTAINER_ENGINE: Final = "engine"
 CONTAINER_FETCH: Final = "fetch"
 CONTAINER_INSPECT: Final = "inspect"
+CONTAINER_SHARE: Final = "share"
 CONTAINER_PREPARE: Final = "prepare"
 CONTAINER_TRAIN: Final = "train"
 ENGINE_PORT: Final = 8000
 CONTROL_PORT: Final = 8001
+SHARE_PORT: Final = 8002
 GANG_PORT: Final = 29500
 """Where the pods of a gang meet: the leader listens."""
 GATEWAY_PORT: Final = 8080
@@ -126,6 +132,8 @@ JOB_FILE: Final = "/etc/llmos/job/job.json"
 """The FineTuneJob (metadata.name, metadata.namespace and spec) as its pods read it."""
 ADAPTER_DIR: Final = "/adapters"
 """Where a replica keeps the files of its adapters."""
+TOKEN_HASH_VARIABLE: Final = "LLMOS_TOKEN_SHA256"  # noqa: S105 - the name of a variable
+"""In containers that only the operator, or whom it told, may ask: sha256 of the token that they want to see."""
 POD_IP_VARIABLE: Final = "LLMOS_POD_IP"
 """In the engine containers of gangs: the pod's own address."""
 

@@ -14,12 +14,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from llmos.api import ModelArchitecture, ResolvedModel
+from llmos.api.llmmodel import ResolvedAdapter
 from llmos.api.names import (
     COMPONENT_FETCH,
     COMPONENT_INSPECT,
     COMPONENT_PREPARE,
+    COMPONENT_SHARE,
     COMPONENT_TRAIN,
     CONTAINER_ENGINE,
+    CONTAINER_SHARE,
     LABEL_COMPONENT,
 )
 from llmos_operator.kube.aio import AioKube
@@ -59,6 +62,9 @@ FACTS: Final = ResolvedModel(
     ),
 )
 RESULT: Final = {"outcome": "complete", "output": {"digest": "sha256:1", "kind": "adapter"}}
+ADAPTER_FACTS: Final = FACTS.model_copy(
+    update={"digest": "sha256:" + "0" * 64, "adapter": ResolvedAdapter(rank=8), "architecture": "LoRA"}
+)
 _POLL_S: Final = 0.1
 _LONG_AGO: Final = timedelta(hours=1)
 
@@ -119,13 +125,17 @@ class Kubelet:
         if pod["spec"].get("activeDeadlineSeconds"):
             return {"phase": "Failed", "reason": "DeadlineExceeded"}
         if component == COMPONENT_INSPECT:
-            return _ended(component, FACTS.model_dump_json(by_alias=True))
+            is_adapter = "--adapter" in pod["spec"]["containers"][0]["command"]
+            facts = ADAPTER_FACTS if is_adapter else FACTS
+            return _ended(component, facts.model_dump_json(by_alias=True, exclude_none=True))
         if component == COMPONENT_FETCH:
             return _ended(component, "") if self.may_fetch.is_set() else _running(component)
         if component == COMPONENT_PREPARE:
             return _ended(component, json.dumps({"outcome": "prepared", "report": {"digest": "sha256:d"}}))
         if component == COMPONENT_TRAIN:
             return _ended(component, json.dumps(RESULT)) if self.may_train.is_set() else _running(component)
+        if component == COMPONENT_SHARE:
+            return _running(CONTAINER_SHARE)
         engine = next(c for c in pod["spec"]["containers"] if c["name"] == CONTAINER_ENGINE)
         return _waiting(CONTAINER_ENGINE) if engine["image"] == MISSING_IMAGE else _running(CONTAINER_ENGINE)
 

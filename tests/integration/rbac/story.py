@@ -7,7 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from e2e.cluster.controlplane import ControlPlane
-from llmos.api.names import API_VERSION, COMPONENT_FETCH, COMPONENT_GATEWAY, LABEL_COMPONENT, LABEL_POOL, LABEL_TENANT
+from llmos.api.names import (
+    API_VERSION,
+    COMPONENT_FETCH,
+    COMPONENT_GATEWAY,
+    COMPONENT_SHARE,
+    LABEL_COMPONENT,
+    LABEL_POOL,
+    LABEL_TENANT,
+)
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import (
@@ -23,6 +31,7 @@ from llmos_operator.kube.resources import (
     PODS,
     RESOURCE_QUOTAS,
     ROLE_BINDINGS,
+    SERVICES,
     TENANTS,
     Resource,
 )
@@ -49,6 +58,7 @@ class Story:
         await self._serve_and_change()
         await self._scale_by_load()
         await self._train()
+        await self._attach_an_adapter()
         await self._name_what_does_not_exist()
         await self._write_a_tenant()
         await self._fail_to_pull_an_image()
@@ -82,7 +92,7 @@ class Story:
         """Whether just these namespaces have everything that keeps them apart."""
 
         async def are_closed() -> bool:
-            for kind, count in ((NETWORK_POLICIES, 7), (LIMIT_RANGES, 1), (RESOURCE_QUOTAS, 1), (ROLE_BINDINGS, 2)):
+            for kind, count in ((NETWORK_POLICIES, 9), (LIMIT_RANGES, 1), (RESOURCE_QUOTAS, 1), (ROLE_BINDINGS, 2)):
                 items = await self._admin.list(kind, label_selector=LABEL_TENANT)
                 if sorted(item["metadata"]["namespace"] for item in items) != sorted(namespaces * count):
                     return False
@@ -122,6 +132,37 @@ class Story:
             engine = {"name": "simulator", "args": arguments}
             await self._write_pool("chat", model="stored", accelerator=CLASS, engine=engine, replicas=replicas)
             await self._wait(f"{replicas} replicas with {arguments}", self._is_settled("chat", replicas))
+
+    async def _attach_an_adapter(self) -> None:
+        """Its files are shared while a pool wants them, and no longer."""
+        source = {"uri": "hf://org/adapter"}
+        attached = {"baseModelRef": {"name": "small"}, "attachTo": ["with-adapters"]}
+        spec = {"modelRef": {"name": "small"}, "engine": {"name": "simulator"}, "accelerator": {"class": "cpu"}}
+        await self._write("InferencePool", "with-adapters", {**spec, "replicas": 1, "adapters": {}})
+        await self._write("LLMModel", "support", {"source": source, "adapter": attached})
+        await self._wait("a replica that can load adapters", self._is_settled("with-adapters", 1))
+        await self._wait("the adapter to be shared", self._is_shared(True))
+
+        async def is_named() -> bool:
+            pool = await self._read(INFERENCE_POOLS, "with-adapters")
+            return [entry["name"] for entry in pool["status"].get("adapters", ())] == ["support"]
+
+        await self._wait("the adapter in status", is_named)
+        await self._write("LLMModel", "support", {"source": source, "adapter": {"baseModelRef": {"name": "small"}}})
+        await self._wait("the adapter to be shared no more", self._is_shared(False))
+        await self._admin.delete(INFERENCE_POOLS, "with-adapters", self._namespace)
+        await self._admin.delete(LLM_MODELS, "support", self._namespace)
+
+    def _is_shared(self, wanted: bool) -> Callable[[], Awaitable[bool]]:
+        async def is_so() -> bool:
+            selector = f"{LABEL_COMPONENT}={COMPONENT_SHARE}"
+            found = [
+                await self._admin.list(kind, namespace=self._namespace, label_selector=selector)
+                for kind in (PODS, SERVICES)
+            ]
+            return [len(items) for items in found] == [int(wanted)] * 2
+
+        return is_so
 
     async def _scale_by_load(self) -> None:
         """The autoscaler looks for gateways, asks replicas, and is told to have one more."""

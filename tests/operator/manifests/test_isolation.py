@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmos.api import Tenant
-from llmos.api.names import CONTROL_PORT, ENGINE_PORT
+from llmos.api.names import CONTROL_PORT, ENGINE_PORT, SHARE_PORT
 from llmos_operator.manifests.isolation import TenantNamespace, build_isolation
 from llmos_operator.manifests.isolation.network import OPERATOR_LABELS, build_network_policies
 from llmos_operator.manifests.replica import build_replica_pods
@@ -20,7 +20,7 @@ from tests.operator.manifests.samples import gang_template
 from tests.operator.manifests.samples import model as build_model
 from tests.operator.reconcilers.tenants import build_tenant
 
-ENGINE, FETCH, APP, FETCHING = "10.244.0.21", "10.244.0.22", "10.244.0.23", "10.244.0.24"
+ENGINE, FETCH, APP, FETCHING, SHARE = "10.244.0.21", "10.244.0.22", "10.244.0.23", "10.244.0.24", "10.244.0.25"
 GATEWAY, OPERATOR, DNS, OTHER_ENGINE, STRANGER = (f"10.244.0.{n}" for n in range(31, 36))
 REPLICA = {"llmos.dev/component": "replica", "llmos.dev/pool": "chat"}
 
@@ -42,6 +42,7 @@ PODS = [
     pod(ENGINE, "team-a", REPLICA),
     pod(FETCHING, "team-a", {**REPLICA, "llmos.dev/fetches": "true"}),
     pod(FETCH, "team-a", {"llmos.dev/component": "fetch"}),
+    pod(SHARE, "team-a", {"llmos.dev/component": "share"}),
     pod(APP, "team-a", {"app": "web"}),
     pod(OTHER_ENGINE, "team-b", REPLICA),
     pod(GATEWAY, "llmos-system", {"llmos.dev/component": "gateway"}),
@@ -77,6 +78,14 @@ def test_nobody_else_reaches_an_engine(source: str) -> None:
 @pytest.mark.parametrize("target", [OTHER_ENGINE, GATEWAY, STRANGER, APP, INTERNET, METADATA, NODE])
 def test_an_engine_reaches_nobody(target: str) -> None:
     assert not any(judge().allows(ENGINE, target, port) for port in (80, 443, 6443, ENGINE_PORT))
+
+
+def test_replicas_reach_what_shares_adapters_and_nobody_else_does() -> None:
+    for seen in (judge(), judge(profile="strict", dedicatedPools=True)):
+        assert seen.allows(ENGINE, SHARE, SHARE_PORT)
+        assert not seen.allows(ENGINE, SHARE, 443)
+        assert not any(seen.allows(source, SHARE, SHARE_PORT) for source in (APP, FETCH, OTHER_ENGINE, STRANGER))
+        assert not seen.allows(SHARE, ENGINE, CONTROL_PORT)
 
 
 @pytest.mark.parametrize("source", [ENGINE, FETCH, APP])

@@ -103,3 +103,19 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def build_adapter(rank: int = 8, *, seed: int = 7, **config: Any) -> dict[str, bytes]:
+    """Files of a LoRA adapter of the tiny Llama, as PEFT saves it."""
+    random = np.random.default_rng(seed)
+    tensors: dict[str, np.ndarray] = {}
+    for layer in range(LAYERS):
+        prefix = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{prefix}.lora_A.weight"] = random.standard_normal((rank, HIDDEN)).astype("float32")
+        tensors[f"{prefix}.lora_B.weight"] = random.standard_normal((HIDDEN, rank)).astype("float32")
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
+    return {
+        "adapter_config.json": json.dumps(settings | config).encode(),
+        "adapter_model.safetensors": save(tensors),
+        "README.md": b"# adapter",
+    }

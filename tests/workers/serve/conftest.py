@@ -72,7 +72,8 @@ class Serve:
 StartServe = Callable[..., Awaitable[Serve]]
 
 
-def _find_free_ports(count: int) -> list[int]:
+def find_free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in listeners]
     for listener in listeners:
@@ -102,7 +103,7 @@ async def start_serve(tmp_path: Path, drain_file: Path) -> AsyncIterator[StartSe
         async def start(
             *engine_args: str, serve_args: tuple[str, ...] = (), model_dir: str = "none", name: str = "serve"
         ) -> Serve:
-            port, control_port = _find_free_ports(2)
+            port, control_port = find_free_ports(2)
             termination_log = tmp_path / f"{name}-termination-log"
             output = tmp_path / f"{name}-output"
             own = (

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from llmos_workers.fetch.adapter import select_adapter_files
 from llmos_workers.fetch.convert import convert_gguf
 from llmos_workers.fetch.download import Downloader, translate_disk_errors
 from llmos_workers.fetch.errors import ChecksumMismatchError
@@ -45,6 +46,7 @@ class FetchRequest:
     revision: str = ""
     wanted_format: Format = "auto"
     trusted_revision: str = ""
+    is_adapter: bool = False
     parallel: int = 4
     lock_timeout_s: float = 60.0
     retry: RetryPolicy = DEFAULT_RETRY
@@ -64,7 +66,11 @@ def fetch_model(request: FetchRequest, source: Source, volume: Volume, out: Text
             return current[0]
         listing = request.retry.call(source.observe_listing)
         with_code = bool(request.trusted_revision) and request.trusted_revision == listing.revision
-        selection = select_files(listing.files, request.wanted_format, with_code=with_code)
+        selection = (
+            select_adapter_files(listing.files)
+            if request.is_adapter
+            else select_files(listing.files, request.wanted_format, with_code=with_code)
+        )
         return _Fetch(request, source, volume, listing, selection, out).run()
 
 

@@ -20,8 +20,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from llmos.api import ModelArchitecture, ResolvedModel
+from llmos.api.adapters import ADAPTER_CONFIG
 from llmos.api.architecture import UnsupportedArchitectureError
 from llmos.api.architecture_config import parse_architecture
+from llmos_workers.fetch.adapter import inspect_adapter
 from llmos_workers.fetch.errors import InvalidSourceError, SourceNotFoundError, UnknownArchitectureError
 from llmos_workers.fetch.gguf_config import build_config
 from llmos_workers.fetch.gguf_header import GgufHeader, parse_gguf_header
@@ -42,14 +44,22 @@ _WIDE_FLOATS: Final = frozenset({"F32", "F64"})
 
 
 def inspect_model(
-    source: Source, wanted_format: Format, *, trusted_revision: str = "", retry: RetryPolicy = DEFAULT_RETRY
+    source: Source,
+    wanted_format: Format,
+    *,
+    trusted_revision: str = "",
+    is_adapter: bool = False,
+    retry: RetryPolicy = DEFAULT_RETRY,
 ) -> ResolvedModel:
-    """Return the facts of the model at the source.
+    """Return the facts of the model, or of the adapter, at the source.
 
     Raises:
         FetchError: one of its subclasses; nothing else leaves.
     """
     listing = retry.call(source.observe_listing)
+    if is_adapter:
+        return inspect_adapter(source, listing, retry)
+    refuse_adapter(listing)
     selection = select_files(
         listing.files, wanted_format, with_code=bool(trusted_revision) and trusted_revision == listing.revision
     )
@@ -62,6 +72,19 @@ def inspect_model(
     if not selection.has_tokenizer:
         raise SourceNotFoundError("The model has no tokenizer", "Put tokenizer.json beside the weights.")
     return _describe_safetensors(config, _read_headers(source, selection, retry), listing, selection)
+
+
+def refuse_adapter(listing: Listing) -> None:
+    """Refuse an adapter that is not said to be one.
+
+    Raises:
+        InvalidSourceError: it has an adapter's configuration and no model's.
+    """
+    if listing.find(ADAPTER_CONFIG) is not None and listing.find("config.json") is None:
+        raise InvalidSourceError(
+            "The source is a LoRA adapter, not a whole model",
+            "Set spec.adapter.baseModelRef to the LLMModel that it changes.",
+        )
 
 
 def read_gguf_header(source: Source, file: RemoteFile) -> GgufHeader:

@@ -69,7 +69,11 @@ def _run(options: argparse.Namespace, termination: Path) -> None:
 def _inspect(options: argparse.Namespace) -> ResolvedModel:
     with open_source(options.source, revision=options.revision, pvc_mount=options.pvc_mount) as source:
         return inspect_model(
-            source, options.format, trusted_revision=options.trust_remote_code_revision, retry=_build_retry(options)
+            source,
+            options.format,
+            trusted_revision=options.trust_remote_code_revision,
+            is_adapter=options.adapter,
+            retry=_build_retry(options),
         )
 
 
@@ -79,6 +83,7 @@ def _fetch(options: argparse.Namespace) -> None:
         revision=options.revision,
         wanted_format=options.format,
         trusted_revision=options.trust_remote_code_revision,
+        is_adapter=options.adapter,
         parallel=options.parallel,
         lock_timeout_s=options.lock_timeout_s,
         retry=_build_retry(options),
@@ -118,6 +123,7 @@ def _build_parser() -> argparse.ArgumentParser:
     model.add_argument("--revision", default="", help="what an earlier inspect resolved; wins over the URI's")
     model.add_argument("--format", default="auto", choices=("auto", "safetensors", "gguf"))
     model.add_argument("--trust-remote-code-revision", default="", help="commit whose code was reviewed and may run")
+    model.add_argument("--adapter", action="store_true", help="the files are a LoRA adapter")
     volume = argparse.ArgumentParser(add_help=False)
     volume.add_argument("--dest", type=Path, required=True, help="the volume; what is fetched appears below it")
     volume.add_argument(

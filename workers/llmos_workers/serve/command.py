@@ -23,6 +23,8 @@ KEEP_ALIVE_S: Final = 120
 MIDDLEWARE: Final = "llmos_workers.serve.drain.DrainMiddleware"
 """vLLM splits this at the last dot: a colon there fails."""
 
+ADAPTER_MIDDLEWARE: Final = "llmos_workers.serve.guard.AdapterMiddleware"
+
 _OWNED: Final[Mapping[str, str]] = {
     "model": "the LLMModel that spec.modelRef names",
     "served-model-name": "the name of the pool",
@@ -56,6 +58,8 @@ class EngineOptions:
     arguments: tuple[str, ...]
     gang: GangPlace | None = None
     """None where the replica is a single pod."""
+    has_adapters: bool = False
+    """Whether adapters are loaded and unloaded while it runs."""
 
 
 def find_owned_arguments(arguments: Sequence[str]) -> dict[str, str]:
@@ -78,7 +82,8 @@ def build_command(options: EngineOptions, python: str = sys.executable) -> tuple
     start = (python, "-m", "vllm.entrypoints.openai.api_server", "--model", options.model_dir)
     # The watchdog asks every second; the log is for requests.
     quiet = ("--disable-access-log-for-endpoints", "/health,/metrics")
-    return (*start, *common, *shutdown, "--middleware", MIDDLEWARE, *quiet, *meeting, *options.arguments)
+    guard = ("--middleware", ADAPTER_MIDDLEWARE) if options.has_adapters else ()
+    return (*start, *common, *shutdown, "--middleware", MIDDLEWARE, *guard, *quiet, *meeting, *options.arguments)
 
 
 def _build_meeting(place: GangPlace | None) -> tuple[str, ...]:

@@ -9,12 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from llmos.api.names import CONTROL_PORT, ENGINE_PORT, GANG_PORT, MODEL_DIR, POD_IP_VARIABLE
+from llmos.api.names import (
+    ADAPTER_DIR,
+    CONTROL_PORT,
+    ENGINE_PORT,
+    GANG_PORT,
+    MODEL_DIR,
+    POD_IP_VARIABLE,
+    TOKEN_HASH_VARIABLE,
+)
 from llmos_workers.serve.command import EngineOptions
 from llmos_workers.serve.drain import find_drain_file
 from llmos_workers.serve.gang import GangPlace
 
 TERMINATION_LOG: Final = "/dev/termination-log"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterOptions:
+    """What serve was told about adapters."""
+
+    folder: Path
+    limit_bytes: int
+    patience_s: float
+    token_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +48,8 @@ class ServeOptions:
     poll_s: float
     termination_log: Path
     drain_file: Path
+    adapters: AdapterOptions | None = None
+    """None where no adapters can be loaded."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,6 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--rank", type=int, default=0, help="which of them this is; 0 leads")
     add("--leader", default="", help="HOST or HOST:PORT of the leader's control port")
     add("--gang-port", type=int, default=GANG_PORT, help="port of the leader where the engines meet")
+    add("--adapters-bytes", type=int, default=0, help="room for files of adapters; 0 = none can be loaded")
+    add("--adapters-timeout-s", type=float, default=120.0, help="longest time that readiness waits for adapters")
+    add("--adapter-dir", type=Path, default=Path(ADAPTER_DIR), help="folder for the files of adapters")
     add("--termination-log", type=Path, default=Path(TERMINATION_LOG), help="file that kubelet reads the end from")
     add("engine_arguments", nargs="*", metavar="-- ENGINE_ARGUMENT", help="arguments of the engine")
     return parser
@@ -72,6 +95,7 @@ def parse_options(argv: Sequence[str]) -> ServeOptions:
         port=args.port,
         arguments=tuple(args.engine_arguments),
         gang=_parse_place(args) if args.gang_size > 1 else None,
+        has_adapters=args.adapters_bytes > 0,
     )
     return ServeOptions(
         engine=engine,
@@ -83,7 +107,13 @@ def parse_options(argv: Sequence[str]) -> ServeOptions:
         poll_s=args.poll_s,
         termination_log=args.termination_log,
         drain_file=find_drain_file(),
+        adapters=_parse_adapters(args) if args.adapters_bytes > 0 else None,
     )
+
+
+def _parse_adapters(args: argparse.Namespace) -> AdapterOptions:
+    token_hash = os.environ.get(TOKEN_HASH_VARIABLE, "")
+    return AdapterOptions(args.adapter_dir, args.adapters_bytes, args.adapters_timeout_s, token_hash)
 
 
 def _parse_place(args: argparse.Namespace) -> GangPlace:

@@ -22,6 +22,8 @@ class ServeState:
     answers: bool = True
     """The engine answered one of the last two looks at it."""
     is_draining: bool = False
+    waits_for_adapters: str | None = None
+    """Which adapters come before the first request."""
     load: Load = field(default_factory=lambda: Load(0, 0, ()))
     load_at_s: float = 0.0
     """When `load` was read, on the event loop's clock; before the first time, when serve started."""
@@ -46,4 +48,6 @@ class ServeState:
             return "the engine is starting"
         if not self.answers:
             return "the engine does not answer"
+        if self.waits_for_adapters and not self.is_draining:
+            return self.waits_for_adapters
         return "draining" if self.is_draining else None

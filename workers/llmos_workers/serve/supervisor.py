@@ -13,16 +13,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from llmos.api.reasons import Reason
+from llmos_workers.serve.adapter_engine import AdapterEngine
+from llmos_workers.serve.adapter_files import AdapterFiles
+from llmos_workers.serve.adapters import AdapterKeeper, KeeperTimes
 from llmos_workers.serve.command import (
     ENGINE_SHUTDOWN_S,
     EngineOptions,
@@ -32,6 +36,7 @@ from llmos_workers.serve.command import (
 )
 from llmos_workers.serve.control import build_control_app
 from llmos_workers.serve.failures import Failure, compute_exit_failure, compute_owned_arguments_failure
+from llmos_workers.serve.guard import KEY_VARIABLE
 from llmos_workers.serve.monitor import Monitor
 from llmos_workers.serve.options import ServeOptions
 from llmos_workers.serve.probe import EngineProbe
@@ -66,6 +71,7 @@ class Supervisor:
         self._stop_asked = asyncio.Event()
         self._stop_forced: asyncio.Future[int] = self._loop.create_future()
         self._is_stopping = False
+        self._adapter_key = secrets.token_hex()
         self._oom_kills_before = observe_oom_kills(_OOM_EVENTS)
 
     async def run(self) -> int:
@@ -88,9 +94,12 @@ class Supervisor:
                 watchdog_s=self._options.watchdog_s,
                 poll_s=self._options.poll_s,
             )
-            await self._serve_control(stack, monitor.refresh)
+            keeper = await self._open_keeper(stack)
+            await self._serve_control(stack, monitor.refresh, keeper)
             engine = self._start_engine()
             stack.push_async_callback(engine.kill)
+            if keeper is not None:
+                self._keep_adapters(stack, keeper)
             ending = await self._wait_for_first(
                 self._end_by_exit(engine),
                 self._end_by_start_failure(monitor),
@@ -109,7 +118,7 @@ class Supervisor:
     def _start_engine(self) -> EngineProcess:
         command = build_command(self._options.engine)
         _log.info("starting: %s", " ".join(command))
-        engine = EngineProcess(command, build_environment(os.environ))
+        engine = EngineProcess(command, build_environment({**os.environ, KEY_VARIABLE: self._adapter_key}))
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._ask_to_stop, number)
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -117,8 +126,38 @@ class Supervisor:
         self._state.is_engine_running = True
         return engine
 
-    async def _serve_control(self, stack: AsyncExitStack, refresh: Callable[[float], Awaitable[None]]) -> None:
-        app = build_control_app(self._state, clock=self._loop.time, refresh=refresh)
+    async def _open_keeper(self, stack: AsyncExitStack) -> AdapterKeeper | None:
+        options = self._options.adapters
+        if options is None:
+            return None
+        session = await stack.enter_async_context(ClientSession(trust_env=False))
+        return AdapterKeeper(
+            self._state,
+            AdapterEngine(session, self._options.engine.port, self._adapter_key),
+            AdapterFiles(session, options.folder, options.limit_bytes),
+            KeeperTimes(options.patience_s, self._options.settle_s, self._options.drain_timeout_s),
+        )
+
+    def _keep_adapters(self, stack: AsyncExitStack, keeper: AdapterKeeper) -> None:
+        keeping = asyncio.create_task(keeper.run(), name="adapters")
+        keeping.add_done_callback(_log_death)
+
+        async def stop() -> None:
+            keeping.cancel()
+            await asyncio.wait({keeping})
+
+        stack.push_async_callback(stop)
+
+    async def _serve_control(
+        self,
+        stack: AsyncExitStack,
+        refresh: Callable[[float], Awaitable[None]],
+        keeper: AdapterKeeper | None = None,
+    ) -> None:
+        token_hash = self._options.adapters.token_hash if self._options.adapters else ""
+        app = build_control_app(
+            self._state, clock=self._loop.time, refresh=refresh, keeper=keeper, token_hash=token_hash
+        )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -196,6 +235,12 @@ class Supervisor:
             _log.error("%s: %s", ending.failure.reason, ending.failure.message)
             write_termination_message(self._options.termination_log, ending.failure)
         return ending.exit_status
+
+
+def _log_death(task: asyncio.Task[NoReturn]) -> None:
+    """Adapters must not take the base model along: what was loaded stays, and the log says why nothing more is."""
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("adapters are not kept any more", exc_info=error)
 
 
 def observe_start_problem(engine: EngineOptions) -> Failure | None:

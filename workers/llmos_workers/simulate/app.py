@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Final, NoReturn, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -22,6 +24,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llmos_workers.serve.drain import DrainMiddleware
+from llmos_workers.serve.guard import AdapterMiddleware
+from llmos_workers.simulate.adapters import ALLOW_VARIABLE, Adapters, LoadRequest, UnloadRequest
 from llmos_workers.simulate.engine import Engine, Event, Job, QueueFullError, Submission
 from llmos_workers.simulate.generation import Generation, Planner, build_prompts, build_vector, encode_vector
 from llmos_workers.simulate.metrics import Metrics
@@ -46,6 +50,7 @@ _COMPLETION_MAX_TOKENS: Final = 16
 """OpenAI's default for /v1/completions. A chat answer has no default limit but the context."""
 
 _Body = TypeVar("_Body", bound=ApiRequest)
+_Change = TypeVar("_Change", LoadRequest, UnloadRequest)
 
 
 class Server:
@@ -63,6 +68,7 @@ class Server:
             max_queued=settings.max_num_queued_reqs,
             crash=crash,
         )
+        self._adapters = Adapters(settings.adapters, settings.served_model_name) if settings.adapters else None
         self._engine_task: asyncio.Task[NoReturn] | None = None
         self._requests = 0
         self._created_s = int(time.time())
@@ -80,11 +86,38 @@ class Server:
                 Route("/v1/models", self._models),
                 Route("/v1/embeddings", self._embed, methods=["POST"]),
                 *(generate if self._settings.runner == "generate" else ()),
+                *self._build_adapter_routes(),
             ],
-            middleware=[Middleware(DrainMiddleware)],
+            middleware=[Middleware(DrainMiddleware), *((Middleware(AdapterMiddleware),) if self._adapters else ())],
             exception_handlers={ApiError: _answer_error},
             lifespan=self._lifespan,
         )
+
+    def _build_adapter_routes(self) -> list[Route]:
+        """As of vLLM: only where it is allowed to change adapters while it runs."""
+        if self._adapters is None or os.environ.get(ALLOW_VARIABLE, "0").lower() not in {"1", "true"}:
+            return []
+        return [
+            Route("/v1/load_lora_adapter", self._load_adapter, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", self._unload_adapter, methods=["POST"]),
+        ]
+
+    async def _load_adapter(self, http: Request) -> Response:
+        return await self._change_adapters(http, LoadRequest, lambda adapters, request: adapters.load(request))
+
+    async def _unload_adapter(self, http: Request) -> Response:
+        return await self._change_adapters(http, UnloadRequest, lambda adapters, request: adapters.unload(request))
+
+    async def _change_adapters(
+        self, http: Request, kind: type[_Change], change: Callable[[Adapters, _Change], str]
+    ) -> Response:
+        try:
+            request = kind.model_validate_json(await http.body())
+        except ValidationError as error:
+            raise _build_validation_error(error) from error
+        if self._adapters is None:
+            raise ApiError(404, "NotFoundError", "LoRA is not enabled.")
+        return Response(change(self._adapters, request))
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -100,29 +133,32 @@ class Server:
         return Response(status_code=200 if is_alive else 503)
 
     async def _scrape(self, _: Request) -> Response:
+        if self._adapters is not None:
+            self._metrics.tell_adapters(self._adapters.used)
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _models(self, _: Request) -> Response:
         name = self._settings.served_model_name
         card: Json = {"id": name, "object": "model", "created": self._created_s, "owned_by": "llmos"}
         card |= {"root": name, "parent": None, "max_model_len": self._settings.limits.max_model_len}
-        return JSONResponse({"object": "list", "data": [card]})
+        adapters = self._adapters.build_cards() if self._adapters else []
+        return JSONResponse({"object": "list", "data": [card, *adapters]})
 
     async def _chat(self, http: Request) -> Response:
         request = await self._read(http, ChatRequest)
         prompt = build_chat_tokens((message.role, message.text) for message in request.messages)
-        generation = self._planner.plan_generation(
-            ChatShape, request, [prompt], head=self._build_head(ChatShape), default_max_tokens=None
+        generation = self._choose_planner(request).plan_generation(
+            ChatShape, request, [prompt], head=self._build_head(ChatShape, request), default_max_tokens=None
         )
         return await self._generate(http, generation)
 
     async def _complete(self, http: Request) -> Response:
         request = await self._read(http, CompletionRequest)
-        generation = self._planner.plan_generation(
+        generation = self._choose_planner(request).plan_generation(
             TextShape,
             request,
             build_prompts(request.prompts),
-            head=self._build_head(TextShape),
+            head=self._build_head(TextShape, request),
             default_max_tokens=_COMPLETION_MAX_TOKENS,
         )
         return await self._generate(http, generation)
@@ -143,9 +179,14 @@ class Server:
 
     async def _generate(self, http: Request, generation: Generation) -> Response:
         submission = self._submit(generation.jobs)
+        name = generation.request.model or ""
+        end = self._adapters.use(name) if self._adapters and self._adapters.find(name) else _end_nothing
         if generation.request.stream:
-            return _EventStream(_write_stream(generation, submission), submission)
-        events = await self._collect(http, submission)
+            return _EventStream(_write_stream(generation, submission), submission, end)
+        try:
+            events = await self._collect(http, submission)
+        finally:
+            end()
         texts = [""] * len(generation.jobs)
         reasons = [""] * len(generation.jobs)
         for event in events:
@@ -163,10 +204,22 @@ class Server:
         except ValidationError as error:
             raise _build_validation_error(error) from error
         name = self._settings.served_model_name
-        if request.model not in (None, name):
+        if request.model not in (None, name) and not self._find_adapter(request):
             message = f"The model `{request.model}` does not exist. Valid aliases: {name}."
             raise ApiError(404, "NotFoundError", message, "model")
         return request
+
+    def _find_adapter(self, request: ApiRequest) -> str:
+        """Return the folder of the adapter that a request names; empty if it asks the model itself."""
+        return (self._adapters.find(request.model) or "") if self._adapters and request.model else ""
+
+    def _choose_planner(self, request: ApiRequest) -> Planner:
+        """An adapter changes what the model says of the same prompt, and shares no cache with it."""
+        folder = self._find_adapter(request)
+        if not folder:
+            return self._planner
+        digest = hashlib.blake2b(f"{self._settings.seed}:{folder}".encode(), digest_size=4).digest()
+        return replace(self._planner, seed=int.from_bytes(digest), salt=folder)
 
     def _submit(self, jobs: Sequence[Job]) -> Submission:
         try:
@@ -192,16 +245,18 @@ class Server:
             submission.close()
         return events
 
-    def _build_head(self, shape: Shape) -> Json:
+    def _build_head(self, shape: Shape, request: ApiRequest) -> Json:
         identity = f"{shape.prefix}-{uuid.uuid4().hex[:16]}"
-        return {"id": identity, "created": int(time.time()), "model": self._settings.served_model_name}
+        model = request.model or self._settings.served_model_name
+        return {"id": identity, "created": int(time.time()), "model": model}
 
 
 class _EventStream(StreamingResponse):
     """A stream of server-sent events that frees the engine however it ends, also when it never began."""
 
-    def __init__(self, lines: AsyncIterator[bytes], submission: Submission) -> None:
+    def __init__(self, lines: AsyncIterator[bytes], submission: Submission, end: Callable[[], None]) -> None:
         super().__init__(lines, media_type="text/event-stream")
+        self._end = end
         self._submission = submission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,6 +264,11 @@ class _EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._submission.close()
+            self._end()
+
+
+def _end_nothing() -> None:
+    """The request used no adapter."""
 
 
 async def _write_stream(generation: Generation, submission: Submission) -> AsyncIterator[bytes]:

@@ -87,6 +87,8 @@ class Planner:
     seed: int
     mean_output_tokens: int
     max_model_len: int
+    salt: str = ""
+    """Requests of another salt share no cache with these."""
 
     def plan_generation(
         self,
@@ -125,7 +127,7 @@ class Planner:
         digest = compute_digest(prompt, self.seed, request.seed, choice)
         length = limit + 1 if limit else compute_answer_tokens(digest, self.mean_output_tokens)
         answer = build_answer(digest, length, limit=min(limit or room, room), stop=request.stop_strings)
-        return Job(len(prompt), self._compute_keys(prompt, answer, request.cache_salt), answer)
+        return Job(len(prompt), self._compute_keys(prompt, answer, f"{self.salt}{request.cache_salt}"), answer)
 
     def _compute_keys(self, prompt: Sequence[str], answer: Answer, salt: str) -> tuple[bytes, ...]:
         return compute_block_keys([*prompt, *answer.pieces], salt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -28,6 +28,7 @@ class Metrics:
 
     def __init__(self, model_name: str, block_tokens: int, kv_blocks: int) -> None:
         self.registry = CollectorRegistry()
+        self._adapters: Gauge | None = None
         self._labels = {"model_name": model_name, "engine": "0"}
         self.prompt_tokens = self._counter("prompt_tokens", "Number of prefill tokens processed.")
         self.cached_prompt_tokens = self._counter("prompt_tokens_cached", "Number of cached prompt tokens.")
@@ -62,6 +63,15 @@ class Metrics:
         """Add the gauge `vllm:NAME`, whose value `read` gives."""
         gauge = Gauge(f"vllm:{name}", help_text, [*self._labels], registry=self.registry)
         gauge.labels(**self._labels).set_function(read)
+
+    def tell_adapters(self, used: Sequence[str]) -> None:
+        """Say which adapters requests use, as vLLM does: labels name them, the value is the time."""
+        if self._adapters is None:
+            labels = ["max_lora", "waiting_lora_adapters", "running_lora_adapters"]
+            self._adapters = Gauge("vllm:lora_requests_info", "LoRA requests.", labels, registry=self.registry)
+        self._adapters.clear()
+        told = {"max_lora": "1", "waiting_lora_adapters": "", "running_lora_adapters": ",".join(used)}
+        self._adapters.labels(**told).set_to_current_time()
 
     def count_finished(self, reason: str) -> None:
         """Count one request that ended for `reason`, one of FINISH_REASONS."""

@@ -49,6 +49,14 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterLimits:
+    """How many adapters are kept, and how large their ranks may be."""
+
+    max_cpu_loras: int
+    max_lora_rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that the server needs to know."""
 
@@ -66,6 +74,8 @@ class Settings:
     start_delay_s: float
     shutdown_timeout_s: int
     meeting: Meeting
+    adapters: AdapterLimits | None = None
+    """None if no adapters can be loaded."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--shutdown-timeout", type=int, default=10, help="seconds that requests in flight get at SIGTERM")
     add("--start-delay-s", type=float, default=0.0, help="seconds that loading the model takes")
     _add_sizes(parser)
+    _add_adapters(parser)
     _add_gang(parser)
     _add_faults(parser)
     return parser
@@ -104,6 +115,14 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     add("--max-num-queued-reqs", type=_positive, default=16384, help="requests held at once; more get status 503")
     add("--tensor-parallel-size", type=_positive, default=1, help="recorded only: give the timing of the whole group")
     add("--pipeline-parallel-size", type=_positive, default=1, help="recorded only, as above")
+
+
+def _add_adapters(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--enable-lora", action="store_true", help="serve adapters beside the model")
+    add("--max-loras", type=_positive, default=1, help="adapters in one batch: recorded only")
+    add("--max-cpu-loras", type=_positive, help="adapters kept; empty = as many as in one batch")
+    add("--max-lora-rank", type=_positive, default=16, help="adapters of a larger rank are refused")
 
 
 def _add_gang(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +173,12 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         start_delay_s=args.start_delay_s + args.fault_slow_start_s,
         shutdown_timeout_s=args.shutdown_timeout,
         meeting=Meeting(args.nnodes, args.node_rank, args.master_addr, args.master_port),
+        adapters=_parse_adapters(args),
     )
+
+
+def _parse_adapters(args: argparse.Namespace) -> AdapterLimits | None:
+    return AdapterLimits(args.max_cpu_loras or args.max_loras, args.max_lora_rank) if args.enable_lora else None
 
 
 def build_limits(args: argparse.Namespace, facts: ModelFacts) -> Limits:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmos.api import Engine
+from llmos.api.inferencepool import Adapters
+from llmos_operator.planning.lora_memory import compute_host_adapters
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,20 @@ class EngineCommand:
     env: tuple[tuple[str, str], ...] = ()
     needs_files: bool = True
     """Whether the engine reads the model's files."""
+
+
+ADAPTER_ENV: tuple[tuple[str, str], ...] = (("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1"),)
+"""Opens the engine's own requests that load adapters; the worker's guard closes them to all but itself."""
+
+
+def build_adapter_args(adapters: Adapters) -> tuple[str, ...]:
+    """Return the arguments by which an engine can load adapters. All that may be attached have a slot of their own."""
+    return (
+        "--enable-lora",
+        *("--max-loras", str(adapters.max_loaded)),
+        *("--max-cpu-loras", str(compute_host_adapters(adapters))),
+        *("--max-lora-rank", str(adapters.max_rank)),
+    )
 
 
 def build_user_args(engine: Engine) -> tuple[str, ...]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from llmos.api import Engine, PoolPlan
-from llmos_operator.manifests.engines.base import EngineCommand, build_user_args
+from llmos.api.inferencepool import Adapters
+from llmos_operator.manifests.engines.base import (
+    ADAPTER_ENV,
+    EngineCommand,
+    build_adapter_args,
+    build_user_args,
+)
 
 
-def build_command(engine: Engine, plan: PoolPlan) -> EngineCommand:
+def build_command(engine: Engine, plan: PoolPlan, adapters: Adapters | None = None) -> EngineCommand:
     """Return the simulator's arguments."""
-    args = ("--max-model-len", str(plan.max_model_len), *build_user_args(engine))
-    return EngineCommand(args, needs_files=False)
+    lora = build_adapter_args(adapters) if adapters else ()
+    args = ("--max-model-len", str(plan.max_model_len), *lora, *build_user_args(engine))
+    return EngineCommand(args, ADAPTER_ENV if adapters else (), needs_files=False)

@@ -10,7 +10,13 @@ from __future__ import annotations
 from typing import Final
 
 from llmos.api import Engine, LLMModel, PoolPlan
-from llmos_operator.manifests.engines.base import EngineCommand, build_user_args
+from llmos.api.inferencepool import Adapters
+from llmos_operator.manifests.engines.base import (
+    ADAPTER_ENV,
+    EngineCommand,
+    build_adapter_args,
+    build_user_args,
+)
 
 NO_MEDIA_DOMAIN: Final = "none.invalid"
 """An empty list means all; this domain is promised never to exist (RFC 2606)."""
@@ -20,7 +26,9 @@ _SAFE_ARGS: Final = ("--prefix-caching-hash-algo", "sha256", "--allowed-media-do
 _SAFE_ENV: Final = (("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0"), ("VLLM_MAX_N_SEQUENCES", str(MOST_CHOICES)))
 
 
-def build_command(engine: Engine, model: LLMModel | None, plan: PoolPlan, *, on_cpu: bool) -> EngineCommand:
+def build_command(
+    engine: Engine, model: LLMModel | None, plan: PoolPlan, *, on_cpu: bool, adapters: Adapters | None = None
+) -> EngineCommand:
     """Return vLLM's arguments for a plan; what the user says in `engine.args` comes last and wins."""
     args = ["--max-model-len", str(plan.max_model_len), *_SAFE_ARGS]
     env = [("HF_HUB_OFFLINE", "1"), ("VLLM_NO_USAGE_STATS", "1"), ("VLLM_DO_NOT_TRACK", "1"), *_SAFE_ENV]
@@ -37,6 +45,9 @@ def build_command(engine: Engine, model: LLMModel | None, plan: PoolPlan, *, on_
             args += ["--pipeline-parallel-size", str(plan.pipeline_parallel_size)]
         if plan.gpu_memory_utilization is not None:
             args += ["--gpu-memory-utilization", f"{plan.gpu_memory_utilization:g}"]
+    if adapters is not None:
+        args += build_adapter_args(adapters)
+        env += ADAPTER_ENV
     if model is not None and model.spec.trust_remote_code is not None:
         args.append("--trust-remote-code")
     return EngineCommand((*args, *build_user_args(engine)), tuple(env))

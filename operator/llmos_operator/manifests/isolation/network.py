@@ -5,6 +5,7 @@
     engines        gateway -> the engine's port; operator -> the control port, where the engine's figures are
     fetch          steps that inspect and fetch models, and pods of replicas and jobs that fetch for themselves: out by
                    TCP
+    adapters       share pods <- replicas, the port where an adapter's files are
     gangs          pods of replicas of several pods <-> each other (NCCL and torch.distributed neither authenticate
                    nor encrypt, so that a tenant's gangs have to trust each other, and nobody else is let near)
 
@@ -29,12 +30,14 @@ from llmos.api.names import (
     COMPONENT_INSPECT,
     COMPONENT_PREPARE,
     COMPONENT_REPLICA,
+    COMPONENT_SHARE,
     COMPONENT_TRAIN,
     CONTROL_PORT,
     ENGINE_PORT,
     LABEL_COMPONENT,
     LABEL_FETCHES,
     LABEL_GANG_SIZE,
+    SHARE_PORT,
 )
 from llmos_operator.manifests.common import Manifest
 from llmos_operator.manifests.isolation.tenant_namespace import TenantNamespace, build_isolation_metadata
@@ -48,12 +51,14 @@ OPERATOR_LABELS: Final = {"app.kubernetes.io/name": "llmos", "app.kubernetes.io/
 
 def build_network_policies(namespace: TenantNamespace) -> list[Manifest]:
     """Return the policies that every namespace of a tenant has."""
-    fetches = {"matchExpressions": [_is_in(LABEL_COMPONENT, COMPONENT_INSPECT, COMPONENT_FETCH)]}
+    fetches = {"matchExpressions": [_is_in(LABEL_COMPONENT, COMPONENT_INSPECT, COMPONENT_FETCH, COMPONENT_SHARE)]}
     fetching_jobs = {
         "matchLabels": {LABEL_FETCHES: "true"},
         "matchExpressions": [_is_in(LABEL_COMPONENT, COMPONENT_PREPARE, COMPONENT_TRAIN)],
     }
     fetching_replicas = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA, LABEL_FETCHES: "true"}}
+    replicas = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA}}
+    shares = {"matchLabels": {LABEL_COMPONENT: COMPONENT_SHARE}}
     gangs = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA}, "matchExpressions": [_exists(LABEL_GANG_SIZE)]}
     peers = [{"podSelector": gangs}]
     way_out = _build_way_out(namespace)
@@ -63,11 +68,23 @@ def build_network_policies(namespace: TenantNamespace) -> list[Manifest]:
         _build_policy(
             namespace,
             "engines",
-            {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA}},
+            replicas,
             ingress=[
                 {"from": [_build_gateway_peer(namespace)], "ports": [_port(ENGINE_PORT)]},
                 {"from": [_build_operator_peer(namespace)], "ports": [_port(CONTROL_PORT)]},
             ],
+        ),
+        _build_policy(
+            namespace,
+            "adapters",
+            replicas,
+            egress=[{"to": [{"podSelector": shares}], "ports": [_port(SHARE_PORT)]}],
+        ),
+        _build_policy(
+            namespace,
+            "shares",
+            shares,
+            ingress=[{"from": [{"podSelector": replicas}], "ports": [_port(SHARE_PORT)]}],
         ),
         _build_policy(namespace, "gangs", gangs, ingress=[{"from": peers}], egress=[{"to": peers}]),
         _build_policy(namespace, "fetch", fetches, egress=way_out),

@@ -37,6 +37,8 @@ ITEMS: Final[dict[str, Object]] = {
     "metrics": {},
     "egressAllow": {},
     "sharedWith": {},
+    "attachTo": {},
+    "models": {"name": "a"},
 }
 
 # What the API server says of each keyword.
@@ -110,6 +112,8 @@ def _manifest(kind: str, path: str, value: Any) -> Object:
     spec = dict(SMALLEST[kind])
     if path.startswith("spec.scaling"):
         del spec["replicas"]
+    if path.startswith("spec.adapter.attachTo"):
+        spec["adapter"] = {"baseModelRef": {"name": "base"}}
     base = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "case"}, "spec": spec}
     merged: Object = merge(base, _change(path.split("."), value) if path else value)
     return merged

@@ -16,6 +16,7 @@ from tests.integration.crds.constraints.case import (
 _MODEL: Final = "LLMModel"
 _URI_SAYS: Final = "the URI must start with one of"
 
+
 MODEL_CASES: Final = [
     Case(_MODEL, "", "required:spec", {}, {"spec": None}),
     *pod_name_part(_MODEL),
@@ -37,6 +38,11 @@ MODEL_CASES: Final = [
     ),
     Case(_MODEL, "spec.source.secretRef", "required:name", {"name": "hf-token"}, {}),
     *reference(_MODEL, "spec.source.secretRef.name"),
+    Case(_MODEL, "spec.adapter", "required:baseModelRef", {"baseModelRef": {"name": "base"}}, {}),
+    Case(_MODEL, "spec.adapter.baseModelRef", "required:name", {"name": "base"}, {}),
+    *reference(_MODEL, "spec.adapter.baseModelRef.name"),
+    *unique_items(_MODEL, "spec.adapter.attachTo", 16, [f"pool-{number}" for number in range(17)]),
+    *reference(_MODEL, "spec.adapter.attachTo[]"),
     *one_of(_MODEL, "spec.format", "auto", "safetensors", "gguf"),
     *one_of(_MODEL, "spec.storage.mode", "ephemeral", "claim"),
     *quantity(_MODEL, "spec.storage.size"),

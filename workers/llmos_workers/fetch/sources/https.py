@@ -5,7 +5,7 @@ HTTP cannot list a folder, so the folder must say what it holds, in this order o
 1. `manifest.json` as LLMOS writes it (names, sizes, sha256): a folder fetched by LLMOS can be served to others as it
 is; 2. `SHA256SUMS` as sha256sum writes it: names and checksums, sizes are asked for; 3. neither:
 `model.safetensors.index.json` names the shards, or `model.safetensors` is there; the small files beside the
-   weights have well-known names and are looked for one by one.
+   weights have well-known names and are looked for one by one; or the two files of a LoRA adapter are there.
 
 A dataset is one file, or a folder with one of the first two.
 
@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from typing import Final, Literal
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from llmos.api.adapters import ADAPTER_FILES
 from llmos_workers.fetch.errors import InvalidSourceError, SourceNotFoundError
 from llmos_workers.fetch.manifest import MANIFEST_NAME
 from llmos_workers.fetch.redaction import redact
@@ -29,7 +30,7 @@ from llmos_workers.fetch.sources.checksums import CHECKSUMS_NAME, parse_checksum
 from llmos_workers.fetch.sources.web import build_client, fetch_small, observe_file, open_http_stream
 
 INDEX_NAME: Final = "model.safetensors.index.json"
-_PICKLES: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_PICKLES: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 _COMPANIONS: Final = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -125,8 +126,8 @@ class WebSource:
         weights = [INDEX_NAME, *parse_index(index)] if index else ["model.safetensors"]
         files = self._observe_all(dict.fromkeys(weights, ""), required=bool(index))
         if not files:
-            # Listed only so that the selection can say why nothing here is fetched.
-            return self._observe_all(dict.fromkeys(_PICKLES, ""), required=False)
+            # Adapters; and pickles, listed only so that the selection can say why nothing here is fetched.
+            return self._observe_all(dict.fromkeys((*ADAPTER_FILES, *_PICKLES), ""), required=False)
         small = ("config.json", *_COMPANIONS)
         return [*files, *self._observe_all(dict.fromkeys(small, ""), required=False)]
 

@@ -1,0 +1,1 @@
+"""Gives the files of an adapter to the replicas that hold it."""
