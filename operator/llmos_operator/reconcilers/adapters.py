@@ -30,7 +30,7 @@ from llmos_operator.planning.adapters import (
 from llmos_operator.planning.conditions import Fact
 from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.gangs import has_finished, is_deleted
-from llmos_operator.planning.quota_view import read_rank
+from llmos_operator.planning.quota_pods import read_rank
 from llmos_operator.planning.replicas import Replica, ReplicaState
 from llmos_operator.planning.shares import failure_of_share
 from llmos_operator.reconcilers.base import Context

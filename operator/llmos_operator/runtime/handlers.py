@@ -4,8 +4,8 @@ Which objects are watched is said to the API server (label selectors), not sorte
 every object of ours bears. A child's event enqueues its owner, found by the owner's name in a label. An object of our
 own kinds enqueues itself if more than its status changed (the status is our own writing), always the pools and jobs
 that refer to it, a model that it no longer uses, for that may now be deleted, and the adapters of a pool whose spec
-changed, for their files are shared while a pool wants them. A change of one Tenant concerns all of them, for a namespace
-has only one, and all jobs.
+changed, for their files are shared while a pool wants them. A change of one Tenant concerns all of them, for a
+namespace has only one, and all jobs.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class References:
         self._nodes.pop(name, None)
 
     def targets(self, key: Key) -> tuple[Key, ...]:
-        """Return what an object refers to: a pool its model, its adapters and its accelerator class, a job its base model
-        and its class, an adapter the pools that it attaches itself to."""
+        """Return what an object refers to: a pool its model, its adapters and its accelerator class, a job its base
+        model and its class, an adapter the pools that it attaches itself to."""
         return self._targets.get(key, ())
 
     def referrers(self, key: Key) -> tuple[Key, ...]:

@@ -61,6 +61,7 @@ FACTS: Final = ResolvedModel(
         }
     ),
 )
+PREPARED: Final = {"outcome": "prepared", "report": {"digest": "sha256:d"}}
 RESULT: Final = {"outcome": "complete", "output": {"digest": "sha256:1", "kind": "adapter"}}
 ADAPTER_FACTS: Final = FACTS.model_copy(
     update={"digest": "sha256:" + "0" * 64, "adapter": ResolvedAdapter(rank=8), "architecture": "LoRA"}
@@ -130,10 +131,10 @@ class Kubelet:
             return _ended(component, facts.model_dump_json(by_alias=True, exclude_none=True))
         if component == COMPONENT_FETCH:
             return _ended(component, "") if self.may_fetch.is_set() else _running(component)
-        if component == COMPONENT_PREPARE:
-            return _ended(component, json.dumps({"outcome": "prepared", "report": {"digest": "sha256:d"}}))
-        if component == COMPONENT_TRAIN:
-            return _ended(component, json.dumps(RESULT)) if self.may_train.is_set() else _running(component)
+        if component in {COMPONENT_PREPARE, COMPONENT_TRAIN}:
+            result = PREPARED if component == COMPONENT_PREPARE else RESULT
+            ends = component == COMPONENT_PREPARE or self.may_train.is_set()
+            return _ended(component, json.dumps(result)) if ends else _running(component)
         if component == COMPONENT_SHARE:
             return _running(CONTAINER_SHARE)
         engine = next(c for c in pod["spec"]["containers"] if c["name"] == CONTAINER_ENGINE)

@@ -37,7 +37,6 @@ ITEMS: Final[dict[str, Object]] = {
     "metrics": {},
     "egressAllow": {},
     "sharedWith": {},
-    "attachTo": {},
     "models": {"name": "a"},
 }
 
