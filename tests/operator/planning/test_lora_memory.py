@@ -58,7 +58,7 @@ def test_slots_and_ranks_multiply_and_parallelism_divides_only_what_vllm_divides
 
 
 def test_adapters_take_their_memory_from_the_kv_cache_and_the_plan_says_so() -> None:
-    def plan(**lora: int) -> Any:
+    def plan(**lora: Any) -> Any:
         return plan_memory(llama(), Accelerators(1, 80.0), settings=EngineSettings(**lora), context_length=8192)
 
     without, with_lora = plan(), plan(max_loras=8, max_lora_rank=64)
@@ -70,7 +70,7 @@ def test_adapters_take_their_memory_from_the_kv_cache_and_the_plan_says_so() -> 
 
 
 def test_on_a_processor_the_container_is_larger_by_the_slots_and_by_those_that_wait_for_one() -> None:
-    def plan(**lora: int) -> Any:
+    def plan(**lora: Any) -> Any:
         return plan_cpu_memory(llama(), settings=EngineSettings(**lora), context_length=2048)
 
     taken = 3 * compute_lora_gib(llama(), slots=4, rank=16, tensor_parallel_size=1, pipeline_parallel_size=1)
