@@ -299,3 +299,52 @@ class TestKopf:
         assert not registry._changing.get_all_handlers()
         assert not registry._spawning.get_all_handlers()
         assert not registry._indexing.get_all_handlers()
+
+
+class TestAdapters:
+    ADAPTER = Key("LLMModel", "ns", "a")
+
+    @staticmethod
+    def adapter(*pools: str, **rest: Any) -> dict[str, Any]:
+        return own("a", spec={"adapter": {"baseModelRef": {"name": "m"}, "attachTo": list(pools)}}, **rest)
+
+    @staticmethod
+    def naming_pool(*adapters: str, **rest: Any) -> dict[str, Any]:
+        spec = {"modelRef": {"name": "m"}, "accelerator": {"class": "h100"}}
+        return own(spec={**spec, "adapters": {"models": [{"name": name} for name in adapters]}}, **rest)
+
+    def test_any_change_of_an_adapter_makes_its_pools_due(self) -> None:
+        router, sink = build()
+        router.see_own(LLM_MODELS, "ADDED", self.adapter("p"))
+        assert sink.take() == {self.ADAPTER, POOL}
+        router.see_own(LLM_MODELS, "MODIFIED", self.adapter("p", version="2"))
+        assert sink.take() == {POOL}
+        router.see_own(INFERENCE_POOLS, "ADDED", self.naming_pool("a"))
+        sink.take()
+        router.see_own(LLM_MODELS, "MODIFIED", self.adapter(version="3"))
+        assert POOL in sink.take()
+
+    def test_a_pool_that_is_detached_from_is_due_and_so_are_those_of_an_adapter_that_goes(self) -> None:
+        router, sink = build()
+        router.see_own(LLM_MODELS, "ADDED", self.adapter("p"))
+        sink.take()
+        router.see_own(LLM_MODELS, "MODIFIED", self.adapter(version="2", generation=2))
+        assert sink.take() == {self.ADAPTER, POOL}
+        router.see_own(LLM_MODELS, "MODIFIED", self.adapter("p", version="3", generation=3))
+        sink.take()
+        router.see_own(LLM_MODELS, "DELETED", self.adapter("p", version="4"))
+        assert sink.take() == {self.ADAPTER, POOL}
+
+    def test_a_pool_that_comes_changes_or_goes_makes_its_adapters_due_and_its_status_does_not(self) -> None:
+        router, sink = build()
+        router.see_own(LLM_MODELS, "ADDED", self.adapter("p"))
+        sink.take()
+        router.see_own(INFERENCE_POOLS, "ADDED", self.naming_pool("named"))
+        named = Key("LLMModel", "ns", "named")
+        assert sink.take() == {POOL, self.ADAPTER, named}
+        router.see_own(INFERENCE_POOLS, "MODIFIED", self.naming_pool("named", version="2"))
+        assert sink.take() == set()
+        router.see_own(INFERENCE_POOLS, "MODIFIED", self.naming_pool(version="3", generation=2))
+        assert named in sink.take()
+        router.see_own(INFERENCE_POOLS, "DELETED", self.naming_pool(version="4", generation=2))
+        assert {POOL, self.ADAPTER} <= sink.take()
