@@ -14,42 +14,38 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import aiohttp
 from aiohttp import web
 
-from llmos_gateway.catalog import ApiKey, Catalog, Pool
-from llmos_gateway.holding import Holding, HoldRefused
+from llmos_gateway.catalog import Pool
+from llmos_gateway.holding import HoldRefused
 from llmos_gateway.load import Outcome as AttemptOutcome
-from llmos_gateway.metrics import Metrics
 from llmos_gateway.protocol.answers import MAX_ERROR_BYTES, build_engine_error, is_unknown_model
 from llmos_gateway.protocol.errors import ApiError, BadGatewayError, build_refusal
 from llmos_gateway.protocol.events import EventFilter, split_events
 from llmos_gateway.protocol.headers import build_caller_headers, build_upstream_headers
 from llmos_gateway.protocol.requests import ApiPart
 from llmos_gateway.protocol.usage import MAX_USAGE_BYTES, find_usage
-from llmos_gateway.proxy.accounts import Accounts, Attempt, Sign
+from llmos_gateway.proxy.accounts import Attempt, Sign
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.event_stream import EventStream
-from llmos_gateway.proxy.limits import Limits
+from llmos_gateway.proxy.order import Order, Tools
 from llmos_gateway.proxy.retries import Retries, build_failure
-from llmos_gateway.proxy.tracing import Tracer
 from llmos_gateway.proxy.upstream import (
     DeclinedError,
     LostError,
     MissingError,
     ReplicaError,
-    Upstream,
     is_declined,
     is_refused,
     read_some,
     read_up_to,
 )
-from llmos_gateway.queueing import Place, Queueing
-from llmos_gateway.routing import PromptBlocks
+from llmos_gateway.queueing import Place
 
 WAITING_FOR_REPLICA: Final = "waiting for a replica (pool wakes up)"
 WAITING_FOR_CONNECTION: Final = "waiting for a replica (none can be reached)"
@@ -58,40 +54,6 @@ WAITING_FOR_TURN: Final = "waiting for its turn (pool is busy)"
 WAITING_FOR_ENGINE: Final = "waiting for the first token"
 _NOT_FOUND: Final = 404
 _END_WITH_DONE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What deliveries share."""
-
-    catalog: Catalog
-    holding: Holding
-    queueing: Queueing
-    accounts: Accounts
-    upstream: Upstream
-    limits: Limits
-    metrics: Metrics
-    clock: Callable[[], float]
-    tracer: Tracer | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be delivered, to whom."""
-
-    key: ApiKey
-    pool: Pool
-    path: str
-    prompt: PromptBlocks
-    body: bytes
-    """For the engine."""
-    is_stream: bool
-    hides_usage: bool
-    """Whether usage is kept from the caller, who did not ask for it."""
-    hides_counts: bool
-    """Whether the same is true of the counts in every event."""
-    choices: int
-    """Answers for each prompt."""
 
 
 class Delivery:

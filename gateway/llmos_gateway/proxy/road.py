@@ -32,8 +32,9 @@ from llmos_gateway.protocol.requests import build_upstream_body, parse_request
 from llmos_gateway.proxy.budgets import Budgets
 from llmos_gateway.proxy.call import CALLER_GONE_STATUS, Call
 from llmos_gateway.proxy.crowd import Crowd
-from llmos_gateway.proxy.delivery import Delivery, Order, Tools
+from llmos_gateway.proxy.delivery import Delivery
 from llmos_gateway.proxy.intake import Intake
+from llmos_gateway.proxy.order import Order, Tools
 from llmos_gateway.proxy.prompts import build_prompt
 from llmos_gateway.salts import CacheSalts
 

@@ -45,8 +45,8 @@ from llmos_gateway.protocol.errors import TimeLimitError
 from llmos_gateway.proxy.accounts import Accounts
 from llmos_gateway.proxy.budgets import Budgets
 from llmos_gateway.proxy.call import Call
-from llmos_gateway.proxy.delivery import Tools
 from llmos_gateway.proxy.limits import Limits
+from llmos_gateway.proxy.order import Tools
 from llmos_gateway.proxy.road import Road
 from llmos_gateway.proxy.tracing import Tracer
 from llmos_gateway.proxy.upstream import Upstream

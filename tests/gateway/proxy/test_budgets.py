@@ -340,6 +340,9 @@ async def test_the_operator_is_told_what_tenants_have_used() -> None:
     assert not load.shares_budgets
 
 
+EVERY_END = {"caller_gone", "engine_error", "replica_lost", ""}
+
+
 @pytest.mark.parametrize("is_shared", [False, True])
 async def test_whatever_becomes_of_requests_the_account_is_what_their_log_lines_say(
     server: Server, is_shared: bool
@@ -362,8 +365,11 @@ async def test_whatever_becomes_of_requests_the_account_is_what_their_log_lines_
 
     options = {"budget_store": server.url} if is_shared else {}
     async with open_engine(behave) as engine, open_tenant(engine, perMonth="1M", options=options) as stage:
-        for _ in range(10):
+        # On a busy machine most callers have left before anything comes of their request.
+        for turn in range(100):
             await asyncio.gather(*(ask_once(stage) for _ in range(20)))
+            if turn >= 9 and {json.loads(line)["code"] for line in stage.log.getvalue().splitlines()} >= EVERY_END:
+                break
         await stage.wait_for_load(running=0, queued=0)
         # Some callers left before the gateway had read what they want.
         lines = [json.loads(line) for line in await settle_log(stage)]
@@ -371,9 +377,7 @@ async def test_whatever_becomes_of_requests_the_account_is_what_their_log_lines_
         async with asyncio.timeout(10):
             while await read_used(stage, "month") != (used, 0):  # noqa: ASYNC110 - beyond HTTP
                 await asyncio.sleep(0.05)
-        codes = {line["code"] for line in lines}
-    assert len(lines) > 50
-    assert {"caller_gone", "engine_error", "replica_lost", ""} <= codes
+    assert {line["code"] for line in lines} >= EVERY_END
     assert used > 0
 
 

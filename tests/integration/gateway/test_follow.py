@@ -64,6 +64,29 @@ async def test_pools_endpoints_and_their_changes_are_followed(
     await until(lambda: catalog.get_pool(f"{namespace}/chat") is None)
 
 
+async def test_an_adapter_is_served_by_the_pods_that_the_status_names(
+    admin: ApiClient, namespace: str, catalog: Catalog
+) -> None:
+    def serves(*wanted: str) -> Callable[[], bool]:
+        def is_so() -> bool:
+            seen = catalog.get_pool(f"{namespace}/chat", "support")
+            return seen is not None and [endpoint.address for endpoint in seen.endpoints] == [*wanted]
+
+        return is_so
+
+    await create_pool(admin, namespace, adapters={"models": [{"name": "support"}]})
+    await create_slice(admin, namespace, "10.9.0.1", "10.9.0.2")
+    entry = {"name": "support", "digest": "sha256:a", "replicas": [], "reason": "Loading"}
+    await patch_pool_status(admin, namespace, {"adapters": [entry]})
+    await until(serves())
+    await patch_pool_status(admin, namespace, {"adapters": [{**entry, "replicas": ["p-10.9.0.2"], "reason": "Loaded"}]})
+    await until(serves("10.9.0.2:8000"))
+    await replace_slice(admin, namespace, "10.9.0.1")
+    await until(serves())
+    await patch_pool_status(admin, namespace, {"adapters": []})
+    await until(lambda: catalog.get_pool(f"{namespace}/chat", "support") is None)
+
+
 async def test_a_key_lets_in_as_soon_as_it_is_there_and_nobody_once_it_is_revoked(
     admin: ApiClient, namespace: str, catalog: Catalog
 ) -> None:
