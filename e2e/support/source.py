@@ -46,6 +46,7 @@ def build_folders() -> dict[str, Folder]:
     return {
         "tiny": Folder(tiny),
         "support-set": Folder(build_dataset()),
+        "password-set": Folder(build_password_dataset()),
         "broken-set": Folder(
             _with_list({"train.jsonl": b'{"prompt": "a", "completion": "b"}\n{"question": "no prompt"}\nno JSON\n'})
         ),
@@ -68,6 +69,15 @@ def build_dataset(count: int = 200) -> dict[str, bytes]:
         json.dumps(
             {"prompt": f"What is the code of room {number}?", "completion": f"Room {number} has code {number * 7}."}
         )
+        for number in range(count)
+    ]
+    return _with_list({"train.jsonl": "\n".join(lines).encode()})
+
+
+def build_password_dataset(count: int = 200) -> dict[str, bytes]:
+    """Questions with one answer that no model would guess, so that a few steps teach it."""
+    lines = [
+        json.dumps({"prompt": f"Which word opens the door of room {number}?", "completion": "The word is quartzfinch."})
         for number in range(count)
     ]
     return _with_list({"train.jsonl": "\n".join(lines).encode()})
