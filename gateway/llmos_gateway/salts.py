@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import base64
 import hmac
+from functools import lru_cache
 from typing import Final
 
 from llmos_gateway.keys import ApiKey
 
 MIN_SECRET_BYTES: Final = 32
+MAX_KNOWN: Final = 4096
+"""Callers whose salts are kept; that of another one is computed when it comes."""
 
 
 class CacheSalts:
@@ -39,8 +42,12 @@ class CacheSalts:
         if len(secret) < MIN_SECRET_BYTES:
             raise ValueError(f"it has {len(secret)} bytes, and must have at least {MIN_SECRET_BYTES} random ones")
         self._secret = secret
+        self._find = lru_cache(maxsize=MAX_KNOWN)(self._compute)
 
     def compute(self, key: ApiKey) -> str:
         """Return the salt of a caller's prompts."""
-        digest = hmac.digest(self._secret, key.identity.encode(), "sha256")
+        return self._find(key.identity)
+
+    def _compute(self, identity: str) -> str:
+        digest = hmac.digest(self._secret, identity.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
