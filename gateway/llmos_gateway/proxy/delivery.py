@@ -11,6 +11,7 @@ OpenAI answers with the version behind an alias.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +19,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-import aiohttp
 from aiohttp import web
 
 from llmos_gateway.catalog import ApiKey, Catalog, Pool
@@ -38,6 +38,7 @@ from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.proxy.retries import Retries, build_failure
 from llmos_gateway.proxy.tracing import Tracer
 from llmos_gateway.proxy.upstream import (
+    Answer,
     DeclinedError,
     LostError,
     ReplicaError,
@@ -55,6 +56,9 @@ WAITING_FOR_CONNECTION: Final = "waiting for a replica (none can be reached)"
 WAITING_FOR_TURN: Final = "waiting for its turn (pool is busy)"
 WAITING_FOR_ENGINE: Final = "waiting for the first token"
 _END_WITH_DONE: Final = frozenset({ApiPart.CHAT, ApiPart.COMPLETIONS})
+_BOOT: Final = secrets.token_hex(6)
+"""Of this process: its numbers of attempts are not those of another one."""
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +130,14 @@ class Delivery:
             failure = call.take_interruption()
         finally:
             self._end_turn()
-        if stream is None or not stream.has_begun:
-            raise failure
-        call.status, call.code = failure.status, failure.code
-        return await stream.fail(failure)
+        try:
+            if stream is None or not stream.has_begun:
+                raise failure
+            call.status, call.code = failure.status, failure.code
+            return await stream.fail(failure)
+        finally:
+            # Its traceback holds this frame, and so the body, until the collector comes.
+            del failure
 
     async def _try_replicas(self) -> web.StreamResponse:
         retries = Retries(self._tools.limits)
@@ -228,14 +236,14 @@ class Delivery:
             ApiError: it failed over an answer that the caller has seen a part of.
         """
         tools, call = self._tools, self._call
-        headers = build_upstream_headers(call.http.headers, f"{call.request_id}-{secrets.token_hex(6)}")
+        headers = build_upstream_headers(call.http.headers, f"{call.request_id}-{_BOOT}{next(_numbers):x}")
         span = tools.tracer.begin_attempt(call.span, headers) if tools.tracer and call.span else None
         tools.accounts.started(call, attempt, self._order.prompt)
         if self._place is not None:
             self._place.send(attempt.address)
         outcome: AttemptOutcome = "failed"
         sign = Sign.NONE
-        answer: aiohttp.ClientResponse | None = None
+        answer: Answer | None = None
         try:
             tell = partial(tools.holding.reached, attempt.pool_id) if is_for_others else None
             answer = await tools.upstream.send(attempt.address, self._order.path, self._order.body, headers, tell)
@@ -265,7 +273,7 @@ class Delivery:
                     {"llmos.replica": call.replica, "llmos.outcome": outcome}, "" if call.status < 500 else outcome
                 )
 
-    async def _pass(self, answer: aiohttp.ClientResponse, attempt: Attempt) -> web.StreamResponse:
+    async def _pass(self, answer: Answer, attempt: Attempt) -> web.StreamResponse:
         if answer.status == 200:
             if self._stream is not None and answer.headers.get("Content-Type", "").startswith("text/event-stream"):
                 return await self._pass_stream(answer, attempt, self._stream)
@@ -275,9 +283,7 @@ class Delivery:
             raise DeclinedError(answer.status, body, answer.headers.get("Retry-After"))
         return await self._pass_error(answer.status, body, answer.headers.get("Retry-After"))
 
-    async def _pass_stream(
-        self, answer: aiohttp.ClientResponse, attempt: Attempt, stream: EventStream
-    ) -> web.StreamResponse:
+    async def _pass_stream(self, answer: Answer, attempt: Attempt, stream: EventStream) -> web.StreamResponse:
         call, order = self._call, self._order
         events = EventFilter(hides_usage=order.hides_usage, hides_counts=order.hides_counts, choices=order.choices)
         try:
@@ -286,17 +292,7 @@ class Delivery:
             if not data:
                 raise LostError("the answer is empty")
             self._begin(attempt)
-            while data:
-                passed = events.feed(data)
-                await self._pay(events)
-                if passed:
-                    if not stream.has_events:
-                        self._forget_body()
-                    await stream.send(passed)
-                self._progress(events)
-                data = await read_some(answer)
-            if passed := events.finish():
-                await stream.send(passed)
+            await self._pass_events(answer, events, stream, data)
             if call.part in _END_WITH_DONE and not events.is_done and not events.has_error:
                 raise LostError("the answer ended before [DONE]")
         except LostError as error:
@@ -312,6 +308,22 @@ class Delivery:
         if events.has_error:
             call.status, call.code = 500, "engine_error"
         return await stream.finish()
+
+    async def _pass_events(self, answer: Answer, events: EventFilter, stream: EventStream, data: bytes) -> None:
+        """Pass `data` and all that follows."""
+        pays = self._call.purse is not None
+        while data:
+            passed = events.feed(data)
+            if pays:
+                await self._pay(events)
+            if passed:
+                if not stream.has_events:
+                    self._forget_body()
+                await stream.send(passed)
+            self._progress(events)
+            data = await read_some(answer)
+        if passed := events.finish():
+            await stream.send(passed)
 
     def _begin(self, attempt: Attempt) -> None:
         """Note the first token of a stream."""
@@ -335,7 +347,7 @@ class Delivery:
         if purse is not None:
             await purse.advance(events.usage or call.estimate_usage(events.events))
 
-    async def _pass_whole(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    async def _pass_whole(self, answer: Answer) -> web.StreamResponse:
         call = self._call
         body, is_whole = await read_up_to(answer, self._tools.limits.max_buffered_bytes)
         headers = build_caller_headers(answer.headers, call.request_id, call.budget_headers)
@@ -345,9 +357,7 @@ class Delivery:
         call.status = 200
         return web.Response(body=body, headers=headers)
 
-    async def _pass_large(
-        self, answer: aiohttp.ClientResponse, response: web.StreamResponse, data: bytes
-    ) -> web.StreamResponse:
+    async def _pass_large(self, answer: Answer, response: web.StreamResponse, data: bytes) -> web.StreamResponse:
         call, tail, passed = self._call, b"", 0
         if answer.content_length is not None:
             response.content_length = answer.content_length
