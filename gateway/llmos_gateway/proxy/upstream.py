@@ -35,7 +35,6 @@ from llmos_gateway.proxy.limits import Limits
 _DECLINED: Final = frozenset({502, 503, 504})
 _SMALL_BODY_BYTES: Final = 48 * 1024
 """Up to here a body and its head fit into the buffer of a connection, so that nobody waits for their being sent."""
-_READ_BYTES: Final = 64 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 
 
@@ -212,7 +211,7 @@ async def _ask(connection: Connection, line: str, head: CIMultiDict[str], body: 
     protocol = connection.protocol
     if protocol is None:
         raise aiohttp.ServerDisconnectedError
-    protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=_READ_BYTES)
+    protocol.set_response_params(read_until_eof=True, auto_decompress=False)
     writer = StreamWriter(protocol, asyncio.get_running_loop())
     await writer.write_headers(line, head)
     await writer.write_eof(body)
