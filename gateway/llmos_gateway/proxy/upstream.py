@@ -11,8 +11,8 @@ Whether an idle connection still works is known only by using it. It is closed b
 `Limits.engine_keepalive_s`), and one that breaks nevertheless is a LostError.
 
 Most requests do without aiohttp's session, whose cookies, redirects, proxies and traces, and a task for each body, cost
-as much as all else that this gateway does for a request. The connections, their limits, the parser and the flow control
-are aiohttp's. A large body, and a request of which somebody is told when it has a connection, go the long way.
+about a seventh of the CPU time of a request. The connections, their limits, the parser and the flow control are
+aiohttp's. A large body, and a request of which somebody is told when it has a connection, go the long way.
 """
 
 from __future__ import annotations
