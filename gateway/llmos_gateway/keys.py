@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from llmos.api.apikeys import StoredKey, compute_digest, find_key_id
@@ -37,12 +37,13 @@ class ApiKey:
     expires_at_s: float | None = None
     """Unix time."""
     tenant: str = ""
+    identity: str = field(init=False, repr=False, compare=False)
+    """Who calls: the tenant, or the key itself if it has none. All that is shared out goes by it."""
 
-    @property
-    def identity(self) -> str:
-        """Return who calls: the tenant, or the key itself if it has none. All that is shared out goes by it."""
+    def __post_init__(self) -> None:
+        """Say once who calls, which is asked many times for each request."""
         # No tenant's name holds a zero byte, so that no key can pass for a tenant.
-        return f"tenant\0{self.tenant}" if self.tenant else f"key\0{self.id}"
+        object.__setattr__(self, "identity", f"tenant\0{self.tenant}" if self.tenant else f"key\0{self.id}")
 
     def is_expired(self, now_s: float) -> bool:
         """Return whether its time is over."""
@@ -128,4 +129,7 @@ class KeyRing:
         if found is None:
             hmac.compare_digest(digest, _NO_DIGEST)
             return None
-        return next((k for k in found if hmac.compare_digest(digest, k.digest) and not k.is_expired(now_s)), None)
+        for key in found:
+            if hmac.compare_digest(digest, key.digest) and not key.is_expired(now_s):
+                return key
+        return None

@@ -221,6 +221,8 @@ class Queueing:
 
     def admit(self, line: _Line) -> None:
         """Let go whoever may go now."""
+        if not line.queue.waiting:
+            return
         for ticket in line.queue.admit(line.room, self._clock()):
             turn = line.turns.get(ticket)
             if turn is not None and not turn.done():

@@ -22,11 +22,14 @@ from __future__ import annotations
 
 import base64
 import hmac
+from functools import lru_cache
 from typing import Final
 
 from llmos_gateway.keys import ApiKey
 
 MIN_SECRET_BYTES: Final = 32
+MAX_KNOWN: Final = 4096
+"""Callers whose salts are kept; that of another one is computed when it comes."""
 
 
 class CacheSalts:
@@ -43,10 +46,13 @@ class CacheSalts:
         if len(secret) < MIN_SECRET_BYTES:
             raise ValueError(f"it has {len(secret)} bytes, and must have at least {MIN_SECRET_BYTES} random ones")
         self._secret = secret
+        self._find = lru_cache(maxsize=MAX_KNOWN)(self._compute)
 
     def compute(self, key: ApiKey, adapter: str = "") -> str:
         """Return the salt of a caller's prompts, for the model of a pool or for an adapter (its `identity`)."""
         # No name holds a zero byte, so that nobody's salt for an adapter is another one's for a model.
-        identity = f"{key.identity}\0{adapter}" if adapter else key.identity
+        return self._find(f"{key.identity}\0{adapter}" if adapter else key.identity)
+
+    def _compute(self, identity: str) -> str:
         digest = hmac.digest(self._secret, identity.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

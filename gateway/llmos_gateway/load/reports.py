@@ -129,9 +129,11 @@ class Reports:
 
     def extra(self, address: str) -> int:
         """Return the requests on a replica beyond our own, 0 if nothing recent is known."""
+        engine, peers = self._by_engine.get(address), self._by_peers.get(address)
+        if engine is None and peers is None:
+            return 0
         since_s = self._clock() - STALE_S
-        reports = (self._by_engine.get(address), self._by_peers.get(address))
-        return max((r.requests for r in reports if r is not None and r.at_s >= since_s), default=0)
+        return max((r.requests for r in (engine, peers) if r is not None and r.at_s >= since_s), default=0)
 
     async def run(self) -> None:
         """Ask again and again until cancelled."""

@@ -30,6 +30,7 @@ import orjson
 from llmos_gateway.protocol.usage import Usage, find_usage, read_usage
 
 _DONE_EVENT: Final = b"data: [DONE]"
+_DONE_END: Final = _DONE_EVENT + b"\n\n"
 MAX_EVENT_BYTES: Final = 1024 * 1024
 _USAGE: Final = b'"usage"'
 _ERROR: Final = b'"error"'
@@ -70,8 +71,8 @@ class EventFilter:
         self._choices = choices
         self._rest = b""
         self._total: Usage | None = None
-        self._counts: dict[int, Usage] = {}
-        """The last count of each choice."""
+        self._counts: dict[int, Usage | re.Match[bytes]] = {}
+        """The last count of each choice, or where it was read: of a thousand counts one is asked for."""
         self.events = 0
         """Events with data that passed. An engine sends about one a token."""
         self.has_error = False
@@ -85,20 +86,24 @@ class EventFilter:
         if self._total is not None or not self._counts:
             return self._total
         # Each choice counts its own tokens, and those of its prompt, which it shares with the others of that prompt.
-        prompts = {index // self._choices: usage for index, usage in self._counts.items()}
+        counts = {index: _read_match(count) for index, count in self._counts.items()}
+        prompts = {index // self._choices: usage for index, usage in counts.items()}
         return Usage(
             sum(usage.prompt_tokens for usage in prompts.values()),
-            sum(usage.completion_tokens for usage in self._counts.values()),
+            sum(usage.completion_tokens for usage in counts.values()),
             sum(usage.cached_tokens for usage in prompts.values()),
         )
 
     def feed(self, data: bytes) -> bytes:
         """Take a chunk; return what may be sent on, which may be nothing."""
-        if not self._rest and data.endswith(b"\n\n") and _USAGE not in data and _ERROR not in data:
+        if self._rest or not data.endswith(b"\n\n"):
+            return self._feed_slowly(data)
+        if _USAGE not in data and _ERROR not in data:
             self.events += _count_events(data)
-            self.is_done = data.endswith(_DONE_EVENT + b"\n\n")
+            self.is_done = data.endswith(_DONE_END)
             return data
-        return self._feed_slowly(data)
+        is_one = data.find(b"\n\n") == len(data) - 2 and b"\r" not in data
+        return self._pass(data) if is_one else self._feed_slowly(data)
 
     def finish(self) -> bytes:
         """Return what is left when the answer has ended."""
@@ -132,13 +137,14 @@ class EventFilter:
     def _pass_counted(self, event: bytes) -> bytes | None:
         """Take the count from where vLLM writes it; None if it is not all that this event says of usage."""
         choice = _CHOICE.search(event)
-        count = _COUNT_AT_END.fullmatch(event, event.rfind(_COUNT))
+        at = event.rfind(_COUNT)
+        count = _COUNT_AT_END.fullmatch(event, at)
         if choice is None or count is None or event.count(_USAGE) > 1 or not event.startswith(b"data: {"):
             return None
         self.is_done = False
         self.events += 1
-        self._counts[int(choice[1])] = Usage(int(count[1]), int(count[2]))
-        return event[: count.start()] + b"}\n\n" if self._hides_counts else event
+        self._counts[int(choice[1])] = count
+        return event[:at] + b"}\n\n" if self._hides_counts else event
 
     def _pass_usage(self, event: bytes) -> bytes:
         """Read what an event says of usage, and take out of it what the caller did not ask for."""
@@ -170,6 +176,10 @@ def build_error_event(body: bytes) -> bytes:
 def build_comment(text: str) -> bytes:
     """Return a line that clients skip and that keeps a connection alive."""
     return f": {text}\n\n".encode()
+
+
+def _read_match(count: Usage | re.Match[bytes]) -> Usage:
+    return count if isinstance(count, Usage) else Usage(int(count[1]), int(count[2]))
 
 
 def _count_events(data: bytes) -> int:

@@ -187,7 +187,8 @@ def check_fields(part: ApiPart, fields: Mapping[str, Any]) -> None:
     Raises:
         BadRequestError: it has such a field; the message says what to send instead.
     """
-    for name, remedy in REFUSED[part].items():
+    refused = REFUSED[part]
+    for name, remedy in () if refused.keys().isdisjoint(fields) else refused.items():
         if fields.get(name):
             raise BadRequestError(f"'{name}' is not supported: {remedy}.", "unsupported_field", param=name)
     for name in ("messages", "input"):
@@ -200,9 +201,11 @@ def _has_named_part(messages: Any) -> bool:
     """Whether a part of a message has a `uuid`."""
     if not isinstance(messages, list):
         return False
-    contents = (message.get("content") for message in messages if isinstance(message, dict))
-    parts = (part for content in contents if isinstance(content, list) for part in content)
-    return any(isinstance(part, dict) and "uuid" in part for part in parts)
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list) and any(isinstance(part, dict) and "uuid" in part for part in content):
+            return True
+    return False
 
 
 def find_dropped(part: ApiPart, fields: Mapping[str, Any]) -> set[str]:

@@ -41,7 +41,7 @@ def find_usage(data: bytes) -> Usage | None:
 
 
 def _read_object(data: bytes) -> Usage | None:
-    text = data.lstrip()[1:].lstrip() if data.lstrip().startswith(b":") else b""
+    text = data[1:] if data.startswith(b":{") else data.lstrip()[1:].lstrip() if data.lstrip().startswith(b":") else b""
     if not text.startswith(b"{"):
         return None
     # It holds numbers and objects of numbers only, so that each brace is structural.

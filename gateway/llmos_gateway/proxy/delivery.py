@@ -18,7 +18,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-import aiohttp
 from aiohttp import web
 
 from llmos_gateway.catalog import Pool
@@ -36,6 +35,7 @@ from llmos_gateway.proxy.event_stream import EventStream
 from llmos_gateway.proxy.order import Order, Tools
 from llmos_gateway.proxy.retries import Retries, build_failure
 from llmos_gateway.proxy.upstream import (
+    Answer,
     DeclinedError,
     LostError,
     MissingError,
@@ -91,10 +91,14 @@ class Delivery:
             failure = call.take_interruption()
         finally:
             self._end_turn()
-        if stream is None or not stream.has_begun:
-            raise failure
-        call.status, call.code = failure.status, failure.code
-        return await stream.fail(failure)
+        try:
+            if stream is None or not stream.has_begun:
+                raise failure
+            call.status, call.code = failure.status, failure.code
+            return await stream.fail(failure)
+        finally:
+            # Its traceback holds this frame, and so the body, until the collector comes.
+            del failure
 
     async def _try_replicas(self) -> web.StreamResponse:
         retries = Retries(self._tools.limits)
@@ -212,7 +216,7 @@ class Delivery:
             self._place.send(attempt.address)
         outcome: AttemptOutcome = "failed"
         sign = Sign.NONE
-        answer: aiohttp.ClientResponse | None = None
+        answer: Answer | None = None
         try:
             tell = self._build_tell(attempt) if is_for_others else None
             on_connected = tell if self._order.pool.adapter is None else None
@@ -250,7 +254,7 @@ class Delivery:
         """Return what to call once the replica can be reached; or has the adapter, which only its answer tells."""
         return partial(self._tools.holding.reached, attempt.pool_id, self._order.pool.adapter_name)
 
-    async def _pass(self, answer: aiohttp.ClientResponse, attempt: Attempt) -> web.StreamResponse:
+    async def _pass(self, answer: Answer, attempt: Attempt) -> web.StreamResponse:
         if answer.status == 200:
             if self._stream is not None and answer.headers.get("Content-Type", "").startswith("text/event-stream"):
                 return await self._pass_stream(answer, attempt, self._stream)
@@ -262,9 +266,7 @@ class Delivery:
             raise MissingError("the replica does not have the adapter")
         return await self._pass_error(answer.status, body, answer.headers.get("Retry-After"))
 
-    async def _pass_stream(
-        self, answer: aiohttp.ClientResponse, attempt: Attempt, stream: EventStream
-    ) -> web.StreamResponse:
+    async def _pass_stream(self, answer: Answer, attempt: Attempt, stream: EventStream) -> web.StreamResponse:
         call, order = self._call, self._order
         events = EventFilter(hides_usage=order.hides_usage, hides_counts=order.hides_counts, choices=order.choices)
         try:
@@ -314,11 +316,14 @@ class Delivery:
             TooManyRequestsError: what comes now is more than the tenant has left; the caller does not get it.
         """
         purse, call = self._call.purse, self._call
+        if purse is None:
+            await self._send(stream, events.feed(data))
+            return
         passed: list[bytes] = []
         # Much comes at once after a wait, and the tenant may have enough for a part of it.
-        for piece in split_events(data) if purse is not None and purse.is_open else (data,):
+        for piece in split_events(data) if purse.is_open else (data,):
             fed = events.feed(piece)
-            if purse is not None and not purse.covers(usage := events.usage or call.estimate_usage(events.events)):
+            if not purse.covers(usage := events.usage or call.estimate_usage(events.events)):
                 await self._send(stream, b"".join(passed))
                 passed.clear()
                 await purse.advance(usage)
@@ -331,7 +336,7 @@ class Delivery:
                 self._forget_body()
             await stream.send(passed)
 
-    async def _pass_whole(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    async def _pass_whole(self, answer: Answer) -> web.StreamResponse:
         call = self._call
         body, is_whole = await read_up_to(answer, self._tools.limits.max_buffered_bytes)
         headers = build_caller_headers(answer.headers, call.request_id, call.budget_headers)
@@ -341,9 +346,7 @@ class Delivery:
         call.status = 200
         return web.Response(body=body, headers=headers)
 
-    async def _pass_large(
-        self, answer: aiohttp.ClientResponse, response: web.StreamResponse, data: bytes
-    ) -> web.StreamResponse:
+    async def _pass_large(self, answer: Answer, response: web.StreamResponse, data: bytes) -> web.StreamResponse:
         call, tail, passed = self._call, b"", 0
         if answer.content_length is not None:
             response.content_length = answer.content_length

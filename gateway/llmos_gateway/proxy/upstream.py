@@ -10,24 +10,32 @@ A failure is one of four, and only these are ever tried again:
 
 Whether an idle connection still works is known only by using it. It is closed before the engine would close it (see
 `Limits.engine_keepalive_s`), and one that breaks nevertheless is a LostError.
+
+Most requests do without aiohttp's session, whose cookies, redirects, proxies and traces, and a task for each body, cost
+about a seventh of the CPU time of a request. The connections, their limits, the parser and the flow control are
+aiohttp's. A large body, and a request of which somebody is told when it has a connection, go the long way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError, StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
 from llmos_gateway.proxy.limits import Limits
 
 _DECLINED: Final = frozenset({502, 503, 504})
-_LARGE_BODY_BYTES: Final = 1024 * 1024
-"""From here on aiohttp wants something of which it writes a part at a time."""
+_SMALL_BODY_BYTES: Final = 48 * 1024
+"""Up to here a body and its head fit into the buffer of a connection, so that nobody waits for their being sent."""
 _PIECE_BYTES: Final = 64 * 1024
 
 
@@ -67,6 +75,23 @@ class DeclinedError(ReplicaError):
         self.retry_after = retry_after
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of which the head is here."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: aiohttp.StreamReader
+    close: Callable[[], None]
+    """Lets go of the connection, which is closed if the answer has not been read to its end."""
+
+    @property
+    def content_length(self) -> int | None:
+        """Bytes of the body, where the head says it."""
+        announced = self.headers.get("Content-Length")
+        return None if announced is None else int(announced)
+
+
 class _Pieces:
     """A body in pieces. aiohttp copies a whole file in memory to find its size; of this nothing is copied."""
 
@@ -82,6 +107,10 @@ class _Pieces:
         piece, self._rest = self._rest[:_PIECE_BYTES], self._rest[_PIECE_BYTES:]
         return piece
 
+    def drop(self) -> None:
+        """Let go of the body: a failed request of aiohttp's stays until the collector of cycles comes."""
+        self._rest = memoryview(b"")
+
 
 class Upstream:
     """Sends requests to replicas. Use it as an async context manager."""
@@ -91,6 +120,8 @@ class Upstream:
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=limits.pool_timeout_s, sock_connect=limits.connect_timeout_s
         )
+        self._connector: aiohttp.TCPConnector | None = None
+        self._build_route = lru_cache(maxsize=8192)(_build_route)
         self._session: aiohttp.ClientSession | None = None
         self._telling: aiohttp.ClientSession | None = None
         """The same connections; tells when a request has one. It costs more, so that most go without."""
@@ -101,6 +132,7 @@ class Upstream:
             limit_per_host=self._limits.max_connections_per_replica,
             keepalive_timeout=self._limits.engine_keepalive_s,
         )
+        self._connector = connector
         self._session = self._open_session(connector)
         self._telling = self._open_session(connector, _build_trace())
         return self
@@ -129,7 +161,7 @@ class Upstream:
         body: bytes,
         headers: CIMultiDict[str],
         on_connected: Callable[[], None] | None = None,
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send a request and return the answer as soon as its head is here; the caller closes it.
 
         `on_connected` is called when there is a connection, long before an answer.
@@ -138,26 +170,66 @@ class Upstream:
             UnreachableError, LostError: see there.
         """
         session = self._session if on_connected is None else self._telling
-        if session is None:
+        if session is None or self._connector is None:
             raise RuntimeError("Upstream is used outside its context")
-        is_large = len(body) > _LARGE_BODY_BYTES
-        if is_large:
-            headers["Content-Length"] = str(len(body))
+        if on_connected is None and len(body) <= _SMALL_BODY_BYTES:
+            return await self._send_small(self._connector, address, path, body, headers)
+        headers["Content-Length"] = str(len(body))
+        pieces = _Pieces(body)
         try:
-            return await session.post(
+            answer = await session.post(
                 _build_url(address, path),
-                data=_Pieces(body) if is_large else body,
+                data=pieces,
                 headers=headers,
                 allow_redirects=False,
                 trace_request_ctx=on_connected,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise UnreachableError(str(error)) from error
+            pieces.drop()
+            raise UnreachableError(str(error)) from error.with_traceback(None)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise LostError(str(error)) from error
+            pieces.drop()
+            raise LostError(str(error)) from error.with_traceback(None)
+        return Answer(answer.status, answer.headers, answer.content, answer.close)
+
+    async def _send_small(
+        self, connector: aiohttp.TCPConnector, address: str, path: str, body: bytes, headers: CIMultiDict[str]
+    ) -> Answer:
+        try:
+            connection = await connector.connect(self._build_route(address), [], self._timeout)
+        except (aiohttp.ClientConnectorError, TimeoutError) as error:
+            raise UnreachableError(str(error)) from error.with_traceback(None)
+        except (aiohttp.ClientError, OSError) as error:
+            raise LostError(str(error)) from error.with_traceback(None)
+        head = CIMultiDict({"Host": address, "Content-Length": str(len(body))})
+        head.extend(headers)
+        try:
+            return await _ask(connection, f"POST {path} HTTP/1.1", head, body)
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+            connection.close()
+            raise LostError(str(error)) from error.with_traceback(None)
+        except BaseException:
+            connection.close()
+            raise
 
 
-async def read_some(answer: aiohttp.ClientResponse) -> bytes:
+async def _ask(connection: Connection, line: str, head: CIMultiDict[str], body: bytes) -> Answer:
+    """Send a request and read the head of its answer."""
+    protocol = connection.protocol
+    if protocol is None:
+        raise aiohttp.ServerDisconnectedError
+    protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+    writer = StreamWriter(protocol, asyncio.get_running_loop())
+    await writer.write_headers(line, head)
+    await writer.write_eof(body)
+    message, content = await protocol.read()
+    while 100 <= message.code < 200 and message.code != 101:
+        message, content = await protocol.read()
+    content.on_eof(connection.release)
+    return Answer(message.code, message.headers, content, connection.close)
+
+
+async def read_some(answer: Answer) -> bytes:
     """Return what has come, at least one byte; nothing if the answer has ended.
 
     Raises:
@@ -169,7 +241,7 @@ async def read_some(answer: aiohttp.ClientResponse) -> bytes:
         raise LostError(str(error)) from error
 
 
-async def read_up_to(answer: aiohttp.ClientResponse, limit_bytes: int) -> tuple[bytes, bool]:
+async def read_up_to(answer: Answer, limit_bytes: int) -> tuple[bytes, bool]:
     """Return the answer's beginning, about `limit_bytes` or less, and whether that is all of it.
 
     Raises:
@@ -206,6 +278,11 @@ def _build_trace() -> aiohttp.TraceConfig:
 async def _tell(_: aiohttp.ClientSession, context: SimpleNamespace, event: object) -> None:
     del event
     context.trace_request_ctx()
+
+
+def _build_route(address: str) -> aiohttp.ClientRequest:
+    """Return what aiohttp needs to find or open a connection to a replica."""
+    return aiohttp.ClientRequest("POST", _build_url(address, "/"), loop=asyncio.get_running_loop())
 
 
 @lru_cache(maxsize=8192)

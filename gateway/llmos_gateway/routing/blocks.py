@@ -17,7 +17,7 @@ The chain is bounded at 2048 blocks (1 MiB of text, about 262,000 tokens): what 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,7 +52,8 @@ class PromptBlocks:
 
 def hash_blocks(text: bytes | str, salt: bytes) -> PromptBlocks:
     """Return the blocks of a prompt that is one text. `salt` is what keeps prompts of different callers apart."""
-    return _hash_pieces((text,), salt, anchor=_hash_anchor((), text, salt))
+    seed = xxh3_64_intdigest(salt)
+    return _hash_pieces((text,), seed, anchor=_hash_anchor((), text, seed))
 
 
 def hash_chat(messages: Sequence[Any], salt: bytes, tools: object = None) -> PromptBlocks:
@@ -61,18 +62,19 @@ def hash_chat(messages: Sequence[Any], salt: bytes, tools: object = None) -> Pro
     Takes what a client sent without trusting its shape: what is not text counts by its JSON, so equal conversations
     give equal blocks, and each further turn only adds to the end.
     """
+    seed = xxh3_64_intdigest(salt)
     pieces = [_to_json(tools)] if tools else []
     anchor = None
     for message in messages:
-        parts = list(_list_pieces(message))
+        parts = _list_pieces(message)
         if anchor is None and isinstance(message, Mapping) and message.get("role") == "user":
-            anchor = _hash_anchor(pieces, "".join(parts), salt)
+            anchor = _hash_anchor(pieces, "".join(parts), seed)
         pieces += parts
-    return _hash_pieces(pieces, salt, anchor=_hash_anchor((), "".join(pieces), salt) if anchor is None else anchor)
+    return _hash_pieces(pieces, seed, anchor=_hash_anchor((), "".join(pieces), seed) if anchor is None else anchor)
 
 
-def _hash_anchor(before: Iterable[str], text: bytes | str, salt: bytes) -> int:
-    hasher = xxh3_64(_encode(text[:_ANCHOR_BYTES])[:_ANCHOR_BYTES], seed=xxh3_64_intdigest(salt))
+def _hash_anchor(before: Iterable[str], text: bytes | str, seed: int) -> int:
+    hasher = xxh3_64(_encode(text[:_ANCHOR_BYTES])[:_ANCHOR_BYTES], seed=seed)
     for piece in before:
         hasher.update(_encode(piece))
     return hasher.intdigest()
@@ -83,7 +85,7 @@ def _encode(text: bytes | str) -> bytes:
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
 
-def _hash_pieces(pieces: Iterable[bytes | str], salt: bytes, *, anchor: int) -> PromptBlocks:
+def _hash_pieces(pieces: Iterable[bytes | str], seed: int, *, anchor: int) -> PromptBlocks:
     kept: list[bytes] = []
     kept_bytes = total = 0
     for piece in pieces:
@@ -96,11 +98,10 @@ def _hash_pieces(pieces: Iterable[bytes | str], salt: bytes, *, anchor: int) -> 
         kept.append(encoded)
         kept_bytes += len(encoded)
     data = kept[0] if len(kept) == 1 else b"".join(kept)
-    return PromptBlocks(_chain(data, salt), max(1, total // BYTES_PER_TOKEN), anchor=anchor)
+    return PromptBlocks(_chain(data, seed), max(1, total // BYTES_PER_TOKEN), anchor=anchor)
 
 
-def _chain(data: bytes, salt: bytes) -> tuple[int, ...]:
-    digest = xxh3_64_intdigest(salt)
+def _chain(data: bytes, digest: int) -> tuple[int, ...]:
     hashes = []
     for start in range(0, min(len(data), _MAX_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
         digest = xxh3_64_intdigest(data[start : start + BLOCK_BYTES], digest)
@@ -108,18 +109,18 @@ def _chain(data: bytes, salt: bytes) -> tuple[int, ...]:
     return tuple(hashes)
 
 
-def _list_pieces(message: object) -> Iterator[str]:
+def _list_pieces(message: object) -> list[str]:
     if not isinstance(message, Mapping):
-        yield _to_json(message)
-        return
-    yield f"\n{message.get('role')}\n"
+        return [_to_json(message)]
+    pieces = [f"\n{message.get('role')}\n"]
     content = message.get("content")
     if isinstance(content, str):
-        yield content
+        pieces.append(content)
     elif isinstance(content, list):
-        yield from map(_describe_part, content)
+        pieces += map(_describe_part, content)
     if calls := message.get("tool_calls"):
-        yield _to_json(calls)
+        pieces.append(_to_json(calls))
+    return pieces
 
 
 def _describe_part(part: object) -> str:

@@ -61,6 +61,9 @@ from llmos_gateway.salts import MIN_SECRET_BYTES, CacheSalts
 CLOSE_S: Final = 2.0
 """For the last bytes of the last answers."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_COLLECT_AFTER: Final = (5_000, 20, 20)
+"""Objects that stay, and younger collections, after which the collector looks for cycles. Requests leave none, but what
+they hold while they are answered makes it look again and again by Python's own 700."""
 
 _OWN_SALT: Final = (
     "There is no --cache-salt-secret-file, so the salt of cached prompts is this process's own: other gateways do not "
@@ -292,6 +295,7 @@ class Gateway:
         # What lives as long as the process need not be looked at by the collector again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_COLLECT_AFTER)
         _logger.info("Requests are taken on port %d, probes on port %d.", port, admin_port)
         self.ports.set_result((port, admin_port))
 
