@@ -1,0 +1,1 @@
+"""What fine-tuning costs: `python -m bench.finetune SCENARIO --json OUT`."""
