@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export UV_NATIVE_TLS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint fmt test test-training verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory bench-routing bench-gateway bench-autoscale bench-quota bench-fairness clean
+.PHONY: help install lint fmt test test-training verify crds docs e2e e2e-all image requirements quickstart quickstart-down bench-operator bench-memory bench-routing bench-gateway bench-autoscale bench-quota bench-fairness bench-finetune clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ bench-quota: install ## Measure the quota ledger on demand shaped like Kueue's b
 
 bench-fairness: install ## Simulate tenants that share a busy pool
 	$(BIN)/python -m bench.fairness --json out/bench-fairness.json
+
+bench-finetune: $(TRAINING)/.installed ## Measure the dataset gate (needs what test-training needs)
+	$(TRAINING)/bin/python -m bench.finetune gate --json out/bench-finetune-gate.json
 
 clean: ## Remove what can be made again
 	rm -rf $(VENV) $(TRAINING) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,1 +1,1 @@
-"""Measures of fine-tuning: what training costs beside a bare loop, and what a kill costs."""
+"""What fine-tuning costs: `python -m bench.finetune SCENARIO --json OUT`."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
-from llmos_workers.prepare.examples import Example, map_texts
+from llmos_workers.prepare.examples import Example
 
 DIGEST_BYTES: Final = 16
 _WORD: Final = re.compile(r"\w+")
@@ -23,13 +23,17 @@ _WORD: Final = re.compile(r"\w+")
 
 def compute_digest(example: Example) -> bytes:
     """Return 16 bytes that are the same for examples that say the same."""
-    tidy = map_texts(example, _tidy)
-    key = orjson.dumps([tidy.messages, tidy.tools, tidy.prompt, tidy.text], option=orjson.OPT_SORT_KEYS)
+    tidy = [_tidy(example.messages), example.tools, _tidy(example.prompt), _tidy(example.text)]
+    key = orjson.dumps(tidy, option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
 
 
-def _tidy(text: str) -> str:
-    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
+def _tidy(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value if value.isascii() else unicodedata.normalize("NFC", value)).strip()
+    if isinstance(value, dict):
+        return {key: _tidy(item) for key, item in value.items()}
+    return [_tidy(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def find_words(text: str) -> list[str]:

@@ -6,6 +6,8 @@ The merges of n digests cost O(n^2 / GATHER), which is below two minutes for a h
 
 from __future__ import annotations
 
+import struct
+from bisect import bisect_left
 from typing import Final
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy.typing as npt
 
 _GATHER: Final = 1 << 17
 _HALF: Final = np.dtype("<u8")
+_SPLIT: Final = struct.Struct("<QQ").unpack
 
 Halves = npt.NDArray[np.uint64]
 
@@ -36,8 +39,8 @@ class DigestSet:
         """Whether it was added."""
         if digest in self._fresh:
             return True
-        high, low = np.frombuffer(digest, dtype=_HALF)
-        first = int(np.searchsorted(self._high, high))
+        high, low = _SPLIT(digest)
+        first = bisect_left(self._high, high)
         while first < len(self._high) and self._high[first] == high:
             if self._low[first] == low:
                 return True

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 PREPARED_NAME: Final = ".prepared"
 """Tells the fetch step that there is nothing to fetch any more; the same name stands in fetch/dataset.py."""
 
+_LINES_BETWEEN_LOOKS: Final = 128
+
 
 @dataclass(frozen=True)
 class Places:
@@ -137,7 +139,8 @@ class _Run:
             with closing(Gate(self.spec, formatter, suites, train, held_out, self.places.scratch)) as gate:
                 for line in reader:
                     gate.take(line)
-                    progress.show(reader.done_bytes, reader.total_bytes, gate.tally.lines)
+                    if gate.tally.lines % _LINES_BETWEEN_LOOKS == 0:
+                        progress.show(reader.done_bytes, reader.total_bytes, gate.tally.lines)
                 report = gate.finish()
             progress.show(reader.total_bytes, reader.total_bytes, report.lines, is_last=True)
             (learned, files), (asked, more) = train.finish(), held_out.finish()
