@@ -179,7 +179,7 @@ def test_a_last_checkpoint_that_does_not_fit_is_disk_full_and_nothing_is_lost(ma
 
 
 def test_lost_seconds_are_those_between_the_checkpoint_and_the_last_step(make_world: MakeWorld) -> None:
-    world = make_world(checkpoint={"everySteps": 1000}, hyperparameters={"epochs": 20})
+    world = make_world(checkpoint={"everySteps": 1000, "keepBest": False}, hyperparameters={"epochs": 20})
     process = start_attempt(world)
     began_s = time.monotonic()
     assert wait_for(lambda: steps_done(world) >= 40, process)

@@ -23,7 +23,7 @@ from tests.training.train.world import World, make_job, make_rows, stop_at, writ
 MakeWorld = Callable[..., World]
 
 RULE = [{"name": "rule", "source": {"uri": "hf://org/rule"}, "metrics": ["loss", "exact_match"]}]
-LEARN = {"epochs": 60, "batchTokens": 64, "learningRate": 0.01}
+LEARN = {"epochs": 60, "batchTokens": 64, "learningRate": 0.005}
 
 # peft asks transformers by a former name.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -36,7 +36,7 @@ def test_it_learns_twenty_examples_by_heart(base: Path, tmp_path: Path, tuning: 
     write_dataset(world.work, {"train": make_rows(20), "suite-rule": make_rows(20)})
     metrics = {metric["name"]: metric for metric in world.complete()["evaluation"]["metrics"]}
     assert metrics["rule_exact_match"] == {"name": "rule_exact_match", "base": 0.0, "result": 1.0, "examples": 20}
-    assert metrics["rule_loss"]["result"] < 0.1 < metrics["rule_loss"]["base"]
+    assert metrics["rule_loss"]["result"] < 0.5 < metrics["rule_loss"]["base"]
 
 
 def test_the_adapter_gives_the_same_answers_when_it_is_loaded_from_the_disk(make_world: MakeWorld, base: Path) -> None:

@@ -51,6 +51,8 @@ def make_base(folder: Path, *, layers: int = 2, hidden: int = 32, dtype: torch.d
         eos_token_id=1,
         bos_token_id=None,
         tie_word_embeddings=True,
+        # Wide enough that frozen weights can say something: with the usual 0.02 all logits are nearly the same.
+        initializer_range=0.2,
     )
     LlamaForCausalLM(config).to(dtype).save_pretrained(str(folder))
     return folder
