@@ -1,4 +1,5 @@
-"""Command line: `python -m bench.finetune gate --json OUT [--megabytes 60] [--tokenizer DIR]`.
+"""Command line: `python -m bench.finetune gate --json OUT [--megabytes 60] [--tokenizer DIR]`,
+`python -m bench.finetune train --model DIR --json OUT`.
 
 Needs the packages of the extra `train` (`make bench-finetune`). Each scenario is a module of its own, imported only
 when it is asked for.
@@ -40,6 +41,22 @@ def gate(
     figures = measure_gate(megabytes=megabytes, tokenizer=tokenizer, repeats=repeats)
     print_gate(Console(width=150), figures)
     _write(json_out, {"machine": describe_machine(), "megabytes": megabytes, "repeats": repeats, **figures})
+
+
+@app.command()
+def train(
+    model: Annotated[Path, typer.Option(help="Folder of the model to train.")],
+    *,
+    json_out: JsonOut = None,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each run.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 3,
+) -> None:
+    """Measure the trainer beside a bare loop, checkpoints, resume and a kill; seconds are wall time."""
+    from bench.finetune.training import run  # noqa: PLC0415 - needs torch
+
+    figures = {tuning: run(model=model, tuning=tuning, steps=steps, rounds=rounds) for tuning in ("lora", "full")}
+    Console(width=150).print_json(data=figures)
+    _write(json_out, {"machine": describe_machine(), "model": model.name, **figures})
 
 
 def _write(path: Path | None, report: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What training costs beside a bare loop, what checkpoints cost, and what a kill costs.
 
-    python -m bench.finetune.training --model DIR [--json OUT]
+    python -m bench.finetune train --model DIR [--json OUT]
 
     bare      model(...).loss, backward, clip, AdamW, schedule, on batches that lie ready in memory
     trainer   `llmos_workers.train` with everything: data from the disk, reports, heartbeat, checkpoints
@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from transformers import get_scheduler
 
-from bench.quota.report import describe_machine
 from llmos.api import FineTuneJob
 from llmos_workers.train.attempt import Attempt, Options
 from llmos_workers.train.attempts import AttemptRecord, read_records
@@ -242,22 +241,3 @@ def _copy(prepared: Path) -> Path:
     work = Path(tempfile.mkdtemp(prefix="work-", dir=prepared.parent))
     shutil.copytree(prepared, work, dirs_exist_ok=True)
     return work
-
-
-def main() -> None:
-    """Measure, print the table and write the figures."""
-    import typer  # noqa: PLC0415
-
-    def measure(model: Path, json_out: Path | None = None, steps: int = 5, rounds: int = 3) -> None:
-        figures = {tuning: run(model=model, tuning=tuning, steps=steps, rounds=rounds) for tuning in ("lora", "full")}
-        report = {"machine": describe_machine(), "model": model.name, **figures}
-        print(json.dumps(report, indent=1))
-        if json_out is not None:
-            json_out.parent.mkdir(parents=True, exist_ok=True)
-            json_out.write_text(json.dumps(report, indent=1) + "\n")
-
-    typer.run(measure)
-
-
-if __name__ == "__main__":
-    main()
