@@ -10,10 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from e2e.cluster.objects import Kubectl
 from e2e.support.api import Api, Object
+from e2e.support.gateway import SYSTEM_NAMESPACE
 from e2e.support.objects import (
     build_adapter,
     build_model,
+    build_namespace,
     build_pool,
     is_active,
     pool_selector,
@@ -30,12 +33,19 @@ pytestmark = [pytest.mark.timeout(900)]
 NAME = "support"
 
 
+@pytest.fixture
+def system_namespace(kubectl: Kubectl) -> None:
+    """Where the operator keeps the key for tokens. Here it is a process, so that nobody else has made its namespace."""
+    if not kubectl("get", "namespace", SYSTEM_NAMESPACE, "--ignore-not-found", "--output=name").strip():
+        kubectl.apply([build_namespace(SYSTEM_NAMESPACE)])
+
+
 async def test_adapters_come_change_and_go_while_the_pool_runs(
-    api: Api, operator: OperatorProcess, source: Source, namespace: str
+    api: Api, system_namespace: None, operator: OperatorProcess, source: Source, namespace: str
 ) -> None:
     await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")))
     pool = await api.create(build_pool(namespace, replicas=2, adapters={"maxLoaded": 2}))
-    await wait_ready(api, pool)
+    await wait_ready(api, pool, timeout_s=240)
     before = {pod["metadata"]["uid"] for pod in await find_pods(api, namespace)}
 
     # Attached: both replicas have it, and none was restarted.
