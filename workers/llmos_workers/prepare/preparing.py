@@ -76,7 +76,7 @@ def prepare(job: FineTuneJob, places: Places, base_digest: str, out: TextIO) -> 
     if done is not None and done.base_digest != base_digest:
         raise BaseModelChangedError("The dataset was prepared for another state of the base model")
     if done is None or done.inputs != inputs:
-        with _translate_disk_errors():
+        with translate_disk_errors():
             done = _prepare(job.spec, places, base_digest, inputs, out)
     else:
         log.info("the dataset was prepared before")
@@ -198,7 +198,8 @@ def _remove_sources(places: Places) -> None:
 
 
 @contextmanager
-def _translate_disk_errors() -> Iterator[None]:
+def translate_disk_errors() -> Iterator[None]:
+    """Turn a full disk inside the block into `ClaimFullError`."""
     try:
         yield
     except OSError as error:

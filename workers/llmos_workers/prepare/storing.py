@@ -6,6 +6,7 @@ the data are the ones it writes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,27 +26,37 @@ _ASKED: Final = {"prompt_ids": List(Value("int32")), "completion": Value("string
 _WRITE_BYTES: Final = 1 << 20
 
 
-class _HashingFile:
-    """The file that pyarrow writes to."""
+class HashingFile:
+    """The file that pyarrow writes to: one that knows the sha256 of what it holds."""
 
     def __init__(self, path: Path) -> None:
+        """Open the file."""
         self._file = path.open("wb", buffering=_WRITE_BYTES)
         self.sha256 = hashlib.sha256()
         self.closed = False
 
     def write(self, data: bytes) -> int:
+        """Write, and hash."""
         self.sha256.update(data)
         return self._file.write(data)
 
     def flush(self) -> None:
+        """Give everything to the system."""
         self._file.flush()
 
     def close(self) -> None:
+        """Give everything to the disk."""
         if not self.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             self.closed = True
+
+    def abandon(self) -> None:
+        """Give the file back, whatever is in it."""
+        self.closed = True
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class Store:
@@ -56,7 +67,7 @@ class Store:
         folder.mkdir(parents=True)
         self._folder, self._is_asked = folder, is_asked
         self._features = Features(_TRAINED | _ASKED if is_asked else _TRAINED)
-        self._file = _HashingFile(folder / DATA_NAME)
+        self._file = HashingFile(folder / DATA_NAME)
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._file, mode="w"), self._features.arrow_schema)
         self._content = hashlib.sha256()
         self.count = 0
@@ -107,7 +118,7 @@ class Store:
 
     def close(self) -> None:
         """Give the file back, whatever is in it."""
-        self._file.close()
+        self._file.abandon()
 
 
 def _build_lists(values: npt.NDArray[np.int32], bounds: npt.NDArray[np.int64]) -> pa.ListArray:
