@@ -27,11 +27,8 @@ from e2e.support.gateway import SYSTEM_NAMESPACE, Gateway, build_key, install_ga
 from e2e.support.keys import Keys
 from e2e.support.objects import build_namespace
 from e2e.support.operator import OperatorProcess, OperatorSettings, find_foreign_operator
+from e2e.support.removal import list_remains, remove_namespace, wait_until_nothing_remains
 from e2e.support.source import Source, serve_source
-from e2e.support.waiting import eventually
-
-REMOVAL_TIMEOUT_S = 240.0
-"""A drain of 120 s, the 33 s after it in which a pod is ended, and a busy machine."""
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +77,25 @@ def vllm_image(machine: Cluster) -> None:
 
 
 @pytest.fixture(scope="session")
+def nothing_stays(kubeconfig: Path) -> Iterator[None]:
+    """At the end of the session, when the operator has stopped, all namespaces of its stories go, and their volumes."""
+
+    async def look() -> frozenset[str]:
+        async with connect(kubeconfig) as api:
+            return await list_remains(api)
+
+    async def wait() -> None:
+        async with connect(kubeconfig) as api:
+            await wait_until_nothing_remains(api, spared)
+
+    spared = asyncio.run(look())
+    yield
+    asyncio.run(wait())
+
+
+@pytest.fixture(scope="session")
 def operator_process(
-    kubeconfig: Path, lite_image: None, tmp_path_factory: pytest.TempPathFactory
+    kubeconfig: Path, nothing_stays: None, lite_image: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     """The one operator of the session.
 
@@ -118,7 +132,7 @@ def source(machine: Cluster) -> Iterator[Source]:
 
 
 @pytest.fixture
-async def api(kubeconfig: Path) -> AsyncIterator[Api]:
+async def api(kubeconfig: Path, nothing_stays: None) -> AsyncIterator[Api]:
     """A connection to the API server."""
     async with connect(kubeconfig) as connected:
         yield connected
@@ -133,17 +147,6 @@ async def namespace(request: pytest.FixtureRequest, api: Api, kubeconfig: Path) 
     apply_ca_bundle(kubeconfig, name)
     yield name
     await remove_namespace(api, name)
-
-
-async def remove_namespace(api: Api, name: str) -> None:
-    """Delete a namespace and wait until it is gone: pods drain, and their GPUs are free again."""
-    await api.delete("Namespace", name)
-    await eventually(
-        f"namespace {name} is gone",
-        lambda: api.get("Namespace", name),
-        lambda found: found is None,
-        timeout_s=REMOVAL_TIMEOUT_S,
-    )
 
 
 @pytest.fixture(scope="session")

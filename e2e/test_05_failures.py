@@ -18,7 +18,6 @@ import pytest
 import pytest_asyncio
 
 from e2e.cluster.node import NODE_LABELS, PRETEND_GPUS
-from e2e.conftest import remove_namespace
 from e2e.support.api import Api, Object, RefusedError, connect
 from e2e.support.failures import Failure, Provoked, Scene, provoke
 from e2e.support.objects import (
@@ -30,6 +29,7 @@ from e2e.support.objects import (
     wait_ready,
 )
 from e2e.support.operator import OperatorProcess, OperatorSettings
+from e2e.support.removal import remove_namespace
 from e2e.support.source import CONTEXT_TOKENS, Source
 from e2e.support.waiting import eventually
 from llmos.api import REASONS, Reason

@@ -14,13 +14,13 @@ import aiohttp
 import pytest
 
 from e2e.cluster.objects import Kubectl
-from e2e.conftest import remove_namespace
 from e2e.support.api import Api, Object
 from e2e.support.asking import Target, ask, open_session
 from e2e.support.gateway import SYSTEM_NAMESPACE, Gateway, wait_until_known
 from e2e.support.keys import Keys
 from e2e.support.objects import build_model, build_namespace, build_pool, wait_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings
+from e2e.support.removal import remove_namespace
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
 
@@ -76,11 +76,11 @@ async def tenants(api: Api, gateway: Gateway, namespace: str, keys: Keys) -> Asy
             await create_tenant(api, keys, guest, elsewhere, f"{namespace}/*"),
         )
     finally:
+        await remove_namespace(api, elsewhere)
         for name in (owner, guest):
             for secret in (name, f"{name}-second"):
                 await api.delete("Secret", secret, SYSTEM_NAMESPACE)
             await api.delete("Tenant", name)
-        await remove_namespace(api, elsewhere)
 
 
 async def list_models(session: aiohttp.ClientSession, gateway: Gateway, key: str) -> list[str]:

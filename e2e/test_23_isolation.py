@@ -23,12 +23,12 @@ from e2e.cluster.node import NODE_ADDRESS
 from e2e.cluster.objects import Kubectl
 from e2e.cluster.paths import repository_dir
 from e2e.cluster.shell import run
-from e2e.conftest import remove_namespace
 from e2e.support.api import Api, Object, RefusedError
 from e2e.support.asking import ask, open_session
 from e2e.support.gateway import SYSTEM_NAMESPACE, Gateway, build_key, list_gateway_pods, wait_until_known
 from e2e.support.network import build_probe, resolve, stand_ins, try_connections
 from e2e.support.objects import GPU_RESOURCE, build_model, build_namespace, build_pool, pool_selector, wait_ready
+from e2e.support.removal import remove_namespace
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
 from llmos.api import Reason
@@ -73,10 +73,10 @@ async def tenants(api: Api, kubeconfig: Path) -> AsyncIterator[dict[str, str]]:
         apply_ca_bundle(kubeconfig, namespace)
         await api.create(build_tenant(name, namespace))
     yield made
-    for name, namespace in made.items():
+    await asyncio.gather(*(remove_namespace(api, namespace) for namespace in made.values()))
+    for name in made:
         await api.delete("Secret", name, SYSTEM_NAMESPACE)
         await api.delete("Tenant", name)
-        await remove_namespace(api, namespace)
     await eventually(
         "the tenants are gone",
         lambda: api.list("Tenant"),

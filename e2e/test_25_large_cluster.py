@@ -24,12 +24,13 @@ import pytest
 from e2e.cluster import Cluster
 from e2e.cluster.api import apply_ca_bundle
 from e2e.cluster.node import NODE_ADDRESS
-from e2e.conftest import remove_namespace
 from e2e.support.api import Api, Object
 from e2e.support.census import Census, Grant, describe_waits
 from e2e.support.objects import KWOK_CLASS, build_model, build_namespace, build_pool, wait_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings
+from e2e.support.removal import remove_namespace
 from e2e.support.source import Source
+from e2e.support.tenants import wait_until_gone
 from e2e.support.waiting import eventually
 from e2e.test_08_scale_kwok import have_kwok_nodes
 from llmos.api.names import LABEL_POOL
@@ -56,7 +57,6 @@ GUARANTEE_WITHIN_S = 300.0
 COMPARE_S = 10.0
 MISSED_S = 60.0
 """What was not told for so long was missed; a busy machine tells late."""
-AT_A_TIME = 8
 
 
 def compute_most(count: int) -> int:
@@ -186,12 +186,10 @@ async def people(api: Api, kubeconfig: Path, source: Source, prefix: str) -> Asy
             await api.create(build_tenant(name, grant.cohort))
         yield grants
     finally:
-        for name in grants:
-            for pool in await api.list("InferencePool", name):
-                await api.delete("InferencePool", pool["metadata"]["name"], name)
+        await asyncio.gather(*(remove_namespace(api, name) for name in grants))
         for name in grants:
             await api.delete("Tenant", name)
-        await asyncio.gather(*(remove_namespace(api, name) for name in grants))
+        await asyncio.gather(*(wait_until_gone(api, name) for name in grants))
         for name in PRIORITIES:
             await api.delete("PriorityClass", name)
 

@@ -178,6 +178,7 @@ def build_enforcer(state: StateDir) -> Component:
 
 
 def build_kwok(binary: Path, kubeconfig: Path, port: int, node_address: str = NODE_ADDRESS) -> Component:
+    config = kubeconfig.with_name("kwok-config.json")
     flags = {
         "kubeconfig": kubeconfig,
         "manage_all_nodes": "false",
@@ -186,8 +187,17 @@ def build_kwok(binary: Path, kubeconfig: Path, port: int, node_address: str = NO
         "cidr": KWOK_POD_CIDR,
         "server_address": f"127.0.0.1:{port}",
         "node_lease_duration_seconds": 40,
+        "config": config,
     }
-    return Component("kwok", (str(binary), *build_flags(flags)))
+    return Component("kwok", (str(binary), *build_flags(flags)), files={config: json.dumps(_KWOK_CONFIGURATION)})
+
+
+_KWOK_CONFIGURATION = {
+    "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
+    "kind": "KwokConfiguration",
+    # By default 4 pods at a time start or end, and a busy API server takes a second for each.
+    "options": {"podPlayStageParallelism": 16},
+}
 
 
 def _toml(value: Path | str) -> str:

@@ -66,13 +66,14 @@ class Api:
         response = await self._client.get(_path(kind, namespace, name))
         return None if response.status_code == 404 else _checked(response)
 
-    async def list(self, kind: str, namespace: str = "", selector: str = "") -> list[Object]:
-        """Return all objects of a kind, in one namespace or in all."""
-        items: list[Object] = (await self._list(kind, namespace, selector))["items"]
+    async def list(self, kind: str, namespace: str = "", selector: str = "", *, limit: int = 0) -> list[Object]:
+        """Return all objects of a kind, in one namespace or in all; with a limit the first ones."""
+        items: list[Object] = (await self._list(kind, namespace, selector, limit))["items"]
         return items
 
-    async def _list(self, kind: str, namespace: str, selector: str) -> Object:
-        return _checked(await self._client.get(_path(kind, namespace), params={"labelSelector": selector}))
+    async def _list(self, kind: str, namespace: str, selector: str, limit: int = 0) -> Object:
+        query = {"labelSelector": selector, "limit": str(limit)}
+        return _checked(await self._client.get(_path(kind, namespace), params=query))
 
     async def create(self, manifest: Object, *, dry_run: bool = False) -> Object:
         """Create an object."""
@@ -90,6 +91,13 @@ class Api:
         response = await self._client.request("DELETE", _path(kind, namespace, name), json=body)
         if response.status_code != 404:
             _checked(response)
+
+    async def delete_all(self, kind: str, namespace: str, *, grace_s: int | None = None) -> None:
+        """Delete all objects of a kind in a namespace, pods with this grace period instead of their own."""
+        body: Object = {"propagationPolicy": "Background"}
+        if grace_s is not None:
+            body["gracePeriodSeconds"] = grace_s
+        _checked(await self._client.request("DELETE", _path(kind, namespace), json=body))
 
     async def watch(self, kind: str, namespace: str, selector: str) -> AsyncIterator[tuple[str, Object]]:
         """Yield what exists as ADDED, then every change, in the order in which the API server made them.

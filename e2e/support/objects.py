@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from e2e.support.api import Api, Object
+from e2e.support.removal import E2E_LABEL
 from e2e.support.waiting import eventually
 from llmos.api.names import COMPONENT_REPLICA, LABEL_COMPONENT, LABEL_POOL
 
@@ -17,7 +18,7 @@ KWOK_CLASS = "nvidia-h100-80gb-hbm3"
 
 def build_namespace(name: str) -> Object:
     """A namespace that enforces the strictest Pod Security level, so that every story proves our pods pass it."""
-    labels = {"llmos.dev/e2e": "true", "pod-security.kubernetes.io/enforce": "restricted"}
+    labels = {E2E_LABEL: "true", "pod-security.kubernetes.io/enforce": "restricted"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from e2e.cluster.node import NODE_ADDRESS
-from e2e.conftest import remove_namespace
 from e2e.support.api import Api, Object
 from e2e.support.objects import PRETEND_CLASS, build_namespace, read_condition
+from e2e.support.removal import remove_namespace
 from e2e.support.waiting import eventually
 from llmos.api.names import GATE_QUOTA
 
@@ -43,20 +44,29 @@ async def tenants(
         within: namespaces that exist already, by tenant.
         guaranteed: accelerators by tenant.
     """
-    places = dict(within or {})
-    async with AsyncExitStack() as stack:
+    made = {name: f"e2e-tenant-{name}-{uuid.uuid4().hex[:6]}" for name in guaranteed if name not in (within or {})}
+    places = {**(within or {}), **made}
+    try:
         for name, count in guaranteed.items():
-            if name not in places:
-                places[name] = f"e2e-tenant-{name}-{uuid.uuid4().hex[:6]}"
+            if name in made:
                 await api.create(build_namespace(places[name]))
-                # As long as there is a Tenant there is a quota, also for the story after this one.
-                stack.push_async_callback(wait_until_gone, api, name)
-                stack.push_async_callback(remove_namespace, api, places[name])
             # One of that name may be going still: it waits for what the story before left.
             await wait_until_gone(api, name)
             await api.create(build_tenant(name, [places[name]], accelerator=accelerator, guaranteed=count))
-            stack.push_async_callback(api.delete, "Tenant", name)
         yield places
+    finally:
+        await _remove(api, guaranteed, made)
+
+
+async def _remove(api: Api, names: Iterable[str], made: Mapping[str, str]) -> None:
+    """Remove Tenants, and namespaces that were made for some of them: a Tenant of an empty one goes at once."""
+    try:
+        await asyncio.gather(*(remove_namespace(api, namespace) for namespace in made.values()))
+    finally:
+        for name in names:
+            await api.delete("Tenant", name)
+    # As long as there is a Tenant there is a quota, also for the story after this one.
+    await asyncio.gather(*(wait_until_gone(api, name) for name in made))
 
 
 async def wait_until_gone(api: Api, name: str) -> None:
