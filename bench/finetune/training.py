@@ -248,7 +248,7 @@ def main() -> None:
     """Measure, print the table and write the figures."""
     import typer  # noqa: PLC0415
 
-    def measure(model: Path, json_out: Path | None = None, steps: int = 5, rounds: int = 3) -> None:
+    def measure(model: Path, json_out: Path | None = None, steps: int = 6, rounds: int = 3) -> None:
         figures = {tuning: run(model=model, tuning=tuning, steps=steps, rounds=rounds) for tuning in ("lora", "full")}
         report = {"machine": describe_machine(), "model": model.name, **figures}
         print(json.dumps(report, indent=1))
