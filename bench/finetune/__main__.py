@@ -48,7 +48,7 @@ def train(
     model: Annotated[Path, typer.Option(help="Folder of the model to train.")],
     *,
     json_out: JsonOut = None,
-    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each run.")] = 5,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each run.")] = 6,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 3,
 ) -> None:
     """Measure the trainer beside a bare loop, checkpoints, resume and a kill; seconds are wall time."""

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
-from tests.training.train.world import World
+import pytest
 
-MIDDLE = 700 << 20
-"""Bytes: less than all activations of a step take, and more than what is kept when they are computed twice."""
-SMALL = 150 << 20
+from tests.training.train.world import World, make_base
 
-LARGE: dict[str, Any] = {
-    "method": {"tuning": "full"},
-    "hyperparameters": {"batchTokens": 65536, "maxLength": 65536, "maxSteps": 2},
-}
-
-
-def test_memory_that_does_not_suffice_is_saved_first(make_world: Callable[..., World]) -> None:
-    world = make_world(**LARGE)
-    assert world.run(address_space_bytes=MIDDLE) == 0, world.log_path.read_text()[-3000:]
-    assert "activations are computed twice from now on" in world.log_path.read_text()
+TOKENS = 32768
+MIDDLE = 600 << 20
+"""Bytes: half of what all activations of a step take, and twice what is kept when they are computed twice."""
+SMALL = 200 << 20
+"""Bytes: enough to begin with, and less than a micro-batch of three times as many tokens takes in any case."""
 
 
-def test_memory_that_never_suffices_is_said_with_numbers_and_remedy(make_world: Callable[..., World]) -> None:
-    world = make_world(**LARGE)
+@pytest.fixture
+def deep(make_world: Callable[..., World], tmp_path: Path) -> Callable[..., World]:
+    """Make worlds with a base model whose activations take much more than its weights."""
+    base = make_base(tmp_path / "deep", layers=8)
+
+    def make(name: str, tokens: int = TOKENS) -> World:
+        hyperparameters = {"batchTokens": tokens, "maxLength": tokens, "maxSteps": 2}
+        return replace(make_world(name, method={"tuning": "full"}, hyperparameters=hyperparameters), base=base)
+
+    return make
+
+
+def test_memory_that_does_not_suffice_is_saved_and_changes_no_bit(deep: Callable[..., World]) -> None:
+    ample, narrow = deep("ample"), deep("narrow")
+    ample.complete()
+    assert narrow.run(address_space_bytes=MIDDLE) == 0, narrow.log_path.read_text()[-3000:]
+    said = "activations are computed twice from now on"
+    assert (said in ample.log_path.read_text(), said in narrow.log_path.read_text()) == (False, True)
+    assert narrow.result_files() == ample.result_files()
+
+
+def test_memory_that_never_suffices_is_said_with_numbers_and_remedy(deep: Callable[..., World]) -> None:
+    world = deep("small", 3 * TOKENS)
     assert world.run(address_space_bytes=SMALL) == 1
     message = world.message
     assert message["reason"] == "OutOfMemory"

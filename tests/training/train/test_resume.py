@@ -26,6 +26,18 @@ def kill_within(world: World, steps: int) -> None:
     assert finish(process) == -signal.SIGKILL
 
 
+def test_a_kill_while_the_result_is_made_changes_no_bit_of_it(make_world: Callable[..., World]) -> None:
+    calm, killed = make_world("calm"), make_world("killed")
+    calm.complete()
+    process = killed.start()
+    assert wait_for((killed.work / "output.tmp").exists, process)
+    process.kill()
+    finish(process)
+    killed.complete()
+    assert killed.result_files() == calm.result_files()
+    assert not (killed.work / "output.tmp").exists()
+
+
 @pytest.mark.parametrize("method", [LORA, FULL], ids=["lora", "full"])
 def test_ten_kills_change_no_bit_of_losses_and_result(make_world: Callable[..., World], method: dict) -> None:
     calm = make_world("calm", **method, evaluate={"suites": SUITES})

@@ -81,7 +81,10 @@ class Attempt:
     def close(self) -> None:
         """End threads and files, the latest first."""
         while self._closers:
-            self._closers.pop()()
+            try:
+                self._closers.pop()()
+            except Exception:  # nothing here may keep the outcome from being written
+                log.exception("could not close everything in order")
 
     def run(self) -> dict[str, Any]:
         """Do it, and return what the termination message says.
@@ -104,7 +107,7 @@ class Attempt:
         writer = CheckpointWriter(store, reporter.on_checkpoint)
         self._closers.append(writer.close)
         self._build_loop(state, learner, store, writer, reporter, heartbeat).run()
-        checkpoint = store.best or store.newest
+        checkpoint = store.verify_best()
         if checkpoint is None:
             raise NotPreparedError("There is nothing to learn")
         model = learner.model

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,7 +102,11 @@ class CheckpointStore:
             checkpoint = self._read(folder)
             if checkpoint is not None:
                 self._complete[checkpoint.manifest.step] = checkpoint
-        return self.newest
+        return self._verify(lambda: self.newest)
+
+    def verify_best(self) -> Checkpoint | None:
+        """The one to make the result from: the best where it is kept, else the newest. Damaged ones are passed over."""
+        return self._verify(lambda: self.best or self.newest)
 
     @property
     def newest(self) -> Checkpoint | None:
@@ -149,18 +153,32 @@ class CheckpointStore:
         for step in [step for step in self._complete if step not in kept]:
             shutil.rmtree(self._complete.pop(step).folder, ignore_errors=True)
 
+    def _verify(self, choose: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+        """Read the chosen one whole; where it is damaged, choose again. The others are long, and not read."""
+        while (chosen := choose()) is not None:
+            damage = find_damage(chosen.folder, chosen.manifest.files)
+            if not damage:
+                return chosen
+            _say_damaged(chosen.folder, damage)
+            del self._complete[chosen.manifest.step]
+        return None
+
     def _read(self, folder: Path) -> Checkpoint | None:
         path = folder / MANIFEST
         try:
             manifest = CheckpointManifest.model_validate_json(path.read_bytes())
             check_lineage(f"The checkpoint {folder.name}", manifest, self._lineage)
-            damage = find_damage(folder, manifest.files)
+            damage = find_damage(folder, manifest.files, read=False)
         except (OSError, ValidationError) as error:
             damage = f"{MANIFEST} cannot be read: {type(error).__name__}"
         if damage:
-            log.warning("passing over the checkpoint %s, which is damaged: %s", folder.name, damage)
+            _say_damaged(folder, damage)
             return None
         return Checkpoint(folder, manifest, describe_file(path).sha256)
+
+
+def _say_damaged(folder: Path, damage: str) -> None:
+    log.warning("passing over the checkpoint %s, which is damaged: %s", folder.name, damage)
 
 
 def find_best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:

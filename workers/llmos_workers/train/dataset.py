@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import datasets
 import numpy as np
+import pyarrow.compute as arrow
 import torch
 from pydantic import ValidationError
 
@@ -73,8 +74,8 @@ class Examples:
     def __init__(self, folder: Path) -> None:
         """Open the folder; it stays on the disk."""
         self._data = datasets.load_from_disk(str(folder)).with_format("numpy")
-        lists = self._data.data.column("input_ids").combine_chunks()
-        self.lengths: Lengths = np.asarray(_compute_lengths(lists), dtype=np.int64)
+        lengths = arrow.list_value_length(self._data.data.column("input_ids"))
+        self.lengths: Lengths = np.asarray(lengths, dtype=np.int64)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -91,12 +92,6 @@ class Examples:
         if row.get("completion") is None or row.get("prompt_ids") is None or len(row["prompt_ids"]) == 0:
             return None
         return Answer(tuple(int(token) for token in row["prompt_ids"]), str(row["completion"]))
-
-
-def _compute_lengths(lists: Any) -> Any:
-    import pyarrow.compute as arrow  # noqa: PLC0415  `datasets` brings it
-
-    return arrow.list_value_length(lists)
 
 
 def build_micro_batch(input_ids: Sequence[Any], labels: Sequence[Any], padding: int) -> MicroBatch:

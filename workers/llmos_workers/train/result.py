@@ -119,6 +119,8 @@ class ResultMaker:
 
     def _compare(self, model: Any) -> tuple[MetricComparison, ...]:
         result = self._ask(model)
+        for name in (name for name, asked in result.items() if asked.value is None):
+            log.warning("%s is left out: its examples have nothing to judge by", name)
         with self._turn_into_base(model) as base:
             of_base = self._ask(base)
         return tuple(
