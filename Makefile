@@ -32,9 +32,10 @@ lint: install ## Style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+TEST_WORKERS ?= 2
 test: install ## Unit and integration tests (real etcd and kube-apiserver; the first time it builds them)
 	$(BIN)/python -m e2e.cluster binaries etcd kube-apiserver kubectl helm
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 TRAINING := .venv-training
 test-training: $(TRAINING)/.installed ## Tests of what needs torch: preparing datasets and training (a download of 3 GB the first time)

@@ -28,7 +28,7 @@ from e2e.support.source import Source
 from e2e.support.waiting import eventually
 from llmos.api.names import ENGINE_PORT
 
-pytestmark = [pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.core, pytest.mark.timeout(900)]
 
 NAME = "support"
 
