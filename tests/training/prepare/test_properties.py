@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llmos_workers.prepare.digests import DigestSet
 from llmos_workers.prepare.errors import NothingToLearnError
+from llmos_workers.prepare.near import NearDuplicates
 from llmos_workers.prepare.preparing import Places, prepare
 from llmos_workers.prepare.splitting import Smallest, compute_place, is_held_out
 from llmos_workers.prepare.tokenizing import Piece, Tokens
@@ -57,6 +58,20 @@ def test_the_smallest_and_its_copies_are_held_back_and_nothing_is_lost(offered: 
     assert sorted(released + kept) == sorted(offered)
     assert kept == [min(offered)] * offered.count(min(offered)) if offered else kept == []
     assert smallest.release() == []
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 1.0])
+def test_texts_are_near_from_the_threshold_on(tmp_path: Path, threshold: float) -> None:
+    words = [f"word{number}" for number in range(400)]
+    for changed in (0, 4, 18, 50):
+        other = ["other" if index % 5 == 2 and index < 5 * changed else word for index, word in enumerate(words)]
+        grams = [{tuple(text[place : place + 5]) for place in range(396)} for text in (words, other)]
+        similarity = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+        assert abs(similarity - threshold) > 0.08 or similarity == threshold, "far from where the estimate decides"
+        near = NearDuplicates(threshold, tmp_path)
+        assert near.add(" ".join(words))
+        assert near.add(" ".join(other)) == (similarity < threshold)
+        near.close()
 
 
 def run(lines: list[Any], tokenizer: PreTrainedTokenizerBase, **dataset: Any) -> tuple[set[Any], set[Any], Any]:

@@ -6,11 +6,12 @@ An LSH index proposes candidates (Leskovec, Rajaraman, Ullman, Mining of Massive
 near is then decided by the estimate of J, from signatures in a file beside the dataset. The first of two near texts is
 kept. A text with fewer than five words counts as one 5-gram.
 
-The index grows with the texts that are kept, about 6 KB for each: beyond `MAX_TEXTS` nothing more is remembered.
+The index grows with the texts that are kept, about 4 KB for each: beyond `MAX_TEXTS` nothing more is remembered.
 """
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -22,11 +23,16 @@ from datasketch import MinHash, MinHashLSH
 
 from llmos_workers.prepare.canonical import find_words
 
+log = logging.getLogger(__name__)
+
 WORDS: Final = 5
 PERMUTATIONS: Final = 128
 MAX_TEXTS: Final = 1_000_000
 _MISS_WEIGHT: Final = 0.8
 """Candidates are checked, so that missing one is worse than proposing one too many."""
+
+_MAX_INDEX_THRESHOLD: Final = 0.95
+"""Above it, datasketch finds no way to cut a signature into bands; candidates are checked with the real threshold."""
 
 
 class NearDuplicates:
@@ -36,7 +42,10 @@ class NearDuplicates:
         """Start empty; signatures lie in a file in `folder`, which the caller removes."""
         self._threshold = threshold
         self._lsh = MinHashLSH(
-            threshold, PERMUTATIONS, weights=(1 - _MISS_WEIGHT, _MISS_WEIGHT), hashfunc=xxhash.xxh3_64_digest
+            min(threshold, _MAX_INDEX_THRESHOLD),
+            PERMUTATIONS,
+            weights=(1 - _MISS_WEIGHT, _MISS_WEIGHT),
+            hashfunc=xxhash.xxh3_64_digest,
         )
         self._empty = MinHash(PERMUTATIONS, hashfunc=xxhash.xxh32_intdigest)
         self._file = (folder / "signatures").open("w+b")
@@ -52,6 +61,8 @@ class NearDuplicates:
             self._file.seek(self.count * PERMUTATIONS * 4)
             self._file.write(signature.hashvalues.tobytes())
             self.count += 1
+            if self.count == MAX_TEXTS:
+                log.warning("%d texts are remembered: of later ones no near duplicates are found", MAX_TEXTS)
         return True
 
     def close(self) -> None:
