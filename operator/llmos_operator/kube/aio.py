@@ -8,7 +8,6 @@ decided here.
 from __future__ import annotations
 
 import builtins
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import orjson
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
@@ -264,7 +264,7 @@ class AioKube(Kube):
     async def _read(
         self, what: str, path: str, query: Mapping[str, str] | None = None, accept: str = _ACCEPT
     ) -> Object:
-        answer: Object = json.loads(await self._request(what, "GET", path, query, accept=accept))
+        answer: Object = orjson.loads(await self._request(what, "GET", path, query, accept=accept))
         return answer
 
     async def _write(
@@ -288,7 +288,7 @@ class AioKube(Kube):
         except BaseException:
             self._freshness.doubt(kind)
             raise
-        data: Object = json.loads(answer)
+        data: Object = orjson.loads(answer)
         self._freshness.see(kind, data.get("metadata") or {})
         return data
 

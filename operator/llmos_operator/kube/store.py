@@ -25,13 +25,14 @@ believed for longer than `CHILD_AGE_S`. Bodies are kept as JSON: a third of the 
 
 from __future__ import annotations
 
-import json
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+
+import orjson
 
 from llmos.api.names import LABEL_MANAGED_BY, MANAGED_BY
 from llmos_operator.kube.client import Object
@@ -135,7 +136,7 @@ class Store:
             self._drop(place)
             return None
         self._bodies.move_to_end(place)
-        body: Object = json.loads(known.data)
+        body: Object = orjson.loads(known.data)
         return body
 
     def list(self, kind: str) -> list[Object] | None:
@@ -143,7 +144,7 @@ class Store:
         if not self.is_listed(kind) or any(place.kind == kind for place in self._missing):
             return None
         places = sorted(place for place in self._bodies if place.kind == kind)
-        return [json.loads(self._bodies[place].data) for place in places]
+        return [orjson.loads(self._bodies[place].data) for place in places]
 
     @contextmanager
     def request(self) -> Iterator[Told]:
@@ -223,7 +224,7 @@ class Store:
 
     def _put(self, place: Place, version: int, item: Mapping[str, Any]) -> None:
         metadata = {key: value for key, value in item["metadata"].items() if key != "managedFields"}
-        data = json.dumps({**item, "metadata": metadata}, separators=(",", ":")).encode()
+        data = orjson.dumps({**item, "metadata": metadata})
         self._bodies[place] = _Body(version, data, self._clock())
         self._missing.discard(place)
         self._size_bytes += len(data)
