@@ -82,7 +82,7 @@ POOL_CASES: Final = [
         [{"name": "a"}, {"name": "a"}],
         blamed="spec.adapters.models[1]",
     ),
-    Case(_POOL, "spec.adapters.models[]", "required:name", {"name": "a"}, {}),
+    Case(_POOL, "spec.adapters.models[]", "required:name", {"name": "a"}, {"name": None}),
     *reference(_POOL, "spec.adapters.models[].name"),
     *one_of(_POOL, "spec.engine.name", "vllm", "simulator"),
     longest_text(_POOL, "spec.engine.image", 512),
