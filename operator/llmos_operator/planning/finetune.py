@@ -118,6 +118,9 @@ def _plan_step(sight: Sight, record: Record) -> JobPlan:
 
 def _plan_output(sight: Sight, record: Record) -> JobPlan:
     gates = judge_gates(sight.job.spec.evaluate.gates, record.metrics)
+    if sight.is_work_lost:
+        words = f"Claim {sight.job.status.claim_name} is gone, and the result that lay in it."
+        return JobPlan(record, "Failed", build_failure(Reason.TrainingFailed, words), gates=gates)
     if not all_passed(gates):
         broken = " ".join(verdict.message for verdict in gates if not verdict.passed)
         return JobPlan(record, "Failed", build_failure(Reason.GateFailed, broken), gates=gates)

@@ -124,7 +124,7 @@ def _is_pause(reason: Reason) -> bool:
 
 
 def _end_of_suspension(job: FineTuneJob, pod: JobPod) -> End | None:
-    if not job.spec.suspend or pod.component != COMPONENT_TRAIN or pod.state not in LIVE:
+    if not job.spec.suspend or pod.state not in LIVE:
         return None
     return End("preempted", Failure(Reason.Suspended, REASONS[Reason.Suspended].cause))
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from llmos.api.names import COMPONENT_ADAPTER_KEY, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY
 from llmos_operator.kube.client import Kube
-from llmos_operator.kube.errors import Conflict
+from llmos_operator.kube.errors import Conflict, Invalid
 from llmos_operator.kube.resources import SECRETS
 
 SECRET_NAME: Final = "llmos-adapter-key"  # noqa: S105 - the name of an object
@@ -48,6 +48,12 @@ class AdapterKeys:
         }
         try:
             await kube.create(manifest)
-        except Conflict:
-            return await self._find(kube, namespace)
+        except Conflict as error:
+            # Tokens made of an empty key would be known to everybody: without a key none is made.
+            if not (found := await self._find(kube, namespace)):
+                raise Invalid(
+                    f"Secret {namespace}/{SECRET_NAME} exists, but not as LLMOS made it: it has no label "
+                    f"{LABEL_COMPONENT}={COMPONENT_ADAPTER_KEY}, or no {_FIELD}. Delete it; a new one is made."
+                ) from error
+            return found
         return key

@@ -122,13 +122,15 @@ def _is_incomplete(plan: AdapterPlan, statuses: Sequence[AdapterStatus]) -> bool
 
 async def _observe_troubles(context: Context, pool: InferencePool, plan: AdapterPlan) -> dict[str, Failure]:
     """Return why files are not shared, by the name of the adapter."""
-    names = ",".join(sorted(wanted.name for wanted in plan.load))
+    names, namespace = ",".join(sorted(wanted.name for wanted in plan.load)), pool.metadata.namespace or ""
     selector = f"{LABEL_COMPONENT}={COMPONENT_SHARE},{LABEL_MODEL} in ({names})"
     shares = defaultdict(list)
-    for pod in await context.kube.list(PODS, namespace=pool.metadata.namespace or "", label_selector=selector):
+    for pod in await context.kube.list(PODS, namespace=namespace, label_selector=selector):
         shares[pod["metadata"]["labels"][LABEL_MODEL]].append(pod)
     patience_s = context.settings.unschedulable_after_s
-    failures = {name: failure_of_share(pods, context.now(), patience_s) for name, pods in shares.items()}
+    failures = {wanted.name: context.share_troubles.find(namespace, wanted.name) for wanted in plan.load}
+    for name, pods in shares.items():
+        failures[name] = failures.get(name) or failure_of_share(pods, context.now(), patience_s)
     return {name: failure for name, failure in failures.items() if failure is not None}
 
 

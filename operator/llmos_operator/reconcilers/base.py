@@ -16,6 +16,7 @@ from llmos_operator.reconcilers.keys import Key
 from llmos_operator.reconcilers.looks import Looks
 from llmos_operator.reconcilers.parsed import Parsed
 from llmos_operator.reconcilers.quota_board import QuotaBoard
+from llmos_operator.reconcilers.share_troubles import ShareTroubles
 from llmos_operator.reconcilers.sightings import Sightings
 
 __all__ = ["DONE", "Context", "Key", "Result"]
@@ -68,5 +69,7 @@ class Context:
     """What gateways told of tenants' tokens."""
     looks: Looks = field(default_factory=Looks)
     """When logs were read last."""
+    share_troubles: ShareTroubles = field(default_factory=ShareTroubles)
+    """What was refused of share pods."""
     sightings: Sightings = field(default_factory=Sightings)
     """What was found in the namespaces of tenants."""

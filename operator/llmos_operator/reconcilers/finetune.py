@@ -92,7 +92,9 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     plan = plan_job(observed.sight)
     refused = await _apply(context, observed, plan)
     has_claim = observed.claim is not None or (plan.needs_files and refused is None)
-    claim_name = compute_work_claim_name(job) if has_claim else ""
+    # Of a lost result the status keeps saying where it was: nothing is ever registered in its place.
+    is_result_lost = observed.sight.is_work_lost and plan.record.is_trained and not plan.record.is_registered
+    claim_name = compute_work_claim_name(job) if has_claim or is_result_lost else ""
     status = build_job_status(job, plan, claim_name=claim_name, refused=refused, now=context.now())
     await apply_status_if_changed(context.kube, current, status, context.now())
     await _delete(context, observed, plan)

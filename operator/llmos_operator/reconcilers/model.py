@@ -76,8 +76,8 @@ async def reconcile_model(context: Context, key: Key) -> Result:
     status = build_model_status(model, facts, context.now())
     await apply_status_if_changed(context.kube, current, status, context.now())
     await _prune(context, model, facts, children)
-    await reconcile_share(context, model, status)
-    return result
+    looks = (result.requeue_after_s, await reconcile_share(context, model, status))
+    return Result(requeue_after_s=min((look for look in looks if look is not None), default=None))
 
 
 async def _reconcile_deletion(context: Context, current: Object, model: LLMModel) -> Result:

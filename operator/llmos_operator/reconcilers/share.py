@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from llmos.api import LLMModel, LLMModelStatus
+from typing import Final
+
+from llmos.api import LLMModel, LLMModelStatus, Reason
 from llmos.api.names import COMPONENT_SHARE, CONDITION_READY, LABEL_COMPONENT, LABEL_MODEL
-from llmos_operator.kube.errors import Invalid
+from llmos_operator.kube.errors import Forbidden, Invalid
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES
 from llmos_operator.manifests.share import build_share_pod, build_share_service
 from llmos_operator.planning.adapter_tokens import compute_share_token
+from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.shares import is_wanted_by, plan_share
 from llmos_operator.reconcilers.base import Context
 from llmos_operator.reconcilers.writing import apply_if_needed
 
+REFUSED_RETRY_S: Final = 15.0
 
-async def reconcile_share(context: Context, model: LLMModel, status: LLMModelStatus) -> None:
-    """Make, replace or delete the share pod and its Service."""
-    if model.spec.adapter is None:
-        return
+
+async def reconcile_share(context: Context, model: LLMModel, status: LLMModelStatus) -> float | None:
+    """Make, replace or delete the share pod and its Service; return when to look again, in seconds.
+
+    What the API server refuses is said in the status of the pools that wait for the adapter.
+    """
+    was_adapter = model.status.resolved is not None and model.status.resolved.adapter is not None
+    if model.spec.adapter is None and not was_adapter:
+        return None
+    refused: Failure | None = None
+    try:
+        await _reconcile(context, model, status)
+    except (Forbidden, Invalid) as error:
+        refused = build_failure(Reason.ForbiddenByPolicy, f"The API server says: {error.message}")
+    context.share_troubles.note(model.metadata.namespace or "", model.metadata.name, refused)
+    return REFUSED_RETRY_S if refused else None
+
+
+async def _reconcile(context: Context, model: LLMModel, status: LLMModelStatus) -> None:
     namespace = model.metadata.namespace or ""
     selector = f"{LABEL_MODEL}={model.metadata.name},{LABEL_COMPONENT}={COMPONENT_SHARE}"
     pods = await context.kube.list(PODS, namespace=namespace, label_selector=selector)

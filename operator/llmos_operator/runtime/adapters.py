@@ -8,6 +8,7 @@ replicas does not wait for them each time.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
@@ -25,6 +26,15 @@ LAST_BACKOFF_S: Final = 8.0
 MAX_ANSWER_BYTES: Final = 1 << 20
 MOST_REMEMBERED: Final = 4096
 """Silent replicas; what was remembered longest ago goes first."""
+
+
+_NOT_ALLOWED: Final = 401
+_STRANGE: Final = (
+    "The replica at {} does not know the operator's token, so that its adapters stay as they are: it was started with "
+    "another key. Put the former Secret llmos-adapter-key back and restart the operator, or delete the pool's pods and "
+    "the share pods of its adapters, one after the other."
+)
+_logger = logging.getLogger(__name__)
 
 
 class AdapterTeller:
@@ -71,6 +81,8 @@ class AdapterTeller:
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as answer:
+                if answer.status == _NOT_ALLOWED:
+                    _logger.warning("%s", _STRANGE.format(host))
                 if answer.status != 200:
                     return None
                 return HeldAdapters.model_validate_json(await _read(answer))

@@ -257,6 +257,36 @@ async def test_suspension_saves_waits_and_goes_on() -> None:
     assert world.job_pods() == ["tune-train-2"]
 
 
+async def test_suspension_while_the_dataset_is_prepared_spends_no_retries() -> None:
+    world = JobWorld(retries={"infrastructure": 0})
+    await world.go()
+    world.run_pod("tune-prepare-1")
+    await world.step()
+    world.change(suspend=True)
+    await world.go()
+    world.end_pod("tune-prepare-1", code=143)
+    assert (await world.go())["attempts"] == {"user": 0, "infrastructure": 0, "preemptions": 1}
+    world.end_pods()
+    await world.go()
+    world.change(suspend=False)
+    assert (await world.go())["phase"] == "Preparing"
+    assert world.job_pods() == ["tune-prepare-2"]
+
+
+async def test_a_result_that_is_gone_with_its_claim_is_not_registered() -> None:
+    world = JobWorld(evaluate={"gates": [{"metric": "eval_loss", "max": 0.5}]})
+    await world.prepare()
+    await world.train()
+    world.complete()
+    await world.go()
+    world.kube.finish_deletion(PERSISTENT_VOLUME_CLAIMS, "tune-work", NAMESPACE)
+    world.change(evaluate={"gates": []})
+    for _ in range(2):
+        assert (await world.go())["phase"] == "Failed"
+        assert "Claim tune-work is gone, and the result" in world.status_now()["conditions"][-1]["message"]
+        assert world.models() == ["smollm2"]
+
+
 async def test_no_second_pod_is_made_before_the_first_has_ended() -> None:
     world = JobWorld()
     await world.prepare()

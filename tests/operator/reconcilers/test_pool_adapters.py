@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from llmos.api.adapters import HeldAdapter, HeldAdapters, WantedAdapters, compute_token_hash
 from llmos.api.names import ANNOTATION_SOURCE_HASH
+from llmos_operator.kube.errors import Forbidden, Invalid
 from llmos_operator.kube.resources import INFERENCE_POOLS, LLM_MODELS, PODS, SECRETS, SERVICES
+from llmos_operator.reconcilers.adapter_key import AdapterKeys
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
 
 RESOLVED = {
@@ -214,3 +218,43 @@ async def test_an_adapter_that_a_pool_names_is_not_deleted_under_it() -> None:
     await world.kube.delete(LLM_MODELS, "support", NAMESPACE)
     model = await world.model("support")
     assert condition(model)["reason"] == "InUse"
+
+
+@pytest.mark.parametrize("labels", [{}, {"llmos.dev/component": "adapter-key"}])
+async def test_no_token_is_made_of_a_key_that_cannot_be_read(labels: dict[str, str]) -> None:
+    metadata = {"name": "llmos-adapter-key", "namespace": "llmos-system", "labels": labels}
+    world = World({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
+    with pytest.raises(Invalid, match="Delete it; a new one is made"):
+        await AdapterKeys().read(world.kube, "llmos-system")
+
+
+async def test_what_the_api_server_refuses_of_a_share_pod_stands_in_the_pool_and_is_tried_again() -> None:
+    world, replicas = start(adapter_of())
+    await inspect(world)
+    world.kube.put(build_pool(adapters={}))
+    await world.pool()
+    world.start_pods()
+    replicas.state = "loading"
+    world.kube.fail_next("apply", "Pod", Forbidden("pods is forbidden: exceeded quota: team"))
+    result = await world.reconcile("LLMModel", "support")
+    assert result.requeue_after_s is not None
+    assert result.requeue_after_s <= 15
+    said = condition(await world.pool(), "AdaptersReady")
+    assert said["reason"] == "AdapterLoadFailed"
+    assert "exceeded quota: team" in said["message"]
+    await world.model("support")
+    assert len(shares(world)) == 1
+    assert condition(await world.pool(), "AdaptersReady")["reason"] == "AdaptersLoading"
+
+
+async def test_a_model_that_is_no_adapter_any_more_shares_nothing() -> None:
+    world, _ = start(build_pool(adapters={}), adapter_of())
+    await inspect(world)
+    assert len(shares(world)) == 1
+    model = world.kube.stored(LLM_MODELS, NAMESPACE, "support")
+    spec = {key: value for key, value in model["spec"].items() if key != "adapter"}
+    world.kube.put({**model, "spec": spec})
+    await world.model("support")
+    world.finish_deletions()
+    assert shares(world) == []
+    assert "support-share" not in [service["metadata"]["name"] for service in world.kube.all(SERVICES)]

@@ -65,6 +65,15 @@ async def test_what_is_no_answer_counts_as_silence(
     assert await teller.tell({"p-0": "127.0.0.1"}, WANTED, "secret") == {"p-0": None}
 
 
+async def test_a_replica_that_refuses_the_token_is_named_in_the_log(
+    teller: AdapterTeller, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica.status = 401
+    await teller.tell({"p-0": "127.0.0.1"}, WANTED, "secret")
+    assert "127.0.0.1 does not know the operator's token" in caplog.text
+    assert "secret" not in caplog.text.lower().replace("former secret", "")
+
+
 async def test_a_silent_replica_is_not_asked_again_at_once_and_holds_up_nobody(
     teller: AdapterTeller, replica: Replica
 ) -> None:

@@ -146,7 +146,11 @@ class ResultMaker:
     def _open_suite(self, name: str) -> Examples:
         examples = self.dataset.open(f"suite-{name}")
         if examples is None:
-            raise NotPreparedError(f"The evaluation suite {name} was not prepared, or has no examples")
+            raise NotPreparedError(
+                f"The evaluation suite {name} was not prepared, or has no examples",
+                "Remove it from spec.evaluate.suites and raise retries.user: the job goes on from its last checkpoint. "
+                "Suites with a source must be there when the dataset is prepared.",
+            )
         return examples
 
     @contextmanager
