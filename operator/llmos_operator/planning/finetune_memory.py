@@ -15,6 +15,8 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
   visits), q = heads x head size, k = key-value heads x head size. It is the least that training can do with; a trainer
   with more memory keeps more and is faster.
 - The logits of T tokens are there in c bytes, again in float32 for the loss, and with their gradient.
+- While a checkpoint is written the container also holds a copy of what is learned and of its two moments, in the memory
+  of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
 - A tenth is what allocators lose to fragments. The runtime is 1.5 GiB: the device's context and workspaces, or the
   interpreter with torch.
 
@@ -112,7 +114,13 @@ def plan_container_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: A
         needs_gib = compute_training_memory(spec, architecture).needs_gib
     else:
         needs_gib = architecture.loaded_bytes / GIB + _HOST_GIB
+    needs_gib += STATE_BYTES * _count_learned(spec, architecture) / GIB
     return f"{round(math.ceil(needs_gib / _STEP_GIB) * _STEP_GIB * 1024)}Mi"
+
+
+def _count_learned(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> int:
+    is_adapter = spec.method.tuning == "lora"
+    return count_adapter_parameters(architecture, spec.method.lora) if is_adapter else architecture.parameters
 
 
 def _architecture_of(model: LLMModel) -> ModelArchitecture | None:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from llmos.api import LLMModel
-from llmos.api.names import LABEL_REVISION
+from llmos.api.names import LABEL_REVISION, TOKEN_HASH_VARIABLE
 from llmos_operator.planning.failures import (
     Failure,
     failure_from_json,
@@ -57,11 +57,19 @@ def is_wanted_by(pool: Mapping[str, Any], model: LLMModel) -> bool:
     return model.metadata.name in named or metadata["name"] in model.spec.adapter.attach_to
 
 
-def plan_share(pods: Sequence[Pod], *, digest: str, is_wanted: bool, now: datetime) -> SharePlan:
-    """Return the next step towards one pod that shares `digest`, or towards none."""
+def plan_share(pods: Sequence[Pod], *, digest: str, is_wanted: bool, now: datetime, token_hash: str = "") -> SharePlan:
+    """Return the next step towards one pod that shares `digest` for the bearer of a token, or towards none.
+
+    Args:
+        pods: share pods of the adapter.
+        digest: of the files to share.
+        is_wanted: whether a pool wants them.
+        now: the current time.
+        token_hash: what the pod has to know; empty = whatever it knows. It changes with the operator's key.
+    """
     version = compute_share_version(digest)
     current = [pod for pod in pods if pod["metadata"]["labels"].get(LABEL_REVISION) == version]
-    alive = [pod for pod in current if not is_deleted(pod) and not has_finished(pod)]
+    alive = [pod for pod in current if not is_deleted(pod) and not has_finished(pod) and _knows(pod, token_hash)]
     keep = min(alive, key=_age, default=None) if is_wanted else None
     delete = tuple(
         Removal(pod, is_lost(pod, now))
@@ -94,6 +102,13 @@ def _failure_of_last_end(pod: Pod) -> Failure | None:
         if ended.get("exitCode") and (failure := failure_from_json(str(ended.get("message", "")))):
             return failure
     return None
+
+
+def _knows(pod: Pod, token_hash: str) -> bool:
+    if not token_hash:
+        return True
+    variables = (each for container in pod["spec"]["containers"] for each in container.get("env") or ())
+    return any(each.get("name") == TOKEN_HASH_VARIABLE and each.get("value") == token_hash for each in variables)
 
 
 def _age(pod: Pod) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from llmos.api import LLMModel, LLMModelStatus, Reason
+from llmos.api.adapters import compute_token_hash
 from llmos.api.names import COMPONENT_SHARE, CONDITION_READY, LABEL_COMPONENT, LABEL_MODEL
 from llmos_operator.kube.errors import Forbidden, Invalid
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES
@@ -45,13 +46,18 @@ async def _reconcile(context: Context, model: LLMModel, status: LLMModelStatus) 
     if is_wanted and (resolved is None or not is_ready):
         # Its next version is being looked at: who needs the one before still gets it.
         return
-    plan = plan_share(pods, digest=resolved.digest if resolved else "", is_wanted=is_wanted, now=context.now())
+    token = await _read_token(context, model) if is_wanted else ""
+    plan = plan_share(
+        pods,
+        digest=resolved.digest if resolved else "",
+        is_wanted=is_wanted,
+        now=context.now(),
+        token_hash=compute_token_hash(token) if token else "",
+    )
     await _reconcile_service(context, model, is_wanted=is_wanted, had_pods=bool(pods))
     if plan.create_attempt is not None and resolved is not None:
-        key = await context.adapter_keys.read(context.kube, context.settings.namespace)
         # The claim's name is made from what was inspected now.
         known = model.model_copy(update={"status": status})
-        token = compute_share_token(key, model)
         await context.kube.apply(
             build_share_pod(known, resolved, attempt=plan.create_attempt, token=token, settings=context.settings)
         )
@@ -59,6 +65,10 @@ async def _reconcile(context: Context, model: LLMModel, status: LLMModelStatus) 
         metadata = removal.pod["metadata"]
         grace_period_s = 0 if removal.is_lost else None
         await context.kube.delete(PODS, metadata["name"], namespace, uid=metadata["uid"], grace_period_s=grace_period_s)
+
+
+async def _read_token(context: Context, model: LLMModel) -> str:
+    return compute_share_token(await context.adapter_keys.read(context.kube, context.settings.namespace), model)
 
 
 async def _reconcile_service(context: Context, model: LLMModel, *, is_wanted: bool, had_pods: bool) -> None:

@@ -30,9 +30,9 @@ MOST_REMEMBERED: Final = 4096
 
 _NOT_ALLOWED: Final = 401
 _STRANGE: Final = (
-    "The replica at {} does not know the operator's token, so that its adapters stay as they are: it was started with "
-    "another key. Put the former Secret llmos-adapter-key back and restart the operator, or delete the pool's pods and "
-    "the share pods of its adapters, one after the other."
+    "The replica at {} does not know the operator's token, so that its adapters stay as they are: it was started when "
+    "Secret llmos-adapter-key was another one. It is replaced by the pool's roll-out; put the former Secret back and "
+    "restart the operator if that is not wanted."
 )
 _logger = logging.getLogger(__name__)
 

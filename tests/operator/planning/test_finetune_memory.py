@@ -109,3 +109,11 @@ def test_the_container_asks_for_what_the_user_says_or_what_is_planned() -> None:
     on_processor = plan_container_memory(spec(class_name="cpu"), model(), None)
     assert int(on_processor.removesuffix("Mi")) * 2**20 > 4 * PARAMETERS
     assert int(on_processor.removesuffix("Mi")) % 256 == 0
+
+
+@pytest.mark.parametrize(("class_name", "beside"), [("cpu", 16 * PARAMETERS), ("h100", 2 * PARAMETERS)])
+def test_the_container_has_room_for_the_copy_that_a_checkpoint_is_written_from(class_name: str, beside: int) -> None:
+    planned = plan_container_memory(
+        spec("full", class_name), model(), None if class_name == "cpu" else accelerator(memory="640Gi")
+    )
+    assert int(planned.removesuffix("Mi")) * 2**20 > beside + 12 * PARAMETERS

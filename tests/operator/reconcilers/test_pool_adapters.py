@@ -258,3 +258,18 @@ async def test_a_model_that_is_no_adapter_any_more_shares_nothing() -> None:
     world.finish_deletions()
     assert shares(world) == []
     assert "support-share" not in [service["metadata"]["name"] for service in world.kube.all(SERVICES)]
+
+
+async def test_with_a_new_key_files_are_shared_by_a_new_pod() -> None:
+    world, _ = start(build_pool(adapters={}), adapter_of())
+    await inspect(world)
+    (before,) = shares(world)
+    world.kube.finish_deletion(SECRETS, "llmos-adapter-key", world.context.settings.namespace)
+    world.context = replace(world.context, adapter_keys=AdapterKeys())
+    await world.model("support")
+    world.finish_deletions()
+    (after,) = shares(world)
+    assert after["metadata"]["name"] != before["metadata"]["name"]
+    assert after["spec"]["containers"][0]["env"] != before["spec"]["containers"][0]["env"]
+    await world.model("support")
+    assert shares(world) == [after]
