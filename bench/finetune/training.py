@@ -22,11 +22,12 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import datasets
 import numpy as np
 import torch
+import typer
 from transformers import get_scheduler
 
 from bench.quota.report import describe_machine
@@ -75,7 +76,7 @@ class Load:
         lengths = chance.lognormal(4.5, 0.7, 2000).clip(16, self.max_length).astype(int)
         rows = []
         for length in lengths:
-            tokens = chance.integers(10, 40000, length).tolist()
+            tokens = chance.integers(2, load_vocabulary(self.model), length).tolist()
             rows.append({"input_ids": tokens, "labels": [UNLEARNED] * (length // 2) + tokens[length // 2 :]})
         integers = datasets.List(datasets.Value("int32"))
         features = datasets.Features(input_ids=integers, labels=integers)
@@ -111,6 +112,11 @@ def run(
             measured["saving each step"].append(run_trainer(load, prepared, every_steps=1))
         kill = measure_kill(load, prepared)
     return build_figures(load, tokens, measured, kill)
+
+
+def load_vocabulary(model: Path) -> int:
+    """Number of the model's tokens."""
+    return int(json.loads((model / "config.json").read_text())["vocab_size"])
 
 
 def build_figures(load: Load, tokens: int, measured: dict[str, list[float]], kill: dict[str, float]) -> dict[str, Any]:
@@ -244,20 +250,21 @@ def _copy(prepared: Path) -> Path:
     return work
 
 
-def main() -> None:
-    """Measure, print the table and write the figures."""
-    import typer  # noqa: PLC0415
-
-    def measure(model: Path, json_out: Path | None = None, steps: int = 6, rounds: int = 3) -> None:
-        figures = {tuning: run(model=model, tuning=tuning, steps=steps, rounds=rounds) for tuning in ("lora", "full")}
-        report = {"machine": describe_machine(), "model": model.name, **figures}
-        print(json.dumps(report, indent=1))
-        if json_out is not None:
-            json_out.parent.mkdir(parents=True, exist_ok=True)
-            json_out.write_text(json.dumps(report, indent=1) + "\n")
-
-    typer.run(measure)
+def main(
+    *,
+    model: Annotated[Path, typer.Option(help="Folder of a base model.")],
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of a round.")] = 6,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; figures are medians.")] = 3,
+) -> None:
+    """Measure lora and full, print the figures and write them."""
+    figures = {tuning: run(model=model, tuning=tuning, steps=steps, rounds=rounds) for tuning in ("lora", "full")}
+    report = {"machine": describe_machine(), "model": model.name, **figures}
+    print(json.dumps(report, indent=1))
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)
+        json_out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
