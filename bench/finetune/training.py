@@ -74,7 +74,7 @@ class Load:
         lengths = chance.lognormal(4.5, 0.7, 2000).clip(16, self.max_length).astype(int)
         rows = []
         for length in lengths:
-            tokens = chance.integers(10, 40000, length).tolist()
+            tokens = chance.integers(2, load_vocabulary(self.model), length).tolist()
             rows.append({"input_ids": tokens, "labels": [UNLEARNED] * (length // 2) + tokens[length // 2 :]})
         integers = datasets.List(datasets.Value("int32"))
         features = datasets.Features(input_ids=integers, labels=integers)
@@ -110,6 +110,11 @@ def run(
             measured["saving each step"].append(run_trainer(load, prepared, every_steps=1))
         kill = measure_kill(load, prepared)
     return build_figures(load, tokens, measured, kill)
+
+
+def load_vocabulary(model: Path) -> int:
+    """Number of the model's tokens."""
+    return int(json.loads((model / "config.json").read_text())["vocab_size"])
 
 
 def build_figures(load: Load, tokens: int, measured: dict[str, list[float]], kill: dict[str, float]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.training.train.world import World, make_base
 
-TOKENS = 32768
+TOKENS = 16384
 MIDDLE = 600 << 20
 """Bytes: half of what all activations of a step take, and twice what is kept when they are computed twice."""
 SMALL = 200 << 20
@@ -20,7 +20,7 @@ SMALL = 200 << 20
 @pytest.fixture
 def deep(make_world: Callable[..., World], tmp_path: Path) -> Callable[..., World]:
     """Make worlds with a base model whose activations take much more than its weights."""
-    base = make_base(tmp_path / "deep", layers=8)
+    base = make_base(tmp_path / "deep", layers=16)
 
     def make(name: str, tokens: int = TOKENS) -> World:
         hyperparameters = {"batchTokens": tokens, "maxLength": tokens, "maxSteps": 2}
