@@ -91,9 +91,9 @@ def run(
     *,
     model: Path,
     tuning: str = "lora",
-    steps: int = 5,
+    steps: int = 6,
     rounds: int = 3,
-    batch_tokens: int = 1024,
+    batch_tokens: int = 256,
     max_length: int = 256,
 ) -> dict[str, Any]:
     """Measure one model and method; seconds are wall time."""

@@ -10,9 +10,9 @@ import pytest
 
 from tests.training.train.world import World, make_base
 
-TOKENS = 16384
-MIDDLE = 600 << 20
-"""Bytes: half of what all activations of a step take, and twice what is kept when they are computed twice."""
+TOKENS = 32768
+MIDDLE = 700 << 20
+"""Bytes: all activations of a step take 850 MB, those that are kept when they are computed twice less than 600 MB."""
 SMALL = 200 << 20
 """Bytes: enough to begin with, and less than a micro-batch of three times as many tokens takes in any case."""
 
@@ -20,7 +20,7 @@ SMALL = 200 << 20
 @pytest.fixture
 def deep(make_world: Callable[..., World], tmp_path: Path) -> Callable[..., World]:
     """Make worlds with a base model whose activations take much more than its weights."""
-    base = make_base(tmp_path / "deep", layers=16)
+    base = make_base(tmp_path / "deep", layers=8)
 
     def make(name: str, tokens: int = TOKENS) -> World:
         hyperparameters = {"batchTokens": tokens, "maxLength": tokens, "maxSteps": 2}
