@@ -6,15 +6,13 @@ The watch runs in the process that also makes the load, on the same cores. So ev
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
+import orjson
 
 from bench.operator.objects import Object
 from llmos_operator.kube.config import Configuration
@@ -71,36 +69,68 @@ class Sightings:
 
 @asynccontextmanager
 async def watch(
-    configuration: Configuration, resource: Resource, namespace: str, *see: Callable[[Object], None]
+    configuration: Configuration,
+    resource: Resource,
+    namespace: str,
+    *see: Callable[[Object], None],
+    on_gone: Callable[[Object], None] | None = None,
+    label_selector: str = "",
 ) -> AsyncIterator[None]:
-    """Tell every added or modified object of a kind in a namespace to all of `see` while the block runs.
+    """Tell every added or modified object of a kind to all of `see` while the block runs.
 
-    What exists already is told first. A watch that breaks makes the block fail when it ends.
+    What exists already is told first. The API server ends a watch that is read too slowly, as on a busy machine: then
+    it goes on from the last event. A watch that cannot go on ends the block.
+
+    Args:
+        configuration: of the API server.
+        resource: the kind.
+        namespace: of the objects; empty for all.
+        see: told of each object.
+        on_gone: told of each object that was deleted.
+        label_selector: which objects.
     """
     context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
     context.load_cert_chain(configuration.cert_file, configuration.key_file)
     prefix = f"/apis/{resource.group}" if resource.group else "/api"
-    url = f"{configuration.host}{prefix}/{resource.version}/namespaces/{namespace}/{resource.plural}?watch=1"
+    place = f"namespaces/{namespace}/{resource.plural}" if namespace else resource.plural
+    url = f"{configuration.host}{prefix}/{resource.version}/{place}"
     connector = aiohttp.TCPConnector(ssl=context)
     timeout = aiohttp.ClientTimeout(total=None, connect=10.0)
+
+    def tell(event: Object) -> None:
+        if event["type"] in {"ADDED", "MODIFIED"}:
+            for each in see:
+                each(event["object"])
+        elif event["type"] == "DELETED" and on_gone is not None:
+            on_gone(event["object"])
+
     async with (
         aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=_LINE_BYTES) as session,
-        session.get(url, raise_for_status=True) as response,
+        asyncio.TaskGroup() as tasks,
     ):
-        reader = asyncio.create_task(_read(response, see))
+        opened = asyncio.Event()
+        reader = tasks.create_task(_follow(session, url, label_selector, tell, opened))
+        await opened.wait()
         try:
             yield
         finally:
             reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reader
-            response.close()
 
 
-async def _read(response: aiohttp.ClientResponse, see: tuple[Callable[[Object], None], ...]) -> None:
-    async for line in response.content:
-        event: dict[str, Any] = json.loads(line)
-        if event["type"] in {"ADDED", "MODIFIED"}:
-            for each in see:
-                each(event["object"])
-    raise ConnectionError("The API server ended a watch. Repeat the run.")
+async def _follow(
+    session: aiohttp.ClientSession,
+    url: str,
+    label_selector: str,
+    tell: Callable[[Object], None],
+    opened: asyncio.Event,
+) -> None:
+    query = {"watch": "1", "labelSelector": label_selector}
+    while True:
+        async with session.get(url, params=query, raise_for_status=True) as response:
+            opened.set()
+            async for line in response.content:
+                event: Object = orjson.loads(line)
+                if event["type"] == "ERROR":
+                    raise ConnectionError(f"The API server cannot go on with a watch: {event['object']}. Repeat it.")
+                query["resourceVersion"] = event["object"]["metadata"]["resourceVersion"]
+                tell(event)

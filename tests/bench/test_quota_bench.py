@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.quota.__main__ import RECLAIM_EVERY_S, SCENARIOS, main
+from bench.quota.baseline import QUEUES, Track, build_jobs, build_pods
+from bench.quota.manifests import Object
 from bench.quota.policies import build_policies
 from bench.quota.simulation import Result, Simulation
 from bench.quota.workload import build_workload
@@ -54,3 +56,35 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.Captur
     written = json.loads(out.read_text())
     assert len(written["rows"]) == 3 * len(SCENARIOS)
     assert "Kueue (commit ff69552e)" in capsys.readouterr().out
+
+
+def build_seen(name: str, phase: str, **metadata: str) -> Object:
+    return {"metadata": {"name": name, **metadata}, "status": {"phase": phase}}
+
+
+def test_a_gang_has_begun_when_all_its_pods_run() -> None:
+    track = Track(2)
+    for pod in (build_seen("a", "Pending"), build_seen("a", "Running"), build_seen("a", "Running")):
+        track.see(pod)
+        assert not track.turned.is_set()
+    track.see(build_seen("b", "Running"))
+    assert track.turned.is_set()
+    assert not track.lost.is_set()
+
+
+@pytest.mark.parametrize(
+    "pod", [build_seen("a", "Running", deletionTimestamp="2026-01-01T00:00:00Z"), build_seen("a", "Failed")]
+)
+def test_a_gang_is_lost_with_one_of_its_pods_also_before_it_has_begun(pod: Object) -> None:
+    track = Track(2)
+    track.see(pod)
+    assert track.turned.is_set()
+    assert track.lost.is_set()
+
+
+def test_one_cohort_of_the_baseline_is_made_of_pods_that_hold_what_its_workloads_ask_for() -> None:
+    jobs = build_jobs(1.0)
+    assert len(jobs) == QUEUES * 500
+    for job in jobs[:200]:
+        limits = [pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] for pod in build_pods(job)]
+        assert sum(map(int, limits)) == job.size.accelerators
