@@ -31,7 +31,7 @@ def build_objects(namespace: str, uri: str) -> tuple[Object, Object, Object]:
     documents = yaml.safe_load_all((repository_dir() / "examples" / "quickstart.yaml").read_text())
     model, pool = ({**each, "metadata": {**each["metadata"], "namespace": namespace}} for each in documents)
     pool["spec"] = {**pool["spec"], "adapters": {"maxLoaded": 2, "maxRank": 16}}
-    parameters = {"maxSteps": 30, "maxLength": 128, "batchTokens": 256, "learningRate": 0.002}
+    parameters = {"maxSteps": 16, "maxLength": 128, "batchTokens": 256, "learningRate": 0.002}
     gates = [
         {"metric": "eval_loss", "maxRelativeToBase": 0.5},
         {"metric": "heldout_exact_match", "min": 0.9},
@@ -44,9 +44,9 @@ def build_objects(namespace: str, uri: str) -> tuple[Object, Object, Object]:
             "baseModelRef": {"name": model["metadata"]["name"]},
             "dataset": {"source": {"uri": uri}, "format": {"type": "instruction"}, "split": {"evalFraction": 0.1}},
             "trainer": {"accelerator": {"class": "cpu"}, "hyperparameters": parameters},
-            "checkpoint": {"everySteps": 10, "storage": {"size": "2Gi"}},
+            "checkpoint": {"everySteps": 8, "storage": {"size": "2Gi"}},
             "evaluate": {
-                "everySteps": 30,
+                "everySteps": 16,
                 "suites": [{"name": "heldout", "metrics": ["loss", "exact_match"]}],
                 "gates": gates,
             },
