@@ -31,7 +31,7 @@ def build_objects(namespace: str, uri: str) -> tuple[Object, Object, Object]:
     documents = yaml.safe_load_all((repository_dir() / "examples" / "quickstart.yaml").read_text())
     model, pool = ({**each, "metadata": {**each["metadata"], "namespace": namespace}} for each in documents)
     pool["spec"] = {**pool["spec"], "adapters": {"maxLoaded": 2, "maxRank": 16}}
-    parameters = {"maxSteps": 16, "maxLength": 128, "batchTokens": 256, "learningRate": 0.002}
+    parameters = {"maxSteps": 20, "maxLength": 128, "batchTokens": 256, "learningRate": 0.002, "schedule": "constant"}
     gates = [
         {"metric": "eval_loss", "maxRelativeToBase": 0.5},
         {"metric": "heldout_exact_match", "min": 0.9},
@@ -46,7 +46,7 @@ def build_objects(namespace: str, uri: str) -> tuple[Object, Object, Object]:
             "trainer": {"accelerator": {"class": "cpu"}, "hyperparameters": parameters},
             "checkpoint": {"everySteps": 8, "storage": {"size": "2Gi"}},
             "evaluate": {
-                "everySteps": 16,
+                "everySteps": 20,
                 "suites": [{"name": "heldout", "metrics": ["loss", "exact_match"]}],
                 "gates": gates,
             },
