@@ -7,26 +7,28 @@ from llmos.api.acceleratorclass import AcceleratorClass, AcceleratorClassSpec, A
 from llmos.api.architecture import ModelArchitecture
 from llmos.api.finetunejob import (
     AttachTo,
-    Attempts,
     Checkpointing,
-    CheckpointStatus,
     Dataset,
-    DatasetExample,
-    DatasetReport,
     Evaluate,
-    Evaluation,
     FineTuneJob,
     FineTuneJobSpec,
-    FineTuneJobStatus,
     Gate,
-    GateVerdict,
     Hyperparameters,
     Lora,
     Method,
-    MetricComparison,
     Output,
-    OutputStatus,
     Trainer,
+)
+from llmos.api.finetunejob_status import (
+    Attempts,
+    CheckpointStatus,
+    DatasetExample,
+    DatasetReport,
+    Evaluation,
+    FineTuneJobStatus,
+    GateVerdict,
+    MetricComparison,
+    OutputStatus,
     TrainingProgress,
 )
 from llmos.api.inferencepool import (

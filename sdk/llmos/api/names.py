@@ -126,7 +126,7 @@ GATEWAY_PORT: Final = 8080
 GATEWAY_ADMIN_PORT: Final = 8081
 """Of the gateway's health, metrics and load; never exposed to clients."""
 MODEL_DIR: Final = "/model"
-WORK_DIR: Final = "/work"
+WORK_DIR: Final = "/job"
 """Where the claim of a FineTuneJob is mounted: dataset/, checkpoints/, output/."""
 JOB_FILE: Final = "/etc/llmos/job/job.json"
 """The FineTuneJob (metadata.name, metadata.namespace and spec) as its pods read it."""

@@ -85,9 +85,9 @@ def test_only_the_init_container_of_a_share_pod_has_the_credentials() -> None:
 
 
 def test_an_adapter_in_a_claim_is_shared_from_where_it_lies() -> None:
-    pod = share_pod(source={"uri": "pvc://work/output"})
+    pod = share_pod(source={"uri": "pvc://files/output"})
     assert "initContainers" not in pod["spec"]
-    assert pod["spec"]["volumes"][1]["persistentVolumeClaim"] == {"claimName": "work", "readOnly": True}
+    assert pod["spec"]["volumes"][1]["persistentVolumeClaim"] == {"claimName": "files", "readOnly": True}
     assert pod["spec"]["containers"][0]["command"][-1] == "/source/output"
     pod = share_pod(storage={"mode": "claim", "size": "1Gi"})
     assert pod["spec"]["volumes"][1]["persistentVolumeClaim"]["claimName"].startswith("support-")

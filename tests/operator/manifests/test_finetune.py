@@ -72,7 +72,7 @@ def test_every_mount_has_its_volume_and_every_name_is_there_once(build: Any) -> 
 def test_what_a_user_writes_reaches_the_program_as_it_stands() -> None:
     command = build_prepare_pod(template(), 1)["spec"]["initContainers"][0]["command"]
     assert "https://data/$$(HOME)" in command
-    assert command[command.index("--dest") + 1] == "/work/source/dataset"
+    assert command[command.index("--dest") + 1] == "/job/source/dataset"
 
 
 def test_the_trainer_is_told_what_it_needs() -> None:
@@ -83,7 +83,7 @@ def test_the_trainer_is_told_what_it_needs() -> None:
     assert told == {
         "--job": "/etc/llmos/job/job.json",
         "--model": "/model/model",
-        "--work": "/work",
+        "--work": "/job",
         "--base-digest": "sha256:0123",
         "--attempt": "3",
         "--accelerators": "1",

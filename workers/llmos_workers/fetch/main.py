@@ -2,7 +2,7 @@
 
     python -m llmos_workers.fetch inspect --source URI [--format auto]
     python -m llmos_workers.fetch fetch --source URI --revision REV --dest /model
-    python -m llmos_workers.fetch dataset --source URI --dest /work/source/dataset
+    python -m llmos_workers.fetch dataset --source URI --dest /job/source/dataset
 
 Standard output carries JSON lines (progress; the facts at the end of inspect), standard error the log. The termination
 log gets the facts of a successful inspect, or {"reason", "message", "detail"} of a failure. Exit codes: 0, 1 (somebody

@@ -1,6 +1,6 @@
 """The command line of the dataset gate; see docs/concepts/dataset-gate.md.
 
-    python -m llmos_workers.prepare --job JOB_FILE --model /model --work /work --base-digest DIGEST
+    python -m llmos_workers.prepare --job JOB_FILE --model /model --work /job --base-digest DIGEST
 
 Standard output has progress, standard error the log. The termination log gets {"outcome": "prepared", "report"} or
 {"reason", "message", "report"}. Exit codes: 0, or 1. Neither log nor messages hold text of the dataset: of an

@@ -1,8 +1,8 @@
 """The prepared dataset, and how examples become tensors.
 
-    /work/dataset/manifest.json                 written last: what is there, and for which base model
-    /work/dataset/train | eval | suite-NAME     `datasets` folders with input_ids and labels (-100 = not learned); where
-                                                there is an answer also prompt_ids and completion
+    /job/dataset/manifest.json                 written last: what is there, and for which base model
+    /job/dataset/train | eval | suite-NAME     `datasets` folders with input_ids and labels (-100 = not learned); where
+                                               there is an answer also prompt_ids and completion
 
 The folders are memory-mapped Arrow files: their size is no matter.
 """

@@ -1,6 +1,6 @@
 """The command line of the trainer.
 
-    python -m llmos_workers.train --job FILE --model /model --work /work --base-digest D --attempt N --accelerators 1
+    python -m llmos_workers.train --job FILE --model /model --work /job --base-digest D --attempt N --accelerators 1
 
 Standard output carries progress as JSON lines, standard error the log, the termination log the outcome:
 

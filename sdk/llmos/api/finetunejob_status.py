@@ -1,0 +1,180 @@
+"""What a FineTuneJob says of itself: the report of its data, its progress, its checkpoints and what it made."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from llmos.api.meta import ApiModel, Conditions, LocalReference
+
+
+class DatasetExample(ApiModel):
+    """One line that was left out or changed."""
+
+    line: Annotated[str, Field(max_length=300)]
+    """File and line number, for example train.jsonl:17."""
+    problem: Annotated[str, Field(max_length=300)]
+    """What is wrong with it."""
+
+
+class DatasetReport(ApiModel):
+    """What the dataset gate found."""
+
+    digest: Annotated[str, Field(max_length=128)] = ""
+    """sha256 over the examples as they are learned, the tokenizer and the settings of the gate."""
+    lines: Annotated[int, Field(ge=0)] = 0
+    """Lines that were read."""
+    broken: Annotated[int, Field(ge=0)] = 0
+    """Lines that cannot be learned from."""
+    duplicates: Annotated[int, Field(ge=0)] = 0
+    """Lines that are the same as one before."""
+    near_duplicates: Annotated[int, Field(ge=0)] = 0
+    """Lines that are almost the same as one before."""
+    personal: Annotated[int, Field(ge=0)] = 0
+    """Lines with personal data."""
+    contaminated: Annotated[int, Field(ge=0)] = 0
+    """Lines that also stand in an evaluation suite."""
+    overlong: Annotated[int, Field(ge=0)] = 0
+    """Examples longer than maxLength."""
+    train_examples: Annotated[int, Field(ge=0)] = 0
+    """Examples that are learned."""
+    eval_examples: Annotated[int, Field(ge=0)] = 0
+    """Examples that are held out."""
+    train_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of the examples that are learned, once each."""
+    length_p50: Annotated[int, Field(ge=0)] = 0
+    """Half of the examples have at most so many tokens,"""
+    length_p99: Annotated[int, Field(ge=0)] = 0
+    """99 of 100,"""
+    length_max: Annotated[int, Field(ge=0)] = 0
+    """and all."""
+    examples: Annotated[tuple[DatasetExample, ...], Field(max_length=20)] = ()
+    """The first lines with each kind of problem."""
+
+
+class TrainingProgress(ApiModel):
+    """How far training is."""
+
+    step: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps done."""
+    total_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps in all."""
+    epoch: Annotated[float, Field(ge=0)] = 0
+    """How often the examples were learned so far."""
+    tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens that were learned."""
+    tokens_per_second: Annotated[float, Field(ge=0)] = 0
+    """Rate over the last steps."""
+    eta_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Seconds to go at this rate, without the evaluation at the end."""
+    loss: float | None = None
+    """Mean loss for each learned token of the last steps."""
+    eval_loss: float | None = None
+    """The last one of the held-out examples."""
+    display: Annotated[str, Field(max_length=64)] = ""
+    """Step of all, for people."""
+
+
+class CheckpointStatus(ApiModel):
+    """The newest complete checkpoint."""
+
+    step: Annotated[int, Field(ge=0)]
+    """Optimizer steps that it holds."""
+    time: datetime
+    """When it was complete."""
+    uri: Annotated[str, Field(max_length=1024)]
+    """Where it is."""
+    sha256: Annotated[str, Field(max_length=64)]
+    """Of its manifest, which holds those of its files."""
+
+
+class Attempts(ApiModel):
+    """Attempts that ended, by why."""
+
+    user: Annotated[int, Field(ge=0)] = 0
+    """Errors that lie in the job."""
+    infrastructure: Annotated[int, Field(ge=0)] = 0
+    """Losses of nodes and pods."""
+    preemptions: Annotated[int, Field(ge=0)] = 0
+    """Accelerators that were wanted back, and suspensions."""
+
+
+class MetricComparison(ApiModel):
+    """One metric of the evaluation, side by side."""
+
+    name: Annotated[str, Field(max_length=64)]
+    """For example eval_loss."""
+    base: float
+    """Of the base model."""
+    result: float
+    """Of the result."""
+    examples: Annotated[int, Field(ge=0)] = 0
+    """Examples that were asked."""
+
+
+class GateVerdict(ApiModel):
+    """Whether one gate holds."""
+
+    metric: Annotated[str, Field(max_length=64)]
+    """The metric of the gate."""
+    passed: bool
+    """Whether all its limits hold."""
+    message: Annotated[str, Field(max_length=256)] = ""
+    """The numbers."""
+
+
+class Evaluation(ApiModel):
+    """How good the result is."""
+
+    metrics: Annotated[tuple[MetricComparison, ...], Field(max_length=64)] = ()
+    """Base and result side by side."""
+    gates: Annotated[tuple[GateVerdict, ...], Field(max_length=16)] = ()
+    """Which gates hold."""
+
+
+class OutputStatus(ApiModel):
+    """The result."""
+
+    digest: Annotated[str, Field(max_length=128)] = ""
+    """sha256 over the names, sizes and digests of its files."""
+    uri: Annotated[str, Field(max_length=1024)] = ""
+    """Where it is."""
+    model_ref: LocalReference | None = None
+    """The LLMModel, once it is registered."""
+
+
+class FineTuneJobStatus(ApiModel):
+    """What is true now."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The generation that this status speaks about."""
+    phase: Annotated[str, Field(max_length=32)] = ""
+    """One word for people: Pending, Preparing, Queued, Training, Evaluating, Suspended, Succeeded or Failed."""
+    base_digest: Annotated[str, Field(max_length=128)] = ""
+    """Digest of the base model; the job never goes on with another."""
+    claim_name: Annotated[str, Field(max_length=253)] = ""
+    """PersistentVolumeClaim that holds dataset, checkpoints and result."""
+    dataset_report: DatasetReport | None = None
+    """What the dataset gate found."""
+    progress: TrainingProgress | None = None
+    """How far training is."""
+    last_checkpoint: CheckpointStatus | None = None
+    """The newest complete checkpoint."""
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """Number of the attempt that runs or ran last, from 1 on."""
+    attempts: Attempts = Attempts()
+    """Attempts that ended without a result, by why."""
+    lost_accelerator_seconds: Annotated[float, Field(ge=0)] = 0
+    """Accelerator time that was spent on steps that had to be done again."""
+    evaluation: Evaluation | None = None
+    """How good the result is."""
+    output: OutputStatus | None = None
+    """The result."""
+    start_time: datetime | None = None
+    """When the job was first looked at."""
+    completion_time: datetime | None = None
+    """When it ended."""
+    conditions: Conditions = ()
+    """DatasetReady, Admitted, Trained, Evaluated, Registered and their aggregate Ready."""
