@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import web
 
 from llmos_gateway.http.connections import Connection, ConnectionLimits, ConnectionServer
+from llmos_gateway.http.listener import Listener
 from llmos_gateway.protocol.errors import MethodNotAllowedError, NotFoundError
 from llmos_gateway.protocol.headers import find_request_id
 from llmos_gateway.protocol.requests import ApiPart
@@ -30,8 +31,6 @@ PARTS: Final = {
 MODELS: Final = "/v1/models"
 SWEEP_S: Final = 1.0
 DRAIN_POLL_S: Final = 0.1
-HANDSHAKE_S: Final = 10.0
-BACKLOG: Final = 2048
 
 
 class PublicServer:
@@ -58,7 +57,7 @@ class PublicServer:
         self._clock = clock
         self._on_begin = on_begin
         self._server = ConnectionServer(self._handle, limits, on_refused=on_refused)
-        self._listener: asyncio.AbstractServer | None = None
+        self._listener: Listener | None = None
 
     @property
     def connections(self) -> int:
@@ -67,12 +66,8 @@ class PublicServer:
 
     async def start(self, host: str | None, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen; return the port (0 lets the system choose)."""
-        loop = asyncio.get_running_loop()
-        timeout_s = HANDSHAKE_S if tls is not None else None
-        self._listener = await loop.create_server(
-            self._server, host, port, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=timeout_s
-        )
-        return int(self._listener.sockets[0].getsockname()[1])
+        self._listener = Listener(self._server, tls)
+        return await self._listener.start(host, port)
 
     def sweep(self) -> None:
         """Close connections that do not move."""
@@ -92,7 +87,8 @@ class PublicServer:
 
     async def stop(self, timeout_s: float) -> None:
         """Close everything."""
-        self._stop_listening()
+        if self._listener is not None:
+            await self._listener.stop()
         self._server.close_idle(0.0)
         await self._server.shutdown(timeout_s)
 
