@@ -404,6 +404,7 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.PreparationFailed: "tests/training/prepare/test_process",
         Reason.RetriesExhausted: "tests/operator/reconcilers/test_finetune",
         Reason.TrainingFailed: "tests/training/train/test_learning",
+        Reason.TrainingStalled: "tests/operator/reconcilers/test_finetune_stalls",
     }
     problems = {reason for reason, info in REASONS.items() if info.problem}
     assert {failure.reason for failure in FAILURES} | set(told_elsewhere) == problems

@@ -65,6 +65,7 @@ from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.kueue import build_kueue_metadata, look_at_kueue, tend_pods
+from llmos_operator.reconcilers.orphans import tend_orphans
 from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import Manifest, apply_if_needed, apply_status_if_changed
 
@@ -93,7 +94,7 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
     if current is None or "deletionTimestamp" in current["metadata"]:
         # Pods and Service have the pool as owner: garbage collection ends them, and each pod drains itself.
         context.board.forget(key)
-        return DONE
+        return await tend_orphans(context, LABEL_POOL, key)
     try:
         observed = await _observe(context, current, InferencePool.model_validate(current))
     except ValidationError as error:

@@ -91,6 +91,7 @@ class Reason(StrEnum):
     PreparationFailed = "PreparationFailed"
     Preempted = "Preempted"
     NodeLost = "NodeLost"
+    TrainingStalled = "TrainingStalled"
     LossNotFinite = "LossNotFinite"
     CheckpointMismatch = "CheckpointMismatch"
     BaseModelChanged = "BaseModelChanged"
@@ -637,6 +638,16 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Trained",
         "A pod of the attempt was lost with its node, evicted or deleted. The job goes on from its last checkpoint.",
         "Look at the node if it happens often.",
+        "back-off",
+    ),
+    Reason.TrainingStalled: _bad(
+        _JOB,
+        "Trained",
+        "The attempt gave no sign of progress for retries.stalledAfterMinutes. Its pod is ended, and the job goes on "
+        "from its last checkpoint.",
+        "If it happens again, look at the node that the pods of the attempts had in common, its accelerators and the "
+        "storage of the claim. If a single micro-batch or file really takes so long, raise "
+        "retries.stalledAfterMinutes.",
         "back-off",
     ),
     Reason.LossNotFinite: _bad(

@@ -19,6 +19,7 @@ import torch
 from transformers import get_scheduler
 
 from llmos.api import FineTuneJob
+from llmos.api.finetunejob import compute_evaluate_every
 from llmos_workers.train.attempts import Heartbeat
 from llmos_workers.train.checkpoints import Checkpoint, CheckpointStore, Lineage
 from llmos_workers.train.dataset import PreparedDataset
@@ -157,10 +158,11 @@ class Attempt:
         """When what is done."""
         settings, spec = self._settings, self._options.job.spec
         end = None if settings.max_steps else max(1, round(settings.epochs * self._order.count))
+        total = settings.max_steps or self._order.count_steps(end or 0)
         return Schedule(
-            total_steps=settings.max_steps or self._order.count_steps(end or 0),
+            total_steps=total,
             end=end,
-            evaluate_every_steps=spec.evaluate.every_steps,
+            evaluate_every_steps=compute_evaluate_every(spec.evaluate, total),
             save_every_steps=spec.checkpoint.every_steps,
             save_every_s=spec.checkpoint.every_minutes * 60.0,
             early_stopping=spec.early_stopping,
