@@ -387,6 +387,7 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.TenantClosed: "test_24_why_it_waits",
         Reason.WaitsForRoom: "test_24_why_it_waits",
         Reason.AdapterDoesNotFit: "tests/operator/planning/test_adapters",
+        Reason.AdapterKeyUnreadable: "tests/operator/reconcilers/test_pool_adapters",
         Reason.AdapterLoadFailed: "tests/operator/reconcilers/test_pool_adapters",
         Reason.AdapterTooLarge: "test_28_adapters",
         Reason.TooManyAdapters: "tests/operator/planning/test_adapters",

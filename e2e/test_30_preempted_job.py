@@ -1,6 +1,6 @@
-"""Story 30: a FineTuneJob trains on a GPU that another team lends. The owner asks for all of its GPUs: the job saves its
-work and goes, the owner is served, and when it needs them no longer the job goes on from that checkpoint to its end.
-Nobody's retries are spent.
+"""Story 30: a FineTuneJob trains on a GPU that another team lends. The owner asks for all of its GPUs: the job saves
+its work and goes, the owner is served, and when it needs them no longer the job goes on from that checkpoint to its
+end. Nobody's retries are spent.
 
 The node only pretends to have GPUs, so the trainer computes on the processor; the quota knows no difference.
 """

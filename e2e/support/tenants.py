@@ -15,7 +15,6 @@ from e2e.support.removal import remove_namespace
 from e2e.support.waiting import eventually
 from llmos.api.names import GATE_QUOTA
 
-
 SOURCE: Final = f"{NODE_ADDRESS}/32"
 """Where the stories' models come from."""
 

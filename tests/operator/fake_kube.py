@@ -109,7 +109,7 @@ class FakeKube(Kube):
                 del self._objects[place]
 
     def fail_next(self, verb: str, kind: str, error: KubeError, *, times: int = 1) -> None:
-        """Let the next requests of a verb (get, list, log, create, apply, apply_status, patch, delete) for a kind fail."""
+        """Let the next requests of a verb (get, list, log or one that writes) for a kind fail."""
         self._failures[(verb, kind)].extend([error] * times)
 
     def forget_writes(self) -> None:

@@ -38,8 +38,8 @@ def _judge_pool(job: FineTuneJob, name: str, pool: InferencePool | None) -> str:
         )
     if pool.spec.model_ref.name != base:
         return (
-            f"output.attachTo: InferencePool {name} serves {pool.spec.model_ref.name}, the adapter is one of {base}: it "
-            f"will not be loaded there. Name a pool whose modelRef is {base}."
+            f"output.attachTo: InferencePool {name} serves {pool.spec.model_ref.name}, the adapter is one of {base}: "
+            f"it will not be loaded there. Name a pool whose modelRef is {base}."
         )
     if pool.spec.adapters is None:
         return (

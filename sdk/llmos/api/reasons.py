@@ -74,6 +74,7 @@ class Reason(StrEnum):
     AdapterDoesNotFit = "AdapterDoesNotFit"
     TooManyAdapters = "TooManyAdapters"
     AdapterLoadFailed = "AdapterLoadFailed"
+    AdapterKeyUnreadable = "AdapterKeyUnreadable"
     # FineTuneJob: going well.
     Preparing = "Preparing"
     Prepared = "Prepared"
@@ -579,6 +580,15 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "AdaptersReady",
         "A replica could not fetch or load an adapter; the message holds its words. The others go on.",
         "Do what the message says.",
+        "back-off",
+    ),
+    Reason.AdapterKeyUnreadable: _bad(
+        _POOL,
+        "AdaptersReady",
+        "The operator cannot read its key for adapters. Replicas that run go on with the adapters that they have; until "
+        "then no new ones are made, and nothing is loaded or unloaded.",
+        "Grant the operator's account get, list and create on Secrets in its own namespace; or, if the Secret "
+        "llmos-adapter-key there was changed, delete it: a new one is made, and pools with adapters roll out once.",
         "back-off",
     ),
     Reason.Preparing: _good(_JOB, "DatasetReady", "A CPU pod checks, cleans and splits the dataset."),
