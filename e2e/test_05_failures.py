@@ -401,7 +401,6 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.NothingToLearn: "tests/training/prepare/test_gate",
         Reason.OutputNameTaken: "tests/operator/reconcilers/test_finetune",
         Reason.PersonalDataFound: "tests/training/prepare/test_gate",
-        Reason.Preempted: "tests/operator/reconcilers/test_finetune_quota",
         Reason.PreparationFailed: "tests/training/prepare/test_process",
         Reason.RetriesExhausted: "tests/operator/reconcilers/test_finetune",
         Reason.TrainingFailed: "tests/training/train/test_learning",

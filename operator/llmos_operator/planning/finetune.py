@@ -24,6 +24,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, InferencePool, LLMModel, Reason
+from llmos.api.job_reasons import say_for_job
 from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CONDITION_READY, CPU_CLASS
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
@@ -66,7 +67,9 @@ class Sight:
     output: Ownership = "absent"
     """Whose the LLMModel of the output's name is."""
     obstacle: Failure | None = None
-    """Why nothing may be made here: the tenant is not kept apart, or a name is taken."""
+    """Why nothing may be made here: the tenant is not kept apart."""
+    foreign: Failure | None = None
+    """What has a name that the job needs and is not the job's."""
     is_work_lost: bool = False
     """The claim was there and is gone, with all that was in it."""
     waits: Failure | None = None
@@ -112,11 +115,18 @@ def plan_job(sight: Sight) -> JobPlan:
     plan = _plan_step(sight, record)
     return replace(
         plan,
+        record=replace(plan.record, failure=_in_words_of_jobs(plan.record.failure)),
+        failure=_in_words_of_jobs(plan.failure),
         attach_warnings=find_attach_warnings(sight.job, sight.pools),
         warnings=_find_warnings(plan, sight),
         delete=_plan_deletions(plan, sight.pods),
         look_again_s=_next_look_s(plan, sight),
     )
+
+
+def _in_words_of_jobs(failure: Failure | None) -> Failure | None:
+    """What models and pools share with jobs was put into words for them."""
+    return Failure(failure.reason, say_for_job(failure.reason, failure.message)) if failure is not None else None
 
 
 def _find_warnings(plan: JobPlan, sight: Sight) -> tuple[str, ...]:
@@ -153,6 +163,9 @@ def _plan_output(sight: Sight, record: Record) -> JobPlan:
         name = sight.job.spec.output.name
         failure = build_failure(Reason.OutputNameTaken, f"LLMModel {name} is not this job's.")
         return JobPlan(record, "Failed", failure, gates=gates)
+    if sight.foreign is not None:
+        # A claim of that name which is not the job's holds no result of the job.
+        return JobPlan(record, "Evaluating", sight.foreign, gates=gates)
     if sight.job.spec.method.tuning == "lora" and (changed := _refuse_base(sight, record)):
         phase: Phase = "Failed" if changed.reason is Reason.BaseModelChanged else "Evaluating"
         return JobPlan(record, phase, changed, gates=gates)
@@ -196,7 +209,7 @@ def _plan_attempt(sight: Sight, record: Record) -> JobPlan:
         return JobPlan(replace(record, failure=paused), "Suspended", paused)
     if any(pod.state is not PodState.ENDED or pod.is_lost for pod in sight.pods):
         return JobPlan(record, "Pending", record.failure)
-    if failure := sight.obstacle or _refuse(sight, record):
+    if failure := sight.obstacle or sight.foreign or _refuse(sight, record):
         phase: Phase = "Failed" if failure.reason is Reason.BaseModelChanged else "Pending"
         return JobPlan(replace(record, failure=failure) if phase == "Failed" else record, phase, failure)
     if _pause_s(record, sight.now) > 0:
@@ -289,7 +302,7 @@ def _next_look_s(plan: JobPlan, sight: Sight) -> float | None:
         looks.append(START_S)
     if plan.delete or any(pod.state is PodState.STOPPING for pod in sight.pods):
         looks.append(END_S)
-    if sight.obstacle is not None and plan.phase == "Pending":
+    if plan.failure is not None and plan.failure in {sight.obstacle, sight.foreign}:
         looks.append(OBSTACLE_S)
     if plan.record.base_digest != sight.job.status.base_digest or (plan.record.is_new_end and plan.phase == "Pending"):
         looks.append(SOON_S)

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from llmos.api import EndedAttempt
+from llmos.api.job_reasons import say_for_job
 from llmos.api.names import COMPONENT_PREPARE
 from llmos_operator.planning.finetune_pods import End, EndKind, JobPod
 
@@ -33,7 +34,7 @@ def extend_history(
         stage="prepare" if pod.component == COMPONENT_PREPARE else "train",
         counts_as=_COUNTS_AS.get(end.kind, "user"),
         reason=end.failure.reason.value,
-        message=end.failure.message[:_LONGEST_MESSAGE],
+        message=say_for_job(end.failure.reason, end.failure.message)[:_LONGEST_MESSAGE],
         step=step,
         started_at=pod.started_at,
         ended_at=pod.ended_at or now.replace(microsecond=0),

@@ -149,7 +149,7 @@ def find_live(record: Record, pods: Iterable[JobPod]) -> JobPod | None:
 
 
 def _is_pause(reason: Reason) -> bool:
-    return reason is Reason.Suspended
+    return reason in {Reason.Suspended, Reason.Preempted}
 
 
 def _end_of_suspension(job: FineTuneJob, pod: JobPod) -> End | None:

@@ -20,6 +20,7 @@ from llmos.api import (
     OutputStatus,
     Reason,
 )
+from llmos.api.job_reasons import say_for_job
 from llmos.api.names import (
     COMPONENT_PREPARE,
     CONDITION_ADMITTED,
@@ -49,7 +50,8 @@ def build_job_status(
         now: the current time.
     """
     if refused is not None:
-        plan = _as_refused(job, plan, refused)
+        words = say_for_job(refused.reason, refused.message)
+        plan = _as_refused(job, plan, Failure(refused.reason, words))
     record, is_over = plan.record, plan.phase in {"Succeeded", "Failed"}
     moment = now.replace(microsecond=0)
     return FineTuneJobStatus(

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Reason
 from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_JOB
 from llmos_operator.kube.client import Object
-from llmos_operator.kube.errors import Forbidden, Invalid
+from llmos_operator.kube.errors import Conflict, Forbidden, Invalid
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
     CONFIG_MAPS,
@@ -42,7 +42,7 @@ from llmos_operator.manifests.finetune import (
 )
 from llmos_operator.manifests.replica import build_held_pods
 from llmos_operator.manifests.steps import build_claim_change
-from llmos_operator.planning.failures import Failure
+from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job
 from llmos_operator.planning.finetune_pods import JobPod, build_job_pods
 from llmos_operator.planning.finetune_stall import end_stalled
@@ -142,7 +142,8 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         unheard=log.trouble,
         pools=await _observe_pools(context, job),
         output=_whose(output, job),
-        obstacle=isolation.refusal or _find_foreign(job, pods, claim, config),
+        obstacle=isolation.refusal,
+        foreign=_find_foreign(job, pods, claim, config),
         waits=kueue.waits or _waits(context, key),
         is_work_lost=claim is None and bool(job.status.claim_name),
     )
@@ -218,6 +219,12 @@ async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failur
     """Make what the plan says; return what the API server refused."""
     try:
         model = await _register(context, observed) if plan.register else None
+    except Conflict:
+        words = f"LLMModel {observed.job.spec.output.name} was written by somebody else at the same moment."
+        return build_failure(Reason.OutputNameTaken, words)
+    except (Forbidden, Invalid) as error:
+        return build_refusal(error.message)
+    try:
         if plan.needs_files:
             await _apply_claim(context, observed, model)
             await apply_if_needed(context.kube, build_job_config(observed.job), observed.config)
@@ -229,9 +236,17 @@ async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failur
 
 
 async def _register(context: Context, observed: _Observed) -> Object:
-    desired = build_output_model(observed.job)
-    if observed.output is not None and is_applied(desired, observed.output):
-        return observed.output
+    """Make the LLMModel, or mend it if it is ours.
+
+    Raises:
+        Conflict: somebody else made or replaced it since we looked.
+    """
+    desired, existing = build_output_model(observed.job), observed.output
+    if existing is None:
+        return await context.kube.create(desired)
+    if is_applied(desired, existing):
+        return existing
+    desired["metadata"]["uid"] = existing["metadata"]["uid"]
     return await context.kube.apply(desired)
 
 

@@ -179,8 +179,9 @@ class Trainer(ApiModel):
     memory: Quantity | None = None
     """Memory that the container asks for. Absent = planned."""
     cpu: Quantity | None = None
-    """Processors that the container asks for; the trainer computes with as many threads on every node, for other
-    numbers of threads add in another order. Absent = asks for 1 and computes with 2 threads."""
+    """Processors that the container asks for, for example 8. It computes with as many threads on every node, rounded
+    up, for sums that other numbers of threads add differ in their last bits. Absent = asks for 500m on class `cpu`, else
+    for 1, so that it also starts on small nodes, and computes with 2 threads."""
     hyperparameters: Hyperparameters = Hyperparameters()
     """How the weights move."""
     priority_class_name: Name | None = None

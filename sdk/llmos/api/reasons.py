@@ -585,8 +585,8 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.AdapterKeyUnreadable: _bad(
         _POOL,
         "AdaptersReady",
-        "The operator cannot read its key for adapters. Replicas that run go on with the adapters that they have; until "
-        "then no new ones are made, and nothing is loaded or unloaded.",
+        "The operator cannot read its key for adapters. Replicas that run go on with the adapters that they have; "
+        "until then no new ones are made, and nothing is loaded or unloaded.",
         "Grant the operator's account get, list and create on Secrets in its own namespace; or, if the Secret "
         "llmos-adapter-key there was changed, delete it: a new one is made, and pools with adapters roll out once.",
         "back-off",
@@ -636,12 +636,11 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Do what the message says. LLMOS tries again with growing pauses.",
         "back-off",
     ),
-    Reason.Preempted: _bad(
+    Reason.Preempted: _good(
         _JOB,
         "Trained",
-        "The accelerators were wanted back. The job goes on from its last checkpoint when there is room again.",
-        "Nothing to do; status.attempts counts it, and it spends no retries.",
-        "back-off",
+        "The accelerators were wanted back. The job goes on from its last checkpoint when there is room again. "
+        "status.attempts counts it, and it spends no retries.",
     ),
     Reason.NodeLost: _bad(
         _JOB,

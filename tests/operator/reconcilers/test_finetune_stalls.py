@@ -227,3 +227,17 @@ async def test_pods_of_a_deleted_pool_on_a_lost_node_are_removed_by_force() -> N
     world.pass_time(result.requeue_after_s + 1)
     await world.reconcile("InferencePool", "chat")
     assert world.pods() == []
+
+
+async def test_pools_that_will_not_load_the_adapter_are_said_from_the_first_pass_and_stop_nothing() -> None:
+    world = JobWorld(output={"name": "support", "attachTo": [{"pool": "chat"}]})
+    status = await world.go()
+    assert status["phase"] == "Preparing"
+    (warning,) = status["warnings"]
+    assert "there is no InferencePool chat" in warning
+    registered = next(c for c in status["conditions"] if c["type"] == "Registered")
+    assert (registered["status"], warning in registered["message"]) == ("Unknown", True)
+    world.kube.put(build_pool())
+    assert "takes no adapters" in (await world.step())["warnings"][0]
+    world.kube.put(build_pool(adapters={}))
+    assert (await world.step())["warnings"] == []
