@@ -180,8 +180,8 @@ class Trainer(ApiModel):
     """Memory that the container asks for. Absent = planned."""
     cpu: Quantity | None = None
     """Processors that the container asks for, for example 8. It computes with as many threads on every node, rounded
-    up, for sums that other numbers of threads add differ in their last bits. Absent = asks for 500m on class `cpu`, else
-    for 1, so that it also starts on small nodes, and computes with 2 threads."""
+    up, for sums that other numbers of threads add differ in their last bits. Absent = asks for 500m on class `cpu`,
+    else for 1, so that it also starts on small nodes, and computes with 2 threads."""
     hyperparameters: Hyperparameters = Hyperparameters()
     """How the weights move."""
     priority_class_name: Name | None = None

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmos.api import FineTuneJob
-from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.client import Resource
+from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import CONFIG_MAPS, FINE_TUNE_JOBS, LLM_MODELS, PERSISTENT_VOLUME_CLAIMS, PODS
 from tests.operator.reconcilers.job_world import CHECKPOINT, JOB, REPORT, JobWorld, build_base
 from tests.operator.reconcilers.world import NAMESPACE, build_model

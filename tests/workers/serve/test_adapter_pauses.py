@@ -1,5 +1,5 @@
-"""Whatever goes wrong with an adapter, also what nobody thought of, is tried again after growing pauses, on a clock that
-costs no time."""
+"""Whatever goes wrong with an adapter, also what nobody thought of, is tried again after growing pauses, on a clock
+that costs no time."""
 
 from __future__ import annotations
 

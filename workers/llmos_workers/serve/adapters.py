@@ -152,7 +152,7 @@ class AdapterKeeper:
         except EngineRefusedError as error:
             _log.warning("the engine does not tell or does not unload its adapters: %s", error)
             return _LOOK_S
-        except Exception:  # whatever it is, it must not end what keeps the adapters
+        except Exception:  # noqa: BLE001 - whatever it is, it must not end what keeps the adapters
             self._stumbles += 1
             _log.exception("adapters could not be looked after, %d times in a row", self._stumbles)
             return _compute_pause_s(self._stumbles)
@@ -186,7 +186,7 @@ class AdapterKeeper:
             await self._advance(adapter, current)
         except EngineRefusedError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
             held = self._held.get(adapter.name)
             if held is not None and held.digest == adapter.digest:
                 self._stumble(adapter, held, error)
@@ -221,7 +221,7 @@ class AdapterKeeper:
                     await self._files.fetch(adapter)
             except AdapterFilesError as error:
                 self._fail(adapter, held, str(error))
-            except Exception as error:  # else the next look would begin it anew at once
+            except Exception as error:  # noqa: BLE001 - else the next look would begin it anew at once
                 self._stumble(adapter, held, error)
 
         if held.state == "loaded":
