@@ -222,6 +222,12 @@ def test_logs_show_progress_in_words_unless_raw(llmos: Run) -> None:
     assert told[0] == {"pod": "t-1", "container": "train", "time": "2026-01-01T00:00:01.5Z", "text": "loading"}
 
 
+def test_a_sign_of_life_is_shown_in_words() -> None:
+    assert render_text('{"event": "progress", "phase": "loading", "activeAt": "2026-01-01T00:00:00+00:00"}') == (
+        "loading: goes on"
+    )
+
+
 @pytest.mark.parametrize(
     "text", ["{torn", '{"event": "other"}', '{"event": "progress"}', '{"event":"progress","progress":3}']
 )
