@@ -212,7 +212,8 @@ class Checkpointing(ApiModel):
     every_steps: Annotated[int, Field(ge=1, le=100000000)] = 200
     """Save after so many optimizer steps,"""
     every_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
-    """and after so many minutes, whichever comes first."""
+    """and after so many minutes, whichever comes first. A run that is shorter than both is saved at its best
+    evaluations and at its end."""
     keep: Annotated[int, Field(ge=1, le=100)] = 3
     """Newest checkpoints that are kept."""
     keep_best: bool = True
