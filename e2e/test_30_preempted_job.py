@@ -82,8 +82,8 @@ async def test_a_job_gives_a_borrowed_gpu_back_and_goes_on_when_it_is_idle_again
     namespace: str,
 ) -> None:
     operator_process.ensure(OperatorSettings(start_timeout_s=1200, resync_s=30))
-    guaranteed = {"owner": PRETEND_GPUS, "borrower": 0}
-    async with tenants(api, within={"borrower": namespace}, egress=ANYWHERE, **guaranteed) as places:
+    within = {"borrower": namespace}
+    async with tenants(api, within=within, egress=ANYWHERE, owner=PRETEND_GPUS, borrower=0) as places:
         own = places["owner"]
         await wait_ready(api, await api.create(build_model(own, f"{source.url}/tiny")))
         await api.create(build_pool(own, accelerator=PRETEND_CLASS, replicas=0, drain={"timeoutSeconds": 10}))
