@@ -387,6 +387,7 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.TenantClosed: "test_24_why_it_waits",
         Reason.WaitsForRoom: "test_24_why_it_waits",
         Reason.AdapterDoesNotFit: "tests/operator/planning/test_adapters",
+        Reason.AdapterKeyUnreadable: "tests/operator/reconcilers/test_pool_adapters",
         Reason.AdapterLoadFailed: "tests/operator/reconcilers/test_pool_adapters",
         Reason.AdapterTooLarge: "test_28_adapters",
         Reason.TooManyAdapters: "tests/operator/planning/test_adapters",
@@ -400,10 +401,10 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.NothingToLearn: "tests/training/prepare/test_gate",
         Reason.OutputNameTaken: "tests/operator/reconcilers/test_finetune",
         Reason.PersonalDataFound: "tests/training/prepare/test_gate",
-        Reason.Preempted: "tests/operator/reconcilers/test_finetune_quota",
         Reason.PreparationFailed: "tests/training/prepare/test_process",
         Reason.RetriesExhausted: "tests/operator/reconcilers/test_finetune",
         Reason.TrainingFailed: "tests/training/train/test_learning",
+        Reason.TrainingStalled: "tests/operator/reconcilers/test_finetune_stalls",
     }
     problems = {reason for reason, info in REASONS.items() if info.problem}
     assert {failure.reason for failure in FAILURES} | set(told_elsewhere) == problems

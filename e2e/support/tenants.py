@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from e2e.cluster.node import NODE_ADDRESS
 from e2e.support.api import Api, Object
@@ -15,8 +15,13 @@ from e2e.support.removal import remove_namespace
 from e2e.support.waiting import eventually
 from llmos.api.names import GATE_QUOTA
 
+SOURCE: Final = f"{NODE_ADDRESS}/32"
+"""Where the stories' models come from."""
 
-def build_tenant(name: str, namespaces: list[str], *, accelerator: str = PRETEND_CLASS, **quota: int) -> Object:
+
+def build_tenant(
+    name: str, namespaces: list[str], *, accelerator: str = PRETEND_CLASS, egress: str = SOURCE, **quota: int
+) -> Object:
     """A Tenant in the cohort of all stories."""
     return {
         "apiVersion": "llmos.dev/v1alpha1",
@@ -26,15 +31,19 @@ def build_tenant(name: str, namespaces: list[str], *, accelerator: str = PRETEND
             "namespaces": namespaces,
             "cohort": "e2e",
             "quota": [{"class": accelerator, **quota}],
-            # Where the stories' models come from.
-            "isolation": {"egressAllow": [f"{NODE_ADDRESS}/32"]},
+            "isolation": {"egressAllow": [egress]},
         },
     }
 
 
 @asynccontextmanager
 async def tenants(
-    api: Api, *, accelerator: str = PRETEND_CLASS, within: dict[str, str] | None = None, **guaranteed: int
+    api: Api,
+    *,
+    accelerator: str = PRETEND_CLASS,
+    within: dict[str, str] | None = None,
+    egress: str = SOURCE,
+    **guaranteed: int,
 ) -> AsyncIterator[dict[str, str]]:
     """Have Tenants with these guarantees; yield the namespace of each.
 
@@ -42,6 +51,7 @@ async def tenants(
         api: the API server.
         accelerator: the class that is shared.
         within: namespaces that exist already, by tenant.
+        egress: the range of addresses that their fetch steps may reach.
         guaranteed: accelerators by tenant.
     """
     made = {name: f"e2e-tenant-{name}-{uuid.uuid4().hex[:6]}" for name in guaranteed if name not in (within or {})}
@@ -52,7 +62,8 @@ async def tenants(
                 await api.create(build_namespace(places[name]))
             # One of that name may be going still: it waits for what the story before left.
             await wait_until_gone(api, name)
-            await api.create(build_tenant(name, [places[name]], accelerator=accelerator, guaranteed=count))
+            tenant = build_tenant(name, [places[name]], accelerator=accelerator, egress=egress, guaranteed=count)
+            await api.create(tenant)
         yield places
     finally:
         await _remove(api, guaranteed, made)

@@ -109,7 +109,7 @@ class FakeKube(Kube):
                 del self._objects[place]
 
     def fail_next(self, verb: str, kind: str, error: KubeError, *, times: int = 1) -> None:
-        """Let the next requests of a verb (get, list, create, apply, apply_status, patch, delete) for a kind fail."""
+        """Let the next requests of a verb (get, list, log or one that writes) for a kind fail."""
         self._failures[(verb, kind)].extend([error] * times)
 
     def forget_writes(self) -> None:
@@ -213,6 +213,8 @@ class FakeKube(Kube):
     async def tail_log(
         self, name: str, namespace: str, container: str, *, lines: int = 1, previous: bool = False
     ) -> str:
+        self.reads.append(Write("log", PODS.kind, f"{namespace}/{name}"))
+        self._fail("log", PODS.kind)
         text = self.logs.get((namespace, name, container, previous), "")
         return "".join(text.splitlines(keepends=True)[-lines:])
 

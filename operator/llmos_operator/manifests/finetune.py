@@ -55,6 +55,7 @@ from llmos_operator.manifests.steps import (
     build_source_volumes,
     read_claim_uri,
 )
+from llmos_operator.planning.finetune_cpu import count_threads, plan_cpu_request
 from llmos_operator.planning.finetune_memory import plan_container_memory
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.settings import Settings
@@ -180,6 +181,7 @@ def build_train_pod(
     )
     shm: Manifest = {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - shared memory of the loader's processes
     main = _build_main(template, CONTAINER_TRAIN, arguments, [*mounts, shm], _build_resources(template))
+    main["env"] += build_env((("OMP_NUM_THREADS", str(count_threads(trainer))),))
     volumes = [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}]
     pod = _build_pod(template, COMPONENT_TRAIN, number, init, main, volumes)
     metadata, spec = pod["metadata"], pod["spec"]
@@ -328,11 +330,11 @@ def _build_pod(
 
 def _build_resources(template: JobTemplate) -> Manifest:
     memory = plan_container_memory(template.job.spec, template.base, template.accelerator)
+    requests = {"cpu": plan_cpu_request(template.job.spec.trainer), "memory": memory}
     if template.accelerator is None:
-        # A small request of processors lets it start anywhere; without a limit it uses what is idle.
-        return {"requests": {"cpu": "500m", "memory": memory}, "limits": {"memory": memory}}
+        return {"requests": requests, "limits": {"memory": memory}}
     count = str(template.job.spec.trainer.accelerators_per_node)
     return {
-        "requests": {"cpu": "1", "memory": memory},
+        "requests": requests,
         "limits": {template.accelerator.spec.resource_name: count},
     }

@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, LLMModel, Reason
+from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, InferencePool, LLMModel, Reason
+from llmos.api.job_reasons import say_for_job
 from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CONDITION_READY, CPU_CLASS
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
@@ -31,6 +32,7 @@ from llmos_operator.planning.finetune_memory import refuse_memory
 from llmos_operator.planning.finetune_pods import FINAL_REASONS, JobPod, PodState
 from llmos_operator.planning.finetune_record import LIVE, Record, find_live, read_record, update_record
 from llmos_operator.planning.finetune_reports import TrainReport
+from llmos_operator.planning.finetune_warnings import find_attach_warnings, find_warnings
 from llmos_operator.planning.replicas import compute_backoff_s
 
 Phase = Literal["Pending", "Preparing", "Queued", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"]
@@ -38,6 +40,8 @@ Ownership = Literal["absent", "ours", "taken"]
 
 PROGRESS_S: Final = 5.0
 """The log of a running attempt is read so often."""
+PREPARE_S: Final = 60.0
+"""The same of one that prepares the dataset: only whether it goes on is looked for."""
 START_S: Final = 10.0
 END_S: Final = 15.0
 OBSTACLE_S: Final = 15.0
@@ -56,10 +60,16 @@ class Sight:
     accelerator: AcceleratorClass | None = None
     live: TrainReport | None = None
     """The newest progress line of the running attempt."""
+    unheard: str = ""
+    """Why the log of the running attempt could not be read."""
+    pools: tuple[InferencePool, ...] = ()
+    """Those of `output.attachTo` that are there and can be read."""
     output: Ownership = "absent"
     """Whose the LLMModel of the output's name is."""
     obstacle: Failure | None = None
-    """Why nothing may be made here: the tenant is not kept apart, or a name is taken."""
+    """Why nothing may be made here: the tenant is not kept apart."""
+    foreign: Failure | None = None
+    """What has a name that the job needs and is not the job's."""
     is_work_lost: bool = False
     """The claim was there and is gone, with all that was in it."""
     waits: Failure | None = None
@@ -90,16 +100,41 @@ class JobPlan:
     """Claim and ConfigMap are to exist."""
     register: bool = False
     delete: tuple[JobPod, ...] = ()
+    attach_warnings: tuple[str, ...] = ()
+    """Why pools will not load the adapter."""
+    warnings: tuple[str, ...] = ()
+    """What else will not act as the spec says."""
     look_again_s: float | None = None
 
 
 def plan_job(sight: Sight) -> JobPlan:
     """Return the next step of a job."""
-    record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live)
+    record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live, sight.now)
     if sight.is_work_lost and not record.is_trained:
         record = replace(record, dataset=None, progress=None, last_checkpoint=None)
     plan = _plan_step(sight, record)
-    return replace(plan, delete=_plan_deletions(plan, sight.pods), look_again_s=_next_look_s(plan, sight))
+    return replace(
+        plan,
+        record=replace(plan.record, failure=_in_words_of_jobs(plan.record.failure)),
+        failure=_in_words_of_jobs(plan.failure),
+        attach_warnings=find_attach_warnings(sight.job, sight.pools),
+        warnings=_find_warnings(plan, sight),
+        delete=_plan_deletions(plan, sight.pods),
+        look_again_s=_next_look_s(plan, sight),
+    )
+
+
+def _in_words_of_jobs(failure: Failure | None) -> Failure | None:
+    """What models and pools share with jobs was put into words for them."""
+    return Failure(failure.reason, say_for_job(failure.reason, failure.message)) if failure is not None else None
+
+
+def _find_warnings(plan: JobPlan, sight: Sight) -> tuple[str, ...]:
+    """Return what does not act in a run that is not over."""
+    if plan.record.is_trained or plan.phase == "Failed":
+        return ()
+    progress = plan.record.progress
+    return find_warnings(sight.job, total_steps=progress.total_steps if progress else 0, unheard=sight.unheard)
 
 
 def _plan_step(sight: Sight, record: Record) -> JobPlan:
@@ -128,6 +163,9 @@ def _plan_output(sight: Sight, record: Record) -> JobPlan:
         name = sight.job.spec.output.name
         failure = build_failure(Reason.OutputNameTaken, f"LLMModel {name} is not this job's.")
         return JobPlan(record, "Failed", failure, gates=gates)
+    if sight.foreign is not None:
+        # A claim of that name which is not the job's holds no result of the job.
+        return JobPlan(record, "Evaluating", sight.foreign, gates=gates)
     if sight.job.spec.method.tuning == "lora" and (changed := _refuse_base(sight, record)):
         phase: Phase = "Failed" if changed.reason is Reason.BaseModelChanged else "Evaluating"
         return JobPlan(record, phase, changed, gates=gates)
@@ -151,7 +189,8 @@ def _find_end(job: FineTuneJob, record: Record) -> Failure | None:
 
 def _plan_live(sight: Sight, record: Record, live: JobPod) -> JobPlan:
     if live.component == COMPONENT_PREPARE:
-        return JobPlan(replace(record, failure=live.stuck), "Preparing", live.stuck, live, needs_files=True)
+        record = replace(record, prepare_attempt=live.number, failure=live.stuck)
+        return JobPlan(record, "Preparing", live.stuck, live, needs_files=True)
     record = replace(record, attempt=live.number, failure=live.stuck)
     if live.state is PodState.WAITING:
         return JobPlan(record, "Queued", sight.waits, live, needs_files=True)
@@ -170,7 +209,7 @@ def _plan_attempt(sight: Sight, record: Record) -> JobPlan:
         return JobPlan(replace(record, failure=paused), "Suspended", paused)
     if any(pod.state is not PodState.ENDED or pod.is_lost for pod in sight.pods):
         return JobPlan(record, "Pending", record.failure)
-    if failure := sight.obstacle or _refuse(sight, record):
+    if failure := sight.obstacle or sight.foreign or _refuse(sight, record):
         phase: Phase = "Failed" if failure.reason is Reason.BaseModelChanged else "Pending"
         return JobPlan(replace(record, failure=failure) if phase == "Failed" else record, phase, failure)
     if _pause_s(record, sight.now) > 0:
@@ -186,7 +225,8 @@ def _plan_attempt(sight: Sight, record: Record) -> JobPlan:
 def _plan_new(record: Record, component: str, *, on_cpu: bool) -> JobPlan:
     new = NewPod(component, record.counted + 1)
     if component == COMPONENT_PREPARE:
-        return JobPlan(replace(record, failure=None), "Preparing", create=new, needs_files=True)
+        record = replace(record, prepare_attempt=new.number, failure=None)
+        return JobPlan(record, "Preparing", create=new, needs_files=True)
     record = replace(record, attempt=new.number, failure=None)
     return JobPlan(record, "Training" if on_cpu else "Queued", create=new, needs_files=True)
 
@@ -256,13 +296,13 @@ def _has_to_go(plan: JobPlan, pod: JobPod) -> bool:
 
 def _next_look_s(plan: JobPlan, sight: Sight) -> float | None:
     looks: list[float] = []
-    if plan.live is not None and plan.live.component == COMPONENT_TRAIN and plan.live.state is PodState.RUNNING:
-        looks.append(PROGRESS_S)
+    if plan.live is not None and plan.live.state is PodState.RUNNING:
+        looks.append(PROGRESS_S if plan.live.component == COMPONENT_TRAIN else PREPARE_S)
     if plan.create is not None or (plan.live is not None and plan.live.state is PodState.STARTING):
         looks.append(START_S)
     if plan.delete or any(pod.state is PodState.STOPPING for pod in sight.pods):
         looks.append(END_S)
-    if sight.obstacle is not None and plan.phase == "Pending":
+    if plan.failure is not None and plan.failure in {sight.obstacle, sight.foreign}:
         looks.append(OBSTACLE_S)
     if plan.record.base_digest != sight.job.status.base_digest or (plan.record.is_new_end and plan.phase == "Pending"):
         looks.append(SOON_S)

@@ -96,6 +96,10 @@ class JobPod:
     is_deleted: bool = False
     was_admitted: bool = False
     """Somebody gives out accelerators, and gave it some."""
+    started_at: datetime | None = None
+    """When its container started."""
+    ended_at: datetime | None = None
+    """When its container ended."""
     message: Message = field(default_factory=Message)
 
 
@@ -121,6 +125,7 @@ def _build_pod(pod: Pod, times: PodTimes, now: datetime, *, is_superseded: bool)
     state = _state_of(pod, component, now)
     message = read_message(_termination_text(pod, component))
     stuck = _find_stuck(pod, times, now) if state is PodState.STARTING else None
+    started_at, ended_at = _read_times(pod, component)
     end = _end_of(pod, component, message, state) or _end_before_its_time(
         pod, times, now, state, is_superseded=is_superseded
     )
@@ -136,6 +141,8 @@ def _build_pod(pod: Pod, times: PodTimes, now: datetime, *, is_superseded: bool)
         is_lost=is_lost(pod, now),
         is_deleted=is_deleted(pod),
         was_admitted=read_record(metadata).admitted_s > 0,
+        started_at=started_at,
+        ended_at=ended_at,
         message=message,
     )
 
@@ -154,6 +161,12 @@ def _container_state(pod: Pod, name: str) -> Mapping[str, Any]:
     statuses = pod.get("status", {}).get("containerStatuses", ())
     state: Mapping[str, Any] = next((each.get("state") or {} for each in statuses if each.get("name") == name), {})
     return state
+
+
+def _read_times(pod: Pod, name: str) -> tuple[datetime | None, datetime | None]:
+    state = _container_state(pod, name)
+    phase: Mapping[str, Any] = state.get("running") or state.get("terminated") or {}
+    return read_time(phase.get("startedAt")), read_time(phase.get("finishedAt"))
 
 
 def _termination_text(pod: Pod, component: str) -> str:

@@ -5,6 +5,7 @@ why; so the sum of the counts is the number of the last attempt that was counted
 
     pod number <= user + infrastructure + preemptions   it was counted
     status.attempt > that sum, and there is no such pod its pod vanished before anybody saw it end: it is lost
+    status.prepareAttempt, in the same way              as long as the dataset is not prepared
 
 An attempt that is asked to go (by the quota, by suspension) is counted when it is asked, in the status that is written
 before its pod is deleted. So whatever becomes of the pod, and whenever the operator is killed, nothing counts twice,
@@ -17,7 +18,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from llmos.api import Attempts, CheckpointStatus, DatasetReport, FineTuneJob, MetricComparison, TrainingProgress
+from llmos.api import (
+    Attempts,
+    CheckpointStatus,
+    DatasetReport,
+    EndedAttempt,
+    FineTuneJob,
+    MetricComparison,
+    TrainingProgress,
+)
 from llmos.api.names import (
     COMPONENT_PREPARE,
     COMPONENT_TRAIN,
@@ -28,6 +37,7 @@ from llmos.api.names import (
 from llmos.api.reasons import REASONS, Reason
 from llmos_operator.planning.conditions import find_fact
 from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.finetune_history import extend_history
 from llmos_operator.planning.finetune_pods import End, JobPod, PodState
 from llmos_operator.planning.finetune_reports import TrainReport
 
@@ -44,6 +54,8 @@ class Record:
     last_checkpoint: CheckpointStatus | None = None
     attempts: Attempts = field(default_factory=Attempts)
     attempt: int = 0
+    prepare_attempt: int = 0
+    history: tuple[EndedAttempt, ...] = ()
     lost_accelerator_seconds: float = 0.0
     metrics: tuple[MetricComparison, ...] = ()
     output_digest: str = ""
@@ -85,6 +97,8 @@ def read_record(job: FineTuneJob) -> Record:
         last_checkpoint=status.last_checkpoint,
         attempts=status.attempts,
         attempt=status.attempt,
+        prepare_attempt=status.prepare_attempt,
+        history=status.history,
         lost_accelerator_seconds=status.lost_accelerator_seconds,
         metrics=status.evaluation.metrics if status.evaluation else (),
         output_digest=status.output.digest if status.output else "",
@@ -94,7 +108,9 @@ def read_record(job: FineTuneJob) -> Record:
     )
 
 
-def update_record(record: Record, job: FineTuneJob, pods: Iterable[JobPod], live: TrainReport | None) -> Record:
+def update_record(
+    record: Record, job: FineTuneJob, pods: Iterable[JobPod], live: TrainReport | None, now: datetime
+) -> Record:
     """Take in what the pods show: results, ends that were not counted yet, and how far the running one is."""
     pods = tuple(pods)
     for pod in pods:
@@ -104,12 +120,25 @@ def update_record(record: Record, job: FineTuneJob, pods: Iterable[JobPod], live
         end = pod.end or _end_of_suspension(job, pod)
         is_open = end is not None and end.failure is not None and pod.number > record.counted
         if end is not None and is_open and not (pod.component == COMPONENT_TRAIN and record.is_trained):
-            record = _count(record, end, pod.number if pod.component == COMPONENT_TRAIN else record.attempt)
-    trained_on = {pod.number for pod in pods if pod.component == COMPONENT_TRAIN}
-    if record.attempt > record.counted and record.attempt not in trained_on and not record.is_trained:
-        detail = f"The pod of attempt {record.attempt} is gone."
-        record = _count(record, End("infrastructure", build_failure(Reason.NodeLost, detail)), record.attempt)
+            record = _count(record, end, pod, now)
+    for vanished in _find_vanished(record, pods):
+        end = End("infrastructure", build_failure(Reason.NodeLost, f"The pod of attempt {vanished.number} is gone."))
+        record = _count(record, end, vanished, now)
     return _hear(record, live)
+
+
+def _find_vanished(record: Record, pods: tuple[JobPod, ...]) -> tuple[JobPod, ...]:
+    """Return the pods that were made, did not end before anybody's eyes, and are not there."""
+    under_way = {
+        COMPONENT_PREPARE: 0 if record.is_prepared else record.prepare_attempt,
+        COMPONENT_TRAIN: 0 if record.is_trained else record.attempt,
+    }
+    there = {(pod.component, pod.number) for pod in pods}
+    return tuple(
+        JobPod(component, name="", uid="", number=number, state=PodState.ENDED)
+        for component, number in under_way.items()
+        if number > record.counted and (component, number) not in there
+    )
 
 
 def find_live(record: Record, pods: Iterable[JobPod]) -> JobPod | None:
@@ -120,7 +149,7 @@ def find_live(record: Record, pods: Iterable[JobPod]) -> JobPod | None:
 
 
 def _is_pause(reason: Reason) -> bool:
-    return reason is Reason.Suspended
+    return reason in {Reason.Suspended, Reason.Preempted}
 
 
 def _end_of_suspension(job: FineTuneJob, pod: JobPod) -> End | None:
@@ -133,21 +162,24 @@ def _take_result(record: Record, pod: JobPod) -> Record:
     if pod.end is None:
         return record
     if pod.end.kind == "prepared" and not record.is_prepared:
-        return replace(record, dataset=pod.message.dataset, failure=None, failed_at=None)
+        return replace(record, dataset=pod.message.dataset, prepare_attempt=0, failure=None, failed_at=None)
     if pod.end.kind == "complete" and not record.is_trained:
         train = pod.message.train
         return replace(record, metrics=train.metrics, output_digest=train.output_digest, failure=None, failed_at=None)
     return record
 
 
-def _count(record: Record, end: End, attempt: int) -> Record:
+def _count(record: Record, end: End, pod: JobPod, now: datetime) -> Record:
     attempts = record.attempts
     name = {"preempted": "preemptions", "infrastructure": "infrastructure"}.get(end.kind, "user")
     counted = attempts.model_copy(update={name: getattr(attempts, name) + 1})
+    is_train = pod.component == COMPONENT_TRAIN
+    step = record.progress.step if is_train and record.progress is not None else None
     return replace(
         record,
         attempts=counted,
-        attempt=max(attempt, record.attempt),
+        attempt=max(pod.number, record.attempt) if is_train else record.attempt,
+        history=extend_history(record.history, end, pod, step=step, now=now),
         failure=end.failure,
         failed_at=None,
         is_new_end=True,

@@ -10,12 +10,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from llmos.api import CheckpointStatus, DatasetReport, MetricComparison, TrainingProgress
 from llmos.api.meta import ApiModel
+from llmos_operator.planning.failures import read_time
 
 JsonObject = Mapping[str, Any]
 Model = TypeVar("Model", bound=ApiModel)
@@ -35,6 +37,8 @@ class TrainReport:
     last_checkpoint: CheckpointStatus | None = None
     lost_accelerator_seconds: float | None = None
     is_evaluating: bool = False
+    active_at: datetime | None = None
+    """When the worker last did something, by the clock of its node."""
     metrics: tuple[MetricComparison, ...] = ()
     output_digest: str = ""
 
@@ -63,9 +67,19 @@ def read_progress_line(log: str) -> TrainReport | None:
     """Return the newest progress line among the last lines of a train pod's log, None if there is none."""
     for line in reversed(log.splitlines()):
         data = _read_object(line)
-        if data is not None and data.get("event") == "progress":
+        if data is not None and _is_progress(data):
             return _read_report(data)
     return None
+
+
+def is_progress_line(line: str) -> bool:
+    """Whether a line of a log is for the operator, not for people."""
+    data = _read_object(line)
+    return data is not None and _is_progress(data)
+
+
+def _is_progress(data: JsonObject) -> bool:
+    return data.get("event") == "progress"
 
 
 def _read_report(data: JsonObject) -> TrainReport:
@@ -79,6 +93,7 @@ def _read_report(data: JsonObject) -> TrainReport:
         last_checkpoint=_read(CheckpointStatus, data.get("lastCheckpoint")),
         lost_accelerator_seconds=_read_seconds(data.get("lostAcceleratorSeconds")),
         is_evaluating=data.get("phase") == "evaluating",
+        active_at=_read_moment(data.get("activeAt")),
         metrics=tuple(metric for metric in found if metric is not None)[:_MOST_METRICS],
         output_digest=digest[:_LONGEST_DIGEST] if isinstance(digest, str) else "",
     )
@@ -93,6 +108,10 @@ def _with_display(progress: TrainingProgress) -> TrainingProgress:
 def _read_seconds(value: object) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return round(float(value), 3) if is_number and value >= 0 else None  # type: ignore[arg-type, operator]
+
+
+def _read_moment(value: object) -> datetime | None:
+    return read_time(value) if isinstance(value, str) else None
 
 
 def _as_object(value: object) -> JsonObject:

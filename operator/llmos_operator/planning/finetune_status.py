@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from llmos.api import (
+    CheckpointStatus,
     Condition,
     DatasetReport,
     Evaluation,
@@ -19,6 +20,7 @@ from llmos.api import (
     OutputStatus,
     Reason,
 )
+from llmos.api.job_reasons import say_for_job
 from llmos.api.names import (
     COMPONENT_PREPARE,
     CONDITION_ADMITTED,
@@ -27,6 +29,7 @@ from llmos.api.names import (
     CONDITION_READY,
     CONDITION_REGISTERED,
     CONDITION_TRAINED,
+    WORK_DIR,
 )
 from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true, is_unknown
 from llmos_operator.planning.failures import Failure, describe
@@ -47,7 +50,8 @@ def build_job_status(
         now: the current time.
     """
     if refused is not None:
-        plan = _as_refused(job, plan, refused)
+        words = say_for_job(refused.reason, refused.message)
+        plan = _as_refused(job, plan, Failure(refused.reason, words))
     record, is_over = plan.record, plan.phase in {"Succeeded", "Failed"}
     moment = now.replace(microsecond=0)
     return FineTuneJobStatus(
@@ -57,14 +61,17 @@ def build_job_status(
         claim_name=claim_name,
         dataset_report=record.dataset,
         progress=record.progress,
-        last_checkpoint=record.last_checkpoint,
+        last_checkpoint=_name_claim(record.last_checkpoint, claim_name),
         attempt=record.attempt,
         attempts=record.attempts,
+        prepare_attempt=record.prepare_attempt,
+        history=record.history,
         lost_accelerator_seconds=record.lost_accelerator_seconds,
         evaluation=Evaluation(metrics=record.metrics, gates=plan.gates) if record.is_trained else None,
         output=_build_output(job, plan, claim_name),
         start_time=job.status.start_time or moment,
         completion_time=(job.status.completion_time or moment) if is_over else None,
+        warnings=(*plan.attach_warnings, *plan.warnings),
         conditions=build_conditions(_build_facts(job, plan), _previous(job, plan), job.metadata.generation, now),
     )
 
@@ -73,7 +80,8 @@ def _as_refused(job: FineTuneJob, plan: JobPlan, refused: Failure) -> JobPlan:
     """Return the plan as if it had made nothing."""
     record = plan.record
     if plan.create is not None:
-        record = replace(record, attempt=max(record.counted, job.status.attempt), failure=refused)
+        attempt, prepare_attempt = max(record.counted, job.status.attempt), job.status.prepare_attempt
+        record = replace(record, attempt=attempt, prepare_attempt=prepare_attempt, failure=refused)
     if plan.register:
         record = replace(record, is_registered=False)
     return replace(plan, record=record, phase="Pending", failure=refused, create=None, register=False)
@@ -98,6 +106,14 @@ def _build_output(job: FineTuneJob, plan: JobPlan, claim_name: str) -> OutputSta
         uri=f"pvc://{claim_name}/output" if claim_name else "",
         model_ref=LocalReference(name=name) if plan.record.is_registered else None,
     )
+
+
+def _name_claim(checkpoint: CheckpointStatus | None, claim_name: str) -> CheckpointStatus | None:
+    """Return the checkpoint with a place that can be read from outside of the job's pods, too."""
+    inside = f"file://{WORK_DIR}/"
+    if checkpoint is None or not claim_name or not checkpoint.uri.startswith(inside):
+        return checkpoint
+    return checkpoint.model_copy(update={"uri": f"pvc://{claim_name}/{checkpoint.uri.removeprefix(inside)}"})
 
 
 def _build_facts(job: FineTuneJob, plan: JobPlan) -> tuple[Fact, ...]:
@@ -176,7 +192,8 @@ def _registered(job: FineTuneJob, plan: JobPlan) -> Fact:
         return is_true(CONDITION_REGISTERED, Reason.Registered, f"The result is LLMModel {job.spec.output.name}.")
     if plan.record.is_trained and plan.failure is not None and plan.failure.reason is not Reason.GateFailed:
         return is_false(CONDITION_REGISTERED, plan.failure.reason, plan.failure.message)
-    return is_unknown(CONDITION_REGISTERED, Reason.Evaluating, "The result is registered when its gates hold.")
+    words = ("The result is registered when its gates hold.", *plan.attach_warnings)
+    return is_unknown(CONDITION_REGISTERED, Reason.Evaluating, " ".join(words))
 
 
 def _ready(plan: JobPlan, facts: tuple[Fact, Fact, Fact, Fact]) -> Fact:

@@ -141,6 +141,11 @@ def is_lost(pod: Pod, now: datetime) -> bool:
     return any(moment <= now for moment in _lost_times((pod,)))
 
 
+def find_lost_at(pod: Pod) -> datetime | None:
+    """Return when a pod that was asked to end counts as lost; None if nobody asked."""
+    return next(iter(_lost_times((pod,))), None)
+
+
 def _is_any_lost(gang: Sequence[Pod], now: datetime) -> bool:
     return any(is_lost(pod, now) for pod in gang)
 

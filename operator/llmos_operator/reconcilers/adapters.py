@@ -14,7 +14,13 @@ from typing import Final
 from llmos.api import InferencePool, LLMModel
 from llmos.api.adapters import WantedAdapter, WantedAdapters, compute_token_hash
 from llmos.api.inferencepool import AdapterStatus
-from llmos.api.names import COMPONENT_SHARE, LABEL_COMPONENT, LABEL_MODEL, LABEL_REPLICA
+from llmos.api.names import (
+    COMPONENT_SHARE,
+    CONDITION_ADAPTERS_READY,
+    LABEL_COMPONENT,
+    LABEL_MODEL,
+    LABEL_REPLICA,
+)
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import LLM_MODELS, PODS
 from llmos_operator.manifests.share import compute_share_url
@@ -27,12 +33,13 @@ from llmos_operator.planning.adapters import (
     build_adapters_fact,
     plan_adapters,
 )
-from llmos_operator.planning.conditions import Fact
+from llmos_operator.planning.conditions import Fact, is_false
 from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.gangs import has_finished, is_deleted
 from llmos_operator.planning.quota_pods import read_rank
 from llmos_operator.planning.replicas import Replica, ReplicaState
 from llmos_operator.planning.shares import failure_of_share
+from llmos_operator.reconcilers.adapter_key import KeyUnreadableError
 from llmos_operator.reconcilers.base import Context
 
 LOADING_LOOK_S: Final = 2.0
@@ -56,7 +63,12 @@ async def look_at_adapters(
     if pool.spec.adapters is None:
         return AdapterView()
     plan = plan_adapters(pool, await _observe_models(context, pool))
-    key = await context.adapter_keys.read(context.kube, context.settings.namespace)
+    try:
+        key = await context.adapter_keys.read(context.kube, context.settings.namespace)
+    except KeyUnreadableError as error:
+        # Whoever routes by the status goes on: replicas still serve what they were told.
+        fact = is_false(CONDITION_ADAPTERS_READY, error.failure.reason, error.failure.message)
+        return AdapterView(pool.status.adapters, fact, FAILED_LOOK_S)
     addresses = _find_addresses(pods, replicas)
     wanted = _build_wanted(key, plan)
     held = dict(await context.tell_adapters(addresses, wanted, compute_pool_token(key, pool))) if addresses else {}
@@ -68,7 +80,11 @@ async def look_at_adapters(
 
 
 async def read_token_hash(context: Context, pool: InferencePool) -> str:
-    """Return what the replicas of a pool know of the operator's token; nothing where no adapters can be loaded."""
+    """Return what the replicas of a pool know of the operator's token; nothing where no adapters can be loaded.
+
+    Raises:
+        KeyUnreadableError: nobody knows it now.
+    """
     if pool.spec.adapters is None:
         return ""
     key = await context.adapter_keys.read(context.kube, context.settings.namespace)

@@ -15,14 +15,15 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from llmos.api import AcceleratorClass, FineTuneJob, LLMModel, Reason
-from llmos.api.names import COMPONENT_TRAIN, CONTAINER_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_JOB
+from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Reason
+from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_JOB
 from llmos_operator.kube.client import Object
-from llmos_operator.kube.errors import Forbidden, Invalid
+from llmos_operator.kube.errors import Conflict, Forbidden, Invalid
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
     CONFIG_MAPS,
     FINE_TUNE_JOBS,
+    INFERENCE_POOLS,
     LLM_MODELS,
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
@@ -41,25 +42,25 @@ from llmos_operator.manifests.finetune import (
 )
 from llmos_operator.manifests.replica import build_held_pods
 from llmos_operator.manifests.steps import build_claim_change
-from llmos_operator.planning.failures import Failure
+from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job
-from llmos_operator.planning.finetune_pods import JobPod, PodState, build_job_pods
-from llmos_operator.planning.finetune_reports import TrainReport, read_progress_line
+from llmos_operator.planning.finetune_pods import JobPod, build_job_pods
+from llmos_operator.planning.finetune_stall import end_stalled
 from llmos_operator.planning.finetune_status import build_job_status
 from llmos_operator.planning.gangs import PodTimes
 from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.kueue import choose_queue, find_superseded
 from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
+from llmos_operator.reconcilers.finetune_log import look_at_log
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.kueue import KueueLook, build_kueue_metadata, look_at_kueue, tend_pods
+from llmos_operator.reconcilers.orphans import remove_lost_pods, tend_orphans
 from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed, is_applied
 
 REFUSED_RETRY_S: Final = 15.0
-LOG_LINES: Final = 20
-LOG_PAUSE: Final = timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class _Observed:
     job: FineTuneJob
     sight: Sight
     pods: list[Object]
-    """Pods of the job itself, not of an earlier one of its name."""
+    """Pods of the job itself,"""
+    foreign: list[Object]
+    """and of an earlier one of its name."""
     claim: Object | None
     config: Object | None
     output: Object | None
@@ -82,7 +85,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     """Bring one FineTuneJob closer to what its spec says."""
     current = await context.kube.get(FINE_TUNE_JOBS, key.name, key.namespace)
     if current is None or "deletionTimestamp" in current["metadata"]:
-        return DONE
+        return await tend_orphans(context, LABEL_JOB, key)
     try:
         job = FineTuneJob.model_validate(current)
     except ValidationError as error:
@@ -102,6 +105,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     await tend_pods(context, job, observed.queue, train, has_quota=observed.has_quota)
     looks = (
         plan.look_again_s,
+        await remove_lost_pods(context, observed.foreign),
         observed.look_again_s,
         observed.kueue.look_again_s,
         REFUSED_RETRY_S if refused else None,
@@ -127,19 +131,37 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
     kueue = await look_at_kueue(context, queue, [pod for pod in own if _is_train(pod)])
     isolation = look_at_pool(context, job, (), tenants)
     built = _build_pods(context, own, has_quota=has_quota)
+    log = await look_at_log(context, built, namespace)
     sight = Sight(
         job=job,
         now=context.now(),
-        pods=built,
+        pods=end_stalled(built, log.heard, after=_patience(job), now=context.now()),
         base=context.shared.parse(LLMModel, base) if base else None,
         accelerator=context.shared.parse(AcceleratorClass, accelerator) if accelerator else None,
-        live=await _observe_progress(context, built, namespace),
+        live=log.report,
+        unheard=log.trouble,
+        pools=await _observe_pools(context, job),
         output=_whose(output, job),
-        obstacle=isolation.refusal or _find_foreign(job, pods, claim, config),
+        obstacle=isolation.refusal,
+        foreign=_find_foreign(job, pods, claim, config),
         waits=kueue.waits or _waits(context, key),
         is_work_lost=claim is None and bool(job.status.claim_name),
     )
-    return _Observed(current, job, sight, own, claim, config, output, has_quota, queue, kueue, isolation.look_again_s)
+    foreign = [pod for pod in pods if not _is_owned(pod, job)]
+    return _Observed(
+        current, job, sight, own, foreign, claim, config, output, has_quota, queue, kueue, isolation.look_again_s
+    )
+
+
+async def _observe_pools(context: Context, job: FineTuneJob) -> tuple[InferencePool, ...]:
+    """Return the pools that are to load the adapter, as far as they are there."""
+    namespace = job.metadata.namespace or ""
+    found = [await context.kube.get(INFERENCE_POOLS, each.pool, namespace) for each in job.spec.output.attach_to]
+    return context.shared.parse_readable(InferencePool, (body for body in found if body is not None))
+
+
+def _patience(job: FineTuneJob) -> timedelta:
+    return timedelta(minutes=job.spec.retries.stalled_after_minutes)
 
 
 async def _observe_class(context: Context, name: str) -> Object | None:
@@ -193,19 +215,16 @@ def _waits(context: Context, key: Key) -> Failure | None:
     return Failure(news.first.reason, news.first.message) if news is not None else None
 
 
-async def _observe_progress(context: Context, pods: Sequence[JobPod], namespace: str) -> TrainReport | None:
-    """Read the end of the running attempt's log."""
-    states = (PodState.RUNNING, PodState.STOPPING)
-    running = next((pod for pod in pods if pod.component == COMPONENT_TRAIN and pod.state in states), None)
-    if running is None or not context.looks.may_look(running.uid, context.now(), LOG_PAUSE):
-        return None
-    return read_progress_line(await context.kube.tail_log(running.name, namespace, CONTAINER_TRAIN, lines=LOG_LINES))
-
-
 async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failure | None:
     """Make what the plan says; return what the API server refused."""
     try:
         model = await _register(context, observed) if plan.register else None
+    except Conflict:
+        words = f"LLMModel {observed.job.spec.output.name} was written by somebody else at the same moment."
+        return build_failure(Reason.OutputNameTaken, words)
+    except (Forbidden, Invalid) as error:
+        return build_refusal(error.message)
+    try:
         if plan.needs_files:
             await _apply_claim(context, observed, model)
             await apply_if_needed(context.kube, build_job_config(observed.job), observed.config)
@@ -217,9 +236,17 @@ async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failur
 
 
 async def _register(context: Context, observed: _Observed) -> Object:
-    desired = build_output_model(observed.job)
-    if observed.output is not None and is_applied(desired, observed.output):
-        return observed.output
+    """Make the LLMModel, or mend it if it is ours.
+
+    Raises:
+        Conflict: somebody else made or replaced it since we looked.
+    """
+    desired, existing = build_output_model(observed.job), observed.output
+    if existing is None:
+        return await context.kube.create(desired)
+    if is_applied(desired, existing):
+        return existing
+    desired["metadata"]["uid"] = existing["metadata"]["uid"]
     return await context.kube.apply(desired)
 
 

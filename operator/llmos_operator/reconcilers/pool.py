@@ -60,11 +60,13 @@ from llmos_operator.planning.replicas import (
     plan_replicas,
 )
 from llmos_operator.planning.sampling import ScaledPool
+from llmos_operator.reconcilers.adapter_key import KeyUnreadableError
 from llmos_operator.reconcilers.adapters import look_at_adapters, read_token_hash
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.kueue import build_kueue_metadata, look_at_kueue, tend_pods
+from llmos_operator.reconcilers.orphans import tend_orphans
 from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import Manifest, apply_if_needed, apply_status_if_changed
 
@@ -83,6 +85,8 @@ class _Observed:
     pods: list[Object]
     has_quota: bool = False
     """Whether its replicas wait until the quota, or Kueue, admits them."""
+    withheld: Failure | None = None
+    """Why nothing new can be made, though it is known how."""
     queue: str = ""
     """The LocalQueue in which they wait; empty if it is not Kueue that admits them."""
 
@@ -93,7 +97,7 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
     if current is None or "deletionTimestamp" in current["metadata"]:
         # Pods and Service have the pool as owner: garbage collection ends them, and each pod drains itself.
         context.board.forget(key)
-        return DONE
+        return await tend_orphans(context, LABEL_POOL, key)
     try:
         observed = await _observe(context, current, InferencePool.model_validate(current))
     except ValidationError as error:
@@ -206,7 +210,11 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
         # Without a plan nothing new is made, but what runs goes on, and may still shrink.
         revision = pool.status.revision or _newest_revision(pods)
         return _Observed(current, pool, None, layout, revision, pods, has_quota)
-    token_hash = await read_token_hash(context, pool)
+    try:
+        token_hash = await read_token_hash(context, pool)
+    except KeyUnreadableError as error:
+        revision = pool.status.revision or _newest_revision(pods)
+        return _Observed(current, pool, None, layout, revision, pods, has_quota, error.failure)
     template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings, token_hash)
     return _Observed(current, pool, template, layout, compute_revision(template), pods, has_quota)
 
@@ -269,7 +277,7 @@ def _plan_with(
 
 async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) -> Failure | None:
     """Write what the plan says; return what the API server refused."""
-    refused: Failure | None = None
+    refused = observed.withheld
     try:
         if observed.pods or plan.create:
             await _apply_services(context, observed)

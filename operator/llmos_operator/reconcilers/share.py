@@ -13,6 +13,7 @@ from llmos_operator.manifests.share import build_share_pod, build_share_service
 from llmos_operator.planning.adapter_tokens import compute_share_token
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.shares import is_wanted_by, plan_share
+from llmos_operator.reconcilers.adapter_key import KeyUnreadableError
 from llmos_operator.reconcilers.base import Context
 from llmos_operator.reconcilers.writing import apply_if_needed
 
@@ -30,6 +31,8 @@ async def reconcile_share(context: Context, model: LLMModel, status: LLMModelSta
     refused: Failure | None = None
     try:
         await _reconcile(context, model, status)
+    except KeyUnreadableError as error:
+        refused = error.failure
     except (Forbidden, Invalid) as error:
         refused = build_failure(Reason.ForbiddenByPolicy, f"The API server says: {error.message}")
     context.share_troubles.note(model.metadata.namespace or "", model.metadata.name, refused)

@@ -79,12 +79,12 @@ class References:
 
     def targets(self, key: Key) -> tuple[Key, ...]:
         """Return what an object refers to: a pool its model, its adapters and its accelerator class, a job its base
-        model and its class, an adapter the pools that it attaches itself to."""
+        model, its class and the pools of its adapter, an adapter the pools that it attaches itself to."""
         return self._targets.get(key, ())
 
     def referrers(self, key: Key) -> tuple[Key, ...]:
         """Return what refers to an object, whether or not that exists: pools and jobs to a model or an accelerator
-        class, adapters to a pool."""
+        class, adapters and jobs to a pool."""
         return tuple(self._referrers.get(key, ()))
 
     def keys(self) -> tuple[Key, ...]:
@@ -148,10 +148,12 @@ def _build_targets(key: Key, body: Mapping[str, Any]) -> tuple[Key, ...]:
 
 
 def _build_targets_of_job(key: Key, spec: Mapping[str, Any]) -> tuple[Key, ...]:
-    """Return the base model, the model that is made, and the accelerator class."""
+    """Return the base model, the model that is made, the pools that are to load it, and the accelerator class."""
     models = ((spec.get(field) or {}).get("name") for field in ("baseModelRef", "output"))
     accelerator = ((spec.get("trainer") or {}).get("accelerator") or {}).get("class")
     targets = [Key(LLM_MODELS.kind, key.namespace, model) for model in models if model]
+    attached = (spec.get("output") or {}).get("attachTo") or ()
+    targets += [Key(INFERENCE_POOLS.kind, key.namespace, each["pool"]) for each in attached if each.get("pool")]
     return (*targets, *([Key(ACCELERATOR_CLASSES.kind, "", accelerator)] if accelerator else ()))
 
 

@@ -178,6 +178,10 @@ class Trainer(ApiModel):
     """Image of the worker; empty means the one the operator was installed with."""
     memory: Quantity | None = None
     """Memory that the container asks for. Absent = planned."""
+    cpu: Quantity | None = None
+    """Processors that the container asks for, for example 8. It computes with as many threads on every node, rounded
+    up, for sums that other numbers of threads add differ in their last bits. Absent = asks for 500m on class `cpu`,
+    else for 1, so that it also starts on small nodes, and computes with 2 threads."""
     hyperparameters: Hyperparameters = Hyperparameters()
     """How the weights move."""
     priority_class_name: Name | None = None
@@ -208,7 +212,8 @@ class Checkpointing(ApiModel):
     every_steps: Annotated[int, Field(ge=1, le=100000000)] = 200
     """Save after so many optimizer steps,"""
     every_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
-    """and after so many minutes, whichever comes first."""
+    """and after so many minutes, whichever comes first. A run that is shorter than both is saved at its best
+    evaluations and at its end."""
     keep: Annotated[int, Field(ge=1, le=100)] = 3
     """Newest checkpoints that are kept."""
     keep_best: bool = True
@@ -274,12 +279,17 @@ class Gate(ApiModel):
 class Evaluate(ApiModel):
     """How good the result must be."""
 
-    every_steps: Annotated[int, Field(ge=1, le=100000000)] = 200
-    """Compute eval_loss after so many optimizer steps, and at the end."""
+    every_steps: Annotated[int, Field(ge=1, le=100000000)] | None = None
+    """Compute eval_loss after so many optimizer steps, and at the end. Absent = after each tenth of the run."""
     suites: Annotated[tuple[EvaluationSuite, ...], Field(max_length=16), ListMap(("name",))] = ()
     """Questions that base and result are asked at the end, beside the loss of the held-out examples."""
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = ()
     """All must hold, or nothing is registered."""
+
+
+def compute_evaluate_every(evaluate: Evaluate, total_steps: int) -> int:
+    """Return after how many of `total_steps` optimizer steps eval_loss is computed."""
+    return evaluate.every_steps or max(1, -(-total_steps // 10))
 
 
 class AttachTo(ApiModel):
@@ -305,6 +315,9 @@ class Retries(ApiModel):
     """After errors that lie in the job, such as a loss that is no number."""
     infrastructure: Annotated[int, Field(ge=0, le=10000)] = 20
     """After losses of nodes and pods. Preemptions spend neither."""
+    stalled_after_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
+    """An attempt that gives no sign of progress for so long hangs: its pod is ended, and it counts as infrastructure.
+    Each micro-batch, each batch of an evaluation and whatever is read or written is a sign."""
 
 
 class FineTuneJobSpec(ApiModel):

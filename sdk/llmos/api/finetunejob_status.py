@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -101,6 +101,27 @@ class Attempts(ApiModel):
     """Accelerators that were wanted back, and suspensions."""
 
 
+class EndedAttempt(ApiModel):
+    """An attempt that ended without a result."""
+
+    number: Annotated[int, Field(ge=1)]
+    """Of the attempt."""
+    stage: Literal["prepare", "train"]
+    """What its pod did."""
+    counts_as: Literal["user", "infrastructure", "preemption"]
+    """Under what it was counted."""
+    reason: Annotated[str, Field(max_length=64)]
+    """Why it ended."""
+    message: Annotated[str, Field(max_length=400)] = ""
+    """The particulars."""
+    step: Annotated[int, Field(ge=0)] | None = None
+    """Optimizer steps that were done by then."""
+    started_at: datetime | None = None
+    """When its container started; absent if it never did, or nobody saw it."""
+    ended_at: datetime
+    """When it ended, or was asked to."""
+
+
 class MetricComparison(ApiModel):
     """One metric of the evaluation, side by side."""
 
@@ -166,6 +187,10 @@ class FineTuneJobStatus(ApiModel):
     """Number of the attempt that runs or ran last, from 1 on."""
     attempts: Attempts = Attempts()
     """Attempts that ended without a result, by why."""
+    prepare_attempt: Annotated[int, Field(ge=0)] = 0
+    """Number of the attempt that prepares the dataset, or did so last; 0 once it is prepared."""
+    history: Annotated[tuple[EndedAttempt, ...], Field(max_length=10)] = ()
+    """The last attempts that ended without a result, the newest last."""
     lost_accelerator_seconds: Annotated[float, Field(ge=0)] = 0
     """Accelerator time that was spent on steps that had to be done again."""
     evaluation: Evaluation | None = None
@@ -176,5 +201,7 @@ class FineTuneJobStatus(ApiModel):
     """When the job was first looked at."""
     completion_time: datetime | None = None
     """When it ended."""
+    warnings: Annotated[tuple[Annotated[str, Field(max_length=400)], ...], Field(max_length=20)] = ()
+    """What will not come about as the spec asks, though training goes on, each with its remedy."""
     conditions: Conditions = ()
     """DatasetReady, Admitted, Trained, Evaluated, Registered and their aggregate Ready."""

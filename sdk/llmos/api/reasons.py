@@ -74,6 +74,7 @@ class Reason(StrEnum):
     AdapterDoesNotFit = "AdapterDoesNotFit"
     TooManyAdapters = "TooManyAdapters"
     AdapterLoadFailed = "AdapterLoadFailed"
+    AdapterKeyUnreadable = "AdapterKeyUnreadable"
     # FineTuneJob: going well.
     Preparing = "Preparing"
     Prepared = "Prepared"
@@ -91,6 +92,7 @@ class Reason(StrEnum):
     PreparationFailed = "PreparationFailed"
     Preempted = "Preempted"
     NodeLost = "NodeLost"
+    TrainingStalled = "TrainingStalled"
     LossNotFinite = "LossNotFinite"
     CheckpointMismatch = "CheckpointMismatch"
     BaseModelChanged = "BaseModelChanged"
@@ -580,6 +582,15 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Do what the message says.",
         "back-off",
     ),
+    Reason.AdapterKeyUnreadable: _bad(
+        _POOL,
+        "AdaptersReady",
+        "The operator cannot read its key for adapters. Replicas that run go on with the adapters that they have; "
+        "until then no new ones are made, and nothing is loaded or unloaded.",
+        "Grant the operator's account get, list and create on Secrets in its own namespace; or, if the Secret "
+        "llmos-adapter-key there was changed, delete it: a new one is made, and pools with adapters roll out once.",
+        "back-off",
+    ),
     Reason.Preparing: _good(_JOB, "DatasetReady", "A CPU pod checks, cleans and splits the dataset."),
     Reason.Prepared: _good(_JOB, "DatasetReady", "The dataset is ready; status.datasetReport says what was found."),
     Reason.Training: _good(_JOB, "Trained", "The model is being trained; status.progress says how far it is."),
@@ -625,18 +636,27 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Do what the message says. LLMOS tries again with growing pauses.",
         "back-off",
     ),
-    Reason.Preempted: _bad(
+    Reason.Preempted: _good(
         _JOB,
         "Trained",
-        "The accelerators were wanted back. The job goes on from its last checkpoint when there is room again.",
-        "Nothing to do; status.attempts counts it, and it spends no retries.",
-        "back-off",
+        "The accelerators were wanted back. The job goes on from its last checkpoint when there is room again. "
+        "status.attempts counts it, and it spends no retries.",
     ),
     Reason.NodeLost: _bad(
         _JOB,
         "Trained",
         "A pod of the attempt was lost with its node, evicted or deleted. The job goes on from its last checkpoint.",
         "Look at the node if it happens often.",
+        "back-off",
+    ),
+    Reason.TrainingStalled: _bad(
+        _JOB,
+        "Trained",
+        "The attempt gave no sign of progress for retries.stalledAfterMinutes. Its pod is ended, and the job goes on "
+        "from its last checkpoint.",
+        "If it happens again, look at the node that the pods of the attempts had in common, its accelerators and the "
+        "storage of the claim. If a single micro-batch or file really takes so long, raise "
+        "retries.stalledAfterMinutes.",
         "back-off",
     ),
     Reason.LossNotFinite: _bad(

@@ -19,7 +19,10 @@ def draw_job(job: FineTuneJob, health: Health) -> RenderableType:
     """Everything that is known about the job."""
     title = Text.assemble((health.title, "bold"), "  ", draw_mark(health))
     said = [draw_problem(health)] if health.state is State.PROBLEM else [title, *_message(health)]
-    return Group(*said, "", _draw_facts(job), draw_conditions(job.status.conditions), *draw_findings(job))
+    conditions = draw_conditions(job.status.conditions)
+    return Group(
+        *said, *_draw_warnings(job), "", _draw_facts(job), conditions, *_draw_history(job), *draw_findings(job)
+    )
 
 
 def draw_findings(job: FineTuneJob) -> list[RenderableType]:
@@ -31,6 +34,22 @@ def draw_findings(job: FineTuneJob) -> list[RenderableType]:
 
 def _message(health: Health) -> list[RenderableType]:
     return [Text(f"  {health.message}")] if health.message else []
+
+
+def _draw_warnings(job: FineTuneJob) -> list[RenderableType]:
+    return [Text(f"  warning: {warning}", style="yellow") for warning in job.status.warnings]
+
+
+def _draw_history(job: FineTuneJob) -> list[RenderableType]:
+    """The last attempts that ended without a result."""
+    if not job.status.history:
+        return []
+    table = build_table("ENDED ATTEMPTS", "NUMBER", "STAGE", "REASON", "COUNTS AS", "STEP", "STARTED", "ENDED")
+    for each in job.status.history:
+        step = "" if each.step is None else str(each.step)
+        times = (f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "" for moment in (each.started_at, each.ended_at))
+        table.add_row(str(each.number), each.stage, each.reason, each.counts_as, step, *times)
+    return [table, ""]
 
 
 def _draw_facts(job: FineTuneJob) -> RenderableType:

@@ -60,6 +60,8 @@ def render_text(text: str) -> str:
     said = parse_object(text)
     if said.get("event") != PROGRESS:
         return text
+    if "activeAt" in said and not isinstance(said.get("progress"), dict):
+        return f"{said.get('phase', PROGRESS)}: goes on"
     try:
         progress = TrainingProgress.model_validate(said["progress"])
         checkpoint = said.get("lastCheckpoint")

@@ -18,6 +18,8 @@ from llmos.client.readiness import NO_STATUS, AnyKind, build_not_ready, find_rem
 _PATIENCE: Final = timedelta(seconds=30)
 """How long an object may be without a status before that is a problem."""
 
+_IN_LINE: Final = frozenset({Reason.QuotaExceeded, Reason.WaitsForRoom, Reason.WaitsForKueue})
+
 _HOLDING: Final = frozenset({"Training", "Evaluating"})
 """Phases in which a job holds accelerators."""
 
@@ -63,14 +65,23 @@ def compute_health(thing: AnyKind, now: datetime) -> Health:
     condition = ready_condition(thing)
     if condition is None:
         return _without_status(thing, now)
-    state = State.READY if condition.status == "True" else State.PROBLEM if _is_bad(condition.reason) else State.WORKING
-    remedy = find_remedy(condition) if state is State.PROBLEM else ""
+    is_bad = _is_bad(condition.reason) and not _is_queued_again(thing, condition.reason)
+    state = State.READY if condition.status == "True" else State.PROBLEM if is_bad else State.WORKING
+    remedy = find_remedy(condition, thing.kind) if state is State.PROBLEM else ""
     return _health(thing, state, condition.reason, condition.message, remedy)
 
 
 def _is_bad(reason: str) -> bool:
     """Whether a reason not to be ready is a problem. One that this program does not know is."""
     return REASONS[Reason(reason)].problem if reason in Reason.__members__ else True
+
+
+def _is_queued_again(thing: AnyKind, reason: str) -> bool:
+    """Whether a job that has trained before waits in line: what was lent to it was wanted back, and that is no
+    problem. Whether a job that never ran can ever run is worth a look."""
+    if not isinstance(thing, FineTuneJob) or reason not in _IN_LINE:
+        return False
+    return thing.status.phase == "Queued" and thing.status.attempts.preemptions > 0
 
 
 def _without_status(thing: AnyKind, now: datetime) -> Health:

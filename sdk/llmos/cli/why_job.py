@@ -73,6 +73,8 @@ class JobExplanation:
             "steps": [{"step": name, "condition": told and told.to_manifest()} for name, told in self.steps],
             "progress": self.job.status.progress and self.job.status.progress.to_manifest(),
             "attempts": self.job.status.attempts.to_manifest(),
+            "history": [each.to_manifest() for each in self.job.status.history],
+            "warnings": list(self.job.status.warnings),
             "lostAcceleratorSeconds": self.job.status.lost_accelerator_seconds,
         }
 
@@ -94,6 +96,7 @@ def draw_job_explanation(it: JobExplanation) -> str:
         draw_rows("Steps", [(name, _say_step(condition)) for name, condition in it.steps], width=14),
         draw_rows("Training", _training_rows(it), width=14),
         draw_rows("Gates", _gate_rows(it.job), width=14),
+        draw_rows("Warnings", [("", warning) for warning in it.job.status.warnings], width=0),
     ]
     return "\n".join(part for part in parts if part)
 

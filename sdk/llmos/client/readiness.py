@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final
 
 from llmos.api import REASONS, AcceleratorClass, Condition, FineTuneJob, InferencePool, LLMModel, Reason, Tenant
+from llmos.api.job_reasons import find_info
 from llmos.api.names import CONDITION_READY
 from llmos.client.answers import as_sentence
 from llmos.client.errors import NotReadyError
@@ -73,7 +74,7 @@ def build_not_ready(thing: AnyKind, after: str = "") -> NotReadyError:
         return NotReadyError(f"{title}: {message}.", _NO_STATUS_REMEDY, reason=NO_STATUS, message=message)
     return NotReadyError(
         f"{title} ({condition.reason}): {as_sentence(condition.message or 'no message')}",
-        find_remedy(condition),
+        find_remedy(condition, thing.kind),
         reason=condition.reason,
         message=condition.message,
     )
@@ -87,9 +88,9 @@ def _say_state(thing: AnyKind) -> str:
     return "cannot go on" if judge(thing) is Verdict.FAILED else "has not ended"
 
 
-def find_remedy(condition: Condition) -> str:
-    """What the table of reasons advises, unless the condition's message says it already."""
+def find_remedy(condition: Condition, kind: str) -> str:
+    """What the table of reasons advises for an object of this kind, unless the condition's message says it already."""
     if condition.reason not in Reason.__members__:
         return "" if condition.message else "Look at it: kubectl describe."
-    remedy = REASONS[Reason(condition.reason)].remedy
+    remedy = find_info(Reason(condition.reason), kind).remedy
     return "" if remedy in condition.message else remedy

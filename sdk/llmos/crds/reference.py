@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from llmos.api import REASONS
+from llmos.api.job_reasons import find_info
 from llmos.api.names import API_VERSION
 from llmos.api.reasons import Reason, ReasonInfo
 from llmos.crds.converter import Schema
@@ -82,7 +83,7 @@ def render_conditions(reasons: Mapping[Reason, ReasonInfo]) -> str:
         "",
     ]
     for kind in dict.fromkeys(kind for info in reasons.values() for kind in info.kinds):
-        rows = [(reason, info) for reason, info in reasons.items() if kind in info.kinds]
+        rows = [(reason, find_info(reason, kind)) for reason, info in reasons.items() if kind in info.kinds]
         lines += [f"## {kind}", ""]
         lines += _render_problems([row for row in rows if row[1].problem])
         lines += _render_good([row for row in rows if not row[1].problem])

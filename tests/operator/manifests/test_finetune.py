@@ -144,3 +144,14 @@ def test_the_claim_asks_for_what_the_user_says() -> None:
 def test_of_a_volume_only_what_a_node_selector_can_say_is_taken(terms: Any, labels: dict[str, str]) -> None:
     assert read_node_labels({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}}) == labels
     assert read_node_labels(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "request_", "threads"),
+    [({}, "500m", "2"), ({"cpu": "8"}, "8", "8"), ({"cpu": "1500m"}, "1500m", "2"), ({"cpu": "100m"}, "100m", "1")],
+)
+def test_an_attempt_computes_with_the_same_threads_on_every_node(trainer: Any, request_: str, threads: str) -> None:
+    pod = build_train_pod(template(trainer={"accelerator": {"class": "cpu"}, **trainer}), 1, has_quota=False)
+    (main,) = pod["spec"]["containers"]
+    assert main["resources"]["requests"]["cpu"] == request_
+    assert {"name": "OMP_NUM_THREADS", "value": threads} in main["env"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmos.api import FineTuneJob
+from llmos_operator.kube.client import Resource
 from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import CONFIG_MAPS, FINE_TUNE_JOBS, LLM_MODELS, PERSISTENT_VOLUME_CLAIMS, PODS
 from tests.operator.reconcilers.job_world import CHECKPOINT, JOB, REPORT, JobWorld, build_base
@@ -340,6 +341,46 @@ async def test_the_model_of_somebody_else_is_not_overwritten() -> None:
     assert ((await world.go())["phase"], world.ready()) == ("Failed", ("False", "OutputNameTaken"))
     assert world.output()["spec"] == other["spec"]
     world.kube.finish_deletion(LLM_MODELS, "support", NAMESPACE)
+    assert (await world.go())["phase"] == "Succeeded"
+
+
+async def test_a_model_that_somebody_makes_at_the_same_moment_is_not_taken_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = JobWorld()
+    await world.prepare()
+    await world.train()
+    world.complete()
+    other, look = build_model("support"), world.kube.get
+
+    async def look_too_early(resource: Resource, name: str, namespace: str = "") -> dict[str, Any] | None:
+        """Somebody makes the model between the look and the write."""
+        seen = await look(resource, name, namespace)
+        if resource is LLM_MODELS and name == "support" and seen is None:
+            world.kube.put(other)
+        return seen
+
+    monkeypatch.setattr(world.kube, "get", look_too_early)
+    status = await world.step()
+    assert (status["phase"], world.ready()) == ("Pending", ("False", "OutputNameTaken"))
+    assert world.output()["spec"] == other["spec"]
+    status = await world.go()
+    assert (status["phase"], world.ready()) == ("Failed", ("False", "OutputNameTaken"))
+    assert world.output()["spec"] == other["spec"]
+    assert status["output"]["digest"] == "sha256:out", "the result is still there"
+
+
+async def test_a_claim_that_took_the_name_of_the_jobs_is_not_registered() -> None:
+    world = JobWorld()
+    await world.prepare()
+    await world.train()
+    world.complete()
+    claim = world.kube.stored(PERSISTENT_VOLUME_CLAIMS, NAMESPACE, "tune-work")
+    world.kube.put({**claim, "metadata": {**claim["metadata"], "ownerReferences": []}})
+    await world.go()
+    assert world.ready() == ("False", "OutputNameTaken")
+    assert world.models() == ["smollm2"]
+    world.kube.put(claim)
     assert (await world.go())["phase"] == "Succeeded"
 
 

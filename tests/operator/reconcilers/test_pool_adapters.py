@@ -11,9 +11,9 @@ import pytest
 
 from llmos.api.adapters import HeldAdapter, HeldAdapters, WantedAdapters, compute_token_hash
 from llmos.api.names import ANNOTATION_SOURCE_HASH
-from llmos_operator.kube.errors import Forbidden, Invalid
+from llmos_operator.kube.errors import Forbidden, Invalid, KubeError
 from llmos_operator.kube.resources import INFERENCE_POOLS, LLM_MODELS, PODS, SECRETS, SERVICES
-from llmos_operator.reconcilers.adapter_key import AdapterKeys
+from llmos_operator.reconcilers.adapter_key import AdapterKeys, KeyUnreadableError
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
 
 RESOLVED = {
@@ -224,7 +224,46 @@ async def test_an_adapter_that_a_pool_names_is_not_deleted_under_it() -> None:
 async def test_no_token_is_made_of_a_key_that_cannot_be_read(labels: dict[str, str]) -> None:
     metadata = {"name": "llmos-adapter-key", "namespace": "llmos-system", "labels": labels}
     world = World({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
-    with pytest.raises(Invalid, match="Delete it; a new one is made"):
+    with pytest.raises(KeyUnreadableError, match="delete it: a new one is made"):
+        await AdapterKeys().read(world.kube, "llmos-system")
+
+
+@pytest.mark.parametrize("error", [Forbidden("secrets is forbidden"), Invalid("not valid")])
+async def test_a_pool_whose_key_cannot_be_read_says_so_and_goes_on_serving(error: KubeError) -> None:
+    world, replicas = start(build_pool(replicas=2, adapters={}), adapter_of())
+    await world.pool()
+    world.start_pods()
+    await inspect(world)
+    before = await world.pool()
+    pods = world.pod_names()
+    # The operator starts anew, and may not read what it made.
+    world.context = replace(world.context, adapter_keys=AdapterKeys())
+    world.kube.fail_next("list", "Secret", error, times=100)
+    replicas.told.clear()
+    pool = await world.pool()
+    assert condition(pool)["reason"] == "AdapterKeyUnreadable"
+    assert "2 replicas answer" in condition(pool)["message"]
+    assert "Grant the operator's account" in condition(pool)["message"]
+    assert condition(pool, "Available")["status"] == "True"
+    assert condition(pool, "AdaptersReady")["reason"] == "AdapterKeyUnreadable"
+    assert pool["status"]["adapters"] == before["status"]["adapters"], "the gateway routes by it"
+    assert pool["status"]["revision"] == before["status"]["revision"]
+    assert replicas.told == {}
+    world.kube.put({**pool, "spec": {**pool["spec"], "replicas": 3}})
+    result = await world.reconcile("InferencePool", "chat")
+    assert result.requeue_after_s is not None
+    assert world.pod_names() == pods, "no replica is made that nobody could tell anything"
+    world.kube._failures.clear()
+    await world.pool()
+    assert len(replicas_of(world)) == 3
+    assert condition(await world.pool(), "AdaptersReady")["status"] == "True"
+
+
+async def test_a_key_that_is_no_text_is_said_like_one_that_may_not_be_read() -> None:
+    labels = {"llmos.dev/component": "adapter-key"}
+    metadata = {"name": "llmos-adapter-key", "namespace": "llmos-system", "labels": labels}
+    world = World({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"key": "no base64!"}})
+    with pytest.raises(KeyUnreadableError, match="holds no key"):
         await AdapterKeys().read(world.kube, "llmos-system")
 
 

@@ -9,6 +9,7 @@ from llmos.api.names import LABEL_POOL
 from llmos_operator.kube.config import Connection
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
+    FINE_TUNE_JOBS,
     INFERENCE_POOLS,
     JOBS,
     LLM_MODELS,
@@ -348,3 +349,17 @@ class TestAdapters:
         assert named in sink.take()
         router.see_own(INFERENCE_POOLS, "DELETED", self.naming_pool(version="4", generation=2))
         assert {POOL, self.ADAPTER} <= sink.take()
+
+
+def test_a_job_looks_again_when_a_pool_comes_changes_or_goes_that_is_to_load_its_adapter() -> None:
+    router, sink = build()
+    spec = {"baseModelRef": {"name": "m"}, "output": {"name": "a", "attachTo": [{"pool": "p"}]}}
+    router.see_own(FINE_TUNE_JOBS, "ADDED", own("j", spec=spec))
+    sink.take()
+    job = Key("FineTuneJob", "ns", "j")
+    router.see_own(INFERENCE_POOLS, "ADDED", pool())
+    assert sink.take() == {POOL, job}
+    router.see_own(INFERENCE_POOLS, "MODIFIED", pool(version="2") | {"status": {"replicas": 1}})
+    assert sink.take() == set()
+    router.see_own(INFERENCE_POOLS, "DELETED", pool(version="3"))
+    assert job in sink.take()

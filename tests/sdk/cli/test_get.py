@@ -103,6 +103,26 @@ def test_one_job_is_shown_with_everything_that_was_found(llmos: Run) -> None:
         assert words in result.stdout, words
 
 
+def test_warnings_and_attempts_that_ended_are_shown(llmos: Run) -> None:
+    ended = {
+        "number": 2,
+        "stage": "train",
+        "countsAs": "infrastructure",
+        "reason": "TrainingStalled",
+        "step": 40,
+        "endedAt": BORN.isoformat(),
+    }
+    warning = "output.attachTo: there is no InferencePool chat"
+    trouble = job("support", condition("False", "Training"), phase="Training", warnings=[warning], history=[ended])
+    shown = llmos(Script(answer(trouble)), "get", "job/support").stdout
+    assert f"warning: {warning}" in shown
+    assert "ENDED ATTEMPTS" in shown
+    assert "TrainingStalled" in shown
+    assert warning in llmos(Script(answer(trouble)), "why", "job/support").stdout
+    told = json.loads(llmos(Script(answer(trouble)), "why", "job/support", "--json").stdout)
+    assert (told["warnings"], told["history"][0]["step"]) == ([warning], 40)
+
+
 def test_a_new_job_is_shown_before_anybody_looked_at_it(llmos: Run) -> None:
     result = llmos(Script(answer(job("support"))), "get", "ftj", "support")
     assert (result.exit_code, "CONDITIONS  none" in result.stdout) == (0, True)
@@ -200,6 +220,12 @@ def test_logs_show_progress_in_words_unless_raw(llmos: Run) -> None:
     assert line(20) in llmos(script(), "logs", "job/support", "--raw").stdout
     told = [json.loads(each) for each in llmos(script(), "logs", "job/support", "--json").stdout.splitlines()]
     assert told[0] == {"pod": "t-1", "container": "train", "time": "2026-01-01T00:00:01.5Z", "text": "loading"}
+
+
+def test_a_sign_of_life_is_shown_in_words() -> None:
+    assert render_text('{"event": "progress", "phase": "loading", "activeAt": "2026-01-01T00:00:00+00:00"}') == (
+        "loading: goes on"
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.sdk.cli.conftest import Run
 from tests.sdk.client.support import (
@@ -149,6 +150,26 @@ def test_a_job_that_waits_for_a_fetching_model_is_no_problem(llmos: Run) -> None
     waiting = job("support", condition("False", "ModelNotReady", "LLMModel smollm2 says Fetching."))
     fetching = model("smollm2", condition("False", "Fetching", "The files are being fetched."))
     assert llmos(cluster([fetching], [], [], [waiting]), "status").exit_code == 0
+
+
+FULL = condition("False", "QuotaExceeded", "Tenant a holds 1 of at most 1.")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "attempts", "code"),
+    [
+        (condition("False", "Preempted", "team-b/chat-0 takes its place."), {"preemptions": 1}, 0),
+        (FULL, {"preemptions": 1}, 0),
+        (FULL, {}, 1),
+    ],
+)
+def test_a_job_that_is_queued_again_after_a_preemption_is_no_problem(
+    llmos: Run, conditions: Json, attempts: Json, code: int
+) -> None:
+    queued = job("support", conditions, phase="Queued", attempts=attempts)
+    result = llmos(cluster([], [], [], [queued]), "status")
+    assert result.exit_code == code
+    assert "Lower replicas" not in result.stdout.replace("lower", "Lower"), "a job has none"
 
 
 def test_an_older_llmos_that_knows_no_jobs_shows_the_rest(llmos: Run) -> None:

@@ -60,6 +60,7 @@ def test_a_good_dataset_is_prepared(pod: Pod) -> None:
     assert done.returncode == 0, done.stderr
     assert pod.told["outcome"] == "prepared"
     assert pod.told["report"]["trainExamples"] + pod.told["report"]["evalExamples"] == 50
+    assert all(json.loads(line)["activeAt"] for line in done.stdout.splitlines())
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["event"], last["phase"]) == ("progress", "preparing")
     assert last["progress"]["bytesDone"] == last["progress"]["bytesTotal"] > 0

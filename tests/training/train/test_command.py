@@ -38,6 +38,8 @@ def test_the_command_trains_shows_metrics_and_stops_in_order(make_world: Callabl
     assert world.message["outcome"] == "stopped"
     lines = [json.loads(line) for line in out.splitlines()]
     assert {line["event"] for line in lines} == {"progress"}
+    assert (lines[0]["phase"], lines[0].get("progress")) == ("loading", None), "before torch is imported"
+    assert all(line["activeAt"] for line in lines)
     last = lines[-1]
     assert last["phase"] == "training"
     assert last["lastCheckpoint"]["step"] == last["progress"]["step"] == world.message["progress"]["step"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final, TextIO
 
 _INTERVAL_S: Final = 2.0
@@ -24,5 +25,6 @@ class Progress:
         if is_last or now_s - self._printed_at_s >= _INTERVAL_S:
             self._printed_at_s = now_s
             progress = {"bytesDone": done_bytes, "bytesTotal": total_bytes, "lines": lines}
-            line = {"event": "progress", "phase": "preparing", "progress": progress}
+            now = datetime.now(UTC).replace(microsecond=0).isoformat()
+            line = {"event": "progress", "phase": "preparing", "activeAt": now, "progress": progress}
             print(json.dumps(line), file=self._out, flush=True)

@@ -82,6 +82,8 @@ class AdapterKeeper:
         self._fetching = asyncio.Semaphore(AT_ONCE)
         self._fetches: dict[str, asyncio.Task[None]] = {}
         """By the folder that they fill."""
+        self._stumbles = 0
+        """Looks in a row that ended in an error that nobody thought of."""
         state.waits_for_adapters = _NO_LIST
         find_reload_file().unlink(missing_ok=True)
 
@@ -150,13 +152,18 @@ class AdapterKeeper:
         except EngineRefusedError as error:
             _log.warning("the engine does not tell or does not unload its adapters: %s", error)
             return _LOOK_S
+        except Exception:  # noqa: BLE001 - whatever it is, it must not end what keeps the adapters
+            self._stumbles += 1
+            _log.exception("adapters could not be looked after, %d times in a row", self._stumbles)
+            return _compute_pause_s(self._stumbles)
 
     async def _look(self, wanted: tuple[WantedAdapter, ...]) -> float:
         loaded = await self._engine.observe_loaded()
         self._drop_fetches(wanted)
         for adapter in wanted:
-            await self._advance(adapter, loaded.get(adapter.name))
+            await self._advance_or_fail(adapter, loaded.get(adapter.name))
         is_leaving = await self._release(wanted)
+        self._stumbles = 0
         pauses = [_LOOK_S] if is_leaving else []
         now_s = self._clock()
         pauses += [
@@ -173,6 +180,24 @@ class AdapterKeeper:
             if task.done() or folder not in places:
                 task.cancel()
                 del self._fetches[folder]
+
+    async def _advance_or_fail(self, adapter: WantedAdapter, current: str | None) -> None:
+        try:
+            await self._advance(adapter, current)
+        except EngineRefusedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
+            held = self._held.get(adapter.name)
+            if held is not None and held.digest == adapter.digest:
+                self._stumble(adapter, held, error)
+
+    def _stumble(self, adapter: WantedAdapter, held: _Held, error: Exception) -> None:
+        """Something went wrong that nobody thought of: it is tried again like all else, after growing pauses."""
+        _log.error("adapter %s: unexpected error", adapter.name, exc_info=error)
+        said = f"{type(error).__name__}: {str(error).strip()}".rstrip(": .")
+        self._fail(
+            adapter, held, f"Unexpected: {said}. It is tried again; the log of container engine has the details."
+        )
 
     async def _advance(self, adapter: WantedAdapter, current: str | None) -> None:
         """Take the next step with one adapter. One that the engine has lost is loaded again."""
@@ -196,6 +221,8 @@ class AdapterKeeper:
                     await self._files.fetch(adapter)
             except AdapterFilesError as error:
                 self._fail(adapter, held, str(error))
+            except Exception as error:  # noqa: BLE001 - else the next look would begin it anew at once
+                self._stumble(adapter, held, error)
 
         if held.state == "loaded":
             held.state = "loading"
@@ -205,8 +232,7 @@ class AdapterKeeper:
 
     def _fail(self, adapter: WantedAdapter, held: _Held, message: str) -> None:
         held.failures += 1
-        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(held.failures - 1, 10), LAST_PAUSE_S)
-        held.again_s = self._clock() + pause_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads retries
+        held.again_s = self._clock() + _compute_pause_s(held.failures)
         held.state, held.message = "failed", message
         _log.warning("adapter %s, attempt %d: %s", adapter.name, held.failures, message)
 
@@ -260,6 +286,11 @@ class AdapterKeeper:
             await self._files.remove(Path(folder))
             del self._leaving_s[folder]
         return bool(self._leaving_s)
+
+
+def _compute_pause_s(failures: int) -> float:
+    pause_s = min(FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10), LAST_PAUSE_S)
+    return pause_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads retries
 
 
 @contextlib.contextmanager

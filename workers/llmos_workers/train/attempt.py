@@ -19,6 +19,8 @@ import torch
 from transformers import get_scheduler
 
 from llmos.api import FineTuneJob
+from llmos.api.finetunejob import compute_evaluate_every
+from llmos_workers.pulse import Pulse
 from llmos_workers.train.attempts import Heartbeat
 from llmos_workers.train.checkpoints import Checkpoint, CheckpointStore, Lineage
 from llmos_workers.train.dataset import PreparedDataset
@@ -66,12 +68,13 @@ class Options:
 class Attempt:
     """One attempt. `facts` is what can be said about it at any time, also after it failed."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, pulse: Pulse | None = None) -> None:
         """Nothing is done yet."""
         self._options = options
+        self._pulse = pulse or Pulse(sys.stdout, "loading")
         self._stop = StopSignal()
         self._reporter: Reporter | None = None
-        self._closers: list[Callable[[], None]] = []
+        self._closers: list[Callable[[], None]] = [self._pulse.close]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -106,7 +109,8 @@ class Attempt:
         reporter, heartbeat = self._build_reports(state, newest)
         writer = CheckpointWriter(store, reporter.on_checkpoint)
         self._closers.append(writer.close)
-        self._build_loop(state, learner, store, writer, reporter, heartbeat).run()
+        with self._pulse.activity.by_effort(False):
+            self._build_loop(state, learner, store, writer, reporter, heartbeat).run()
         checkpoint = store.verify_best()
         if checkpoint is None:
             raise NotPreparedError("There is nothing to learn")
@@ -157,10 +161,11 @@ class Attempt:
         """When what is done."""
         settings, spec = self._settings, self._options.job.spec
         end = None if settings.max_steps else max(1, round(settings.epochs * self._order.count))
+        total = settings.max_steps or self._order.count_steps(end or 0)
         return Schedule(
-            total_steps=settings.max_steps or self._order.count_steps(end or 0),
+            total_steps=total,
             end=end,
-            evaluate_every_steps=spec.evaluate.every_steps,
+            evaluate_every_steps=compute_evaluate_every(spec.evaluate, total),
             save_every_steps=spec.checkpoint.every_steps,
             save_every_s=spec.checkpoint.every_minutes * 60.0,
             early_stopping=spec.early_stopping,
@@ -219,7 +224,9 @@ class Attempt:
             lost_s=heartbeat.lost_s,
             checkpoint=newest,
             state=state,
+            activity=self._pulse.activity,
         )
+        self._pulse.speak = self._reporter.on_pulse
         self._closers.append(self._reporter.close)
         self._reporter.on_phase("training")
         return self._reporter, heartbeat
@@ -238,7 +245,14 @@ class Attempt:
             state=state,
             schedule=self.schedule,
             learner=learner,
-            stepper=Stepper(learner.model, learner.optimizer, learner.scheduler, device, self._settings.max_grad_norm),
+            stepper=Stepper(
+                learner.model,
+                learner.optimizer,
+                learner.scheduler,
+                device,
+                self._settings.max_grad_norm,
+                self._pulse.activity.touch,
+            ),
             feeder=Feeder(
                 self._order,
                 self._dataset.train,
@@ -253,10 +267,11 @@ class Attempt:
             reporter=reporter,
             heartbeat=heartbeat,
             stop=self._stop,
+            activity=self._pulse.activity,
         )
 
     def _build_asking(self, tick: Callable[[], None]) -> Asking:
-        return Asking(self._tokenizer, self._device, self._settings.max_length, tick)
+        return Asking(self._tokenizer, self._device, self._settings.max_length, tick, self._pulse.activity)
 
     def _build_result_maker(self) -> ResultMaker:
         options = self._options

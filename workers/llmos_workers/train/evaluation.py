@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from llmos_workers.pulse import Activity
 from llmos_workers.train.dataset import Answer, Examples
 from llmos_workers.train.model import Device, find_padding
 from llmos_workers.train.order import plan_micro_batches
@@ -80,6 +81,7 @@ class Asking:
     device: Device
     max_tokens: int
     tick: Tick
+    activity: Activity = field(default_factory=Activity)
 
     @property
     def padding(self) -> int:

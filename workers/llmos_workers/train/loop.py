@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmos.api.finetunejob import EarlyStopping
+from llmos_workers.pulse import Activity
 from llmos_workers.train.attempts import Heartbeat
 from llmos_workers.train.checkpoints import CheckpointStore
 from llmos_workers.train.dataset import Examples, MicroBatch
@@ -94,6 +95,7 @@ class TrainingLoop:
     reporter: Reporter
     heartbeat: Heartbeat
     stop: StopSignal
+    activity: Activity
 
     def __post_init__(self) -> None:
         """Count intervals from here."""
@@ -117,10 +119,11 @@ class TrainingLoop:
         """Do what is due at this step; true = there is nothing more to learn."""
         self._evaluate_if_due()
         finished = self.state.is_finished(self.schedule.total_steps, self.schedule.early_stopping)
-        if finished or self.stop.requested:
-            self._save_now()
-        else:
-            self._save_if_due()
+        with self.activity.by_effort():
+            if finished or self.stop.requested:
+                self._save_now()
+            else:
+                self._save_if_due()
         if self.stop.requested and not finished:
             raise Stopped
         return finished

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from llmos.api import FineTuneJob
 from llmos.api.names import CONTROL_PORT, JOB_FILE, MODEL_DIR, WORK_DIR
+from llmos_workers.pulse import Pulse
 from llmos_workers.train.attempt import Attempt, Options
 from llmos_workers.train.errors import (
     EXIT_FAILED,
@@ -40,13 +41,13 @@ from llmos_workers.train.writer import build_write_error
 log = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one attempt and return its exit code."""
+def main(arguments: Sequence[str] | None = None, pulse: Pulse | None = None) -> int:
+    """Run one attempt and return its exit code. `pulse` tells meanwhile that it is alive."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
     options = build_options(build_parser().parse_args(arguments))
-    attempt = Attempt(options)
+    attempt = Attempt(options, pulse)
     gated = [gate.metric for gate in options.job.spec.evaluate.gates]
     try:
         facts, code = {"outcome": "complete", **attempt.run()}, 0

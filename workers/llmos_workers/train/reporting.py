@@ -19,6 +19,8 @@ from typing import Any, Final, Literal, TextIO
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from llmos.api import CheckpointStatus, TrainingProgress
+from llmos_workers.pulse import INTERVAL_S as PULSE_S
+from llmos_workers.pulse import Activity
 from llmos_workers.train.checkpoints import Checkpoint
 from llmos_workers.train.events import EventLog
 from llmos_workers.train.state import State, StepLoss
@@ -74,12 +76,14 @@ class Reporter:
         lost_s: float,
         checkpoint: Checkpoint | None,
         state: State,
+        activity: Activity,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin at `state`."""
+        """Begin at `state`; `activity` is told of everything."""
         self._out, self._events, self._metrics, self._clock = out, events, metrics, clock
         self._examples, self._total_steps = examples, total_steps
         self._lost_s, self._checkpoint, self._state = lost_s, checkpoint, state
+        self._activity = activity
         self._phase: Phase = "training"
         self._lock = threading.Lock()
         self._printed_s = float("-inf")
@@ -89,6 +93,7 @@ class Reporter:
 
     def on_step(self, state: State, loss: StepLoss, learning_rate: float) -> None:
         """A step was done."""
+        self._activity.touch()
         with self._lock:
             self._state = state
             self._times.append((self._clock(), state.step, state.tokens))
@@ -98,6 +103,7 @@ class Reporter:
 
     def on_evaluation(self, state: State) -> None:
         """The held-out examples were asked. The time it took says nothing about the rate of steps."""
+        self._activity.touch()
         with self._lock:
             self._state = state
             self._times.clear()
@@ -108,6 +114,7 @@ class Reporter:
 
     def on_checkpoint(self, checkpoint: Checkpoint, took_s: float) -> None:
         """A checkpoint is complete."""
+        self._activity.touch()
         with self._lock:
             self._checkpoint = checkpoint
             self._metrics.checkpoints.inc()
@@ -116,14 +123,22 @@ class Reporter:
 
     def on_phase(self, phase: Phase) -> None:
         """Something else begins."""
+        self._activity.touch()
         with self._lock:
             self._phase = phase
             self._print()
 
     def on_wait(self) -> None:
         """Something that takes a while goes on."""
+        self._activity.touch()
         with self._lock:
             self._print_at_intervals()
+
+    def on_pulse(self) -> None:
+        """Nothing happened, perhaps for long: say so."""
+        with self._lock:
+            if self._clock() - self._printed_s >= PULSE_S:
+                self._print()
 
     def flush(self) -> None:
         """Write the event files."""
@@ -148,7 +163,8 @@ class Reporter:
 
     def _print(self) -> None:
         self._printed_s = self._clock()
-        line = {"event": "progress", "phase": self._phase, **self.build_facts()}
+        active_at = self._activity.at.isoformat()
+        line = {"event": "progress", "phase": self._phase, "activeAt": active_at, **self.build_facts()}
         print(json.dumps(line), file=self._out, flush=True)
         self._update_metrics()
 

@@ -130,6 +130,10 @@ class ResultMaker:
         )
 
     def _ask(self, model: Any) -> dict[str, Asked]:
+        with self.asking.activity.by_effort(False):
+            return self._ask_all(model)
+
+    def _ask_all(self, model: Any) -> dict[str, Asked]:
         held_out = self.dataset.held_out
         asked: dict[str, Asked] = {}
         if held_out is not None:

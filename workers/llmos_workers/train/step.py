@@ -17,7 +17,7 @@ import gc
 import logging
 import math
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,10 +40,18 @@ def compute_loss_sum(model: Any, batch: MicroBatch) -> torch.Tensor:
 class Stepper:
     """Does optimizer steps on a model."""
 
-    def __init__(self, model: Any, optimizer: Any, scheduler: Any, device: Device, max_grad_norm: float) -> None:
-        """Learn what of `model` can be learned."""
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        scheduler: Any,
+        device: Device,
+        max_grad_norm: float,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Learn what of `model` can be learned; `tick` is called after each micro-batch."""
         self._model, self._optimizer, self._scheduler, self._device = model, optimizer, scheduler, device
-        self._max_grad_norm = max_grad_norm
+        self._max_grad_norm, self._tick = max_grad_norm, tick
         self._learned = list(get_learned(model).values())
         self._saves_memory = False
 
@@ -81,6 +89,7 @@ class Stepper:
                 loss = compute_loss_sum(self._model, batch.to(self._device.device))
             (loss / learned).backward()
             total += loss.detach()
+            self._tick()
         return total
 
     def _compute_gradient_or_save_memory(self, batches: Sequence[MicroBatch]) -> Any:

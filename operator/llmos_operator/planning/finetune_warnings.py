@@ -1,0 +1,90 @@
+"""What a FineTuneJob asks for and will not get, though nothing stops its training: said early, with the remedy. Pure.
+
+- A pool that is to load the adapter cannot: it is not there, takes no adapters, serves another model, or has too little
+  room for the rank.
+- Early stopping that can never act. It needs one evaluation to compare with and `patience` more, all before the last
+  step: with S steps, one each E steps, there are (S - 1) // E of them.
+- The operator may not read the log of the attempt: it knows neither its progress nor whether it hangs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from llmos.api import FineTuneJob, InferencePool
+from llmos.api.finetunejob import compute_evaluate_every
+
+_LONGEST = 400
+
+
+def find_attach_warnings(job: FineTuneJob, pools: Iterable[InferencePool]) -> tuple[str, ...]:
+    """Return what keeps pools from loading the adapter.
+
+    Args:
+        job: the job.
+        pools: those of `output.attachTo` that are there and can be read.
+    """
+    found = {pool.metadata.name: pool for pool in pools}
+    words = (_judge_pool(job, each.pool, found.get(each.pool)) for each in job.spec.output.attach_to)
+    return tuple(each[:_LONGEST] for each in words if each)
+
+
+def _judge_pool(job: FineTuneJob, name: str, pool: InferencePool | None) -> str:
+    base, rank = job.spec.base_model_ref.name, job.spec.method.lora.rank
+    if pool is None:
+        return (
+            f"output.attachTo: there is no InferencePool {name} in namespace {job.metadata.namespace}. Create it, or "
+            "name another one; the adapter is registered all the same, and loaded when the pool is there."
+        )
+    if pool.spec.model_ref.name != base:
+        return (
+            f"output.attachTo: InferencePool {name} serves {pool.spec.model_ref.name}, the adapter is one of {base}: "
+            f"it will not be loaded there. Name a pool whose modelRef is {base}."
+        )
+    if pool.spec.adapters is None:
+        return (
+            f"output.attachTo: InferencePool {name} takes no adapters. Set its spec.adapters, for example "
+            f"{{maxLoaded: 4}}; its replicas are then started anew."
+        )
+    if rank > pool.spec.adapters.max_rank:
+        return (
+            f"output.attachTo: the adapter's rank is {rank}, InferencePool {name} takes at most "
+            f"{pool.spec.adapters.max_rank}. Raise its spec.adapters.maxRank; its replicas are then started anew."
+        )
+    return ""
+
+
+def find_warnings(job: FineTuneJob, *, total_steps: int, unheard: str) -> tuple[str, ...]:
+    """Return what else does not act.
+
+    Args:
+        job: the job.
+        total_steps: of the run; 0 if they are not known yet.
+        unheard: why the log of the attempt cannot be read; empty if it can.
+    """
+    return tuple(each[:_LONGEST] for each in (*_judge_stopping(job, total_steps), *_judge_log(unheard)))
+
+
+def _judge_stopping(job: FineTuneJob, total_steps: int) -> Iterator[str]:
+    stopping = job.spec.early_stopping
+    total = total_steps or job.spec.trainer.hyperparameters.max_steps or 0
+    if stopping is None or not total:
+        return
+    every = compute_evaluate_every(job.spec.evaluate, total)
+    before_the_end = (total - 1) // every
+    if before_the_end > stopping.patience:
+        return
+    most = (total - 1) // (stopping.patience + 1)
+    remedy = f"Set evaluate.everySteps to {most} or less" if most else "The run is too short for it"
+    yield (
+        f"earlyStopping cannot act: the run has {total} steps, eval_loss is computed each {every}, and patience is "
+        f"{stopping.patience}. {remedy}, or lower the patience."
+    )
+
+
+def _judge_log(unheard: str) -> Iterator[str]:
+    if unheard:
+        yield (
+            "The operator may not read the log of the attempt: progress is not shown, and one that hangs is not "
+            f"noticed. Grant its account get on pods/log. {unheard}"
+        )
