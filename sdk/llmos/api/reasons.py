@@ -91,6 +91,7 @@ class Reason(StrEnum):
     PreparationFailed = "PreparationFailed"
     Preempted = "Preempted"
     NodeLost = "NodeLost"
+    PeerLost = "PeerLost"
     LossNotFinite = "LossNotFinite"
     CheckpointMismatch = "CheckpointMismatch"
     BaseModelChanged = "BaseModelChanged"
@@ -637,6 +638,15 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Trained",
         "A pod of the attempt was lost with its node, evicted or deleted. The job goes on from its last checkpoint.",
         "Look at the node if it happens often.",
+        "back-off",
+    ),
+    Reason.PeerLost: _bad(
+        _JOB,
+        "Trained",
+        "Of the pods that train together one ended, or no longer answers, so all of them end. The job goes on from its "
+        "last checkpoint.",
+        "Look at the pod that ended first, and at its node. In a closed namespace pods of one gang must be allowed to "
+        "reach each other.",
         "back-off",
     ),
     Reason.LossNotFinite: _bad(

@@ -2,9 +2,12 @@
 
     python -m llmos_workers.train --job FILE --model /model --work /job --base-digest D --attempt N --accelerators 1
 
+    ... --nodes 2 --rank 1 --leader NAME      one of the pods that train together (`gang.py`)
+
 Standard output carries progress as JSON lines, standard error the log, the termination log the outcome:
 
     complete   exit 0     the result is in WORK/output; run again, it is reported at once
+    finished   exit 0     all steps are done, and rank 0 makes the result
     stopped    exit 143   after SIGTERM, everything is saved; run again, it goes on
     a reason   exit 1     with the cause and the remedy
 
@@ -16,14 +19,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
 from llmos.api import FineTuneJob
-from llmos.api.names import CONTROL_PORT, JOB_FILE, MODEL_DIR, WORK_DIR
+from llmos.api.names import CONTROL_PORT, GANG_PORT, JOB_FILE, MODEL_DIR, WORK_DIR
 from llmos_workers.train.attempt import Attempt, Options
 from llmos_workers.train.errors import (
     EXIT_FAILED,
@@ -33,11 +40,31 @@ from llmos_workers.train.errors import (
     TrainError,
     is_disk_full,
 )
+from llmos_workers.train.meeting import Loss, Place
 from llmos_workers.train.step import is_out_of_memory
 from llmos_workers.train.termination import build_message, write_message
 from llmos_workers.train.writer import build_write_error
 
 log = logging.getLogger(__name__)
+
+END_S: Final = 15.0
+"""A rank that lost another one ends by itself within this time, or is ended: it may wait for an accelerator."""
+
+
+@dataclass
+class _Ending:
+    """Ends this process for the loss of another rank, where it does not end by itself."""
+
+    attempt: Attempt | None = None
+    has_come: threading.Event = field(default_factory=threading.Event)
+
+    def on_loss(self, loss: Loss) -> None:
+        """Wait, and end."""
+        if self.has_come.wait(END_S):
+            return
+        facts = self.attempt.facts if self.attempt else {}
+        write_message(build_message({"reason": str(loss.reason), "message": loss.message, **facts}))
+        os._exit(EXIT_FAILED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,17 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
     options = build_options(build_parser().parse_args(arguments))
-    attempt = Attempt(options)
+    ending = _Ending()
+    attempt = ending.attempt = Attempt(options, ending.on_loss)
     gated = [gate.metric for gate in options.job.spec.evaluate.gates]
     try:
         facts, code = {"outcome": "complete", **attempt.run()}, 0
     except Stopped:
         facts, code = {"outcome": "stopped", **attempt.facts}, EXIT_STOPPED
     except Exception as error:  # whatever happens, the operator must learn it from the termination log
-        failure = _classify(error)
+        failure = attempt.explain(_classify(error))
         log.error("%s: %s", failure.reason, failure, exc_info=None if isinstance(error, TrainError) else error)
         facts, code = {"reason": str(failure.reason), "message": str(failure), **attempt.facts}, EXIT_FAILED
     finally:
+        ending.has_come.set()
         attempt.close()
     write_message(build_message(facts, gated))
     return code
@@ -89,6 +118,7 @@ def build_options(parsed: argparse.Namespace) -> Options:
         attempt=parsed.attempt,
         accelerators=parsed.accelerators,
         metrics_port=parsed.metrics_port,
+        place=Place(parsed.nodes, parsed.rank, parsed.leader, parsed.gang_port, parsed.meet_timeout),
     )
 
 
@@ -104,4 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--attempt", type=int, default=1, help="number of the attempt, from 1 on")
     parser.add_argument("--accelerators", type=int, default=1, help="accelerators that the attempt holds")
     parser.add_argument("--metrics-port", type=int, default=CONTROL_PORT, help="port of /metrics; 0 = none")
+    parser.add_argument("--nodes", type=int, default=1, help="pods that train together")
+    parser.add_argument("--rank", type=int, default=0, help="which of them this is; 0 leads")
+    parser.add_argument("--leader", default="", help="host name of rank 0")
+    parser.add_argument("--gang-port", type=int, default=GANG_PORT, help="port of rank 0 where the others come")
+    parser.add_argument("--meet-timeout", type=float, default=1800.0, help="longest wait for the others, in seconds")
     return parser
