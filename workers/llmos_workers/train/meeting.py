@@ -144,10 +144,10 @@ class Meeting:
         return address, port
 
     def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):
             connection, _ = listener.accept()
             line = _Line(connection, _HELLO_S)
-            hello = next(line.receive(), {})
+            hello = line.receive_first()
             rank = hello.get("rank")
             if hello.get("size") != self.place.size or not isinstance(rank, int) or not 0 < rank < self.place.size:
                 line.close()
@@ -164,7 +164,7 @@ class Meeting:
     def _follow(self, deadline_s: float) -> tuple[str, int]:
         pause_s = 0.1
         while (left_s := deadline_s - time.monotonic()) > 0:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError):
                 connection = socket.create_connection((self.place.leader, self.place.port), min(_HELLO_S, left_s))
                 line = _Line(connection, self.place.silence_s)
                 line.name = f"The leader ({self.place.leader})"
@@ -183,13 +183,14 @@ class Meeting:
         """Wait for the leader to say go; None if it ends before, or the time is over."""
         line.send({"rank": self.place.rank, "size": self.place.size, "name": socket.gethostname()})
         # Not yet among the lines whose end is a loss: a leader that ends now may be followed by another one.
-        for message in line.receive():
-            if isinstance(port := message.get("go"), int):
-                self._add(0, line)
-                return port
-            if time.monotonic() >= deadline_s:
-                break
-            line.send({})
+        with contextlib.suppress(OSError, ValueError):
+            for message in line.receive():
+                if isinstance(port := message.get("go"), int):
+                    self._add(0, line)
+                    return port
+                if time.monotonic() >= deadline_s:
+                    break
+                line.send({})
         line.close()
         return None
 
@@ -202,24 +203,22 @@ class Meeting:
         threading.Thread(target=self._read, args=(rank, line), name=f"rank-{rank}", daemon=True).start()
 
     def _read(self, rank: int, line: _Line) -> None:
-        words = "ended without a word"
+        last, words = {}, "ended without a word"
         try:
-            for message in line.receive():
-                if "bye" in message:
-                    line.parted.set()
-                    return
-                if "failed" in message:
-                    self._lose(_parse_loss(message["failed"]), but=rank)
-                    return
+            last = next((message for message in line.receive() if message.keys() & {"bye", "failed"}), {})
         except TimeoutError:
             words = f"has not been heard of for {self.place.silence_s:g} s"
         except (OSError, ValueError):
             pass
-        finally:
-            line.close()
-            line.parted.set()
+        line.parted.set()
+        if "bye" in last:
+            # The line stays open: the other one waits for what is said here.
+            return
+        line.close()
         is_expected = self.is_leader and self._lines.keys() != set(range(1, self.place.size))
-        if self._lines.get(rank) is line and not is_expected:
+        if "failed" in last:
+            self._lose(_parse_loss(last["failed"]), but=rank)
+        elif self._lines.get(rank) is line and not is_expected:
             self._lose(Loss(Reason.PeerLost, str(PeerLostError(f"{line.name} {words}"))), but=rank)
 
     def _lose(self, loss: Loss, *, but: int) -> None:
@@ -279,13 +278,21 @@ class _Line:
                 raise ValueError("not an object")
             yield message
 
+    def receive_first(self) -> dict[str, Any]:
+        """What comes first; nothing if that is none of ours, or nothing comes."""
+        try:
+            return next(self.receive(), {})
+        except (OSError, ValueError):
+            return {}
+
     def close(self) -> None:
         """End it, and whoever reads from it."""
         self.is_closed = True
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError):
-            self._connection.close()
+        for end in (self._file, self._connection):
+            with contextlib.suppress(OSError):
+                end.close()
 
 
 def _listen(port: int) -> socket.socket:
