@@ -12,4 +12,8 @@ if __name__ == "__main__":
         os.environ.setdefault(name, value)
     from llmos_workers.train.main import main
 
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # An accelerator that waits for a rank that is gone would keep the interpreter from ending.
+    os._exit(code)
