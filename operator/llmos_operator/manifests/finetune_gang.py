@@ -71,15 +71,18 @@ def build_member_labels(member: Member) -> dict[str, str]:
 
 
 def build_member_args(job: FineTuneJob, member: Member, meet_timeout_s: float) -> tuple[str, ...]:
-    """Return what the trainer is told about its gang; nothing where it trains alone."""
+    """Return what the trainer is told about its gang, and the ranks of its pod; nothing where it trains alone."""
+    count = job.spec.trainer.accelerators_per_node
+    processes = ("--processes", str(count)) if count > 1 else ()
     if member.size == 1:
-        return ()
+        return processes
     leader = f"{member.attempt}.{compute_peers_name(job)}.{job.metadata.namespace}.svc"
     return (
         *("--nodes", str(member.size)),
         *("--rank", str(member.rank)),
         *("--leader", leader),
         *("--meet-timeout", f"{meet_timeout_s:g}"),
+        *processes,
     )
 
 

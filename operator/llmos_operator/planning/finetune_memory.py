@@ -17,8 +17,8 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
 - The logits of T tokens are there in c bytes, again in float32 for the loss, and with their gradient.
 - While a checkpoint is written the container also holds a copy of what is learned and of its two moments, in the memory
   of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
-- On several nodes each holds all of this: the work of a step is dealt out, not the model. What they exchange takes half
-  a GiB more: NCCL's buffers, and the gradients that are summed at once.
+- Of several accelerators each holds all of this: the work of a step is dealt out, not the model. What they exchange
+  takes half a GiB more: NCCL's buffers, and the gradients that are summed at once.
 - A tenth is what allocators lose to fragments. The runtime is 1.5 GiB: the device's context and workspaces, or the
   interpreter with torch.
 
@@ -75,7 +75,7 @@ def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitectu
         weights, states = (FLOAT32_BYTES + casts) * parameters, STATE_BYTES * parameters
     tokens = min(spec.trainer.hyperparameters.max_length, architecture.max_context_tokens)
     activations = _activation_bytes(architecture, tokens, number)
-    exchange_gib = EXCHANGE_GIB if spec.trainer.nodes > 1 else 0.0
+    exchange_gib = EXCHANGE_GIB if _count_ranks(spec) > 1 else 0.0
     return TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib)
 
 
@@ -103,7 +103,7 @@ def refuse_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: Accelerat
         f"Training needs {memory.needs_gib:.1f} GiB on one {accelerator.metadata.name}, which has {has_gib:.1f}: "
         f"{memory.weights_gib:.1f} weights, {memory.states_gib:.1f} gradients and optimizer, "
         f"{memory.activations_gib:.1f} activations of {spec.trainer.hyperparameters.max_length} tokens. "
-        f"{_say_nodes(spec)}{_advise(spec)} Make a new FineTuneJob with it."
+        f"{_say_ranks(spec)}{_advise(spec)} Make a new FineTuneJob with it."
     )
     return build_failure(Reason.DoesNotFit, detail)
 
@@ -118,7 +118,8 @@ def plan_container_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: A
     if accelerator is None:
         needs_gib = compute_training_memory(spec, architecture).needs_gib
     else:
-        needs_gib = architecture.loaded_bytes / GIB + _HOST_GIB
+        # Each process reads the model by itself.
+        needs_gib = spec.trainer.accelerators_per_node * (architecture.loaded_bytes / GIB + _HOST_GIB)
     needs_gib += STATE_BYTES * _count_learned(spec, architecture) / GIB
     return f"{round(math.ceil(needs_gib / _STEP_GIB) * _STEP_GIB * 1024)}Mi"
 
@@ -172,9 +173,13 @@ def _module_shapes(architecture: ModelArchitecture) -> dict[str, int]:
     }
 
 
-def _say_nodes(spec: FineTuneJobSpec) -> str:
-    nodes = spec.trainer.nodes
-    return f"Each of the {nodes} nodes holds the whole model, so more of them do not help. " if nodes > 1 else ""
+def _count_ranks(spec: FineTuneJobSpec) -> int:
+    return spec.trainer.nodes * spec.trainer.accelerators_per_node
+
+
+def _say_ranks(spec: FineTuneJobSpec) -> str:
+    ranks = _count_ranks(spec)
+    return f"Each of the {ranks} accelerators holds the whole model, so more do not help. " if ranks > 1 else ""
 
 
 def _advise(spec: FineTuneJobSpec) -> str:

@@ -171,8 +171,8 @@ class Trainer(ApiModel):
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
     """Pods that train together. Each holds the whole model and computes a part of each step. More than one share the
     claim, for which checkpoint.storage.accessMode has to be ReadWriteMany."""
-    accelerators_per_node: Annotated[int, Field(ge=1, le=1)] = 1
-    """Accelerators of each."""
+    accelerators_per_node: Annotated[int, Field(ge=1, le=16)] = 1
+    """Accelerators of each, with a process for each of them."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the numbers that are computed with. auto = bfloat16 on accelerators that have it, else float32."""
     image: Annotated[str, Field(max_length=512)] = ""
@@ -321,6 +321,11 @@ class FineTuneJobSpec(ApiModel):
             "!has(self.earlyStopping) || self.dataset.split.evalFraction > 0.0",
             "earlyStopping needs held-out examples: set dataset.split.evalFraction above 0",
             field_path=".earlyStopping",
+        ),
+        Rule(
+            "self.trainer.acceleratorsPerNode == 1 || self.trainer.accelerator.class != 'cpu'",
+            "the class cpu has one accelerator on each node: set acceleratorsPerNode to 1, or choose another class",
+            field_path=".trainer.acceleratorsPerNode",
         ),
         Rule(
             "self.trainer.nodes == 1 || self.checkpoint.storage.accessMode == 'ReadWriteMany'",

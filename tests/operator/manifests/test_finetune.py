@@ -113,6 +113,17 @@ def test_the_ranks_of_a_gang_are_told_who_they_are_and_have_names_that_dns_knows
     assert not service["spec"]["selector"].items() <= worker["metadata"]["labels"].items()
 
 
+def test_a_pod_with_several_accelerators_has_a_process_for_each() -> None:
+    accelerator = AcceleratorClass.model_validate({"metadata": {"name": "h100"}, "spec": {"memory": "80Gi"}})
+    trainer = {"accelerator": {"class": "h100"}, "nodes": 2, "acceleratorsPerNode": 8}
+    pod = build_train_pod(template(accelerator, trainer=trainer), 1, has_quota=True, rank=1, size=2)
+    (container,) = pod["spec"]["containers"]
+    command = container["command"]
+    told = dict(zip(command[3::2], command[4::2], strict=True))
+    assert (told["--processes"], told["--accelerators"], told["--rank"]) == ("8", "16", "1")
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+
+
 def test_a_base_model_in_a_claim_is_mounted_and_nothing_is_fetched() -> None:
     base = build_base()
     base["spec"]["storage"] = {"mode": "claim"}

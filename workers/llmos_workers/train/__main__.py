@@ -10,9 +10,17 @@ if __name__ == "__main__":
     # Everything is on the disk already, and bars would drown the progress lines. Read at the first import.
     for name, value in {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
         os.environ.setdefault(name, value)
-    from llmos_workers.train.main import main
+    from llmos_workers.train.arguments import build_parser
 
-    code = main()
+    parsed = build_parser().parse_args()
+    if parsed.processes > 1 and "LLMOS_LAUNCHED" not in os.environ:
+        from llmos_workers.train.launch import launch
+
+        code = launch(sys.argv[1:], parsed.processes)
+    else:
+        from llmos_workers.train.main import main
+
+        code = main()
     sys.stdout.flush()
     sys.stderr.flush()
     # An accelerator that waits for a rank that is gone would keep the interpreter from ending.

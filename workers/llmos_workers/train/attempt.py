@@ -70,6 +70,8 @@ class Options:
     accelerators: int
     metrics_port: int
     place: Place
+    local_rank: int = 0
+    """Which accelerator of the pod is this process's."""
 
 
 class Attempt:
@@ -163,7 +165,7 @@ class Attempt:
 
     @cached_property
     def _device(self) -> Device:
-        return observe_device(self._options.job.spec.trainer.precision)
+        return observe_device(self._options.job.spec.trainer.precision, self._options.local_rank)
 
     @cached_property
     def _dataset(self) -> PreparedDataset:

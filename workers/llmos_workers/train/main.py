@@ -3,6 +3,7 @@
     python -m llmos_workers.train --job FILE --model /model --work /job --base-digest D --attempt N --accelerators 1
 
     ... --nodes 2 --rank 1 --leader NAME      one of the pods that train together (`gang.py`)
+    ... --processes 8                         one process for each accelerator of the pod (`launch.py`)
 
 Standard output carries progress as JSON lines, standard error the log, the termination log the outcome:
 
@@ -24,13 +25,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
 from llmos.api import FineTuneJob
-from llmos.api.names import CONTROL_PORT, GANG_PORT, JOB_FILE, MODEL_DIR, WORK_DIR
+from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt, Options
 from llmos_workers.train.errors import (
     EXIT_FAILED,
@@ -118,25 +118,16 @@ def build_options(parsed: argparse.Namespace) -> Options:
         attempt=parsed.attempt,
         accelerators=parsed.accelerators,
         metrics_port=parsed.metrics_port,
-        place=Place(parsed.nodes, parsed.rank, parsed.leader, parsed.gang_port, parsed.meet_timeout),
+        place=_build_place(parsed),
+        local_rank=parsed.local_rank,
     )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m llmos_workers.train", description="Train what a FineTuneJob says.")
-    parser.add_argument(
-        "--job", type=Path, default=Path(JOB_FILE), help="file with metadata and spec of the FineTuneJob"
+def _build_place(parsed: argparse.Namespace) -> Place:
+    return Place(
+        size=parsed.nodes * parsed.processes,
+        rank=parsed.rank * parsed.processes + parsed.local_rank,
+        leader=parsed.leader,
+        port=parsed.gang_port,
+        timeout_s=parsed.meet_timeout,
     )
-    parser.add_argument("--model", type=Path, default=Path(MODEL_DIR), help="folder of the base model")
-    parser.add_argument("--work", type=Path, default=Path(WORK_DIR), help="the claim of the job")
-    parser.add_argument("--base-digest", required=True, help="digest of the base model")
-    parser.add_argument("--attempt", type=int, default=1, help="number of the attempt, from 1 on")
-    parser.add_argument("--accelerators", type=int, default=1, help="accelerators that the attempt holds")
-    parser.add_argument("--metrics-port", type=int, default=CONTROL_PORT, help="port of /metrics; 0 = none")
-    parser.add_argument("--nodes", type=int, default=1, help="pods that train together")
-    parser.add_argument("--rank", type=int, default=0, help="which of them this is; 0 leads")
-    parser.add_argument("--leader", default="", help="host name of rank 0")
-    parser.add_argument("--gang-port", type=int, default=GANG_PORT, help="port of rank 0 where the others come")
-    parser.add_argument("--meet-timeout", type=float, default=1800.0, help="longest wait for the others, in seconds")
-    return parser
