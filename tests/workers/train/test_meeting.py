@@ -166,7 +166,7 @@ def test_strangers_are_sent_away(build: Callable[..., Rank], port: int) -> None:
     leader = build(0, 2, timeout_s=3.0)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(leader.meeting.meet, lambda _: STORE_PORT)
-        for text in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"rank": 9, "size": 2}\n', b"\xff\n"):
+        for text in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"rank": 9, "size": 2}\n', b"\xff\n", b"[" * 9999 + b"\n"):
             with _connect(port) as stranger:
                 stranger.sendall(text)
                 stranger.settimeout(SOON_S)

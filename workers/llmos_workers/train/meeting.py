@@ -41,6 +41,7 @@ PART_S: Final = 60.0
 """Longest wait of a rank that is done for the leader's leave to go."""
 _HELLO_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 5.0
+_LONGEST_NAME: Final = 63
 _LONGEST_WORDS: Final = 1200
 _LONGEST_LINE: Final = 16384
 
@@ -152,7 +153,7 @@ class Meeting:
             if hello.get("size") != self.place.size or not isinstance(rank, int) or not 0 < rank < self.place.size:
                 line.close()
                 return
-            line.name = f"Rank {rank} ({hello.get('name', '')})"
+            line.name = f"Rank {rank} ({str(hello.get('name', ''))[:_LONGEST_NAME]})"
             log.info("%s has come", line.name)
             self._add(rank, line)
 
@@ -273,10 +274,7 @@ class _Line:
             ValueError: what came is none of ours.
         """
         while text := self._file.readline(_LONGEST_LINE):
-            message = json.loads(text)
-            if not isinstance(message, dict):
-                raise ValueError("not an object")
-            yield message
+            yield _parse(text)
 
     def receive_first(self) -> dict[str, Any]:
         """What comes first; nothing if that is none of ours, or nothing comes."""
@@ -301,6 +299,16 @@ def _listen(port: int) -> socket.socket:
     listener = socket.create_server(("", port), family=family, dualstack_ipv6=both)
     listener.settimeout(BEAT_S)
     return listener
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+    if not isinstance(message, dict):
+        raise ValueError("not an object")
+    return message
 
 
 def _parse_loss(said: Any) -> Loss:
