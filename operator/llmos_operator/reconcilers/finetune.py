@@ -116,15 +116,15 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
 async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob) -> _Observed:
     kube, namespace, spec = context.kube, key.namespace, job.spec
     class_name = spec.trainer.accelerator.class_name
-    pods, claim, config, service, base, accelerator, output = await asyncio.gather(
+    pods, claim, config, base, accelerator, output = await asyncio.gather(
         kube.list(PODS, namespace=namespace, label_selector=f"{LABEL_JOB}={key.name}"),
         kube.get(PERSISTENT_VOLUME_CLAIMS, compute_work_claim_name(job), namespace),
         kube.get(CONFIG_MAPS, compute_config_name(job), namespace),
-        _observe_service(context, job, namespace),
         kube.get(LLM_MODELS, spec.base_model_ref.name, namespace),
         _observe_class(context, class_name),
         kube.get(LLM_MODELS, spec.output.name, namespace),
     )
+    service = await _observe_service(context, job, namespace)
     tenants = await observe_tenants(context)
     own = [pod for pod in pods if _is_owned(pod, job)]
     queue = choose_queue(job, tenants.all, context.settings)

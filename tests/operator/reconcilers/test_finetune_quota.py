@@ -194,7 +194,7 @@ async def test_the_nodes_that_reach_the_claim_are_told_to_the_ledger() -> None:
     assert not world.is_gated(world.pod("tune-train-1"))
 
 
-ON_TWO = {
+ON_TWO: dict[str, Any] = {
     "trainer": {"accelerator": {"class": CLASS}, "nodes": 2},
     "checkpoint": {"storage": {"accessMode": "ReadWriteMany"}},
 }

@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,15 @@ MakeWorld = Callable[..., World]
 LORA = {"method": {"tuning": "lora", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}}
 FULL = {"method": {"tuning": "full"}}
 DROPPING = {"method": {"tuning": "lora", "lora": {"rank": 4, "alpha": 8, "dropout": 0.2}}}
-WITHIN = {"rel": 1e-4, "abs": 1e-5}
-"""Numbers are added in another order, and AdamW divides by the root of small ones."""
+
+
+def about(value: float) -> Any:
+    """Numbers are added in another order, and AdamW divides by the root of small ones."""
+    return pytest.approx(value, rel=1e-4, abs=1e-5)
+
+
+def wait_for_steps(world: World, steps: int, process: BaseProcess) -> None:
+    assert wait_for(lambda: steps_done(world) >= steps, process)
 
 
 def read_weights(world: World) -> dict[str, torch.Tensor]:
@@ -37,7 +45,7 @@ def read_weights(world: World) -> dict[str, torch.Tensor]:
 def assert_alike(one: World, other: World) -> None:
     assert other.losses().keys() == one.losses().keys()
     for told, expected in ((other.losses(), one.losses()), (other.eval_losses(), one.eval_losses())):
-        assert told == {step: pytest.approx(loss, **WITHIN) for step, loss in expected.items()}
+        assert told == {step: about(loss) for step, loss in expected.items()}
     expected_weights = read_weights(one)
     for name, tensor in read_weights(other).items():
         torch.testing.assert_close(tensor, expected_weights[name], rtol=1e-2, atol=1e-3)
@@ -52,9 +60,8 @@ def test_two_ranks_learn_what_one_learns(make_world: MakeWorld, method: dict[str
     assert worker["outcome"] == "finished"
     assert leader["outcome"] == "complete"
     assert leader["progress"]["tokens"] == alone["progress"]["tokens"]
-    assert leader["evaluation"]["metrics"][0]["result"] == pytest.approx(
-        alone["evaluation"]["metrics"][0]["result"], **WITHIN
-    )
+    result, expected = (each["evaluation"]["metrics"][0]["result"] for each in (leader, alone))
+    assert result == about(expected)
 
 
 def test_a_rank_for_which_a_step_has_nothing_takes_part(make_world: MakeWorld) -> None:
@@ -74,7 +81,7 @@ def test_one_that_is_killed_ends_the_other_and_both_go_on_with_the_same_numbers(
     complete(calm)
     ranks = build_ranks(world)
     processes = start(ranks)
-    assert wait_for(lambda: steps_done(world) >= 5, processes[0])
+    wait_for_steps(world, 5, processes[0])
     processes[killed].kill()
     assert finish(processes[killed]) == -signal.SIGKILL
     assert end_soon(processes[1 - killed]) == 1
@@ -140,8 +147,7 @@ def test_a_job_goes_on_with_more_ranks_and_with_fewer(make_world: MakeWorld) -> 
     for size in (1, 3, 2):
         ranks = build_ranks(world, size)
         processes = start(ranks)
-        target = steps_done(world) + 2
-        assert wait_for(lambda target=target: steps_done(world) >= target, processes[0])
+        wait_for_steps(world, steps_done(world) + 2, processes[0])
         for process in processes:
             process.terminate()
         assert [finish(process) for process in processes] == [143] * size

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -69,7 +69,7 @@ class Options:
     attempt: int
     accelerators: int
     metrics_port: int
-    place: Place
+    place: Place = field(default_factory=Place)
     local_rank: int = 0
     """Which accelerator of the pod is this process's."""
 
