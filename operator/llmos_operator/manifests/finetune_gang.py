@@ -8,11 +8,13 @@ Service of the job's, from the moment it has an address.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from llmos.api import FineTuneJob
 from llmos.api.names import (
     COMPONENT_LEADERS,
     COMPONENT_TRAIN,
+    CPU_CLASS,
     GANG_PORT,
     LABEL_COMPONENT,
     LABEL_GANG_SIZE,
@@ -22,6 +24,8 @@ from llmos.api.names import (
 )
 from llmos_operator.manifests.common import Manifest, build_metadata, build_owner
 from llmos_operator.planning.quota_view import DOMAIN_LABELS
+
+HOST_LABEL: Final = "kubernetes.io/hostname"
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,10 @@ def build_member_placement(job: FineTuneJob, member: Member) -> Manifest:
     """Return what the spec of a pod says about its place in the gang."""
     if member.size == 1:
         return {}
+    on_processor = job.spec.trainer.accelerator.class_name == CPU_CLASS
+    # Accelerators want a fast network between them; on the processor two pods of one node would share its cores.
+    kind, keys = ("podAntiAffinity", (HOST_LABEL,)) if on_processor else ("podAffinity", DOMAIN_LABELS)
     peers = {"matchLabels": {LABEL_JOB: job.metadata.name, LABEL_REPLICA: member.attempt}}
-    preferred = [
-        {"weight": 100, "podAffinityTerm": {"topologyKey": key, "labelSelector": peers}} for key in DOMAIN_LABELS
-    ]
+    preferred = [{"weight": 100, "podAffinityTerm": {"topologyKey": key, "labelSelector": peers}} for key in keys]
     name: Manifest = {"hostname": member.name, "subdomain": compute_peers_name(job)} if member.rank == 0 else {}
-    return {**name, "affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}}
+    return {**name, "affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}}

@@ -105,6 +105,7 @@ def test_the_ranks_of_a_gang_are_told_who_they_are_and_have_names_that_dns_knows
     assert {each["--accelerators"] for each in told} == {"2"}
     assert (leader["spec"]["hostname"], leader["spec"]["subdomain"]) == ("tune-train-3", "tune-train")
     assert "hostname" not in worker["spec"]
+    assert "podAntiAffinity" in worker["spec"]["affinity"], "two pods of one node would share its cores"
     assert leader["spec"]["schedulingGates"] == worker["spec"]["schedulingGates"]
     service = build_peers_service(job(trainer={"accelerator": {"class": "cpu"}, "nodes": 2}))
     assert service["metadata"]["name"] == leader["spec"]["subdomain"]
@@ -122,6 +123,7 @@ def test_a_pod_with_several_accelerators_has_a_process_for_each() -> None:
     told = dict(zip(command[3::2], command[4::2], strict=True))
     assert (told["--processes"], told["--accelerators"], told["--rank"]) == ("8", "16", "1")
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+    assert "podAffinity" in pod["spec"]["affinity"]
 
 
 def test_a_base_model_in_a_claim_is_mounted_and_nothing_is_fetched() -> None:
