@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.training.train.world import DEADLINE_S, World, count_attempts, finish, steps_done, wait_for
 
-END_S = 25.0
+END_S = 40.0
 """So long a rank may live that has lost another one."""
 
 
@@ -24,6 +24,7 @@ class Rank(World):
     size: int = 2
     port: int = 0
     meet_timeout_s: float = DEADLINE_S
+    silence_s: float = 30.0
 
     @property
     def arguments(self) -> list[str]:
@@ -36,6 +37,7 @@ class Rank(World):
             f"--gang-port={self.port}",
             f"--meet-timeout={self.meet_timeout_s}",
             f"--accelerators={self.size}",
+            f"--silence={self.silence_s}",
         ]
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,6 +95,25 @@ def test_one_that_is_killed_ends_the_other_and_both_go_on_with_the_same_numbers(
     assert world.losses() == calm.losses()
     assert world.eval_losses() == calm.eval_losses()
     assert world.result_files() == calm.result_files()
+
+
+def test_one_that_hears_nothing_of_the_other_ends_though_it_waits_for_it(make_world: MakeWorld) -> None:
+    # Like a node that is gone: its connections stay open, and what waits for an answer waits on.
+    world = make_world(**DROPPING)
+    ranks = build_ranks(world, silence_s=3.0)
+    processes = start(ranks)
+    frozen = processes[1].pid
+    assert frozen is not None
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        assert end_soon(processes[0]) == 1
+        assert "has not been heard of for 3 s" in ranks[0].message["message"]
+        assert ranks[0].message["lastCheckpoint"] is None or ranks[0].message["lastCheckpoint"]["step"] > 0
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    assert end_soon(processes[1]) == 1
+    assert ranks[1].message["reason"] == "PeerLost"
+    complete(world)
 
 
 @pytest.mark.parametrize("asked", [0, 1], ids=["the leader", "a worker"])

@@ -27,4 +27,5 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--leader", default="127.0.0.1", help="host name of rank 0")
     parser.add_argument("--gang-port", type=int, default=GANG_PORT, help="port of rank 0 where the others come")
     parser.add_argument("--meet-timeout", type=float, default=1800.0, help="longest wait for the others, in seconds")
+    parser.add_argument("--silence", type=float, default=30.0, help="silence after which a rank is lost, in seconds")
     return parser

@@ -130,4 +130,5 @@ def _build_place(parsed: argparse.Namespace) -> Place:
         leader=parsed.leader,
         port=parsed.gang_port,
         timeout_s=parsed.meet_timeout,
+        silence_s=parsed.silence,
     )
