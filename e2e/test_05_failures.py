@@ -400,6 +400,7 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.NodeLost: "test_27_finetune",
         Reason.NothingToLearn: "tests/training/prepare/test_gate",
         Reason.OutputNameTaken: "tests/operator/reconcilers/test_finetune",
+        Reason.PeerLost: "tests/training/train/test_gang: a rank that is killed",
         Reason.PersonalDataFound: "tests/training/prepare/test_gate",
         Reason.PreparationFailed: "tests/training/prepare/test_process",
         Reason.RetriesExhausted: "tests/operator/reconcilers/test_finetune",

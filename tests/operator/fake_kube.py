@@ -69,7 +69,7 @@ class FakeKube(Kube):
         """Logs by (namespace, pod, container, previous)."""
         self._objects: dict[Place, Object] = {}
         self._applied: dict[Place, dict[str, Tree]] = defaultdict(dict)
-        self._failures: dict[tuple[str, str], list[KubeError]] = defaultdict(list)
+        self._failures: dict[tuple[str, str], list[KubeError | None]] = defaultdict(list)
         self._counter = 0
         for manifest in objects:
             self.put(manifest)
@@ -108,9 +108,10 @@ class FakeKube(Kube):
             for place in orphans:
                 del self._objects[place]
 
-    def fail_next(self, verb: str, kind: str, error: KubeError, *, times: int = 1) -> None:
-        """Let the next requests of a verb (get, list, log or one that writes) for a kind fail."""
-        self._failures[(verb, kind)].extend([error] * times)
+    def fail_next(self, verb: str, kind: str, error: KubeError, *, times: int = 1, after: int = 0) -> None:
+        """Let the next requests of a verb (get, list, log or one that writes) for a kind fail, `after` so many that do
+        not."""
+        self._failures[(verb, kind)].extend([None] * after + [error] * times)
 
     def forget_writes(self) -> None:
         """Start a new record, for example before the second reconcile of a test."""
@@ -275,8 +276,9 @@ class FakeKube(Kube):
         self._fail(verb, place.resource.kind)
 
     def _fail(self, verb: str, kind: str) -> None:
-        if failures := self._failures[(verb, kind)]:
-            raise failures.pop(0)
+        failures = self._failures[(verb, kind)]
+        if failures and (failure := failures.pop(0)) is not None:
+            raise failure
 
     def _existing(self, verb: str, place: Place) -> Object:
         if place not in self._objects:

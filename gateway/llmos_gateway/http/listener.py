@@ -100,9 +100,7 @@ class Listener:
     async def _open(self, taken: socket.socket) -> None:
         timeout_s = HANDSHAKE_S if self._tls is not None else None
         try:
-            await self._loop.connect_accepted_socket(
-                self._make, taken, ssl=self._tls, ssl_handshake_timeout=timeout_s
-            )
+            await self._loop.connect_accepted_socket(self._make, taken, ssl=self._tls, ssl_handshake_timeout=timeout_s)
         except OSError as error:
             # Whoever speaks no TLS, or goes away, could fill the log.
             _logger.debug("A connection did not open: %s.", error)

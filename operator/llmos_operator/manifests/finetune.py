@@ -4,7 +4,8 @@
     ConfigMap JOB-job      the job as its pods read it (`JOB_FILE`)
     pod JOB-prepare-N      init containers fetch dataset, suites and base model, each with its own Secret only; the
                            container that reads strangers' data sees none of them
-    pod JOB-train-N        fetches the base model, if that is not in a claim, and trains
+    pod JOB-train-N        fetches the base model, if that is not in a claim, and trains; with more of them
+                           (`JOB-train-N-1` ...) where a job trains on several nodes (`finetune_gang`)
 
 The prepare pod goes to the nodes of the training's class, though it asks for no accelerator: where a volume is bound
 when its first pod comes, it is then bound where training can reach it. What the volume says about its nodes the train
@@ -33,8 +34,6 @@ from llmos.api.names import (
     LABEL_COMPONENT,
     LABEL_FETCHES,
     LABEL_JOB,
-    LABEL_RANK,
-    LABEL_REPLICA,
     WORK_DIR,
 )
 from llmos_operator.manifests.common import (
@@ -45,6 +44,12 @@ from llmos_operator.manifests.common import (
     build_metadata,
     build_owner,
     build_pod_security,
+)
+from llmos_operator.manifests.finetune_gang import (
+    Member,
+    build_member_args,
+    build_member_labels,
+    build_member_placement,
 )
 from llmos_operator.manifests.replica import build_placement
 from llmos_operator.manifests.steps import (
@@ -162,22 +167,32 @@ def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:
 
 
 def build_train_pod(
-    template: JobTemplate, number: int, *, has_quota: bool, node_labels: Mapping[str, str] | None = None
+    template: JobTemplate,
+    number: int,
+    *,
+    has_quota: bool,
+    node_labels: Mapping[str, str] | None = None,
+    rank: int = 0,
+    size: int = 1,
 ) -> Manifest:
-    """Return the pod of an attempt; with quota it waits behind a gate until it is admitted.
+    """Return a pod of an attempt; with quota it waits behind a gate until the attempt is admitted.
 
     Args:
         template: what all pods of the job have in common.
         number: of the attempt.
         has_quota: whether the ledger gives out its accelerators.
         node_labels: labels of the nodes from which the job's volume can be reached.
+        rank: which pod of the attempt it is.
+        size: pods of the attempt.
     """
     job, trainer = template.job, template.job.spec.trainer
+    member = Member(compute_pod_name(job, COMPONENT_TRAIN, number), rank, size)
     model_dir, volumes, mounts, init = _model_files(template, template.image)
     arguments = (
         *("python", "-m", "llmos_workers.train", *_common_arguments(template, model_dir)),
         *("--attempt", str(number)),
-        *("--accelerators", str(trainer.accelerators_per_node)),
+        *("--accelerators", str(size * trainer.accelerators_per_node)),
+        *build_member_args(job, member, template.settings.start_timeout_s),
     )
     shm: Manifest = {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - shared memory of the loader's processes
     main = _build_main(template, CONTAINER_TRAIN, arguments, [*mounts, shm], _build_resources(template))
@@ -185,7 +200,9 @@ def build_train_pod(
     volumes = [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}]
     pod = _build_pod(template, COMPONENT_TRAIN, number, init, main, volumes)
     metadata, spec = pod["metadata"], pod["spec"]
-    metadata["labels"] |= {LABEL_REPLICA: metadata["name"], LABEL_RANK: "0"}
+    metadata["name"] = member.name
+    metadata["labels"] |= build_member_labels(member)
+    spec |= build_member_placement(job, member)
     metadata["annotations"][ANNOTATION_ACCELERATOR_CLASS] = trainer.accelerator.class_name
     spec["terminationGracePeriodSeconds"] = job.spec.checkpoint.on_preempt.deadline_seconds
     if node_labels:

@@ -3,7 +3,8 @@
     base model and class known, memory enough -> prepare pod -> dataset report -> train pod (waits for its quota)
       -> result and numbers -> gates -> LLMModel
 
-- There is at most one pod that may run. The next one is made when the one before has ended.
+- There is at most one attempt that may run: one pod, or the gang of `trainer.nodes` pods (`finetune_gangs`). The next
+  one is made when all of the one before has ended.
 - Dataset, counts, result and failures stand in the status (`finetune_record`), which is written before any pod is
   deleted. A pod that ended is kept for `kubectl logs`: a failed one until the next attempt is made, a complete one
   until the LLMModel is there.
@@ -27,6 +28,7 @@ from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, InferencePool,
 from llmos.api.job_reasons import say_for_job
 from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CONDITION_READY, CPU_CLASS
 from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.finetune_gangs import build_attempts
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
 from llmos_operator.planning.finetune_memory import refuse_memory
 from llmos_operator.planning.finetune_pods import FINAL_REASONS, JobPod, PodState
@@ -78,10 +80,14 @@ class Sight:
 
 @dataclass(frozen=True)
 class NewPod:
-    """A pod to make."""
+    """A pod to make, or pods of a gang."""
 
     component: str
     number: int
+    size: int = 1
+    """Pods of the whole gang."""
+    ranks: tuple[int, ...] = (0,)
+    """Which of them to make."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class JobPlan:
 
 def plan_job(sight: Sight) -> JobPlan:
     """Return the next step of a job."""
+    sight = replace(sight, pods=build_attempts(sight.pods, noted=sight.job.status.attempt, now=sight.now))
     record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live, sight.now)
     if sight.is_work_lost and not record.is_trained:
         record = replace(record, dataset=None, progress=None, last_checkpoint=None)
@@ -192,6 +199,8 @@ def _plan_live(sight: Sight, record: Record, live: JobPod) -> JobPlan:
         record = replace(record, prepare_attempt=live.number, failure=live.stuck)
         return JobPlan(record, "Preparing", live.stuck, live, needs_files=True)
     record = replace(record, attempt=live.number, failure=live.stuck)
+    if live.missing:
+        return _plan_completion(sight, record, live)
     if live.state is PodState.WAITING:
         return JobPlan(record, "Queued", sight.waits, live, needs_files=True)
     status = sight.job.status
@@ -199,6 +208,15 @@ def _plan_live(sight: Sight, record: Record, live: JobPod) -> JobPlan:
     is_evaluating = live.state is PodState.RUNNING and (sight.live.is_evaluating if sight.live else is_same)
     phase: Phase = "Evaluating" if is_evaluating else "Training"
     return JobPlan(record, phase, live.stuck, live, is_evaluating=is_evaluating, needs_files=True)
+
+
+def _plan_completion(sight: Sight, record: Record, live: JobPod) -> JobPlan:
+    """Plan the rest of a gang that an operator was killed while making."""
+    phase: Phase = "Training" if _is_on_cpu(sight.job) else "Queued"
+    if failure := _refuse_base(sight, record):
+        return JobPlan(record, phase, failure, live, needs_files=True)
+    rest = NewPod(COMPONENT_TRAIN, live.number, live.size, live.missing)
+    return JobPlan(record, phase, live.stuck, live, create=rest, needs_files=True)
 
 
 def _plan_attempt(sight: Sight, record: Record) -> JobPlan:
@@ -219,16 +237,18 @@ def _plan_attempt(sight: Sight, record: Record) -> JobPlan:
         return JobPlan(
             replace(record, base_digest=record.base_digest or _digest_of(sight.base)), "Pending", record.failure
         )
-    return _plan_new(record, COMPONENT_TRAIN if record.is_prepared else COMPONENT_PREPARE, on_cpu=_is_on_cpu(job))
+    return _plan_new(record, job)
 
 
-def _plan_new(record: Record, component: str, *, on_cpu: bool) -> JobPlan:
-    new = NewPod(component, record.counted + 1)
-    if component == COMPONENT_PREPARE:
-        record = replace(record, prepare_attempt=new.number, failure=None)
+def _plan_new(record: Record, job: FineTuneJob) -> JobPlan:
+    number, size = record.counted + 1, job.spec.trainer.nodes
+    if not record.is_prepared:
+        new = NewPod(COMPONENT_PREPARE, number)
+        record = replace(record, prepare_attempt=number, failure=None)
         return JobPlan(record, "Preparing", create=new, needs_files=True)
-    record = replace(record, attempt=new.number, failure=None)
-    return JobPlan(record, "Training" if on_cpu else "Queued", create=new, needs_files=True)
+    new = NewPod(COMPONENT_TRAIN, number, size, tuple(range(size)))
+    record = replace(record, attempt=number, failure=None)
+    return JobPlan(record, "Training" if _is_on_cpu(job) else "Queued", create=new, needs_files=True)
 
 
 def _refuse(sight: Sight, record: Record) -> Failure | None:
@@ -278,14 +298,20 @@ def _pause_s(record: Record, now: datetime) -> float:
 
 def _plan_deletions(plan: JobPlan, pods: Iterable[JobPod]) -> tuple[JobPod, ...]:
     """Return pods that are to be deleted, once the status is written."""
-    return tuple(pod for pod in pods if (pod.is_lost or not pod.is_deleted) and _has_to_go(plan, pod))
+    each = ((pod, member) for pod in pods for member in pod.members)
+    return tuple(
+        member for pod, member in each if (member.is_lost or not member.is_deleted) and _has_to_go(plan, pod, member)
+    )
 
 
-def _has_to_go(plan: JobPlan, pod: JobPod) -> bool:
-    if pod.is_lost:
+def _has_to_go(plan: JobPlan, pod: JobPod, member: JobPod) -> bool:
+    """Whether a member of an attempt's gang, or its only pod, is to be deleted."""
+    if member.is_lost:
         return True
-    if pod.state in LIVE:
+    if member.state in LIVE:
         return plan.live is None or pod.name != plan.live.name
+    if pod.state is not PodState.ENDED:
+        return False
     is_failed = pod.end is not None and pod.end.failure is not None
     if is_failed:
         # The record of the last failure stays until something new is made.

@@ -6,7 +6,7 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
     weights       lora: c P                full: 4 P, and c P of casts if c < 4
     states        lora: 12 A + 4 A         full: 12 P
     activations   c T h L + c T (8 h + 4 w + 2 q + 4 k) + (c + 8) T V
-    needs         1.1 x (weights + states + activations) + runtime
+    needs         1.1 x (weights + states + activations) + runtime + exchange
 
 - 12 bytes of states are the gradient and the two moments of Adam in float32, 4 more the weight itself: the 16 bytes
   for each trained parameter of Rajbhandari et al., "ZeRO" (2020), section 3.1.
@@ -17,6 +17,8 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
 - The logits of T tokens are there in c bytes, again in float32 for the loss, and with their gradient.
 - While a checkpoint is written the container also holds a copy of what is learned and of its two moments, in the memory
   of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
+- Of several accelerators each holds all of this: the work of a step is dealt out, not the model. What they exchange
+  takes half a GiB more: NCCL's buffers, and the gradients that are summed at once.
 - A tenth is what allocators lose to fragments. The runtime is 1.5 GiB: the device's context and workspaces, or the
   interpreter with torch.
 
@@ -38,6 +40,7 @@ from llmos_operator.planning.quantities import parse_quantity_bytes
 
 RUNTIME_GIB: Final = 1.5
 OVERHEAD: Final = 1.1
+EXCHANGE_GIB: Final = 0.5
 STATE_BYTES: Final = 12
 FLOAT32_BYTES: Final = 4
 _STEP_GIB: Final = 0.25
@@ -52,11 +55,12 @@ class TrainingMemory:
     weights_gib: float
     states_gib: float
     activations_gib: float
+    exchange_gib: float = 0.0
 
     @property
     def needs_gib(self) -> float:
         """All of it."""
-        return OVERHEAD * (self.weights_gib + self.states_gib + self.activations_gib) + RUNTIME_GIB
+        return OVERHEAD * (self.weights_gib + self.states_gib + self.activations_gib) + RUNTIME_GIB + self.exchange_gib
 
 
 def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> TrainingMemory:
@@ -71,7 +75,8 @@ def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitectu
         weights, states = (FLOAT32_BYTES + casts) * parameters, STATE_BYTES * parameters
     tokens = min(spec.trainer.hyperparameters.max_length, architecture.max_context_tokens)
     activations = _activation_bytes(architecture, tokens, number)
-    return TrainingMemory(weights / GIB, states / GIB, activations / GIB)
+    exchange_gib = EXCHANGE_GIB if _count_ranks(spec) > 1 else 0.0
+    return TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib)
 
 
 def count_adapter_parameters(architecture: ModelArchitecture, lora: Lora) -> int:
@@ -98,7 +103,7 @@ def refuse_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: Accelerat
         f"Training needs {memory.needs_gib:.1f} GiB on one {accelerator.metadata.name}, which has {has_gib:.1f}: "
         f"{memory.weights_gib:.1f} weights, {memory.states_gib:.1f} gradients and optimizer, "
         f"{memory.activations_gib:.1f} activations of {spec.trainer.hyperparameters.max_length} tokens. "
-        f"{_advise(spec)} Make a new FineTuneJob with it."
+        f"{_say_ranks(spec)}{_advise(spec)} Make a new FineTuneJob with it."
     )
     return build_failure(Reason.DoesNotFit, detail)
 
@@ -113,7 +118,8 @@ def plan_container_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: A
     if accelerator is None:
         needs_gib = compute_training_memory(spec, architecture).needs_gib
     else:
-        needs_gib = architecture.loaded_bytes / GIB + _HOST_GIB
+        # Each process reads the model by itself.
+        needs_gib = spec.trainer.accelerators_per_node * (architecture.loaded_bytes / GIB + _HOST_GIB)
     needs_gib += STATE_BYTES * _count_learned(spec, architecture) / GIB
     return f"{round(math.ceil(needs_gib / _STEP_GIB) * _STEP_GIB * 1024)}Mi"
 
@@ -165,6 +171,15 @@ def _module_shapes(architecture: ModelArchitecture) -> dict[str, int]:
         "up_proj": wide,
         "down_proj": wide,
     }
+
+
+def _count_ranks(spec: FineTuneJobSpec) -> int:
+    return spec.trainer.nodes * spec.trainer.accelerators_per_node
+
+
+def _say_ranks(spec: FineTuneJobSpec) -> str:
+    ranks = _count_ranks(spec)
+    return f"Each of the {ranks} accelerators holds the whole model, so more do not help. " if ranks > 1 else ""
 
 
 def _advise(spec: FineTuneJobSpec) -> str:

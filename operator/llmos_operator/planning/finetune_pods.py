@@ -21,7 +21,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final, Literal
 
-from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, LABEL_COMPONENT
+from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_REPLICA
 from llmos.api.reasons import Reason
 from llmos_operator.planning.failures import (
     Failure,
@@ -35,8 +35,9 @@ from llmos_operator.planning.failures import (
     read_time,
 )
 from llmos_operator.planning.finetune_reports import Message, read_message
-from llmos_operator.planning.gangs import PodTimes, has_finished, is_deleted, is_lost
+from llmos_operator.planning.gangs import PodTimes, has_finished, is_deleted, is_holding, is_lost
 from llmos_operator.planning.kueue import is_stopped, waits_for_admission
+from llmos_operator.planning.quota_pods import read_rank, read_size
 from llmos_operator.planning.quota_record import read_record
 
 Pod = Mapping[str, Any]
@@ -78,7 +79,7 @@ class End:
 
 @dataclass(frozen=True)
 class JobPod:
-    """One pod of a job.
+    """One pod of a job, or what stands for the gang of an attempt (`finetune_gangs`).
 
     `end` is set for a pod that ended, and for one that has to end: it may no longer go on (`must_go`).
     """
@@ -101,6 +102,20 @@ class JobPod:
     ended_at: datetime | None = None
     """When its container ended."""
     message: Message = field(default_factory=Message)
+    gang: str = ""
+    """Name of the attempt's gang."""
+    rank: int = 0
+    size: int = 1
+    is_holding: bool = False
+    """It has a node, and what it asks for there."""
+    is_placed: bool = False
+    """The quota ledger chose its node, and takes care that it is bound."""
+    unbound: Failure | None = None
+    """It has had no node for longer than others of its gang should hold theirs."""
+    members: tuple[JobPod, ...] = ()
+    """The pods of the attempt."""
+    missing: tuple[int, ...] = ()
+    """Ranks of pods that are still to be made."""
 
 
 def build_job_pods(
@@ -116,7 +131,7 @@ def build_job_pods(
     """
     known = (pod for pod in pods if pod["metadata"]["labels"].get(LABEL_COMPONENT) in _FAILED)
     built = (_build_pod(pod, times, now, is_superseded=pod["metadata"]["name"] in superseded) for pod in known)
-    return tuple(sorted(built, key=lambda pod: (pod.number, pod.name)))
+    return tuple(sorted(built, key=lambda pod: (pod.number, pod.rank, pod.name)))
 
 
 def _build_pod(pod: Pod, times: PodTimes, now: datetime, *, is_superseded: bool) -> JobPod:
@@ -144,6 +159,12 @@ def _build_pod(pod: Pod, times: PodTimes, now: datetime, *, is_superseded: bool)
         started_at=started_at,
         ended_at=ended_at,
         message=message,
+        gang=metadata["labels"].get(LABEL_REPLICA, metadata["name"]),
+        rank=read_rank(pod),
+        size=read_size((pod,)),
+        is_holding=is_holding(pod),
+        is_placed=read_record(metadata).placement is not None,
+        unbound=_find_unbound(pod, times, now) if state is PodState.STARTING else None,
     )
 
 
@@ -174,6 +195,11 @@ def _termination_text(pod: Pod, component: str) -> str:
     return str(terminated.get("message") or "")
 
 
+def _find_unbound(pod: Pod, times: PodTimes, now: datetime) -> Failure | None:
+    is_fresh = now.timestamp() - read_record(pod["metadata"]).admitted_s < times.bind_after_s
+    return None if is_fresh else failure_of_unscheduled_pod(pod, now, times.bind_after_s)
+
+
 def _end_of(pod: Pod, component: str, message: Message, state: PodState) -> End | None:
     """Return how a pod ended; None if it has not. What is complete is so, whoever asked the pod to go meanwhile."""
     if state is not PodState.ENDED:
@@ -192,7 +218,10 @@ def _end_of(pod: Pod, component: str, message: Message, state: PodState) -> End 
     return _classify(pod, component)
 
 
-def _end_of_success(pod: Pod, component: str, message: Message) -> End:
+def _end_of_success(pod: Pod, component: str, message: Message) -> End | None:
+    if component == COMPONENT_TRAIN and read_rank(pod) > 0:
+        # It has done its part; rank 0 makes the result.
+        return None
     if component == COMPONENT_PREPARE and message.outcome == "prepared" and message.dataset is not None:
         return End("prepared")
     if component == COMPONENT_TRAIN and message.outcome == "complete" and message.train.output_digest:

@@ -169,7 +169,8 @@ def _trained(plan: JobPlan) -> Fact:
     if record.failure is not None:
         return is_false(CONDITION_TRAINED, record.failure.reason, record.failure.message)
     if plan.live is not None and plan.live.state is PodState.RUNNING:
-        return is_unknown(CONDITION_TRAINED, Reason.Training, f"Attempt {record.attempt} runs.")
+        where = f" on {plan.live.size} nodes" if plan.live.size > 1 else ""
+        return is_unknown(CONDITION_TRAINED, Reason.Training, f"Attempt {record.attempt} runs{where}.")
     if plan.live is None and plan.create is None:
         return is_unknown(CONDITION_TRAINED, Reason.Starting, "The next attempt has not begun; see Ready.")
     return is_unknown(CONDITION_TRAINED, Reason.Starting, f"Attempt {record.attempt} is to start.")

@@ -16,7 +16,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Reason
-from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_JOB
+from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_JOB, LABEL_REPLICA
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid
 from llmos_operator.kube.resources import (
@@ -28,6 +28,7 @@ from llmos_operator.kube.resources import (
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
     PODS,
+    SERVICES,
 )
 from llmos_operator.manifests.finetune import (
     JobTemplate,
@@ -40,6 +41,7 @@ from llmos_operator.manifests.finetune import (
     compute_work_claim_name,
     read_node_labels,
 )
+from llmos_operator.manifests.finetune_gang import build_peers_service, compute_peers_name
 from llmos_operator.manifests.replica import build_held_pods
 from llmos_operator.manifests.steps import build_claim_change
 from llmos_operator.planning.failures import Failure, build_failure
@@ -74,6 +76,8 @@ class _Observed:
     """and of an earlier one of its name."""
     claim: Object | None
     config: Object | None
+    service: Object | None
+    """By which the pods of an attempt find each other."""
     output: Object | None
     has_quota: bool
     queue: str
@@ -124,6 +128,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         _observe_class(context, class_name),
         kube.get(LLM_MODELS, spec.output.name, namespace),
     )
+    service = await _observe_service(context, job, namespace)
     tenants = await observe_tenants(context)
     own = [pod for pod in pods if _is_owned(pod, job)]
     queue = choose_queue(job, tenants.all, context.settings)
@@ -143,13 +148,14 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         pools=await _observe_pools(context, job),
         output=_whose(output, job),
         obstacle=isolation.refusal,
-        foreign=_find_foreign(job, pods, claim, config),
+        foreign=_find_foreign(job, pods, claim, config, service),
         waits=kueue.waits or _waits(context, key),
         is_work_lost=claim is None and bool(job.status.claim_name),
     )
     foreign = [pod for pod in pods if not _is_owned(pod, job)]
+    look_again_s = isolation.look_again_s
     return _Observed(
-        current, job, sight, own, foreign, claim, config, output, has_quota, queue, kueue, isolation.look_again_s
+        current, job, sight, own, foreign, claim, config, service, output, has_quota, queue, kueue, look_again_s
     )
 
 
@@ -166,6 +172,11 @@ def _patience(job: FineTuneJob) -> timedelta:
 
 async def _observe_class(context: Context, name: str) -> Object | None:
     return None if name == CPU_CLASS else await context.kube.get(ACCELERATOR_CLASSES, name)
+
+
+async def _observe_service(context: Context, job: FineTuneJob, namespace: str) -> Object | None:
+    is_wanted = job.spec.trainer.nodes > 1
+    return await context.kube.get(SERVICES, compute_peers_name(job), namespace) if is_wanted else None
 
 
 def _build_pods(context: Context, pods: Sequence[Object], *, has_quota: bool) -> tuple[JobPod, ...]:
@@ -195,11 +206,9 @@ def _whose(output: Object | None, job: FineTuneJob) -> Ownership:
     return "ours" if is_ours else "taken"
 
 
-def _find_foreign(
-    job: FineTuneJob, pods: Sequence[Object], claim: Object | None, config: Object | None
-) -> Failure | None:
+def _find_foreign(job: FineTuneJob, pods: Sequence[Object], *others: Object | None) -> Failure | None:
     """Return that something of an earlier job of the same name, or of somebody else, is in the way."""
-    for item in (claim, config, *pods):
+    for item in (*others, *pods):
         if item is not None and not _is_owned(item, job):
             what = f"{item.get('kind', 'Pod')} {item['metadata']['name']}"
             detail = (
@@ -229,7 +238,7 @@ async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failur
             await _apply_claim(context, observed, model)
             await apply_if_needed(context.kube, build_job_config(observed.job), observed.config)
         if plan.create is not None:
-            await context.kube.apply(await _build_pod(context, observed, plan, plan.create))
+            await _make(context, observed, plan, plan.create)
     except (Forbidden, Invalid) as error:
         return build_refusal(error.message)
     return None
@@ -258,21 +267,32 @@ async def _apply_claim(context: Context, observed: _Observed, model: Object | No
         await apply_if_needed(context.kube, build_claim_change(claim, observed.claim, is_filled=True), observed.claim)
 
 
-async def _build_pod(context: Context, observed: _Observed, plan: JobPlan, new: NewPod) -> Object:
+async def _make(context: Context, observed: _Observed, plan: JobPlan, new: NewPod) -> None:
+    """Make pods, of a gang the leader last, as the ledger and whoever goes on after a kill expect."""
+    if new.size > 1:
+        await apply_if_needed(context.kube, build_peers_service(observed.job), observed.service)
+    for pod in await _build_new_pods(context, observed, plan, new):
+        await context.kube.apply(pod)
+
+
+async def _build_new_pods(context: Context, observed: _Observed, plan: JobPlan, new: NewPod) -> list[Object]:
     base, job = observed.sight.base, observed.job
     if base is None:
         raise LookupError(f"a pod of FineTuneJob {job.metadata.name} was planned without its base model")
     template = JobTemplate(job, base, observed.sight.accelerator, plan.record.base_digest, context.settings)
     if new.component != COMPONENT_TRAIN:
-        return build_prepare_pod(template, new.number)
+        return [build_prepare_pod(template, new.number)]
     is_ours = observed.has_quota and not observed.queue
     labels = await _observe_node_labels(context, observed) if is_ours else {}
-    pod = build_train_pod(template, new.number, has_quota=is_ours, node_labels=labels)
-    if observed.queue:
-        name = pod["metadata"]["name"]
-        held = build_kueue_metadata(context, job, observed.queue, name, 1, observed.pods)
-        (pod,) = build_held_pods([pod], *held)
-    return pod
+    pods = [
+        build_train_pod(template, new.number, has_quota=is_ours, node_labels=labels, rank=rank, size=new.size)
+        for rank in sorted(new.ranks, reverse=True)
+    ]
+    if not observed.queue:
+        return pods
+    attempt = pods[0]["metadata"]["labels"][LABEL_REPLICA]
+    held = build_kueue_metadata(context, job, observed.queue, attempt, new.size, observed.pods)
+    return build_held_pods(pods, *held)
 
 
 async def _observe_node_labels(context: Context, observed: _Observed) -> dict[str, str]:

@@ -29,9 +29,9 @@ class LogLook:
 
 
 async def look_at_log(context: Context, pods: Sequence[JobPod], namespace: str) -> LogLook:
-    """Read the end of the running pod's log, unless that was done a moment ago."""
+    """Read the end of the running pod's log, of a gang its leader's, unless that was done a moment ago."""
     states = (PodState.RUNNING, PodState.STOPPING)
-    running = next((pod for pod in reversed(pods) if pod.state in states), None)
+    running = next((pod for pod in reversed(pods) if pod.rank == 0 and pod.state in states), None)
     if running is None:
         return LogLook()
     if not context.looks.may_look(running.uid, context.now(), LOG_PAUSE):

@@ -168,10 +168,11 @@ class Trainer(ApiModel):
 
     accelerator: TrainerAccelerator
     """What training runs on."""
-    nodes: Annotated[int, Field(ge=1, le=1)] = 1
-    """Pods that train together."""
-    accelerators_per_node: Annotated[int, Field(ge=1, le=1)] = 1
-    """Accelerators of each."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pods that train together. Each holds the whole model and computes a part of each step. More than one share the
+    claim, for which checkpoint.storage.accessMode has to be ReadWriteMany."""
+    accelerators_per_node: Annotated[int, Field(ge=1, le=16)] = 1
+    """Accelerators of each, with a process for each of them."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the numbers that are computed with. auto = bfloat16 on accelerators that have it, else float32."""
     image: Annotated[str, Field(max_length=512)] = ""
@@ -335,6 +336,17 @@ class FineTuneJobSpec(ApiModel):
             field_path=".earlyStopping",
         ),
         Rule(
+            "self.trainer.acceleratorsPerNode == 1 || self.trainer.accelerator.class != 'cpu'",
+            "the class cpu has one accelerator on each node: set acceleratorsPerNode to 1, or choose another class",
+            field_path=".trainer.acceleratorsPerNode",
+        ),
+        Rule(
+            "self.trainer.nodes == 1 || self.checkpoint.storage.accessMode == 'ReadWriteMany'",
+            "several nodes share the claim of the job: set checkpoint.storage.accessMode to ReadWriteMany, with a "
+            "StorageClass that can do it (of a job that has begun it cannot be changed: make a new one), or nodes to 1",
+            field_path=".trainer.nodes",
+        ),
+        Rule(
             "self.baseModelRef == oldSelf.baseModelRef && self.method == oldSelf.method && "
             "self.dataset == oldSelf.dataset && self.checkpoint.storage == oldSelf.checkpoint.storage && "
             "self.trainer.hyperparameters == oldSelf.trainer.hyperparameters && "
@@ -380,6 +392,7 @@ class FineTuneJob(ApiModel):
             PrinterColumn("Phase", "string", ".status.phase", "Where it is"),
             PrinterColumn("Step", "string", ".status.progress.display", "Optimizer steps done, of all"),
             PrinterColumn("Loss", "number", ".status.progress.loss", "Of the last steps"),
+            PrinterColumn("Nodes", "integer", ".spec.trainer.nodes", "Pods that train together", priority=1),
             PrinterColumn("ETA", "integer", ".status.progress.etaSeconds", "Seconds to go", priority=1),
             PrinterColumn("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why"),
             PrinterColumn("Output", "string", ".status.output.modelRef.name", "The LLMModel that was made", priority=1),

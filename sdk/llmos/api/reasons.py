@@ -93,6 +93,7 @@ class Reason(StrEnum):
     Preempted = "Preempted"
     NodeLost = "NodeLost"
     TrainingStalled = "TrainingStalled"
+    PeerLost = "PeerLost"
     LossNotFinite = "LossNotFinite"
     CheckpointMismatch = "CheckpointMismatch"
     BaseModelChanged = "BaseModelChanged"
@@ -657,6 +658,15 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "If it happens again, look at the node that the pods of the attempts had in common, its accelerators and the "
         "storage of the claim. If a single micro-batch or file really takes so long, raise "
         "retries.stalledAfterMinutes.",
+        "back-off",
+    ),
+    Reason.PeerLost: _bad(
+        _JOB,
+        "Trained",
+        "Of the pods that train together one ended, or no longer answers, so all of them end. The job goes on from its "
+        "last checkpoint.",
+        "Look at the pod that ended first, and at its node. In a closed namespace pods of one gang must be allowed to "
+        "reach each other.",
         "back-off",
     ),
     Reason.LossNotFinite: _bad(

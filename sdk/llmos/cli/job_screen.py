@@ -8,7 +8,7 @@ from datetime import timedelta
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from llmos.api import Condition, DatasetReport, Evaluation, FineTuneJob, Gate, MetricComparison
+from llmos.api import Condition, DatasetReport, Evaluation, FineTuneJob, Gate, MetricComparison, Trainer
 from llmos.cli.gates import describe_gate
 from llmos.cli.job_progress import describe_training
 from llmos.cli.report import Health, State
@@ -67,7 +67,7 @@ def _fact_rows(job: FineTuneJob) -> list[tuple[str, str]]:
         ("base", f"{spec.base_model_ref.name} {status.base_digest}".strip()),
         ("method", _say_method(job)),
         ("data", spec.dataset.source.uri),
-        ("trains on", f"{trainer.nodes * trainer.accelerators_per_node} x {trainer.accelerator.class_name}"),
+        ("trains on", _say_place(trainer)),
         ("progress", describe_training(job) or "not begun"),
     ]
     if status.attempt:
@@ -83,6 +83,11 @@ def _fact_rows(job: FineTuneJob) -> list[tuple[str, str]]:
     made = f"{output.digest}{'' if output.model_ref else ', not registered'}" if output else "not made yet"
     rows.append(("result", f"LLMModel {spec.output.name}{f', for {attach}' if attach else ''}, {made}"))
     return rows
+
+
+def _say_place(trainer: Trainer) -> str:
+    each = f"{trainer.accelerators_per_node} x {trainer.accelerator.class_name}"
+    return f"{trainer.nodes} nodes, {each} each" if trainer.nodes > 1 else each
 
 
 def _say_method(job: FineTuneJob) -> str:

@@ -21,6 +21,7 @@ from llmos_operator.kube.resources import (
     LLM_MODELS,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
+    SERVICES,
     TENANTS,
     Resource,
 )
@@ -161,6 +162,35 @@ async def test_a_lost_pod_a_suspension_and_a_gate(cluster: Cluster) -> None:
     assert status["phase"] == "Failed"
     assert status["evaluation"]["gates"][0]["passed"] is False
     assert await cluster.names(LLM_MODELS) == ["smollm2"]
+    assert await cluster.is_quiet()
+
+
+async def test_two_nodes_are_two_pods_and_a_service_and_one_attempt(cluster: Cluster) -> None:
+    two = {
+        "trainer": {"accelerator": {"class": "cpu"}, "nodes": 2},
+        "checkpoint": {"storage": {"accessMode": "ReadWriteMany"}},
+    }
+    await cluster.begin(**two)
+    await cluster.prepare()
+    assert await cluster.names(PODS) == ["tune-train-1", "tune-train-1-1"]
+    service = await cluster.get(SERVICES, "tune-train")
+    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    for pod in ("tune-train-1", "tune-train-1-1"):
+        await cluster.report(pod, "Running", running={})
+    assert (await cluster.go(1))["phase"] == "Training"
+    assert await cluster.is_quiet()
+    await cluster.kube.delete(PODS, "tune-train-1-1", cluster.namespace, grace_period_s=0)
+    status = await cluster.go()
+    assert status["attempts"] == {"user": 0, "infrastructure": 1, "preemptions": 0}
+    assert await cluster.names(PODS) == []
+    assert await cluster.is_quiet()
+    cluster.context = Context(kube=cluster.kube, settings=Settings(), now=lambda: datetime(2100, 1, 1, tzinfo=UTC))
+    await cluster.go()
+    assert await cluster.names(PODS) == ["tune-train-2", "tune-train-2-1"]
+    await cluster.end("tune-train-2-1", outcome="finished")
+    await cluster.complete("tune-train-2")
+    assert (await cluster.go())["phase"] == "Succeeded"
+    assert await cluster.names(PODS) == []
     assert await cluster.is_quiet()
 
 

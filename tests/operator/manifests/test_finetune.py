@@ -18,6 +18,7 @@ from llmos_operator.manifests.finetune import (
     build_work_claim,
     read_node_labels,
 )
+from llmos_operator.manifests.finetune_gang import build_peers_service
 from llmos_operator.planning.settings import Settings
 from tests.operator.reconcilers.job_world import build_base, build_job
 
@@ -91,6 +92,38 @@ def test_the_trainer_is_told_what_it_needs() -> None:
     assert pod["metadata"]["name"] == "tune-train-3"
     assert pod["metadata"]["labels"][LABEL_FETCHES] == "true"
     assert "schedulingGates" not in pod["spec"]
+
+
+def test_the_ranks_of_a_gang_are_told_who_they_are_and_have_names_that_dns_knows() -> None:
+    on_two = template(trainer={"accelerator": {"class": "cpu"}, "nodes": 2})
+    leader, worker = (build_train_pod(on_two, 3, has_quota=True, rank=rank, size=2) for rank in (0, 1))
+    assert [pod["metadata"]["name"] for pod in (leader, worker)] == ["tune-train-3", "tune-train-3-1"]
+    commands = [pod["spec"]["containers"][0]["command"] for pod in (leader, worker)]
+    told = [dict(zip(command[3::2], command[4::2], strict=True)) for command in commands]
+    assert [each["--rank"] for each in told] == ["0", "1"]
+    assert {each["--leader"] for each in told} == {"tune-train-3.tune-train.team-a.svc"}
+    assert {each["--accelerators"] for each in told} == {"2"}
+    assert (leader["spec"]["hostname"], leader["spec"]["subdomain"]) == ("tune-train-3", "tune-train")
+    assert "hostname" not in worker["spec"]
+    assert "podAntiAffinity" in worker["spec"]["affinity"], "two pods of one node would share its cores"
+    assert leader["spec"]["schedulingGates"] == worker["spec"]["schedulingGates"]
+    service = build_peers_service(job(trainer={"accelerator": {"class": "cpu"}, "nodes": 2}))
+    assert service["metadata"]["name"] == leader["spec"]["subdomain"]
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["selector"].items() <= leader["metadata"]["labels"].items()
+    assert not service["spec"]["selector"].items() <= worker["metadata"]["labels"].items()
+
+
+def test_a_pod_with_several_accelerators_has_a_process_for_each() -> None:
+    accelerator = AcceleratorClass.model_validate({"metadata": {"name": "h100"}, "spec": {"memory": "80Gi"}})
+    trainer = {"accelerator": {"class": "h100"}, "nodes": 2, "acceleratorsPerNode": 8}
+    pod = build_train_pod(template(accelerator, trainer=trainer), 1, has_quota=True, rank=1, size=2)
+    (container,) = pod["spec"]["containers"]
+    command = container["command"]
+    told = dict(zip(command[3::2], command[4::2], strict=True))
+    assert (told["--processes"], told["--accelerators"], told["--rank"]) == ("8", "16", "1")
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+    assert "podAffinity" in pod["spec"]["affinity"]
 
 
 def test_a_base_model_in_a_claim_is_mounted_and_nothing_is_fetched() -> None:

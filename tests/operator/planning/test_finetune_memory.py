@@ -97,6 +97,23 @@ def test_what_fits_is_not_refused_and_what_cannot_is_refused_with_the_numbers() 
     assert "tuning to lora" in refused.message
 
 
+def test_more_nodes_do_not_make_a_model_fit_and_the_refusal_says_so() -> None:
+    one, two = (compute_training_memory(spec("full", nodes=nodes), architecture()) for nodes in (1, 2))
+    assert two.needs_gib > one.needs_gib
+    refused = refuse_memory(spec("full", nodes=2), model(), accelerator())
+    assert refused is not None
+    assert "Each of the 2 accelerators holds the whole model" in refused.message
+
+
+def test_each_process_of_a_pod_reads_the_model_by_itself() -> None:
+    one, eight = (
+        int(plan_container_memory(spec(accelerators_per_node=count), model(), accelerator()).removesuffix("Mi"))
+        for count in (1, 8)
+    )
+    assert eight * 2**20 > 8 * 2 * PARAMETERS
+    assert eight < 8 * one
+
+
 def test_a_shorter_length_takes_less() -> None:
     short = spec(hyperparameters={"maxLength": 512})
     long = spec(hyperparameters={"maxLength": 4096})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmos.api.names import CONTAINER_TRAIN, KUEUE_GATE, KUEUE_QUEUE
+from llmos.api.names import CONTAINER_TRAIN, KUEUE_GATE, KUEUE_GROUP, KUEUE_GROUP_SIZE, KUEUE_QUEUE
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, FINE_TUNE_JOBS, PERSISTENT_VOLUME_CLAIMS, PODS, TENANTS
 from llmos_operator.planning.settings import Admitter, Settings
 from tests.operator.reconcilers.job_world import CHECKPOINT, JOB, JobWorld
@@ -192,6 +192,78 @@ async def test_the_nodes_that_reach_the_claim_are_told_to_the_ledger() -> None:
     world.context.quota.doubt_nodes()
     await world.settle(2)
     assert not world.is_gated(world.pod("tune-train-1"))
+
+
+ON_TWO: dict[str, Any] = {
+    "trainer": {"accelerator": {"class": CLASS}, "nodes": 2},
+    "checkpoint": {"storage": {"accessMode": "ReadWriteMany"}},
+}
+
+
+async def test_a_gang_waits_until_there_is_room_for_all_of_it_and_is_released_together() -> None:
+    world = GpuWorld(tenant("a", NAMESPACE, guaranteed=2), **ON_TWO)
+    await world.prepare()
+    await world.settle(2)
+    assert world.job_pods() == ["tune-train-1", "tune-train-1-1"]
+    assert world.held(NAMESPACE) == [], "one of two accelerators is of no use"
+    assert world.ready()[1] in {"WaitsForRoom", "Fragmented"}
+    assert world.status_now()["phase"] == "Queued"
+    world.kube.put(node("n2", gpus=1))
+    world.context.quota.doubt_nodes()
+    await world.settle(2)
+    await world.step()
+    assert {world.pin(world.pod(name)) for name in world.job_pods()} == {"n1", "n2"}
+    assert world.status_now()["phase"] == "Training"
+    usage = world.context.quota.tenant("a").usage  # type: ignore[union-attr]
+    assert [each.used for each in usage] == [2]
+
+
+async def test_a_gang_gives_way_as_one_and_is_one_preemption() -> None:
+    world = GpuWorld(tenant("a", NAMESPACE, guaranteed=0), tenant("b", "team-b", guaranteed=2), **ON_TWO)
+    world.kube.put(node("n2", gpus=1))
+    await world.prepare()
+    await world.settle(3)
+    assert world.status_now()["phase"] == "Training"
+    world.kube.put(gpu_pool("chat", "team-b"))
+    await world.settle(3)
+    pods = [world.pod(name) for name in world.job_pods()]
+    assert len(pods) == 2
+    assert all("deletionTimestamp" in pod["metadata"] for pod in pods)
+    world.end_pod("tune-train-1-1", code=143, outcome="stopped")
+    await world.step()
+    world.end_pod("tune-train-1", code=143, outcome="stopped", lastCheckpoint=CHECKPOINT)
+    await world.step()
+    world.end_pods()
+    await world.settle(3)
+    assert world.held("team-b")
+    status = world.status_now()
+    assert status["attempts"] == {"user": 0, "infrastructure": 0, "preemptions": 1}
+    assert (status["phase"], status["attempt"]) == ("Queued", 2)
+    assert world.held(NAMESPACE) == []
+
+
+async def test_of_a_gang_that_one_pod_has_left_the_ledger_gives_nothing_away_before_all_have_ended() -> None:
+    world = GpuWorld(tenant("a", NAMESPACE, guaranteed=2), gpu_pool("chat", replicas=0), **ON_TWO)
+    world.kube.put(node("n2", gpus=1))
+    await world.prepare()
+    await world.settle(3)
+    world.end_pod("tune-train-1-1", code=137)
+    await world.step()
+    world.kube.put(gpu_pool("chat", replicas=2))
+    await world.settle(2)
+    usage = world.context.quota.tenant("a").usage  # type: ignore[union-attr]
+    assert sum(each.used for each in usage) <= 2
+    assert "deletionTimestamp" in world.pod("tune-train-1")["metadata"]
+    assert world.status_now()["attempts"]["infrastructure"] == 1
+
+
+async def test_kueue_sees_the_pods_of_an_attempt_as_one_group() -> None:
+    world = GpuWorld(tenant("a", NAMESPACE, guaranteed=2), settings=Settings(admission=Admitter.KUEUE), **ON_TWO)
+    await world.prepare()
+    labels = [world.pod(name)["metadata"]["labels"] for name in world.job_pods()]
+    assert len({each[KUEUE_GROUP] for each in labels}) == 1
+    annotations = [world.pod(name)["metadata"]["annotations"] for name in world.job_pods()]
+    assert {each[KUEUE_GROUP_SIZE] for each in annotations} == {"2"}
 
 
 async def test_without_tenants_nothing_waits() -> None:

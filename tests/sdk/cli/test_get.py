@@ -129,6 +129,20 @@ def test_a_new_job_is_shown_before_anybody_looked_at_it(llmos: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    ("trainer", "words"),
+    [
+        ({"nodes": 2}, "2 nodes, 1 x h100 each"),
+        ({"acceleratorsPerNode": 8}, "8 x h100"),
+        ({"nodes": 4, "acceleratorsPerNode": 8}, "4 nodes, 8 x h100 each"),
+    ],
+)
+def test_where_a_job_trains_is_told(llmos: Run, trainer: Json, words: str) -> None:
+    thing = job("support", class_name="h100")
+    thing["spec"]["trainer"] |= trainer
+    assert words in llmos(Script(answer(thing)), "get", "job/support").stdout
+
+
+@pytest.mark.parametrize(
     ("kind", "thing"),
     [
         ("jobs", job("support", TRAINING)),

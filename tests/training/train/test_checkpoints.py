@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import pytest
 
+from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt
-from llmos_workers.train.main import build_options, build_parser
+from llmos_workers.train.main import build_options
 from tests.training.train.world import (
     World,
     finish,

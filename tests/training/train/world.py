@@ -290,5 +290,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["llmos_workers.train.main"])
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+# Ranks of one attempt find each other here.
+os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 # Threads that wait for each other make nothing faster here, and everything slow on a machine that does other things.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

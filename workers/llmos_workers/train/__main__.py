@@ -9,12 +9,26 @@ from llmos_workers.pulse import Pulse
 if __name__ == "__main__":
     end_on_sigterm()
     pulse = Pulse(sys.stdout, "loading")
-    pulse.start()
+    if not any(each.startswith("--local-rank=") and each != "--local-rank=0" for each in sys.argv):
+        pulse.start()  # Of the processes of one pod the first one speaks.
     # Everything is on the disk already, and bars would drown the progress lines. Read at the first import.
     for name, value in {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
         os.environ.setdefault(name, value)
-    from llmos_workers.train.main import main
+    from llmos_workers.train.arguments import build_parser
 
-    code = main(pulse=pulse)
-    pulse.close()  # a thread that writes while the interpreter goes away may take it down
-    sys.exit(code)
+    parsed = build_parser().parse_args()
+    if parsed.processes > 1 and "LLMOS_LAUNCHED" not in os.environ:
+        from llmos_workers.train.launch import launch
+
+        # The ranks give the signs of life themselves: this process does nothing but wait for them.
+        pulse.close()
+        code = launch(sys.argv[1:], parsed.processes)
+    else:
+        from llmos_workers.train.main import main
+
+        code = main(pulse=pulse)
+    pulse.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # An accelerator that waits for a rank that is gone would keep the interpreter from ending.
+    os._exit(code)

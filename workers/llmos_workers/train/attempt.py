@@ -1,8 +1,12 @@
 """One attempt: what is there, what goes on from it, and the result.
 
-a complete result?      -> reported at once the newest checkpoint   -> the model, optimizer, schedule and random
-numbers as they were the loop                -> the last checkpoint the result              -> from the best or the
-last checkpoint, compared with the base model
+    a complete result?      -> reported at once
+    the other ranks         -> met, where there are some
+    the newest checkpoint   -> the model, optimizer, schedule and random numbers as they were
+    the loop                -> the last checkpoint
+    the result              -> from the best or the last checkpoint, compared with the base model
+
+Rank 0 alone writes and reports. The others end after the loop.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -21,13 +25,15 @@ from transformers import get_scheduler
 from llmos.api import FineTuneJob
 from llmos.api.finetunejob import compute_evaluate_every
 from llmos_workers.pulse import Pulse
-from llmos_workers.train.attempts import Heartbeat
+from llmos_workers.train.attempts import Heartbeat, NoHeartbeat
 from llmos_workers.train.checkpoints import Checkpoint, CheckpointStore, Lineage
 from llmos_workers.train.dataset import PreparedDataset
-from llmos_workers.train.errors import NotPreparedError, Stopped
+from llmos_workers.train.errors import NotPreparedError, PeerFailedError, PeerLostError, Stopped, TrainError
 from llmos_workers.train.evaluation import Asking
 from llmos_workers.train.events import EventLog
+from llmos_workers.train.gang import Gang, ManyRanks
 from llmos_workers.train.loop import Feeder, Schedule, TrainingLoop
+from llmos_workers.train.meeting import Loss, Meeting, Place
 from llmos_workers.train.model import (
     Device,
     find_padding,
@@ -40,7 +46,7 @@ from llmos_workers.train.order import Order
 from llmos_workers.train.reporting import Metrics, Reporter
 from llmos_workers.train.result import ResultMaker, read_outcome
 from llmos_workers.train.settings import Settings, build_settings
-from llmos_workers.train.snapshot import Learner, restore_snapshot
+from llmos_workers.train.snapshot import Learner, restore_snapshot, seed_rank
 from llmos_workers.train.state import State
 from llmos_workers.train.step import Stepper
 from llmos_workers.train.stopping import StopSignal
@@ -48,6 +54,8 @@ from llmos_workers.train.writer import CheckpointWriter
 
 log = logging.getLogger(__name__)
 
+LEARN_CAUSE_S: Final = 5.0
+"""A rank that lost another one waits so long to be told why that one ended."""
 # transformers' names.
 _SCHEDULES: Final = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -63,16 +71,23 @@ class Options:
     attempt: int
     accelerators: int
     metrics_port: int
+    place: Place = field(default_factory=Place)
+    local_rank: int = 0
+    """Which accelerator of the pod is this process's."""
 
 
 class Attempt:
     """One attempt. `facts` is what can be said about it at any time, also after it failed."""
 
-    def __init__(self, options: Options, pulse: Pulse | None = None) -> None:
-        """Nothing is done yet."""
+    def __init__(
+        self, options: Options, pulse: Pulse | None = None, on_loss: Callable[[Loss], None] | None = None
+    ) -> None:
+        """Nothing is done yet. `on_loss` is called, in a thread, when another rank is lost."""
         self._options = options
         self._pulse = pulse or Pulse(sys.stdout, "loading")
+        self._on_loss = on_loss or (lambda _loss: None)
         self._stop = StopSignal()
+        self._gang = Gang()
         self._reporter: Reporter | None = None
         self._closers: list[Callable[[], None]] = [self._pulse.close]
 
@@ -89,6 +104,13 @@ class Attempt:
             except Exception:  # nothing here may keep the outcome from being written
                 log.exception("could not close everything in order")
 
+    def explain(self, failure: TrainError) -> TrainError:
+        """Say what really ended the attempt: what another rank failed with, if that is why. Tell the others if not."""
+        if isinstance(failure, PeerLostError) and (loss := self._gang.find_loss(LEARN_CAUSE_S)):
+            return PeerFailedError(loss.reason, loss.message)
+        self._gang.fail(failure.reason, str(failure))
+        return failure
+
     def run(self) -> dict[str, Any]:
         """Do it, and return what the termination message says.
 
@@ -100,8 +122,9 @@ class Attempt:
         if outcome is not None:
             log.info("the result is there already")
             return outcome
+        self._meet()
         store = self._build_store()
-        newest = store.observe()
+        newest = self._find_newest(store)
         learner = self._build_learner()
         state = self._resume(learner, newest)
         # From here on SIGTERM waits for the step; before, there is nothing that could be lost.
@@ -111,6 +134,8 @@ class Attempt:
         self._closers.append(writer.close)
         with self._pulse.activity.by_effort(False):
             self._build_loop(state, learner, store, writer, reporter, heartbeat).run()
+        if not self._gang.is_leader:
+            return {"outcome": "finished"}
         checkpoint = store.verify_best()
         if checkpoint is None:
             raise NotPreparedError("There is nothing to learn")
@@ -118,6 +143,23 @@ class Attempt:
         del learner  # the optimizer's memory is needed for the evaluation
         reporter.on_phase("evaluating")
         return self._build_result_maker().make(model, checkpoint, reporter.build_facts())
+
+    def _meet(self) -> None:
+        place = self._options.place
+        if place.size == 1:
+            return
+        log.info("rank %d of %d looks for the others", place.rank, place.size)
+        meeting = Meeting(place, self._on_loss)
+        self._closers.append(meeting.close)
+        self._gang = ManyRanks(meeting)
+        self._closers.append(self._gang.close)
+        log.info("all %d ranks are here", place.size)
+
+    def _find_newest(self, store: CheckpointStore) -> Checkpoint | None:
+        """The checkpoint to go on from. The leader chooses, for what it removes another one must not look at."""
+        if self._gang.is_leader:
+            return self._gang.decide(store.observe())
+        return self._gang.decide(None)
 
     @property
     def _output(self) -> Path:
@@ -129,7 +171,7 @@ class Attempt:
 
     @cached_property
     def _device(self) -> Device:
-        return observe_device(self._options.job.spec.trainer.precision)
+        return observe_device(self._options.job.spec.trainer.precision, self._options.local_rank)
 
     @cached_property
     def _dataset(self) -> PreparedDataset:
@@ -202,23 +244,21 @@ class Attempt:
     def _resume(self, learner: Learner, newest: Checkpoint | None) -> State:
         if newest is None:
             log.info("there is no checkpoint: training begins")
+            self._gang.copy_from_leader(parameter.data for parameter in get_learned(learner.model).values())
+            if self._gang.rank:
+                seed_rank(self._settings.seed, self._gang.rank)
             return State()
         log.info("going on from %s", newest.folder.name)
-        return restore_snapshot(learner, newest.folder)
+        return restore_snapshot(learner, newest.folder, rank=self._gang.rank, seed=self._settings.seed)
 
-    def _build_reports(self, state: State, newest: Checkpoint | None) -> tuple[Reporter, Heartbeat]:
-        options = self._options
-        heartbeat = Heartbeat(
-            options.work / "attempts",
-            attempt=options.attempt,
-            accelerators=options.accelerators,
-            resumed_step=state.step,
-        )
+    def _build_reports(self, state: State, newest: Checkpoint | None) -> tuple[Reporter, Heartbeat | NoHeartbeat]:
+        options, is_leader = self._options, self._gang.is_leader
+        heartbeat = self._build_heartbeat(state) if is_leader else NoHeartbeat()
         self._closers.append(heartbeat.close)
         self._reporter = Reporter(
             out=sys.stdout,
-            events=EventLog(options.work / "tensorboard", options.attempt),
-            metrics=Metrics(options.metrics_port),
+            events=EventLog(options.work / "tensorboard" if is_leader else None, options.attempt),
+            metrics=Metrics(options.metrics_port if is_leader else 0),
             examples=self._order.count,
             total_steps=self.schedule.total_steps,
             lost_s=heartbeat.lost_s,
@@ -231,6 +271,15 @@ class Attempt:
         self._reporter.on_phase("training")
         return self._reporter, heartbeat
 
+    def _build_heartbeat(self, state: State) -> Heartbeat:
+        options = self._options
+        return Heartbeat(
+            options.work / "attempts",
+            attempt=options.attempt,
+            accelerators=options.accelerators,
+            resumed_step=state.step,
+        )
+
     def _build_loop(
         self,
         state: State,
@@ -238,9 +287,9 @@ class Attempt:
         store: CheckpointStore,
         writer: CheckpointWriter,
         reporter: Reporter,
-        heartbeat: Heartbeat,
+        heartbeat: Heartbeat | NoHeartbeat,
     ) -> TrainingLoop:
-        device = self._device
+        device, gang = self._device, self._gang
         return TrainingLoop(
             state=state,
             schedule=self.schedule,
@@ -251,6 +300,7 @@ class Attempt:
                 learner.scheduler,
                 device,
                 self._settings.max_grad_norm,
+                gang,
                 self._pulse.activity.touch,
             ),
             feeder=Feeder(
@@ -259,6 +309,7 @@ class Attempt:
                 find_padding(self._tokenizer),
                 self.schedule.end,
                 pin=device.device.type == "cuda",
+                gang=gang,
             ),
             held_out=self._dataset.held_out,
             asking=self._build_asking,
@@ -268,6 +319,7 @@ class Attempt:
             heartbeat=heartbeat,
             stop=self._stop,
             activity=self._pulse.activity,
+            gang=gang,
         )
 
     def _build_asking(self, tick: Callable[[], None]) -> Asking:

@@ -112,6 +112,21 @@ class Heartbeat:
             os.pwrite(self._file.fileno(), text.encode().ljust(RECORD_BYTES - 1) + b"\n", 0)
 
 
+class NoHeartbeat:
+    """What takes its place where another rank keeps the record."""
+
+    lost_s = 0.0
+
+    def beat(self, step: int) -> None:
+        """A step was done."""
+
+    def mark(self) -> None:
+        """A snapshot was taken."""
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+
+
 def read_records(folder: Path) -> tuple[AttemptRecord, ...]:
     """The records that are there, in their order; what cannot be read is left out."""
     records = []

@@ -6,7 +6,9 @@
     ├── CheckpointMismatchError   CheckpointMismatch   1
     ├── LossNotFiniteError        LossNotFinite        1
     ├── OutOfMemoryError          OutOfMemory          1
-    └── DiskFullError             DiskFull             1
+    ├── DiskFullError             DiskFull             1
+    ├── PeerLostError             PeerLost             1
+    └── PeerFailedError           what the other said  1
     Stopped                       (no failure)         143
 
 The text names cause and remedy; the operator takes the reason for whose fault it is.
@@ -15,7 +17,7 @@ The text names cause and remedy; the operator takes the reason for whose fault i
 from __future__ import annotations
 
 import errno
-from typing import ClassVar, Final
+from typing import Final
 
 from llmos.api import REASONS, Reason
 
@@ -28,7 +30,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class TrainError(Exception):
     """A failure with a reason from the table of `llmos.api.reasons`."""
 
-    reason: ClassVar[Reason] = Reason.TrainingFailed
+    reason: Reason = Reason.TrainingFailed
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         """Keep the cause; without a remedy of its own the message takes the one that the reason's row has."""
@@ -67,6 +69,21 @@ class DiskFullError(TrainError):
     """The claim has no room."""
 
     reason = Reason.DiskFull
+
+
+class PeerLostError(TrainError):
+    """Another rank ended without a word, no longer answers, or never came."""
+
+    reason = Reason.PeerLost
+
+
+class PeerFailedError(TrainError):
+    """Another rank failed and said why: that is why this one ends, too."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        """Keep the other's reason and its words, which name the remedy."""
+        Exception.__init__(self, message)
+        self.reason = reason
 
 
 class Stopped(Exception):  # noqa: N818  being asked to stop is no error

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -44,7 +44,15 @@ class Asked:
 
 def compute_loss(model: Any, examples: Examples, chosen: Sequence[int], asking: Asking) -> Asked:
     """Mean loss for each learned token."""
-    batches = plan_micro_batches(list(chosen), examples.lengths, asking.max_tokens)
+    totals, learned = compute_losses(model, examples, chosen, asking)
+    return Asked(compute_mean_loss(totals, learned), len(chosen))
+
+
+def compute_losses(
+    model: Any, examples: Examples, chosen: Sequence[int], asking: Asking, *, rank: int = 0, size: int = 1
+) -> tuple[list[float], int]:
+    """The sum of the losses of each batch, and how many tokens were learned, of the batches that are this rank's."""
+    batches = plan_micro_batches(list(chosen), examples.lengths, asking.max_tokens)[rank::size]
     totals, learned = [], 0
     with torch.inference_mode(), asking.device.autocast():
         for batch in batches:
@@ -53,7 +61,12 @@ def compute_loss(model: Any, examples: Examples, chosen: Sequence[int], asking: 
                 totals.append(float(compute_loss_sum(model, tensors.to(asking.device.device))))
                 learned += tensors.learned
             asking.tick()
-    return Asked(math.fsum(totals) / learned if learned else None, len(chosen))
+    return totals, learned
+
+
+def compute_mean_loss(totals: Iterable[float], learned: int) -> float | None:
+    """Mean for each learned token, the same in whatever order the batches are; None where there is none."""
+    return math.fsum(totals) / learned if learned else None
 
 
 def compute_exact_match(model: Any, examples: Examples, chosen: Sequence[int], asking: Asking) -> Asked:

@@ -22,9 +22,11 @@ log = logging.getLogger(__name__)
 class EventLog:
     """One attempt's event file. Where it cannot be written, that is said once, and training goes on."""
 
-    def __init__(self, folder: Path, attempt: int) -> None:
-        """Begin a file; each attempt has its own."""
+    def __init__(self, folder: Path | None, attempt: int) -> None:
+        """Begin a file; each attempt has its own. Without a folder nothing is written."""
         self._writer: EventsWriter | None = None
+        if folder is None:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"), f".{attempt}.{os.getpid()}")

@@ -13,19 +13,20 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmos.api.finetunejob import EarlyStopping
 from llmos_workers.pulse import Activity
-from llmos_workers.train.attempts import Heartbeat
+from llmos_workers.train.attempts import Heartbeat, NoHeartbeat
 from llmos_workers.train.checkpoints import CheckpointStore
 from llmos_workers.train.dataset import Examples, MicroBatch
 from llmos_workers.train.errors import LossNotFiniteError, Stopped
-from llmos_workers.train.evaluation import Asking, compute_loss
+from llmos_workers.train.evaluation import Asking, compute_losses, compute_mean_loss
+from llmos_workers.train.gang import Gang
 from llmos_workers.train.order import Order, StepPlan
 from llmos_workers.train.reporting import Reporter
-from llmos_workers.train.snapshot import Learner, Snapshot, take_snapshot
+from llmos_workers.train.snapshot import Learner, Snapshot, capture_all_random, take_snapshot
 from llmos_workers.train.state import State
 from llmos_workers.train.step import Stepper
 from llmos_workers.train.stopping import StopSignal
@@ -53,11 +54,14 @@ class _Interrupted(Exception):  # noqa: N818  it only leads out of an evaluation
 
 
 class Feeder:
-    """Makes the tensors of the next step while this one is computed."""
+    """Makes the tensors of the next step while this one is computed: those of this rank."""
 
-    def __init__(self, order: Order, examples: Examples, padding: int, end: int | None, *, pin: bool) -> None:
+    def __init__(
+        self, order: Order, examples: Examples, padding: int, end: int | None, *, pin: bool, gang: Gang | None = None
+    ) -> None:
         """Feed steps of `examples` in this order."""
         self._order, self._examples, self._padding, self._end, self._pin = order, examples, padding, end, pin
+        self._gang = gang or Gang()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="feeder")
         self._next: tuple[int, Future[tuple[StepPlan, list[MicroBatch]]]] | None = None
 
@@ -75,7 +79,8 @@ class Feeder:
 
     def _build(self, position: int) -> tuple[StepPlan, list[MicroBatch]]:
         plan = self._order.plan_step(position, self._end)
-        batches = [self._examples.build_micro_batch(chosen, self._padding) for chosen in plan.micro_batches]
+        own = plan.micro_batches[self._gang.rank :: self._gang.size]
+        batches = [self._examples.build_micro_batch(chosen, self._padding) for chosen in own]
         return plan, [batch.pin() for batch in batches] if self._pin else batches
 
 
@@ -93,9 +98,10 @@ class TrainingLoop:
     store: CheckpointStore
     writer: CheckpointWriter
     reporter: Reporter
-    heartbeat: Heartbeat
+    heartbeat: Heartbeat | NoHeartbeat
     stop: StopSignal
     activity: Activity
+    gang: Gang = field(default_factory=Gang)
 
     def __post_init__(self) -> None:
         """Count intervals from here."""
@@ -119,14 +125,20 @@ class TrainingLoop:
         """Do what is due at this step; true = there is nothing more to learn."""
         self._evaluate_if_due()
         finished = self.state.is_finished(self.schedule.total_steps, self.schedule.early_stopping)
+        stops, saves = self._agree()
         with self.activity.by_effort():
-            if finished or self.stop.requested:
+            if finished or stops:
                 self._save_now()
-            else:
-                self._save_if_due()
-        if self.stop.requested and not finished:
+            elif saves:
+                self._save_in_background()
+        if stops and not finished:
             raise Stopped
         return finished
+
+    def _agree(self) -> tuple[bool, bool]:
+        """Whether any rank was asked to stop, and whether the leader, whose clock counts, wants a checkpoint."""
+        stops, saves = self.gang.add(self.stop.requested, self.gang.is_leader and self._is_save_due())
+        return bool(stops), bool(saves)
 
     def _do_step(self) -> None:
         plan, batches = self.feeder.take(self.state.position)
@@ -151,10 +163,14 @@ class TrainingLoop:
         model: Any = self.learner.model
         model.eval()
         try:
-            asked = compute_loss(model, examples, range(len(examples)), self.asking(self._tick))
+            shares = self.gang.gather(self._ask_share(model, examples))
         finally:
             model.train()
-        value = math.nan if asked.value is None else asked.value
+        whole = [share for share in shares if share is not None]
+        if len(whole) < len(shares):
+            raise _Interrupted
+        mean = compute_mean_loss((each for totals, _ in whole for each in totals), sum(learned for _, learned in whole))
+        value = math.nan if mean is None else mean
         if not math.isfinite(value):
             raise LossNotFiniteError(
                 f"eval_loss is {value} at step {self.state.step}",
@@ -162,32 +178,53 @@ class TrainingLoop:
             )
         return value
 
+    def _ask_share(self, model: Any, examples: Examples) -> tuple[list[float], int] | None:
+        """The losses of this rank's batches; None if it was interrupted, which all have to know."""
+        asking, gang = self.asking(self._tick), self.gang
+        try:
+            return compute_losses(model, examples, range(len(examples)), asking, rank=gang.rank, size=gang.size)
+        except _Interrupted:
+            return None
+
     def _tick(self) -> None:
         self.reporter.on_wait()
         if self.stop.requested:
             raise _Interrupted
 
-    def _save_if_due(self) -> None:
+    def _is_save_due(self) -> bool:
         state, saved, every = self.state, self._saved, self.schedule.save_every_steps
         best = self.schedule.keep_best and state.is_best() and state.evaluated_step != saved.evaluated_step
         due = (
             state.step // every > saved.step // every or time.monotonic() - self._saved_s >= self.schedule.save_every_s
         )
-        if best or (due and state.step != saved.step and not self.writer.is_busy):
-            self.writer.start(self._take_snapshot())
+        return best or (due and state.step != saved.step and not self.writer.is_busy)
+
+    def _save_in_background(self) -> None:
+        if snapshot := self._take_snapshot():
+            self.writer.start(snapshot)
 
     def _save_now(self) -> None:
         self.writer.wait()
+        snapshot = self._take_snapshot() if self.gang.decide(self._is_unsaved()) else None
+        # The others are not needed for what follows, and need not wait for it.
+        self.gang.part()
+        if snapshot is not None:
+            self.writer.save(snapshot)
+
+    def _is_unsaved(self) -> bool:
         newest = self.store.newest
         same = newest is not None and (newest.manifest.step, newest.manifest.evaluated_step) == (
             self.state.step,
             self.state.evaluated_step,
         )
-        if self.state.step and not same:
-            self.writer.save(self._take_snapshot())
+        return bool(self.state.step) and not same
 
-    def _take_snapshot(self) -> Snapshot:
+    def _take_snapshot(self) -> Snapshot | None:
+        """A copy of everything at the leader, None elsewhere; all ranks are asked at once."""
+        randoms = self.gang.gather(capture_all_random(self.learner.device) if self.gang.rank else {})
+        self._saved, self._saved_s = self.state, time.monotonic()
+        if not self.gang.is_leader:
+            return None
         self.reporter.flush()
         self.heartbeat.mark()
-        self._saved, self._saved_s = self.state, time.monotonic()
-        return take_snapshot(self.learner, self.state)
+        return take_snapshot(self.learner, self.state, randoms[1:])

@@ -2,9 +2,13 @@
 
     python -m llmos_workers.train --job FILE --model /model --work /job --base-digest D --attempt N --accelerators 1
 
+    ... --nodes 2 --rank 1 --leader NAME      one of the pods that train together (`gang.py`)
+    ... --processes 8                         one process for each accelerator of the pod (`launch.py`)
+
 Standard output carries progress as JSON lines, standard error the log, the termination log the outcome:
 
     complete   exit 0     the result is in WORK/output; run again, it is reported at once
+    finished   exit 0     all steps are done, and rank 0 makes the result
     stopped    exit 143   after SIGTERM, everything is saved; run again, it goes on
     a reason   exit 1     with the cause and the remedy
 
@@ -16,15 +20,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Final
 
 from pydantic import ValidationError
 
 from llmos.api import FineTuneJob
-from llmos.api.names import CONTROL_PORT, JOB_FILE, MODEL_DIR, WORK_DIR
 from llmos_workers.pulse import Pulse
+from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt, Options
 from llmos_workers.train.errors import (
     EXIT_FAILED,
@@ -34,11 +41,31 @@ from llmos_workers.train.errors import (
     TrainError,
     is_disk_full,
 )
+from llmos_workers.train.meeting import Loss, Place
 from llmos_workers.train.step import is_out_of_memory
 from llmos_workers.train.termination import build_message, write_message
 from llmos_workers.train.writer import build_write_error
 
 log = logging.getLogger(__name__)
+
+END_S: Final = 15.0
+"""A rank that lost another one ends by itself within this time, or is ended: it may wait for an accelerator."""
+
+
+@dataclass
+class _Ending:
+    """Ends this process for the loss of another rank, where it does not end by itself."""
+
+    attempt: Attempt | None = None
+    has_come: threading.Event = field(default_factory=threading.Event)
+
+    def on_loss(self, loss: Loss) -> None:
+        """Wait, and end."""
+        if self.has_come.wait(END_S):
+            return
+        facts = self.attempt.facts if self.attempt else {}
+        write_message(build_message({"reason": str(loss.reason), "message": loss.message, **facts}))
+        os._exit(EXIT_FAILED)
 
 
 def main(arguments: Sequence[str] | None = None, pulse: Pulse | None = None) -> int:
@@ -47,17 +74,19 @@ def main(arguments: Sequence[str] | None = None, pulse: Pulse | None = None) -> 
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
     options = build_options(build_parser().parse_args(arguments))
-    attempt = Attempt(options, pulse)
+    ending = _Ending()
+    attempt = ending.attempt = Attempt(options, pulse, ending.on_loss)
     gated = [gate.metric for gate in options.job.spec.evaluate.gates]
     try:
         facts, code = {"outcome": "complete", **attempt.run()}, 0
     except Stopped:
         facts, code = {"outcome": "stopped", **attempt.facts}, EXIT_STOPPED
     except Exception as error:  # whatever happens, the operator must learn it from the termination log
-        failure = _classify(error)
+        failure = attempt.explain(_classify(error))
         log.error("%s: %s", failure.reason, failure, exc_info=None if isinstance(error, TrainError) else error)
         facts, code = {"reason": str(failure.reason), "message": str(failure), **attempt.facts}, EXIT_FAILED
     finally:
+        ending.has_come.set()
         attempt.close()
     write_message(build_message(facts, gated))
     return code
@@ -90,19 +119,17 @@ def build_options(parsed: argparse.Namespace) -> Options:
         attempt=parsed.attempt,
         accelerators=parsed.accelerators,
         metrics_port=parsed.metrics_port,
+        place=_build_place(parsed),
+        local_rank=parsed.local_rank,
     )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m llmos_workers.train", description="Train what a FineTuneJob says.")
-    parser.add_argument(
-        "--job", type=Path, default=Path(JOB_FILE), help="file with metadata and spec of the FineTuneJob"
+def _build_place(parsed: argparse.Namespace) -> Place:
+    return Place(
+        size=parsed.nodes * parsed.processes,
+        rank=parsed.rank * parsed.processes + parsed.local_rank,
+        leader=parsed.leader,
+        port=parsed.gang_port,
+        timeout_s=parsed.meet_timeout,
+        silence_s=parsed.silence,
     )
-    parser.add_argument("--model", type=Path, default=Path(MODEL_DIR), help="folder of the base model")
-    parser.add_argument("--work", type=Path, default=Path(WORK_DIR), help="the claim of the job")
-    parser.add_argument("--base-digest", required=True, help="digest of the base model")
-    parser.add_argument("--attempt", type=int, default=1, help="number of the attempt, from 1 on")
-    parser.add_argument("--accelerators", type=int, default=1, help="accelerators that the attempt holds")
-    parser.add_argument("--metrics-port", type=int, default=CONTROL_PORT, help="port of /metrics; 0 = none")
-    return parser

@@ -46,10 +46,12 @@ class Device:
         return torch.cuda.get_device_name() if self.device.type == "cuda" else "the processor"
 
 
-def observe_device(precision: Precision) -> Device:
-    """The accelerator of this process, or the processor."""
+def observe_device(precision: Precision, number: int = 0) -> Device:
+    """The accelerator of this process, which is that number of the pod's, or the processor."""
     accelerated = torch.cuda.is_available()
-    device = torch.device("cuda" if accelerated else "cpu")
+    device = torch.device("cuda", number) if accelerated else torch.device("cpu")
+    if accelerated:
+        torch.cuda.set_device(device)
     if precision == "auto":
         precision = "bfloat16" if accelerated and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return Device(device, {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision])

@@ -3,7 +3,8 @@
     weights     what is learned: the adapter, or the whole model       weights.pt
     optimizer   AdamW's moments and step counts                        training.pt
     scheduler   the place in the schedule                              training.pt
-    random      of torch, of the accelerator, of Python and numpy      training.pt
+    random      of torch, of the accelerator, of Python and numpy,     training.pt
+                of each rank
     state       step, position, early stopping                         state.json
 
 The copy takes as much memory as what is copied (three times the learned weights, for AdamW), once.
@@ -12,7 +13,7 @@ The copy takes as much memory as what is copied (three times the learned weights
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from transformers import set_seed
 
 from llmos_workers.train.files import FileEntry, open_hashing, write_text
 from llmos_workers.train.model import Device, get_learned
@@ -70,14 +72,15 @@ def _own_errors(file: Any) -> Iterator[None]:
         raise
 
 
-def take_snapshot(learner: Learner, state: State) -> Snapshot:
-    """Copy everything; training may go on when this returns."""
+def take_snapshot(learner: Learner, state: State, others: Sequence[dict[str, Any]] = ()) -> Snapshot:
+    """Copy everything; training may go on when this returns. `others` are the random numbers of the ranks after 0."""
     copied = _copy(
         {
             "weights": {name: parameter.detach() for name, parameter in get_learned(learner.model).items()},
             "optimizer": learner.optimizer.state_dict(),
             "scheduler": learner.scheduler.state_dict(),
-            "random": _capture_random(learner.device),
+            "random": capture_all_random(learner.device),
+            "others": list(others),
         }
     )
     return Snapshot(state=state, weights=copied.pop("weights"), training=copied)
@@ -88,14 +91,25 @@ def read_state(folder: Path) -> State:
     return State.model_validate_json((folder / STATE).read_bytes())
 
 
-def restore_snapshot(learner: Learner, folder: Path) -> State:
-    """Put everything back and return the state."""
+def restore_snapshot(learner: Learner, folder: Path, *, rank: int = 0, seed: int = 0) -> State:
+    """Put everything back and return the state. A rank that was not there when it was saved begins from a seed."""
     restore_weights(learner.model, folder)
     training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
     learner.optimizer.load_state_dict(training["optimizer"])
     learner.scheduler.load_state_dict(training["scheduler"])
-    _restore_random(training["random"])
-    return read_state(folder)
+    state, others = read_state(folder), training.get("others", [])
+    if rank == 0:
+        _restore_random(training["random"])
+    elif rank <= len(others):
+        _restore_random(others[rank - 1])
+    else:
+        seed_rank(seed, rank, state.step)
+    return state
+
+
+def seed_rank(seed: int, rank: int, step: int = 0) -> None:
+    """Give a rank random numbers of its own: the dropout of two micro-batches must not be the same."""
+    set_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
 
 
 def restore_weights(model: Any, folder: Path) -> None:
@@ -106,7 +120,8 @@ def restore_weights(model: Any, folder: Path) -> None:
             parameter.copy_(weights[name])
 
 
-def _capture_random(device: Device) -> dict[str, Any]:
+def capture_all_random(device: Device) -> dict[str, Any]:
+    """The states of all random number generators of this process."""
     _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     return {

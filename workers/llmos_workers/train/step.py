@@ -24,6 +24,7 @@ import torch
 
 from llmos_workers.train.dataset import MicroBatch
 from llmos_workers.train.errors import LossNotFiniteError, OutOfMemoryError
+from llmos_workers.train.gang import Gang
 from llmos_workers.train.model import Device, get_learned
 from llmos_workers.train.state import StepLoss
 
@@ -38,7 +39,7 @@ def compute_loss_sum(model: Any, batch: MicroBatch) -> torch.Tensor:
 
 
 class Stepper:
-    """Does optimizer steps on a model."""
+    """Does optimizer steps on a model, each with the other ranks."""
 
     def __init__(
         self,
@@ -47,55 +48,58 @@ class Stepper:
         scheduler: Any,
         device: Device,
         max_grad_norm: float,
+        gang: Gang | None = None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         """Learn what of `model` can be learned; `tick` is called after each micro-batch."""
         self._model, self._optimizer, self._scheduler, self._device = model, optimizer, scheduler, device
-        self._max_grad_norm, self._tick = max_grad_norm, tick
+        self._max_grad_norm, self._gang, self._tick = max_grad_norm, gang or Gang(), tick
         self._learned = list(get_learned(model).values())
         self._saves_memory = False
 
     def run(self, step: int, batches: Sequence[MicroBatch]) -> StepLoss:
-        """Do step number `step`.
+        """Do step number `step`; `batches` are those of this rank.
 
         Raises:
             LossNotFiniteError: the loss or gradient is no finite number; the weights are as they were.
             OutOfMemoryError: a micro-batch does not fit.
         """
         random = capture_random(self._device)
-        loss = self._compute_gradient_or_save_memory(batches)
+        # Before the gradients are added nothing is done together, so each rank may save memory for itself.
+        learned = round(self._gang.add(sum(batch.learned for batch in batches))[0])
+        loss = self._compute_gradient_or_save_memory(batches, learned)
         if loss is None:
             # Only here, where the traceback of the failure no longer holds the tensors that did not fit.
             self._optimizer.zero_grad(set_to_none=True)
             self._free_memory()
             restore_random(random)
-            loss = self._compute_gradient_or_save_memory(batches)
+            loss = self._compute_gradient_or_save_memory(batches, learned)
+        self._gang.add_gradients(self._learned)
         norm = torch.nn.utils.clip_grad_norm_(self._learned, self._max_grad_norm)
         # One copy from the accelerator for both: each one would wait for all that is computed.
-        total, length = (float(value) for value in torch.stack((loss, norm.to(loss))).tolist())
-        learned = sum(batch.learned for batch in batches)
+        own, length = (float(value) for value in torch.stack((loss, norm.to(loss))).tolist())
+        (total,) = self._gang.add(own)
         self._check(step, total / max(1, learned), length)
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)
         return StepLoss(total=total, learned=learned)
 
-    def _compute_gradient(self, batches: Sequence[MicroBatch]) -> torch.Tensor:
-        learned = max(1, sum(batch.learned for batch in batches))
+    def _compute_gradient(self, batches: Sequence[MicroBatch], learned: int) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float64 if self._device.device.type == "cpu" else torch.float32)
         total = total.to(self._device.device)
         for batch in batches:
             with self._device.autocast():
                 loss = compute_loss_sum(self._model, batch.to(self._device.device))
-            (loss / learned).backward()
+            (loss / max(1, learned)).backward()
             total += loss.detach()
             self._tick()
         return total
 
-    def _compute_gradient_or_save_memory(self, batches: Sequence[MicroBatch]) -> Any:
+    def _compute_gradient_or_save_memory(self, batches: Sequence[MicroBatch], learned: int) -> Any:
         """The loss; None where memory did not suffice, and is saved from now on."""
         try:
-            return self._compute_gradient(batches)
+            return self._compute_gradient(batches, learned)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -8,6 +8,7 @@
     adapters       share pods <- replicas, the port where an adapter's files are
     gangs          pods of replicas of several pods <-> each other (NCCL and torch.distributed neither authenticate
                    nor encrypt, so that a tenant's gangs have to trust each other, and nobody else is let near)
+    training       pods of attempts that train on several nodes <-> each other, for the same reason
 
 An engine has no way out but to name servers and peers. NetworkPolicies cannot tell an init container from the engine
 beside it: a replica that fetches for itself (`storage.mode: ephemeral`) keeps the way out of a fetch step, and the
@@ -61,6 +62,8 @@ def build_network_policies(namespace: TenantNamespace) -> list[Manifest]:
     shares = {"matchLabels": {LABEL_COMPONENT: COMPONENT_SHARE}}
     gangs = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA}, "matchExpressions": [_exists(LABEL_GANG_SIZE)]}
     peers = [{"podSelector": gangs}]
+    training = {"matchLabels": {LABEL_COMPONENT: COMPONENT_TRAIN}, "matchExpressions": [_exists(LABEL_GANG_SIZE)]}
+    ranks = [{"podSelector": training}]
     way_out = _build_way_out(namespace)
     return [
         _build_policy(namespace, "default-deny", {}, ingress=[], egress=[]),
@@ -87,6 +90,7 @@ def build_network_policies(namespace: TenantNamespace) -> list[Manifest]:
             ingress=[{"from": [{"podSelector": replicas}], "ports": [_port(SHARE_PORT)]}],
         ),
         _build_policy(namespace, "gangs", gangs, ingress=[{"from": peers}], egress=[{"to": peers}]),
+        _build_policy(namespace, "training", training, ingress=[{"from": ranks}], egress=[{"to": ranks}]),
         _build_policy(namespace, "fetch", fetches, egress=way_out),
         _build_policy(namespace, "fetch-by-replicas", fetching_replicas, egress=way_out),
         _build_policy(namespace, "fetch-by-jobs", fetching_jobs, egress=way_out),

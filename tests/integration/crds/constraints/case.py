@@ -111,6 +111,8 @@ def _manifest(kind: str, path: str, value: Any) -> Object:
     spec = dict(SMALLEST[kind])
     if path.startswith("spec.scaling"):
         del spec["replicas"]
+    if path == "spec.trainer.nodes":
+        spec["checkpoint"] = {"storage": {"accessMode": "ReadWriteMany"}}
     if path.startswith("spec.adapter.attachTo"):
         spec["adapter"] = {"baseModelRef": {"name": "base"}}
     base = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "case"}, "spec": spec}

@@ -1,0 +1,109 @@
+"""Story 31: a FineTuneJob on two nodes, as two real pods that train one adapter of a real small model together. One of
+them is deleted on the way: both end as one attempt, and both go on from its last checkpoint.
+
+There is one node, so its pods share it; they meet by name and exchange gradients over the network all the same. The
+claim is a folder of the node, which both may write.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from e2e.support.api import Api, Object, RefusedError
+from e2e.support.objects import is_ready, read_condition
+from e2e.support.operator import OperatorProcess, OperatorSettings
+from e2e.support.source import Source
+from e2e.support.waiting import eventually
+from e2e.test_27_finetune import read_base_model
+from llmos.api.names import COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_GANG_SIZE, LABEL_JOB, LABEL_RANK
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
+
+JOB = "pair"
+JOB_S = 1800.0
+"""Each pod of each attempt fetches and converts 93 MB, and two trainers share the cores of one machine."""
+STEPS, NODES = 16, 2
+OVER = frozenset({"Succeeded", "Failed"})
+
+
+def build_job(namespace: str, uri: str, nodes: int = NODES) -> Object:
+    parameters = {"maxSteps": STEPS, "maxLength": 128, "batchTokens": 512, "learningRate": 0.001}
+    storage = {"size": "2Gi", "accessMode": "ReadWriteMany"}
+    spec: dict[str, Any] = {
+        "baseModelRef": {"name": "smollm2"},
+        "dataset": {"source": {"uri": uri}, "format": {"type": "instruction"}, "split": {"evalFraction": 0.1}},
+        "trainer": {"accelerator": {"class": "cpu"}, "nodes": nodes, "hyperparameters": parameters},
+        "checkpoint": {"everySteps": 4, "storage": storage},
+        "evaluate": {"everySteps": STEPS, "gates": [{"metric": "eval_loss", "maxRelativeToBase": 0.9}]},
+        "output": {"name": "smollm2-pair"},
+    }
+    metadata = {"name": JOB, "namespace": namespace}
+    return {"apiVersion": "llmos.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec}
+
+
+async def list_gang(api: Api, namespace: str) -> list[Object]:
+    """The train pods that are there, rank 0 first."""
+    pods = await api.list("Pod", namespace, f"{LABEL_JOB}={JOB},{LABEL_COMPONENT}={COMPONENT_TRAIN}")
+    return sorted(pods, key=lambda pod: str(pod["metadata"]["labels"][LABEL_RANK]))
+
+
+async def wait_for_status(api: Api, namespace: str, what: str, is_so: Any) -> Object:
+    """Wait until the job's status is as wanted, and return it. A job that ended otherwise is not waited for."""
+
+    def is_wanted(job: Object | None) -> bool:
+        status = (job or {}).get("status", {})
+        if status.get("phase") in OVER and not is_so(status):
+            raise AssertionError(f"{what}: the job ended before. {read_condition(job)}")
+        return bool(is_so(status))
+
+    job = await eventually(what, lambda: api.get("FineTuneJob", JOB, namespace), is_wanted, timeout_s=JOB_S, poll_s=1)
+    assert job is not None
+    status: Object = job["status"]
+    return status
+
+
+async def test_two_pods_train_as_one_and_go_on_when_one_of_them_is_deleted(
+    api: Api, vllm_image: None, operator_process: OperatorProcess, source: Source, namespace: str
+) -> None:
+    operator_process.ensure(OperatorSettings(start_timeout_s=1200, resync_s=30))
+    await api.create(read_base_model(namespace))
+    await eventually(
+        "the base model is known", lambda: api.get("LLMModel", "smollm2", namespace), is_ready, timeout_s=300
+    )
+    await api.create(build_job(namespace, f"{source.url}/support-set"))
+    status = await wait_for_status(
+        api, namespace, "a checkpoint", lambda status: status.get("lastCheckpoint", {}).get("step", 0) > 0
+    )
+    saved = status["lastCheckpoint"]["step"]
+    assert saved < STEPS
+    first = await list_gang(api, namespace)
+    assert [pod["metadata"]["name"] for pod in first] == [f"{JOB}-train-1", f"{JOB}-train-1-1"]
+    assert {pod["metadata"]["labels"][LABEL_GANG_SIZE] for pod in first} == {str(NODES)}
+    assert {pod["status"]["phase"] for pod in first} == {"Running"}
+
+    await api.delete("Pod", first[1]["metadata"]["name"], namespace)
+    status = await wait_for_status(
+        api, namespace, "the next attempt", lambda status: status["attempt"] == 2 and status["phase"] == "Training"
+    )
+    assert status["attempts"] == {"user": 0, "infrastructure": 1, "preemptions": 0}
+    assert status["lastCheckpoint"]["step"] >= saved
+    second = await list_gang(api, namespace)
+    assert [pod["metadata"]["name"] for pod in second] == [f"{JOB}-train-2", f"{JOB}-train-2-1"]
+
+    status = await wait_for_status(api, namespace, "success", lambda status: status["phase"] == "Succeeded")
+    assert status["attempts"] == {"user": 0, "infrastructure": 1, "preemptions": 0}
+    assert status["progress"]["step"] == status["lastCheckpoint"]["step"] == STEPS
+    assert [gate["passed"] for gate in status["evaluation"]["gates"]] == [True]
+    await eventually(
+        "the adapter is ready", lambda: api.get("LLMModel", "smollm2-pair", namespace), is_ready, timeout_s=300
+    )
+    assert await list_gang(api, namespace) == []
+
+
+async def test_several_nodes_are_refused_without_a_claim_that_they_can_share(api: Api, namespace: str) -> None:
+    job = build_job(namespace, "hf://org/set")
+    del job["spec"]["checkpoint"]["storage"]["accessMode"]
+    with pytest.raises(RefusedError, match="ReadWriteMany"):
+        await api.create(job)
