@@ -128,7 +128,7 @@ def _plan_output(sight: Sight, record: Record) -> JobPlan:
         name = sight.job.spec.output.name
         failure = build_failure(Reason.OutputNameTaken, f"LLMModel {name} is not this job's.")
         return JobPlan(record, "Failed", failure, gates=gates)
-    if sight.job.spec.method.tuning == "lora" and (changed := _refuse_base(sight, record)):
+    if sight.job.spec.makes_adapter and (changed := _refuse_base(sight, record)):
         phase: Phase = "Failed" if changed.reason is Reason.BaseModelChanged else "Evaluating"
         return JobPlan(record, phase, changed, gates=gates)
     return JobPlan(replace(record, is_registered=True), "Succeeded", gates=gates, needs_files=True, register=True)

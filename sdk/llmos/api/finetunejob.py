@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from llmos.api.finetunejob_rules import OUTPUT_RULES
 from llmos.api.finetunejob_status import FineTuneJobStatus
 from llmos.api.llmmodel import ModelSource
 from llmos.api.meta import (
@@ -294,8 +295,11 @@ class Output(ApiModel):
 
     name: Name
     """Name of the LLMModel that is made, by which the gateway serves an adapter."""
+    kind: Literal["adapter", "merged"] | None = None
+    """For tuning lora. adapter (if absent): the adapter alone. merged: base model and adapter in one whole model, of the
+    base model's type. Tuning full makes a whole model anyway."""
     attach_to: Annotated[tuple[AttachTo, ...], Field(max_length=16), ListMap(("pool",))] = ()
-    """Pools of the base model that load the adapter without a restart. For tuning lora only."""
+    """Pools of the base model that load the adapter without a restart. For adapters only."""
 
 
 class Retries(ApiModel):
@@ -311,11 +315,7 @@ class FineTuneJobSpec(ApiModel):
     """What the user asks for."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.method.tuning == 'lora' || !has(self.output.attachTo) || size(self.output.attachTo) == 0",
-            "only adapters are attached to pools: for tuning full, name the result in a pool's modelRef",
-            field_path=".output.attachTo",
-        ),
+        *OUTPUT_RULES,
         Rule(
             "!has(self.earlyStopping) || self.dataset.split.evalFraction > 0.0",
             "earlyStopping needs held-out examples: set dataset.split.evalFraction above 0",
@@ -325,9 +325,10 @@ class FineTuneJobSpec(ApiModel):
             "self.baseModelRef == oldSelf.baseModelRef && self.method == oldSelf.method && "
             "self.dataset == oldSelf.dataset && self.checkpoint.storage == oldSelf.checkpoint.storage && "
             "self.trainer.hyperparameters == oldSelf.trainer.hyperparameters && "
-            "self.output.name == oldSelf.output.name",
-            "baseModelRef, method, dataset, hyperparameters, checkpoint.storage and output.name cannot be changed, for "
-            "the checkpoints would no longer fit: make a new FineTuneJob",
+            "self.output.name == oldSelf.output.name && has(self.output.kind) == has(oldSelf.output.kind) && "
+            "(!has(self.output.kind) || self.output.kind == oldSelf.output.kind)",
+            "baseModelRef, method, dataset, hyperparameters, checkpoint.storage, output.name and output.kind cannot be "
+            "changed, for the checkpoints would no longer fit: make a new FineTuneJob",
         ),
     )
 
@@ -351,6 +352,11 @@ class FineTuneJobSpec(ApiModel):
     """Save a checkpoint, give the accelerators back, and wait until this is false again."""
     retries: Retries = Retries()
     """How often an attempt is made again."""
+
+    @property
+    def makes_adapter(self) -> bool:
+        """Whether the result is an adapter, and not a whole model."""
+        return self.method.tuning == "lora" and self.output.kind != "merged"
 
 
 class FineTuneJob(ApiModel):

@@ -39,14 +39,14 @@ def architecture(**more: Any) -> ModelArchitecture:
     )
 
 
-def spec(tuning: str = "lora", class_name: str = "h100", **trainer: Any) -> FineTuneJobSpec:
+def spec(tuning: str = "lora", class_name: str = "h100", kind: str | None = None, **trainer: Any) -> FineTuneJobSpec:
     return FineTuneJobSpec.model_validate(
         {
             "baseModelRef": {"name": "m"},
             "method": {"tuning": tuning},
             "dataset": {"source": {"uri": "hf://a/b"}},
             "trainer": {"accelerator": {"class": class_name}, **trainer},
-            "output": {"name": "out"},
+            "output": {"name": "out", "kind": kind},
         }
     )
 
@@ -117,3 +117,9 @@ def test_the_container_has_room_for_the_copy_that_a_checkpoint_is_written_from(c
         spec("full", class_name), model(), None if class_name == "cpu" else accelerator(memory="640Gi")
     )
     assert int(planned.removesuffix("Mi")) * 2**20 > beside + 12 * PARAMETERS
+
+
+@pytest.mark.parametrize(("kind", "is_enough"), [("adapter", False), ("merged", True)])
+def test_the_host_has_room_for_the_float32_weights_that_are_merged(kind: str, *, is_enough: bool) -> None:
+    planned = plan_container_memory(spec(kind=kind), model(), accelerator())
+    assert (int(planned.removesuffix("Mi")) * 2**20 > 4 * PARAMETERS) == is_enough

@@ -26,8 +26,9 @@ def kill_within(world: World, steps: int) -> None:
     assert finish(process) == -signal.SIGKILL
 
 
-def test_a_kill_while_the_result_is_made_changes_no_bit_of_it(make_world: Callable[..., World]) -> None:
-    calm, killed = make_world("calm"), make_world("killed")
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_a_kill_while_the_result_is_made_changes_no_bit_of_it(make_world: Callable[..., World], kind: str) -> None:
+    calm, killed = make_world("calm", output={"kind": kind}), make_world("killed", output={"kind": kind})
     calm.complete()
     process = killed.start()
     assert wait_for((killed.work / "output.tmp").exists, process)

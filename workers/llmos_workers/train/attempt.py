@@ -26,6 +26,7 @@ from llmos_workers.train.errors import NotPreparedError, Stopped
 from llmos_workers.train.evaluation import Asking
 from llmos_workers.train.events import EventLog
 from llmos_workers.train.loop import Feeder, Schedule, TrainingLoop
+from llmos_workers.train.merging import check_mergeable
 from llmos_workers.train.model import (
     Device,
     find_padding,
@@ -175,6 +176,8 @@ class Attempt:
     def _build_learner(self) -> Learner:
         settings, total = self._settings, self.schedule.total_steps
         model = load_trainable(self._options.base, settings, self._device)
+        if self._options.job.spec.output.kind == "merged":
+            check_mergeable(model)
         learned = list(get_learned(model).values())
         log.info(
             "%s of %d parameters, computed in %s on %s",

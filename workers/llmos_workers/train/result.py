@@ -3,7 +3,8 @@
     output.tmp/ -> adapter or model -> asked, beside the base model -> llmos.json -> manifest.json -> rename to output/
 
 It is made from the best checkpoint where one is kept, else from the last. An adapter is what peft saves and vLLM
-loads; a whole model is what transformers saves, in the base model's type, with the tokenizer and its chat template.
+loads; a whole model, fully tuned or merged, is what transformers saves, in the base model's type, with the tokenizer
+and its chat template.
 What is asked is what was saved, not what it was made from: rounding to the base model's type is part of the result.
 """
 
@@ -42,6 +43,7 @@ from llmos_workers.train.files import (
     sync,
     write_text,
 )
+from llmos_workers.train.merging import merge_adapter
 from llmos_workers.train.model import load_model, load_tokenizer
 from llmos_workers.train.snapshot import restore_weights
 from llmos_workers.train.writer import build_write_error
@@ -86,7 +88,7 @@ class ResultMaker:
     @property
     def kind(self) -> Kind:
         """What the result is."""
-        return "adapter" if self.lineage.settings.tuning == "lora" else "model"
+        return "adapter" if self.job.spec.makes_adapter else "model"
 
     def make(self, model: Any, checkpoint: Checkpoint, report: Mapping[str, Any]) -> dict[str, Any]:
         """Make it from the trained model and return what the termination message says about it.
@@ -99,7 +101,7 @@ class ResultMaker:
         temporary = self.folder.with_name(self.folder.name + TEMPORARY)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        restore_weights(model, checkpoint.folder)
+        model = self._restore(model, checkpoint)
         with translate_write_errors():
             model = self._save(model, temporary)
         metrics = self._compare(model)
@@ -108,6 +110,13 @@ class ResultMaker:
         log.info("the result of step %d is complete", checkpoint.manifest.step)
         return read_outcome(self.folder, self.lineage) or {}
 
+    def _restore(self, model: Any, checkpoint: Checkpoint) -> Any:
+        if self.lineage.settings.tuning == "lora" and self.kind == "model":
+            model.to("meta")  # its memory is needed for the merged one
+            return merge_adapter(self.base, self.lineage.settings, checkpoint.folder)
+        restore_weights(model, checkpoint.folder)
+        return model
+
     def _save(self, model: Any, folder: Path) -> Any:
         if self.kind == "adapter":
             save_adapter(model, folder, self.job.spec.base_model_ref.name)
@@ -115,7 +124,8 @@ class ResultMaker:
         model = model.to(read_dtype(self.base))
         model.save_pretrained(str(folder))
         load_tokenizer(self.base).save_pretrained(str(folder))
-        return model.to(self.asking.device.compute).eval()
+        device = self.asking.device
+        return model.to(device.device, device.compute).eval()
 
     def _compare(self, model: Any) -> tuple[MetricComparison, ...]:
         result = self._ask(model)
