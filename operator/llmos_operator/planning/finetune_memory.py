@@ -17,6 +17,8 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
 - The logits of T tokens are there in c bytes, again in float32 for the loss, and with their gradient.
 - While a checkpoint is written the container also holds a copy of what is learned and of its two moments, in the memory
   of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
+- Task dpo computes both answers of a pair at once: T = 2 maxLength. Beside a result that is no adapter it holds the
+  base model a second time, as the reference: c P more weights.
 - Merging an adapter (output.kind merged) holds the base model in float32 in the memory of the host, when training is
   over: 1.1 x 4 P + runtime, where that is more than training itself takes there.
 - A tenth is what allocators lose to fragments. The runtime is 1.5 GiB: the device's context and workspaces, or the
@@ -71,8 +73,11 @@ def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitectu
     else:
         casts = number if number < FLOAT32_BYTES else 0
         weights, states = (FLOAT32_BYTES + casts) * parameters, STATE_BYTES * parameters
-    tokens = min(spec.trainer.hyperparameters.max_length, architecture.max_context_tokens)
-    activations = _activation_bytes(architecture, tokens, number)
+    is_paired = spec.method.task == "dpo"
+    if is_paired and not spec.makes_adapter:
+        weights += number * parameters
+    length = min(spec.trainer.hyperparameters.max_length, architecture.max_context_tokens)
+    activations = _activation_bytes(architecture, 2 * length if is_paired else length, number)
     return TrainingMemory(weights / GIB, states / GIB, activations / GIB)
 
 
@@ -99,7 +104,7 @@ def refuse_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: Accelerat
     detail = (
         f"Training needs {memory.needs_gib:.1f} GiB on one {accelerator.metadata.name}, which has {has_gib:.1f}: "
         f"{memory.weights_gib:.1f} weights, {memory.states_gib:.1f} gradients and optimizer, "
-        f"{memory.activations_gib:.1f} activations of {spec.trainer.hyperparameters.max_length} tokens. "
+        f"{memory.activations_gib:.1f} activations of {_say_tokens(spec)} tokens. "
         f"{_advise(spec)} Make a new FineTuneJob with it."
     )
     return build_failure(Reason.DoesNotFit, detail)
@@ -174,6 +179,11 @@ def _module_shapes(architecture: ModelArchitecture) -> dict[str, int]:
         "up_proj": wide,
         "down_proj": wide,
     }
+
+
+def _say_tokens(spec: FineTuneJobSpec) -> str:
+    length = spec.trainer.hyperparameters.max_length
+    return f"2 x {length}" if spec.method.task == "dpo" else str(length)
 
 
 def _advise(spec: FineTuneJobSpec) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmos.api.finetunejob_rules import OUTPUT_RULES
+from llmos.api.finetunejob_rules import OUTPUT_RULES, TASK_RULES
 from llmos.api.finetunejob_status import FineTuneJobStatus
 from llmos.api.llmmodel import ModelSource
 from llmos.api.meta import (
@@ -26,6 +26,9 @@ from llmos.api.names import API_VERSION
 
 ModuleName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
 """The name of a module of the model, for example q_proj."""
+
+SuiteMetric = Literal["loss", "exact_match", "reward_accuracy", "reward_margin"]
+"""What a suite may ask."""
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 """The name of a field of the dataset's lines."""
@@ -47,8 +50,9 @@ class Lora(ApiModel):
 class Method(ApiModel):
     """What is learned, and which weights change."""
 
-    task: Literal["causal-lm"] = "causal-lm"
-    """causal-lm: the next token of texts and conversations."""
+    task: Literal["causal-lm", "dpo"] = "causal-lm"
+    """causal-lm: the next token of texts and conversations. dpo: which of two answers is the better one (direct
+    preference optimization, Rafailov et al., 2023), from dataset.format.type preference."""
     tuning: Literal["lora", "full"] = "lora"
     """lora makes an adapter of a few megabytes; full changes all weights and makes a whole model."""
     lora: Lora = Lora()
@@ -61,19 +65,23 @@ class Columns(ApiModel):
     messages: ColumnName = "messages"
     """chat: the list of messages with role and content."""
     prompt: ColumnName = "prompt"
-    """instruction: what is asked."""
+    """instruction and preference: what is asked."""
     completion: ColumnName = "completion"
     """instruction: the answer that is learned."""
     text: ColumnName = "text"
     """text: the text that is learned."""
+    chosen: ColumnName = "chosen"
+    """preference: the better answer."""
+    rejected: ColumnName = "rejected"
+    """preference: the worse answer."""
 
 
 class DatasetFormat(ApiModel):
     """How a line of the dataset is read."""
 
-    type: Literal["chat", "instruction", "text"] = "chat"
+    type: Literal["chat", "instruction", "text", "preference"] = "chat"
     """chat learns what the assistant says in a conversation; instruction learns the completion of a prompt; text learns
-    everything."""
+    everything; preference has a prompt, as a text or as messages, and two answers to it."""
     columns: Columns = Columns()
     """Names of the fields."""
 
@@ -140,7 +148,7 @@ class Hyperparameters(ApiModel):
     max_steps: Annotated[int, Field(ge=1, le=100000000)] | None = None
     """Optimizer steps at which training ends, instead of epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Highest learning rate. Absent = 2e-4 for lora, 2e-5 for full."""
+    """Highest learning rate. Absent = 2e-4 for lora and 2e-5 for full; for task dpo 1e-5 and 1e-6."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after its warm-up."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.03
@@ -152,7 +160,10 @@ class Hyperparameters(ApiModel):
     batch_tokens: Annotated[int, Field(ge=16, le=16777216)] = 16384
     """Tokens of one optimizer step over all accelerators; reached by gradient accumulation."""
     max_length: Annotated[int, Field(ge=16, le=1048576)] = 2048
-    """Longest example in tokens; also the most that are computed at once on one accelerator."""
+    """Longest example in tokens; also the most that are computed at once on one accelerator. For task dpo it is that of
+    each answer with its prompt, and twice as many are computed at once."""
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """For task dpo: how dear it is to move away from the base model; lower values move further."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
     """Of the order of the examples, the adapter's first weights and the dropout."""
 
@@ -237,14 +248,13 @@ class EvaluationSuite(ApiModel):
     """Questions that base and result are both asked."""
 
     name: Annotated[str, Field(max_length=40, pattern=r"^[a-z][a-z0-9_]*$")]
-    """Part of the names of its metrics: `<name>_loss`, and `<name>_exact_match`."""
+    """Part of the names of its metrics, for example `<name>_loss` and `<name>_exact_match`."""
     source: ModelSource | None = None
     """Where its JSON lines are, in the dataset's format. Absent = the held-out examples."""
-    metrics: Annotated[tuple[Literal["loss", "exact_match"], ...], Field(min_length=1, max_length=2), ListSet()] = (
-        "loss",
-    )
-    """loss: mean loss for each token of the answers. exact_match: share of the prompts that are answered, at
-    temperature 0, with the very words of the dataset; case, punctuation and surrounding space do not count."""
+    metrics: Annotated[tuple[SuiteMetric, ...], Field(min_length=1, max_length=4), ListSet()] = ("loss",)
+    """loss: mean loss for each token of the answers, or for each pair of them. exact_match (task causal-lm): share of
+    the prompts that are answered, at temperature 0, with the very words of the dataset; case, punctuation and
+    surrounding space do not count. reward_accuracy, reward_margin (task dpo): as in gates."""
     limit: Annotated[int, Field(ge=1, le=100000)] = 200
     """Examples that are asked at most."""
 
@@ -261,7 +271,9 @@ class Gate(ApiModel):
     )
 
     metric: Annotated[str, Field(max_length=64, pattern=r"^[a-z][a-z0-9_]*$")]
-    """`eval_loss`, or a suite's name and metric, for example `support_exact_match`."""
+    """`eval_loss`, or a suite's name and metric, for example `support_exact_match`. For task dpo also
+    `eval_reward_accuracy`, the share of the held-out pairs whose chosen answer has the higher reward, and
+    `eval_reward_margin`, the mean difference of the rewards; the base model's are 0."""
     min: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
     """The result must not be below this."""
     max: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
@@ -278,7 +290,7 @@ class Evaluate(ApiModel):
     every_steps: Annotated[int, Field(ge=1, le=100000000)] = 200
     """Compute eval_loss after so many optimizer steps, and at the end."""
     suites: Annotated[tuple[EvaluationSuite, ...], Field(max_length=16), ListMap(("name",))] = ()
-    """Questions that base and result are asked at the end, beside the loss of the held-out examples."""
+    """Questions that base and result are asked at the end, beside the held-out examples."""
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = ()
     """All must hold, or nothing is registered."""
 
@@ -296,8 +308,8 @@ class Output(ApiModel):
     name: Name
     """Name of the LLMModel that is made, by which the gateway serves an adapter."""
     kind: Literal["adapter", "merged"] | None = None
-    """For tuning lora. adapter (if absent): the adapter alone. merged: base model and adapter in one whole model, of the
-    base model's type. Tuning full makes a whole model anyway."""
+    """For tuning lora. adapter (if absent): the adapter alone. merged: base model and adapter in one whole model, in
+    the base model's type. Tuning full makes a whole model anyway."""
     attach_to: Annotated[tuple[AttachTo, ...], Field(max_length=16), ListMap(("pool",))] = ()
     """Pools of the base model that load the adapter without a restart. For adapters only."""
 
@@ -315,6 +327,7 @@ class FineTuneJobSpec(ApiModel):
     """What the user asks for."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        *TASK_RULES,
         *OUTPUT_RULES,
         Rule(
             "!has(self.earlyStopping) || self.dataset.split.evalFraction > 0.0",

@@ -6,6 +6,23 @@ from typing import Final
 
 from llmos.api.meta import Rule
 
+_FORMATS: Final = "{'causal-lm': ['chat', 'instruction', 'text'], 'dpo': ['preference']}"
+_METRICS: Final = "{'causal-lm': ['loss', 'exact_match'], 'dpo': ['loss', 'reward_accuracy', 'reward_margin']}"
+
+TASK_RULES: Final = (
+    Rule(
+        f"self.dataset.format.type in {_FORMATS}[self.method.task]",
+        "the task does not learn from this format: causal-lm takes chat, instruction or text, dpo takes preference",
+        field_path=".dataset.format.type",
+    ),
+    Rule(
+        "!has(self.evaluate.suites) || self.evaluate.suites.all(suite, "
+        f"suite.metrics.all(metric, metric in {_METRICS}[self.method.task]))",
+        "a suite has a metric that the task has not: causal-lm has loss and exact_match, dpo has loss, "
+        "reward_accuracy and reward_margin",
+        field_path=".evaluate.suites",
+    ),
+)
 OUTPUT_RULES: Final = (
     Rule(
         "!has(self.output.attachTo) || size(self.output.attachTo) == 0 || "

@@ -76,13 +76,23 @@ def make_rows(count: int, *, answers: int = 2) -> list[dict[str, Any]]:
     return rows
 
 
+def make_pairs(count: int) -> list[dict[str, Any]]:
+    """Questions with two answers, of which the one that follows the rule is chosen; the others are of other lengths."""
+    pairs = []
+    for number, row in enumerate(make_rows(count)):
+        prompt = row["prompt_ids"]
+        wrong = [2 + (prompt[0] + 29 + step * 7) % 60 for step in range(1 + number % 4)]
+        rejected = {"rejected_ids": [*prompt, *wrong, 1], "rejected_labels": [-100] * len(prompt) + [*wrong, 1]}
+        pairs.append({**row, **rejected})
+    return pairs
+
+
 def write_dataset(work: Path, parts: dict[str, list[dict[str, Any]]]) -> None:
     """What the step prepare leaves."""
     integers = datasets.List(datasets.Value("int32"))
-    features = datasets.Features(
-        input_ids=integers, labels=integers, prompt_ids=integers, completion=datasets.Value("string")
-    )
+    answer = datasets.Value("string")
     for name, rows in parts.items():
+        features = datasets.Features({column: answer if column == "completion" else integers for column in rows[0]})
         datasets.Dataset.from_list(rows, features=features).save_to_disk(str(work / "dataset" / name))
     manifest = {"digest": DATASET_DIGEST, "baseDigest": BASE_DIGEST, "report": {}, "files": {}}
     (work / "dataset" / "manifest.json").write_text(json.dumps(manifest))

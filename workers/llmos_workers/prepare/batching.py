@@ -43,18 +43,18 @@ class Batches:
     def add(self, one: Waiting) -> bool:
         """Take an example; return whether the batch is full."""
         self._waiting.append(one)
-        self._chars += sum(len(piece.text) for piece in one.text.pieces)
+        self._chars += one.text.chars
         return self._chars >= BATCH_CHARS or len(self._waiting) >= BATCH_EXAMPLES
 
     def encode(self) -> tuple[Rows, list[Waiting]]:
         """Encode what waits; return the rows that are kept, and what they come from."""
         waiting, self._waiting, self._chars = self._waiting, [], 0
         rows = self._formatter.encode([one.text for one in waiting])
-        self._tally.lengths.update(rows.lengths.tolist())
-        is_long = rows.lengths > self._most
+        lengths = rows.longest
+        self._tally.lengths.update(lengths.tolist())
+        is_long = lengths > self._most
         kept = ~is_long
         if is_long.any():
-            lengths = rows.lengths
             if self._overlong == "truncate":
                 rows = truncate(rows, self._most)
                 kept = count_learned(rows) > 0

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from llmos.api.finetunejob import DatasetFormat
+from llmos.api.finetunejob import Columns, DatasetFormat
 
 Message = dict[str, Any]
 
@@ -35,13 +35,15 @@ class LineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What is learned from one line: a conversation, a prompt and its completion, or a text."""
+    """What is learned from one line: a conversation, a prompt and its completion, a text, or which of two answers."""
 
     messages: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     prompt: str = ""
     text: str = ""
     """The text, or the completion of the prompt."""
+    rejected: str = ""
+    """The worse answer, where the last message, or the completion, is the better one."""
 
     @property
     def answer(self) -> str:
@@ -67,6 +69,8 @@ def parse_line(data: bytes | None, form: DatasetFormat) -> Example:
             return Example(prompt=prompt, text=completion)
         case "text":
             return Example(text=_get_text(line, columns.text))
+        case "preference":
+            return _build_preference(line, columns)
 
 
 def _load(data: bytes) -> dict[str, Any]:
@@ -124,6 +128,34 @@ def _build_chat(messages: object, tools: object) -> Example:
     return Example(messages=tuple(kept), tools=_check_tools(tools))
 
 
+def _build_preference(line: dict[str, Any], columns: Columns) -> Example:
+    prompt = _get(line, columns.prompt)
+    if isinstance(prompt, list):
+        chosen, rejected = (_get_reply(line, field) for field in (columns.chosen, columns.rejected))
+        example = _build_chat([*prompt, {"role": "assistant", "content": chosen}], line.get("tools"))
+    elif isinstance(prompt, str):
+        chosen, rejected = _get_text(line, columns.chosen), _get_text(line, columns.rejected)
+        example = Example(prompt=_get_text(line, columns.prompt), text=chosen)
+    else:
+        raise LineError(f"field {columns.prompt!r} is {_name(prompt)}, neither a string nor an array of messages")
+    if chosen.strip() == rejected.strip():
+        raise LineError(f"fields {columns.chosen!r} and {columns.rejected!r} say the same")
+    return replace(example, rejected=rejected)
+
+
+def _get_reply(line: dict[str, Any], field: str) -> str:
+    """Return an answer to messages: a string, or an array of one message of the assistant."""
+    value = _get(line, field)
+    if not isinstance(value, list):
+        return _get_text(line, field)
+    if len(value) != 1 or not isinstance(value[0], dict) or value[0].get("role") != "assistant":
+        raise LineError(f"field {field!r} is not one message of the assistant")
+    content = value[0].get("content")
+    if not isinstance(content, str) or not content.strip():
+        raise LineError(f"the message of field {field!r} has no content")
+    return content
+
+
 def _check_message(message: object, number: int) -> Message:
     if not isinstance(message, dict):
         raise LineError(f"message {number} is {_name(message)}, not an object")
@@ -159,14 +191,15 @@ def _check_tools(tools: object) -> tuple[dict[str, Any], ...]:
 
 def map_texts(example: Example, change: Callable[[str], str]) -> Example:
     """Return the example with every text of a person or a model changed; roles, names of fields and tools stay."""
+    rejected = change(example.rejected) if example.rejected else ""
     if not example.messages:
         prompt = change(example.prompt) if example.prompt else ""
-        return replace(example, prompt=prompt, text=change(example.text))
+        return replace(example, prompt=prompt, text=change(example.text), rejected=rejected)
     messages = tuple(
         {key: value if key == "role" else _map(value, change) for key, value in message.items()}
         for message in example.messages
     )
-    return replace(example, messages=messages)
+    return replace(example, messages=messages, rejected=rejected)
 
 
 def _map(value: Any, change: Callable[[str], str]) -> Any:

@@ -111,9 +111,7 @@ class _Run:
     out: TextIO
 
     def run(self) -> tuple[DatasetReport, dict[str, str]]:
-        form = self.spec.dataset.format
-        template = ChatTemplate(self.tokenizer) if form.type == "chat" else None
-        formatter = Formatter(form, self.tokens, template)
+        formatter = Formatter(self.tokens, self._build_template())
         suites = Suites()
         files: dict[str, str] = {}
         for suite in self.spec.evaluate.suites:
@@ -122,17 +120,27 @@ class _Run:
         report, more = self._run_dataset(formatter, suites)
         return report, files | more
 
+    @property
+    def _is_paired(self) -> bool:
+        return self.spec.dataset.format.type == "preference"
+
+    def _build_template(self) -> ChatTemplate | None:
+        is_needed = self.spec.dataset.format.type == "chat"
+        # Prompts that are texts need none; a line with messages then says that there is none.
+        is_useful = self._is_paired and isinstance(self.tokenizer.chat_template, str)
+        return ChatTemplate(self.tokenizer) if is_needed or is_useful else None
+
     def _run_suite(self, suite: EvaluationSuite, formatter: Formatter, suites: Suites) -> dict[str, str]:
         name = f"suite-{suite.name}"
         reader = LineReader(list_files(self.places.source(name)), prefix=f"{name}/")
-        with closing(Store(self.places.dataset / name, is_asked=True)) as store:
+        with closing(Store(self.places.dataset / name, is_asked=True, is_paired=self._is_paired)) as store:
             count = SuiteReader(self.spec, formatter, suites, store, suite.limit).read(reader)
             log.info("suite %s: %d examples", suite.name, count)
             return store.finish()[1]
 
     def _run_dataset(self, formatter: Formatter, suites: Suites) -> tuple[DatasetReport, dict[str, str]]:
-        train = Store(self.places.dataset / "train", is_asked=False)
-        held_out = Store(self.places.dataset / "eval", is_asked=True)
+        train = Store(self.places.dataset / "train", is_asked=False, is_paired=self._is_paired)
+        held_out = Store(self.places.dataset / "eval", is_asked=True, is_paired=self._is_paired)
         reader = LineReader(list_files(self.places.source("dataset")))
         progress = Progress(self.out)
         with closing(train), closing(held_out):

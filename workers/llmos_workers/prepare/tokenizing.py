@@ -62,11 +62,18 @@ class Rows:
     bounds: Places
     prompts: Places
     """Tokens of each row before what it learns last."""
+    rejected: Rows | None = None
+    """As many rows, with the worse answers of pairs."""
 
     @property
     def lengths(self) -> Places:
         """Tokens of each row."""
         return np.diff(self.bounds)
+
+    @property
+    def longest(self) -> Places:
+        """Tokens of each row, or of the longer one of a pair."""
+        return np.maximum(self.lengths, self.rejected.lengths) if self.rejected else self.lengths
 
 
 class Encoder(Protocol):
@@ -125,8 +132,8 @@ class Tokens:
         """Whether fastokens encodes."""
         return self._encoder is not self._slow
 
-    def encode(self, examples: Sequence[Sequence[Piece]], *, begins: bool, ends: Sequence[bool]) -> Rows:
-        """Encode examples; `begins` puts the tokenizer's beginning before each, `ends` its end behind some.
+    def encode(self, examples: Sequence[Sequence[Piece]], *, begins: Sequence[bool], ends: Sequence[bool]) -> Rows:
+        """Encode examples; `begins` puts the tokenizer's beginning before some, `ends` its end behind some.
 
         Raises:
             EncodersDisagreeError: fastokens breaks its promise; make a new one with use_fast=False.
@@ -137,16 +144,19 @@ class Tokens:
         firsts = np.fromiter(accumulate(map(len, examples), initial=0), dtype=np.int64)
         lasts = np.fromiter((_find_last(pieces) for pieces in examples), dtype=np.int64)
         rows = Rows(ids, labels, bounds[firsts], bounds[firsts[:-1] + lasts] - bounds[firsts[:-1]])
-        return self._close(self._open(rows) if begins and self.bos else rows, np.array(ends, dtype=bool))
+        return self._close(self._open(rows, np.array(begins, dtype=bool)), np.array(ends, dtype=bool))
 
-    def _open(self, rows: Rows) -> Rows:
-        count, width = len(rows.prompts), len(self.bos)
-        places = np.repeat(rows.bounds[:-1], width)
+    def _open(self, rows: Rows, begins: npt.NDArray[np.bool_]) -> Rows:
+        width = len(self.bos)
+        if not width or not begins.any():
+            return rows
+        places = np.repeat(rows.bounds[:-1][begins], width)
+        shift = np.concatenate([[0], np.cumsum(begins)]) * width
         return Rows(
-            np.insert(rows.ids, places, np.tile(np.array(self.bos, dtype=np.int32), count)),
+            np.insert(rows.ids, places, np.tile(np.array(self.bos, dtype=np.int32), int(begins.sum()))),
             np.insert(rows.labels, places, np.int32(IGNORED)),
-            rows.bounds + np.arange(count + 1) * width,
-            rows.prompts + width,
+            rows.bounds + shift,
+            rows.prompts + begins * width,
         )
 
     def _close(self, rows: Rows, ends: npt.NDArray[np.bool_]) -> Rows:

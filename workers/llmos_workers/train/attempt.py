@@ -31,10 +31,12 @@ from llmos_workers.train.model import (
     Device,
     find_padding,
     get_learned,
+    load_model,
     load_tokenizer,
     load_trainable,
     observe_device,
 )
+from llmos_workers.train.objective import Objective, build_objective
 from llmos_workers.train.order import Order
 from llmos_workers.train.reporting import Metrics, Reporter
 from llmos_workers.train.result import ResultMaker, read_outcome
@@ -130,7 +132,17 @@ class Attempt:
 
     @cached_property
     def _dataset(self) -> PreparedDataset:
-        return PreparedDataset(self._options.work / "dataset", self._options.base_digest)
+        return PreparedDataset(self._options.work / "dataset", self._options.base_digest, self._objective.layout)
+
+    @cached_property
+    def _objective(self) -> Objective:
+        base, device = self._options.base, self._device
+        return build_objective(self._settings, lambda: load_model(base, device.compute, device.device))
+
+    @property
+    def _max_tokens(self) -> int:
+        """Tokens that are computed at once."""
+        return self._settings.max_length * self._objective.layout.rows
 
     @cached_property
     def _lineage(self) -> Lineage:
@@ -146,9 +158,10 @@ class Attempt:
         try:
             return Order(
                 self._dataset.train.lengths,
+                widths=self._dataset.train.widths,
                 seed=settings.seed,
                 batch_tokens=settings.batch_tokens,
-                max_length=settings.max_length,
+                max_length=self._max_tokens,
             )
         except ValueError as error:
             raise NotPreparedError(f"The prepared dataset does not fit the job: {error}") from error
@@ -241,7 +254,14 @@ class Attempt:
             state=state,
             schedule=self.schedule,
             learner=learner,
-            stepper=Stepper(learner.model, learner.optimizer, learner.scheduler, device, self._settings.max_grad_norm),
+            stepper=Stepper(
+                learner.model,
+                learner.optimizer,
+                learner.scheduler,
+                device,
+                self._settings.max_grad_norm,
+                self._objective.compute_loss_sum,
+            ),
             feeder=Feeder(
                 self._order,
                 self._dataset.train,
@@ -259,7 +279,7 @@ class Attempt:
         )
 
     def _build_asking(self, tick: Callable[[], None]) -> Asking:
-        return Asking(self._tokenizer, self._device, self._settings.max_length, tick)
+        return Asking(self._tokenizer, self._device, self._max_tokens, tick, self._objective.compute_loss_sum)
 
     def _build_result_maker(self) -> ResultMaker:
         options = self._options
@@ -269,6 +289,7 @@ class Attempt:
             folder=self._output,
             dataset=self._dataset,
             lineage=self._lineage,
+            objective=self._objective,
             asking=self._build_asking(self._tick),
         )
 

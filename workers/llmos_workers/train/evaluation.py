@@ -24,7 +24,7 @@ from transformers import GenerationConfig
 from llmos_workers.train.dataset import Answer, Examples
 from llmos_workers.train.model import Device, find_padding
 from llmos_workers.train.order import plan_micro_batches
-from llmos_workers.train.step import compute_loss_sum
+from llmos_workers.train.step import LossFunction, compute_loss_sum
 
 EXTRA_TOKENS: Final = 8
 """More than the expected answer has: an answer that goes on is wrong, and need not be finished."""
@@ -42,14 +42,14 @@ class Asked:
 
 
 def compute_loss(model: Any, examples: Examples, chosen: Sequence[int], asking: Asking) -> Asked:
-    """Mean loss for each learned token."""
-    batches = plan_micro_batches(list(chosen), examples.lengths, asking.max_tokens)
+    """Mean loss for each learned token, or whatever else a task learns."""
+    batches = plan_micro_batches(list(chosen), examples.widths, asking.max_tokens)
     totals, learned = [], 0
     with torch.inference_mode(), asking.device.autocast():
         for batch in batches:
             tensors = examples.build_micro_batch(batch, asking.padding)
             if tensors.learned:
-                totals.append(float(compute_loss_sum(model, tensors.to(asking.device.device))))
+                totals.append(float(asking.loss(model, tensors.to(asking.device.device))))
                 learned += tensors.learned
             asking.tick()
     return Asked(math.fsum(totals) / learned if learned else None, len(chosen))
@@ -80,6 +80,7 @@ class Asking:
     device: Device
     max_tokens: int
     tick: Tick
+    loss: LossFunction = compute_loss_sum
 
     @property
     def padding(self) -> int:

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from llmos.api import FineTuneJob, MetricComparison
 from llmos_workers.train.checkpoints import Checkpoint, Lineage, MadeFrom, check_lineage
 from llmos_workers.train.dataset import Examples, PreparedDataset
 from llmos_workers.train.errors import LossNotFiniteError, NotPreparedError
-from llmos_workers.train.evaluation import Asked, Asking, compute_exact_match, compute_loss
+from llmos_workers.train.evaluation import Asked, Asking
 from llmos_workers.train.files import (
     MANIFEST,
     TEMPORARY,
@@ -45,6 +45,7 @@ from llmos_workers.train.files import (
 )
 from llmos_workers.train.merging import merge_adapter
 from llmos_workers.train.model import load_model, load_tokenizer
+from llmos_workers.train.objective import Objective
 from llmos_workers.train.snapshot import restore_weights
 from llmos_workers.train.writer import build_write_error
 
@@ -83,6 +84,7 @@ class ResultMaker:
     folder: Path
     dataset: PreparedDataset
     lineage: Lineage
+    objective: Objective
     asking: Asking
 
     @property
@@ -143,15 +145,19 @@ class ResultMaker:
         held_out = self.dataset.held_out
         asked: dict[str, Asked] = {}
         if held_out is not None:
-            asked["eval_loss"] = compute_loss(model, held_out, range(len(held_out)), self.asking)
+            asked = self._ask_examples(model, "eval", held_out, range(len(held_out)), self.objective.metrics)
         for suite in self.job.spec.evaluate.suites:
             examples = self._open_suite(suite.name) if suite.source is not None else held_out
             chosen = range(min(suite.limit, len(examples) if examples else 0))
-            if examples is not None and "loss" in suite.metrics:
-                asked[f"{suite.name}_loss"] = compute_loss(model, examples, chosen, self.asking)
-            if examples is not None and "exact_match" in suite.metrics:
-                asked[f"{suite.name}_exact_match"] = compute_exact_match(model, examples, chosen, self.asking)
+            if examples is not None:
+                asked |= self._ask_examples(model, suite.name, examples, chosen, suite.metrics)
         return asked
+
+    def _ask_examples(
+        self, model: Any, name: str, examples: Examples, chosen: Sequence[int], metrics: Sequence[str]
+    ) -> dict[str, Asked]:
+        asked = self.objective.ask(model, examples, chosen, metrics, self.asking)
+        return {f"{name}_{metric}": value for metric, value in asked.items()}
 
     def _open_suite(self, name: str) -> Examples:
         examples = self.dataset.open(f"suite-{name}")

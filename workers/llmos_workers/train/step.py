@@ -17,7 +17,7 @@ import gc
 import logging
 import math
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ from llmos_workers.train.state import StepLoss
 log = logging.getLogger(__name__)
 
 
+LossFunction = Callable[[Any, MicroBatch], torch.Tensor]
+"""The sum of the losses of a micro-batch, whose part in the step is its `learned`."""
+
+
 def compute_loss_sum(model: Any, batch: MicroBatch) -> torch.Tensor:
     """Sum of the losses of a micro-batch's learned tokens, in float32."""
     logits = model(input_ids=batch.input_ids, use_cache=False).logits
@@ -40,10 +44,18 @@ def compute_loss_sum(model: Any, batch: MicroBatch) -> torch.Tensor:
 class Stepper:
     """Does optimizer steps on a model."""
 
-    def __init__(self, model: Any, optimizer: Any, scheduler: Any, device: Device, max_grad_norm: float) -> None:
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        scheduler: Any,
+        device: Device,
+        max_grad_norm: float,
+        loss: LossFunction = compute_loss_sum,
+    ) -> None:
         """Learn what of `model` can be learned."""
         self._model, self._optimizer, self._scheduler, self._device = model, optimizer, scheduler, device
-        self._max_grad_norm = max_grad_norm
+        self._max_grad_norm, self._compute_loss_sum = max_grad_norm, loss
         self._learned = list(get_learned(model).values())
         self._saves_memory = False
 
@@ -78,7 +90,7 @@ class Stepper:
         total = total.to(self._device.device)
         for batch in batches:
             with self._device.autocast():
-                loss = compute_loss_sum(self._model, batch.to(self._device.device))
+                loss = self._compute_loss_sum(self._model, batch.to(self._device.device))
             (loss / learned).backward()
             total += loss.detach()
         return total

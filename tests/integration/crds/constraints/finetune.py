@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from tests.integration.crds.constraints.case import (
     Case,
@@ -57,7 +57,7 @@ def _pools(count: int) -> list[dict[str, str]]:
 
 
 _METHOD: Final = [
-    *one_of(_JOB, "spec.method.task", "causal-lm"),
+    Case(_JOB, "spec.method.task", "enum", "causal-lm", "other"),
     *one_of(_JOB, "spec.method.tuning", "lora", "full"),
     *limits(_JOB, "spec.method.lora.rank", 1, 512),
     *limits(_JOB, "spec.method.lora.alpha", 1, 4096),
@@ -71,7 +71,7 @@ _DATASET: Final = [
     Case(_JOB, "spec.dataset", "required:source", {}, {"source": None}),
     *_source("spec.dataset.source"),
     *one_of(_JOB, "spec.dataset.format.type", "chat", "instruction", "text"),
-    *(case for name in ("messages", "prompt", "completion", "text") for case in _column(name)),
+    *(case for name in ("messages", "prompt", "completion", "text", "chosen", "rejected") for case in _column(name)),
     *_share("spec.dataset.validate.maxErrorRate"),
     *one_of(_JOB, "spec.dataset.validate.overlong", "truncate", "drop", "fail"),
     Case(_JOB, "spec.dataset.clean.nearDedup.threshold", "minimum", 0.5, 0.49),
@@ -79,6 +79,32 @@ _DATASET: Final = [
     *one_of(_JOB, "spec.dataset.clean.pii", "keep", "redact", "drop", "fail"),
     *_below_one("spec.dataset.split.evalFraction"),
     *limits(_JOB, "spec.dataset.split.seed", 0, 2147483647),
+]
+
+
+def _of_task(task: str, form: str, *metrics: str) -> dict[str, Any]:
+    suites = [{"name": "suite", "metrics": list(metrics)}] if metrics else []
+    return {"method": {"task": task}, "dataset": {"format": {"type": form}}, "evaluate": {"suites": suites}}
+
+
+_TASKS: Final = [
+    *(
+        Case(_JOB, "spec", "rule", _of_task(task, form), _of_task(task, other), says=said, blamed=blamed)
+        for said, blamed in (("does not learn from this format", "spec.dataset.format.type"),)
+        for task, form, other in (
+            ("causal-lm", "instruction", "preference"),
+            ("dpo", "preference", "chat"),
+        )
+    ),
+    *(
+        Case(_JOB, "spec", "rule", _of_task(*task, known), _of_task(*task, other), says=said, blamed=blamed)
+        for said, blamed in (("a metric that the task has not", "spec.evaluate.suites"),)
+        for task, known, other in (
+            (("causal-lm", "chat"), "exact_match", "reward_margin"),
+            (("dpo", "preference"), "reward_accuracy", "exact_match"),
+            (("dpo", "preference"), "reward_margin", "exact_match"),
+        )
+    ),
 ]
 _TRAINER: Final = [
     Case(_JOB, "spec.trainer", "required:accelerator", {}, {"accelerator": None}),
@@ -99,6 +125,7 @@ _TRAINER: Final = [
     *_above_zero(f"{_PARAMETERS}.maxGradNorm", 1000),
     *limits(_JOB, f"{_PARAMETERS}.batchTokens", 16, 16777216),
     *limits(_JOB, f"{_PARAMETERS}.maxLength", 16, 1048576),
+    *_above_zero(f"{_PARAMETERS}.beta", 100),
     *limits(_JOB, f"{_PARAMETERS}.seed", 0, 2147483647),
 ]
 _CHECKPOINT: Final = [
@@ -144,7 +171,7 @@ _EVALUATE: Final = [
         f"{_SUITE}.metrics",
         "maxItems",
         ["loss", "exact_match"],
-        ["loss", "exact_match", "loss"],
+        ["loss"] * 5,
     ),
     Case(
         _JOB,
@@ -227,6 +254,7 @@ JOB_CASES: Final = [
     Case(_JOB, "spec.baseModelRef", "required:name", {}, {"name": None}),
     *reference(_JOB, "spec.baseModelRef.name"),
     *_METHOD,
+    *_TASKS,
     *_DATASET,
     *_TRAINER,
     *_CHECKPOINT,
