@@ -19,6 +19,7 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
   of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
 - Task dpo computes both answers of a pair at once: T = 2 maxLength. Beside a result that is no adapter it holds the
   base model a second time, as the reference: c P more weights.
+- Classifiers have no logits of a vocabulary: V = 0. Their heads, labels x h, are too small to count.
 - Merging an adapter (output.kind merged) holds the base model in float32 in the memory of the host, when training is
   over: 1.1 x 4 P + runtime, where that is more than training itself takes there.
 - A tenth is what allocators lose to fragments. The runtime is 1.5 GiB: the device's context and workspaces, or the
@@ -44,6 +45,7 @@ RUNTIME_GIB: Final = 1.5
 OVERHEAD: Final = 1.1
 STATE_BYTES: Final = 12
 FLOAT32_BYTES: Final = 4
+CLASSIFICATION: Final = frozenset({"token-classification", "sequence-classification"})
 _STEP_GIB: Final = 0.25
 _HOST_GIB: Final = 2.0
 """Memory of the host beside an accelerator: the interpreter with torch, and batches on their way."""
@@ -77,7 +79,8 @@ def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitectu
     if is_paired and not spec.makes_adapter:
         weights += number * parameters
     length = min(spec.trainer.hyperparameters.max_length, architecture.max_context_tokens)
-    activations = _activation_bytes(architecture, 2 * length if is_paired else length, number)
+    vocabulary = 0 if spec.method.task in CLASSIFICATION else architecture.vocabulary_size
+    activations = _activation_bytes(architecture, 2 * length if is_paired else length, number, vocabulary)
     return TrainingMemory(weights / GIB, states / GIB, activations / GIB)
 
 
@@ -147,13 +150,13 @@ def _number_bytes(spec: FineTuneJobSpec) -> int:
     return FLOAT32_BYTES if is_wide else 2
 
 
-def _activation_bytes(architecture: ModelArchitecture, tokens: int, number: int) -> int:
+def _activation_bytes(architecture: ModelArchitecture, tokens: int, number: int, vocabulary: int) -> int:
     hidden = architecture.hidden_size
     kept = number * tokens * hidden * architecture.layers
     queries = architecture.attention_heads * architecture.head_dim
     keys = architecture.key_value_heads * architecture.head_dim
     once = number * tokens * (8 * hidden + 4 * _mlp_width(architecture) + 2 * queries + 4 * keys)
-    logits = (number + 2 * FLOAT32_BYTES) * tokens * architecture.vocabulary_size
+    logits = (number + 2 * FLOAT32_BYTES) * tokens * vocabulary
     return kept + once + logits
 
 

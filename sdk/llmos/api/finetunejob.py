@@ -27,7 +27,7 @@ from llmos.api.names import API_VERSION
 ModuleName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
 """The name of a module of the model, for example q_proj."""
 
-SuiteMetric = Literal["loss", "exact_match", "reward_accuracy", "reward_margin"]
+SuiteMetric = Literal["loss", "exact_match", "reward_accuracy", "reward_margin", "accuracy", "f1"]
 """What a suite may ask."""
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
@@ -50,9 +50,10 @@ class Lora(ApiModel):
 class Method(ApiModel):
     """What is learned, and which weights change."""
 
-    task: Literal["causal-lm", "dpo"] = "causal-lm"
+    task: Literal["causal-lm", "dpo", "token-classification", "sequence-classification"] = "causal-lm"
     """causal-lm: the next token of texts and conversations. dpo: which of two answers is the better one (direct
-    preference optimization, Rafailov et al., 2023), from dataset.format.type preference."""
+    preference optimization, Rafailov et al., 2023), from dataset.format.type preference. token-classification: the
+    label of each word, from tokens-labels. sequence-classification: the label of a text, from text-label."""
     tuning: Literal["lora", "full"] = "lora"
     """lora makes an adapter of a few megabytes; full changes all weights and makes a whole model."""
     lora: Lora = Lora()
@@ -69,7 +70,13 @@ class Columns(ApiModel):
     completion: ColumnName = "completion"
     """instruction: the answer that is learned."""
     text: ColumnName = "text"
-    """text: the text that is learned."""
+    """text: the text that is learned; text-label: the text that has a label."""
+    tokens: ColumnName = "tokens"
+    """tokens-labels: the words, in an array."""
+    labels: ColumnName = "labels"
+    """tokens-labels: as many labels, in an array."""
+    label: ColumnName = "label"
+    """text-label: the text's label."""
     chosen: ColumnName = "chosen"
     """preference: the better answer."""
     rejected: ColumnName = "rejected"
@@ -79,9 +86,10 @@ class Columns(ApiModel):
 class DatasetFormat(ApiModel):
     """How a line of the dataset is read."""
 
-    type: Literal["chat", "instruction", "text", "preference"] = "chat"
+    type: Literal["chat", "instruction", "text", "preference", "tokens-labels", "text-label"] = "chat"
     """chat learns what the assistant says in a conversation; instruction learns the completion of a prompt; text learns
-    everything; preference has a prompt, as a text or as messages, and two answers to it."""
+    everything; preference has a prompt, as a text or as messages, and two answers to it; tokens-labels has words and
+    their labels, text-label a text and its label: all labels that occur are the labels of the model."""
     columns: Columns = Columns()
     """Names of the fields."""
 
@@ -252,9 +260,10 @@ class EvaluationSuite(ApiModel):
     source: ModelSource | None = None
     """Where its JSON lines are, in the dataset's format. Absent = the held-out examples."""
     metrics: Annotated[tuple[SuiteMetric, ...], Field(min_length=1, max_length=4), ListSet()] = ("loss",)
-    """loss: mean loss for each token of the answers, or for each pair of them. exact_match (task causal-lm): share of
-    the prompts that are answered, at temperature 0, with the very words of the dataset; case, punctuation and
-    surrounding space do not count. reward_accuracy, reward_margin (task dpo): as in gates."""
+    """loss: mean loss for each token of the answers, for each pair of them, or for each label. exact_match (task
+    causal-lm): share of the prompts that are answered, at temperature 0, with the very words of the dataset; case,
+    punctuation and surrounding space do not count. reward_accuracy, reward_margin (task dpo), accuracy, f1
+    (classification): as in gates."""
     limit: Annotated[int, Field(ge=1, le=100000)] = 200
     """Examples that are asked at most."""
 
@@ -273,7 +282,8 @@ class Gate(ApiModel):
     metric: Annotated[str, Field(max_length=64, pattern=r"^[a-z][a-z0-9_]*$")]
     """`eval_loss`, or a suite's name and metric, for example `support_exact_match`. For task dpo also
     `eval_reward_accuracy`, the share of the held-out pairs whose chosen answer has the higher reward, and
-    `eval_reward_margin`, the mean difference of the rewards; the base model's are 0."""
+    `eval_reward_margin`, the mean difference of the rewards; the base model's are 0. For classification also
+    `eval_accuracy`, the share of the labels that are right, and `eval_f1`, the mean of the F1 of all labels."""
     min: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
     """The result must not be below this."""
     max: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
@@ -311,7 +321,7 @@ class Output(ApiModel):
     """For tuning lora. adapter (if absent): the adapter alone. merged: base model and adapter in one whole model, in
     the base model's type. Tuning full makes a whole model anyway."""
     attach_to: Annotated[tuple[AttachTo, ...], Field(max_length=16), ListMap(("pool",))] = ()
-    """Pools of the base model that load the adapter without a restart. For adapters only."""
+    """Pools of the base model that load the adapter without a restart. For adapters that answer with words only."""
 
 
 class Retries(ApiModel):

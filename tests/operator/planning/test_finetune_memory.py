@@ -136,6 +136,14 @@ def test_preferences_take_two_answers_at_once_and_a_reference_beside_what_is_no_
     assert paired.states_gib == plain.states_gib
 
 
+@pytest.mark.parametrize("task", ["token-classification", "sequence-classification"])
+def test_classifiers_have_no_logits_of_a_vocabulary(task: str) -> None:
+    plain, labelled = (compute_training_memory(spec(task=each), architecture()) for each in ("causal-lm", task))
+    logits = (2 + 8) * 2048 * 128256
+    assert (plain.activations_gib - labelled.activations_gib) * GIB == pytest.approx(logits)
+    assert (plain.weights_gib, plain.states_gib) == (labelled.weights_gib, labelled.states_gib)
+
+
 @pytest.mark.parametrize(("kind", "is_enough"), [("adapter", False), ("merged", True)])
 def test_the_host_has_room_for_the_float32_weights_that_are_merged(kind: str, *, is_enough: bool) -> None:
     planned = plan_container_memory(spec(kind=kind), model(), accelerator())

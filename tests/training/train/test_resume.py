@@ -16,6 +16,7 @@ from tests.training.train.world import (
     finish,
     make_job,
     make_pairs,
+    make_words,
     steps_done,
     wait_for,
     write_dataset,
@@ -24,7 +25,10 @@ from tests.training.train.world import (
 FULL = {"method": {"tuning": "full"}}
 LORA = {"method": {"tuning": "lora"}}
 Task = tuple[str, str, list[dict[str, Any]]]
-TASKS: list[Task] = [("dpo", "preference", make_pairs(120))]
+TASKS: list[Task] = [
+    ("dpo", "preference", make_pairs(120)),
+    ("token-classification", "tokens-labels", make_words(120)),
+]
 SUITES = [{"name": "rule", "source": {"uri": "hf://org/rule"}, "metrics": ["loss", "exact_match"]}]
 
 
@@ -62,10 +66,10 @@ def test_ten_kills_change_no_bit_of_losses_and_result(make_world: Callable[..., 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task[0])
 def test_kills_change_no_bit_of_what_other_tasks_learn(base: Path, tmp_path: Path, task: Task) -> None:
     name, form, rows = task
-    spec = {"method": {"task": name}, "dataset": {"format": {"type": form}}, "hyperparameters": {"batchTokens": 128}}
+    spec = {"method": {"task": name}, "dataset": {"format": {"type": form}}}
     calm, killed = (World(base, tmp_path / name, make_job(**spec)) for name in ("calm", "killed"))
     for world in (calm, killed):
-        write_dataset(world.work, {"train": rows[:100], "eval": rows[100:]})
+        write_dataset(world.work, {"train": rows[:100], "eval": rows[100:]}, labels=("even", "odd"))
     compare_with_killed(calm, killed, name, kills=4)
 
 

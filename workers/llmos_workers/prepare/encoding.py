@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmos_workers.prepare.examples import Example, LineError
+from llmos_workers.prepare.labels import number_labels
 from llmos_workers.prepare.templates import ChatTemplate
 from llmos_workers.prepare.tokenizing import IGNORED, Piece, Rows, Tokens
 
@@ -23,6 +24,8 @@ class Text:
     needs_beginning: bool = True
     rejected: Text | None = None
     """The same question with the worse answer."""
+    label: int | None = None
+    """Of the whole text."""
 
     @property
     def chars(self) -> int:
@@ -33,9 +36,10 @@ class Text:
 class Formatter:
     """Turns examples into texts, and texts into rows."""
 
-    def __init__(self, tokens: Tokens, template: ChatTemplate | None) -> None:
-        """Take what encodes, and the model's chat template, which conversations need."""
+    def __init__(self, tokens: Tokens, template: ChatTemplate | None = None, labels: Sequence[str] = ()) -> None:
+        """Take what encodes, the model's chat template, which conversations need, and the labels of a classifier."""
         self._tokens, self._template = tokens, template
+        self._labels = {label: number for number, label in enumerate(labels)}
 
     def build_text(self, example: Example) -> Text:
         """Return the example as pieces that are learned or not.
@@ -51,6 +55,8 @@ class Formatter:
     def encode(self, texts: Sequence[Text]) -> Rows:
         """Encode a batch, whose texts all have a worse answer, or none."""
         rows = self._encode(texts)
+        if self._labels:
+            return label_rows(self._tokens.enclose(rows), [text.label for text in texts])
         rejected = [text.rejected for text in texts if text.rejected is not None]
         return replace(rows, rejected=self._encode(rejected)) if rejected else rows
 
@@ -62,6 +68,8 @@ class Formatter:
         )
 
     def _build(self, example: Example) -> Text:
+        if example.labels:
+            return self._build_labelled(example)
         if example.messages:
             if self._template is None:
                 raise LineError("the base model has no chat template, which messages need")
@@ -72,6 +80,15 @@ class Formatter:
         if example.prompt:
             return Text((Piece(example.prompt, False), Piece(example.text, True)), True, example.text)
         return Text((Piece(example.text, True),), True, None)
+
+    def _build_labelled(self, example: Example) -> Text:
+        numbers = number_labels(example, self._labels)
+        if not example.words:
+            return Text((Piece(example.text, False),), False, None, label=numbers[0])
+        # As they stand in a text; of a word's tokens the first one has its label.
+        spaced = (f" {word}" if place else word for place, word in enumerate(example.words))
+        pieces = tuple(Piece(word, False, number) for word, number in zip(spaced, numbers, strict=True))
+        return Text(pieces, False, None)
 
     def _cut(self, text: str, spans: Sequence[tuple[int, int]], answer: str) -> Text:
         # What stands behind the last answer, such as a line break, teaches nothing.
@@ -100,6 +117,15 @@ def truncate(rows: Rows, most: int) -> Rows:
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     rejected = truncate(rows.rejected, most) if rows.rejected else None
     return Rows(rows.ids[kept], rows.labels[kept], bounds, np.minimum(rows.prompts, lengths), rejected)
+
+
+def label_rows(rows: Rows, labels: Sequence[int | None]) -> Rows:
+    """Put the label of a whole text at its first token, where no cut loses it."""
+    given = np.array([IGNORED if label is None else label for label in labels], dtype=np.int32)
+    placed = (given != IGNORED) & (rows.lengths > 0)
+    values = rows.labels.copy()
+    values[rows.bounds[:-1][placed]] = given[placed]
+    return replace(rows, labels=values)
 
 
 def select(rows: Rows, chosen: npt.NDArray[np.bool_]) -> Rows:

@@ -28,6 +28,7 @@ from llmos_workers.prepare.contamination import Suites
 from llmos_workers.prepare.encoding import Formatter
 from llmos_workers.prepare.errors import BaseModelChangedError, ClaimFullError, DatasetInvalidError, SourceGoneError
 from llmos_workers.prepare.gate import Gate, SuiteReader
+from llmos_workers.prepare.labels import collect_labels
 from llmos_workers.prepare.manifest import DatasetManifest, compute_inputs, read_dataset_manifest
 from llmos_workers.prepare.progress import Progress
 from llmos_workers.prepare.reading import LineReader, list_files
@@ -91,9 +92,15 @@ def _prepare(spec: FineTuneJobSpec, places: Places, base_digest: str, inputs: st
         tokens = Tokens(tokenizer, use_fast=use_fast)
         try:
             with _folders(places):
-                report, files = _Run(spec, places, tokenizer, tokens, out).run()
+                labels = collect_labels(LineReader(list_files(places.source("dataset"))), spec.dataset.format)
+                report, files = _Run(spec, places, tokenizer, tokens, labels, out).run()
                 manifest = DatasetManifest(
-                    digest=report.digest, base_digest=base_digest, inputs=inputs, report=report, files=files
+                    digest=report.digest,
+                    base_digest=base_digest,
+                    inputs=inputs,
+                    report=report,
+                    labels=labels,
+                    files=files,
                 )
                 manifest.write(places.dataset)
                 return manifest
@@ -108,10 +115,11 @@ class _Run:
     places: Places
     tokenizer: PreTrainedTokenizerBase
     tokens: Tokens
+    labels: tuple[str, ...]
     out: TextIO
 
     def run(self) -> tuple[DatasetReport, dict[str, str]]:
-        formatter = Formatter(self.tokens, self._build_template())
+        formatter = Formatter(self.tokens, self._build_template(), self.labels)
         suites = Suites()
         files: dict[str, str] = {}
         for suite in self.spec.evaluate.suites:
@@ -153,7 +161,9 @@ class _Run:
             progress.show(reader.total_bytes, reader.total_bytes, report.lines, is_last=True)
             (learned, files), (asked, more) = train.finish(), held_out.finish()
         digest = hashlib.sha256(f"{compute_inputs(self.spec)} {self.tokens.digest} {learned} {asked}".encode())
-        return report.model_copy(update={"digest": f"sha256:{digest.hexdigest()}"}), files | more
+        digest.update("\0".join(self.labels).encode())
+        found = {"digest": f"sha256:{digest.hexdigest()}", "labels": len(self.labels)}
+        return report.model_copy(update=found), files | more
 
 
 def _load_tokenizer(model: Path) -> PreTrainedTokenizerBase:

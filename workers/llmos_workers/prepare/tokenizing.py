@@ -51,6 +51,8 @@ class Piece:
 
     text: str
     is_learned: bool
+    label: int | None = None
+    """The class of the piece, which its first token is to tell, instead of the token after it."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Tokens:
         self._encoder: Encoder = (_build_fast(tokenizer, self._slow) if use_fast else None) or self._slow
         self.bos: list[int] = _find_beginning(tokenizer)
         self.eos: int | None = tokenizer.eos_token_id
+        self.ending: list[int] = _find_ending(tokenizer, len(self.bos))
         self.end_texts: tuple[str, ...] = tuple(str(token) for token in tokenizer.all_special_tokens)
         self._is_piecewise = _is_piecewise(self._slow)
         self.digest = _compute_digest(tokenizer)
@@ -141,10 +144,22 @@ class Tokens:
         ids, bounds = self._encode_pieces(examples)
         is_learned = np.fromiter((piece.is_learned for pieces in examples for piece in pieces), dtype=bool)
         labels = np.where(np.repeat(is_learned, np.diff(bounds)), ids, np.int32(IGNORED))
+        _label_pieces(labels, bounds, [piece.label for pieces in examples for piece in pieces])
         firsts = np.fromiter(accumulate(map(len, examples), initial=0), dtype=np.int64)
         lasts = np.fromiter((_find_last(pieces) for pieces in examples), dtype=np.int64)
         rows = Rows(ids, labels, bounds[firsts], bounds[firsts[:-1] + lasts] - bounds[firsts[:-1]])
         return self._close(self._open(rows, np.array(begins, dtype=bool)), np.array(ends, dtype=bool))
+
+    def enclose(self, rows: Rows) -> Rows:
+        """Put behind each row what the tokenizer itself puts behind every text, as BERT's does."""
+        count, width = len(rows.prompts), len(self.ending)
+        places = np.repeat(rows.bounds[1:], width)
+        return Rows(
+            np.insert(rows.ids, places, np.tile(np.array(self.ending, dtype=np.int32), count)),
+            np.insert(rows.labels, places, np.int32(IGNORED)),
+            rows.bounds + np.arange(count + 1) * width,
+            rows.prompts,
+        )
 
     def _open(self, rows: Rows, begins: npt.NDArray[np.bool_]) -> Rows:
         width = len(self.bos)
@@ -220,6 +235,19 @@ def _find_beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if whole[width : width + len(plain)] == plain:
             return list(whole[:width])
     return []
+
+
+def _find_ending(tokenizer: PreTrainedTokenizerBase, beginning: int) -> list[int]:
+    """Return the tokens that the tokenizer puts behind every text."""
+    plain = tokenizer("x", add_special_tokens=False)["input_ids"]
+    return list(tokenizer("x")["input_ids"][beginning + len(plain) :])
+
+
+def _label_pieces(labels: Ints, bounds: Places, given: Sequence[int | None]) -> None:
+    """Put the label of each piece at its first token; a piece without tokens has none to put it at."""
+    values = np.array([IGNORED if label is None else label for label in given], dtype=np.int32)
+    placed = (values != IGNORED) & (np.diff(bounds) > 0)
+    labels[bounds[:-1][placed]] = values[placed]
 
 
 def _is_piecewise(encoder: Encoder) -> bool:

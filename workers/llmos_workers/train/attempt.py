@@ -25,6 +25,7 @@ from llmos_workers.train.dataset import PreparedDataset
 from llmos_workers.train.errors import NotPreparedError, Stopped
 from llmos_workers.train.evaluation import Asking
 from llmos_workers.train.events import EventLog
+from llmos_workers.train.heads import Head, build_head
 from llmos_workers.train.loop import Feeder, Schedule, TrainingLoop
 from llmos_workers.train.merging import check_mergeable
 from llmos_workers.train.model import (
@@ -139,6 +140,10 @@ class Attempt:
         base, device = self._options.base, self._device
         return build_objective(self._settings, lambda: load_model(base, device.compute, device.device))
 
+    @cached_property
+    def _head(self) -> Head | None:
+        return build_head(self._settings, self._dataset.labels, find_padding(self._tokenizer))
+
     @property
     def _max_tokens(self) -> int:
         """Tokens that are computed at once."""
@@ -188,7 +193,7 @@ class Attempt:
 
     def _build_learner(self) -> Learner:
         settings, total = self._settings, self.schedule.total_steps
-        model = load_trainable(self._options.base, settings, self._device)
+        model = load_trainable(self._options.base, settings, self._device, self._head)
         if self._options.job.spec.output.kind == "merged":
             check_mergeable(model)
         learned = list(get_learned(model).values())
@@ -260,7 +265,7 @@ class Attempt:
                 learner.scheduler,
                 device,
                 self._settings.max_grad_norm,
-                self._objective.compute_loss_sum,
+                loss=self._objective.compute_loss_sum,
             ),
             feeder=Feeder(
                 self._order,
@@ -290,6 +295,7 @@ class Attempt:
             dataset=self._dataset,
             lineage=self._lineage,
             objective=self._objective,
+            head=self._head,
             asking=self._build_asking(self._tick),
         )
 

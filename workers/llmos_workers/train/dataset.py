@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute as arrow
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from llmos_workers.train.errors import BaseModelChangedError, NotPreparedError
@@ -35,6 +36,8 @@ class DatasetManifest(Entry):
 
     digest: str
     base_digest: str
+    labels: tuple[str, ...] = ()
+    """What a classifier may say; their places are their numbers."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +137,24 @@ class Examples:
 
 def build_micro_batch(input_ids: Sequence[Any], labels: Sequence[Any], padding: int) -> MicroBatch:
     """Pad rows on the right, and find what is learned: the token at column c is predicted at column c - 1."""
-    longest = max(len(row) for row in input_ids)
-    tokens = np.full((len(input_ids), longest), padding, dtype=np.int64)
-    wanted = np.full((len(input_ids), longest), UNLEARNED, dtype=np.int64)
-    for row, (ids, own) in enumerate(zip(input_ids, labels, strict=True)):
-        tokens[row, : len(ids)] = ids
-        wanted[row, : len(own) - 1] = own[1:]
+    tokens = pad_rows(input_ids, padding)
+    wanted = pad_rows([np.append(own[1:], UNLEARNED) for own in labels], UNLEARNED)
+    return MicroBatch(torch.from_numpy(tokens), *find_learned(wanted))
+
+
+def pad_rows(rows: Sequence[Any], fill: int) -> NDArray[np.int64]:
+    """Rows of numbers, filled on the right."""
+    padded = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=np.int64)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded
+
+
+def find_learned(wanted: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions that are learned, of rows x columns, and what is learned there."""
     flat = wanted.reshape(-1)
     positions = np.flatnonzero(flat != UNLEARNED)
-    return MicroBatch(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(flat[positions]))
+    return torch.from_numpy(positions), torch.from_numpy(flat[positions])
 
 
 class PreparedDataset:
@@ -161,7 +173,7 @@ class PreparedDataset:
             raise BaseModelChangedError(
                 f"The dataset was prepared for the base model {manifest.base_digest}, and the base is now {base_digest}"
             )
-        self.digest = manifest.digest
+        self.digest, self.labels = manifest.digest, manifest.labels
         train = self.open("train")
         if train is None:
             raise NotPreparedError(f"{folder / 'train'} is missing or empty", _REMEDY)

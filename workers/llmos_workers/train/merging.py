@@ -16,6 +16,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from llmos_workers.train.errors import TrainError
+from llmos_workers.train.heads import Head
 from llmos_workers.train.model import Device, load_trainable
 from llmos_workers.train.settings import Settings
 from llmos_workers.train.snapshot import restore_weights
@@ -40,8 +41,8 @@ def check_mergeable(model: Any) -> None:
         )
 
 
-def merge_adapter(base: Path, settings: Settings, checkpoint: Path) -> Any:
+def merge_adapter(base: Path, settings: Settings, checkpoint: Path, head: Head | None = None) -> Any:
     """The base model with the adapter of a checkpoint in it, in float32 and in the memory of the host."""
-    model = load_trainable(base, settings, _HOST)
+    model = load_trainable(base, settings, _HOST, head)
     restore_weights(model, checkpoint)
     return model.merge_and_unload()

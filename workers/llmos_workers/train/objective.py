@@ -1,7 +1,9 @@
 """What a task learns: how its examples become rows, what a micro-batch's loss is, and how good a model is.
 
-causal-lm   the next token of texts and conversations        here
-dpo         which of two answers is the better one           preference.py
+causal-lm                   the next token of texts and conversations      here
+dpo                         which of two answers is the better one         preference.py
+token-classification        the label of each word                         classification.py
+sequence-classification     the label of a text                            classification.py
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import torch
 
+from llmos_workers.train.classification import Classification, Sentences, Words
 from llmos_workers.train.dataset import Examples, Layout, MicroBatch, Texts
 from llmos_workers.train.evaluation import Asked, Asking, compute_exact_match, compute_loss
 from llmos_workers.train.preference import Preference, Reference
@@ -64,4 +67,8 @@ def build_objective(settings: Settings, load_base: Callable[[], Any]) -> Objecti
     """The objective of a run; `load_base` loads the base model, ready to be asked."""
     if settings.task == "dpo":
         return Preference(settings.beta, Reference(load_base))
+    if settings.task == "token-classification":
+        return Classification(Words())
+    if settings.task == "sequence-classification":
+        return Classification(Sentences())
     return NextToken()

@@ -43,6 +43,7 @@ from llmos_workers.train.files import (
     sync,
     write_text,
 )
+from llmos_workers.train.heads import Head
 from llmos_workers.train.merging import merge_adapter
 from llmos_workers.train.model import load_model, load_tokenizer
 from llmos_workers.train.objective import Objective
@@ -85,6 +86,7 @@ class ResultMaker:
     dataset: PreparedDataset
     lineage: Lineage
     objective: Objective
+    head: Head | None
     asking: Asking
 
     @property
@@ -115,7 +117,7 @@ class ResultMaker:
     def _restore(self, model: Any, checkpoint: Checkpoint) -> Any:
         if self.lineage.settings.tuning == "lora" and self.kind == "model":
             model.to("meta")  # its memory is needed for the merged one
-            return merge_adapter(self.base, self.lineage.settings, checkpoint.folder)
+            return merge_adapter(self.base, self.lineage.settings, checkpoint.folder, self.head)
         restore_weights(model, checkpoint.folder)
         return model
 
@@ -178,7 +180,7 @@ class ResultMaker:
             return
         model.to("meta")  # its memory is needed for the other one
         device = self.asking.device
-        yield load_model(self.base, device.compute, device.device)
+        yield load_model(self.base, device.compute, device.device, self.head)
 
     def _publish(
         self, temporary: Path, step: int, metrics: tuple[MetricComparison, ...], report: Mapping[str, Any]

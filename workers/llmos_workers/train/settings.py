@@ -14,13 +14,17 @@ from typing import Any, Final, Literal
 
 from llmos.api import FineTuneJob
 
-Task = Literal["causal-lm", "dpo"]
+Task = Literal["causal-lm", "dpo", "token-classification", "sequence-classification"]
 LEARNING_RATES: Final = {
     ("causal-lm", "lora"): 2e-4,
     ("causal-lm", "full"): 2e-5,
     # A preference moves a model that can speak already: a tenth of the former and less, as TRL and Zephyr have it.
     ("dpo", "lora"): 1e-5,
     ("dpo", "full"): 1e-6,
+    ("token-classification", "lora"): 2e-4,
+    ("token-classification", "full"): 2e-5,
+    ("sequence-classification", "lora"): 2e-4,
+    ("sequence-classification", "full"): 2e-5,
 }
 
 

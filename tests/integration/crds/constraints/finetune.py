@@ -48,6 +48,9 @@ def _column(name: str) -> list[Case]:
     return [longest_text(_JOB, path, 128), Case(_JOB, path, "minLength", "a", "")]
 
 
+_COLUMNS: Final = ("messages", "prompt", "completion", "text", "tokens", "labels", "label", "chosen", "rejected")
+
+
 def _names(count: int) -> list[dict[str, str]]:
     return [{"name": f"suite{number}"} for number in range(count)]
 
@@ -71,7 +74,7 @@ _DATASET: Final = [
     Case(_JOB, "spec.dataset", "required:source", {}, {"source": None}),
     *_source("spec.dataset.source"),
     *one_of(_JOB, "spec.dataset.format.type", "chat", "instruction", "text"),
-    *(case for name in ("messages", "prompt", "completion", "text", "chosen", "rejected") for case in _column(name)),
+    *(case for name in _COLUMNS for case in _column(name)),
     *_share("spec.dataset.validate.maxErrorRate"),
     *one_of(_JOB, "spec.dataset.validate.overlong", "truncate", "drop", "fail"),
     Case(_JOB, "spec.dataset.clean.nearDedup.threshold", "minimum", 0.5, 0.49),
@@ -94,6 +97,8 @@ _TASKS: Final = [
         for task, form, other in (
             ("causal-lm", "instruction", "preference"),
             ("dpo", "preference", "chat"),
+            ("token-classification", "tokens-labels", "text-label"),
+            ("sequence-classification", "text-label", "tokens-labels"),
         )
     ),
     *(
@@ -102,7 +107,9 @@ _TASKS: Final = [
         for task, known, other in (
             (("causal-lm", "chat"), "exact_match", "reward_margin"),
             (("dpo", "preference"), "reward_accuracy", "exact_match"),
-            (("dpo", "preference"), "reward_margin", "exact_match"),
+            (("dpo", "preference"), "reward_margin", "accuracy"),
+            (("token-classification", "tokens-labels"), "f1", "exact_match"),
+            (("sequence-classification", "text-label"), "accuracy", "reward_margin"),
         )
     ),
 ]
@@ -230,6 +237,18 @@ _OUTPUT: Final = [
         {"output": {"attachTo": _pools(1), "kind": "merged"}},
         says="only adapters are attached to pools",
         blamed="spec.output.attachTo",
+    ),
+    *(
+        Case(
+            _JOB,
+            "spec",
+            "rule",
+            {"output": {"attachTo": _pools(1)}},
+            {"output": {"attachTo": _pools(1)}, **_of_task(task, form)},
+            says="a classifier is not served beside",
+            blamed="spec.output.attachTo",
+        )
+        for task, form in (("token-classification", "tokens-labels"), ("sequence-classification", "text-label"))
     ),
     *one_of(_JOB, "spec.output.kind", "adapter", "merged"),
     Case(
