@@ -125,7 +125,8 @@ def test_both_encoders_agree_and_keep_rows_apart(
     encoders: tuple[Tokens, Tokens], examples: list[tuple[list[Piece], bool, bool]]
 ) -> None:
     fast, slow = encoders
-    inputs, begins, ends = ([each[part] for each in examples] for part in range(3))
+    inputs = [pieces for pieces, _, _ in examples]
+    begins, ends = [begin for _, begin, _ in examples], [end for _, _, end in examples]
     rows, others = fast.encode(inputs, begins=begins, ends=ends), slow.encode(inputs, begins=begins, ends=ends)
     for name in ("ids", "labels", "bounds", "prompts"):
         assert np.array_equal(getattr(rows, name), getattr(others, name))

@@ -17,6 +17,9 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from llmos_workers.train.errors import TrainError
 from llmos_workers.train.settings import Settings
 
+CLASSIFICATION: Final = frozenset({"token-classification", "sequence-classification"})
+HEADS: Final = ("classifier", "score")
+"""Names that models give it; peft's as well."""
 _CLASSES: Final = {
     "token-classification": AutoModelForTokenClassification,
     "sequence-classification": AutoModelForSequenceClassification,
@@ -55,6 +58,6 @@ class Head:
 
 def build_head(settings: Settings, labels: Sequence[str], padding: int) -> Head | None:
     """The head of a run; None for tasks whose result speaks."""
-    if settings.task not in _CLASSES:
+    if settings.task not in CLASSIFICATION:
         return None
     return Head(settings.task, tuple(labels), padding, settings.seed)

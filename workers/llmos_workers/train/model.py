@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from llmos_workers.train.errors import TrainError
-from llmos_workers.train.heads import Head
+from llmos_workers.train.heads import CLASSIFICATION, HEADS, Head
 from llmos_workers.train.settings import Settings
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -106,6 +106,8 @@ def build_lora_config(settings: Settings) -> LoraConfig:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=list(settings.target_modules) or ALL_LINEAR,
+        # A head is learned whole; peft takes it out of "all-linear" for one of the two tasks only.
+        exclude_modules=list(HEADS) if settings.task in CLASSIFICATION else None,
     )
 
 

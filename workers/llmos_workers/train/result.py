@@ -210,7 +210,7 @@ def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_name
-    config["target_modules"] = find_target_modules(model)
+    config["target_modules"], config["exclude_modules"] = find_target_modules(model), None
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
