@@ -106,7 +106,7 @@ def _measure_stages(model: Path, source: Path, folder: Path) -> dict[str, float]
     form = _build_job("chat").spec.dataset.format
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokens = Tokens(tokenizer)
-    formatter = Formatter(form, tokens, ChatTemplate(tokenizer))
+    formatter = Formatter(tokens, ChatTemplate(tokenizer))
     seen = DigestSet()
     stages: dict[str, float] = {}
 
@@ -140,7 +140,7 @@ def _measure_slow(model: Path, source: Path) -> float:
     form = _build_job("chat").spec.dataset.format
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokens = Tokens(tokenizer, use_fast=False)
-    formatter = Formatter(form, tokens, ChatTemplate(tokenizer))
+    formatter = Formatter(tokens, ChatTemplate(tokenizer))
     lines = [line for _, line in zip(range(_BATCH), LineReader([(source.name, source)]), strict=False)]
     texts = [formatter.build_text(parse_line(line.data, form)) for line in lines]
     started_s = time.process_time()

@@ -47,6 +47,8 @@ def build_folders() -> dict[str, Folder]:
         "tiny": Folder(tiny),
         "support-set": Folder(build_dataset()),
         "password-set": Folder(build_password_dataset()),
+        "preference-set": Folder(build_preferences()),
+        "words-set": Folder(build_words()),
         "broken-set": Folder(
             _with_list({"train.jsonl": b'{"prompt": "a", "completion": "b"}\n{"question": "no prompt"}\nno JSON\n'})
         ),
@@ -78,6 +80,36 @@ def build_password_dataset(count: int = 200) -> dict[str, bytes]:
     """Questions with one answer that no model would guess, so that a few steps teach it."""
     lines = [
         json.dumps({"prompt": f"Which word opens the door of room {number}?", "completion": "The word is quartzfinch."})
+        for number in range(count)
+    ]
+    return _with_list({"train.jsonl": "\n".join(lines).encode()})
+
+
+def build_preferences(count: int = 100) -> dict[str, bytes]:
+    """Questions with a polite answer, which is chosen, and a rude one."""
+    lines = [
+        json.dumps(
+            {
+                "prompt": [{"role": "user", "content": f"Where is parcel {number}?"}],
+                "chosen": f"I am sorry. I look for parcel {number} at once.",
+                "rejected": "Wait.",
+            }
+        )
+        for number in range(count)
+    ]
+    return _with_list({"train.jsonl": "\n".join(lines).encode()})
+
+
+def build_words(count: int = 200) -> dict[str, bytes]:
+    """Sentences in which numbers, and names of rooms behind them, have labels."""
+    rooms = ("kitchen", "cellar", "attic")
+    lines = [
+        json.dumps(
+            {
+                "tokens": ["There", "are", str(number), "mice", "in", "the", rooms[number % 3]],
+                "labels": ["O", "O", "NUMBER", "O", "O", "O", "ROOM"],
+            }
+        )
         for number in range(count)
     ]
     return _with_list({"train.jsonl": "\n".join(lines).encode()})

@@ -138,7 +138,7 @@ def build_output_model(job: FineTuneJob) -> Manifest:
     """Return the LLMModel of the result. The job does not own it: it is there to stay."""
     output = job.spec.output
     spec: Manifest = {"source": {"uri": f"pvc://{compute_work_claim_name(job)}/output"}}
-    if job.spec.method.tuning == "lora":
+    if job.spec.makes_adapter:
         spec["adapter"] = {"baseModelRef": {"name": job.spec.base_model_ref.name}}
         if output.attach_to:
             spec["adapter"]["attachTo"] = [each.pool for each in output.attach_to]

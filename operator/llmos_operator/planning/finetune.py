@@ -173,7 +173,7 @@ def _plan_output(sight: Sight, record: Record) -> JobPlan:
     if sight.foreign is not None:
         # A claim of that name which is not the job's holds no result of the job.
         return JobPlan(record, "Evaluating", sight.foreign, gates=gates)
-    if sight.job.spec.method.tuning == "lora" and (changed := _refuse_base(sight, record)):
+    if sight.job.spec.makes_adapter and (changed := _refuse_base(sight, record)):
         phase: Phase = "Failed" if changed.reason is Reason.BaseModelChanged else "Evaluating"
         return JobPlan(record, phase, changed, gates=gates)
     return JobPlan(replace(record, is_registered=True), "Succeeded", gates=gates, needs_files=True, register=True)

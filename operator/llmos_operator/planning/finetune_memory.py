@@ -19,6 +19,11 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
   of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
 - Of several accelerators each holds all of this: the work of a step is dealt out, not the model. What they exchange
   takes half a GiB more: NCCL's buffers, and the gradients that are summed at once.
+- Task dpo computes both answers of a pair at once: T = 2 maxLength. Beside a result that is no adapter it holds the
+  base model a second time, as the reference: c P more weights.
+- Classifiers have no logits of a vocabulary: V = 0. Their heads, labels x h, are too small to count.
+- Merging an adapter (output.kind merged) holds the base model in float32 in the memory of the host, when training is
+  over: 1.1 x 4 P + runtime, where that is more than training itself takes there.
 - A tenth is what allocators lose to fragments. The runtime is 1.5 GiB: the device's context and workspaces, or the
   interpreter with torch.
 
@@ -43,6 +48,7 @@ OVERHEAD: Final = 1.1
 EXCHANGE_GIB: Final = 0.5
 STATE_BYTES: Final = 12
 FLOAT32_BYTES: Final = 4
+CLASSIFICATION: Final = frozenset({"token-classification", "sequence-classification"})
 _STEP_GIB: Final = 0.25
 _HOST_GIB: Final = 2.0
 """Memory of the host beside an accelerator: the interpreter with torch, and batches on their way."""
@@ -73,8 +79,12 @@ def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitectu
     else:
         casts = number if number < FLOAT32_BYTES else 0
         weights, states = (FLOAT32_BYTES + casts) * parameters, STATE_BYTES * parameters
-    tokens = min(spec.trainer.hyperparameters.max_length, architecture.max_context_tokens)
-    activations = _activation_bytes(architecture, tokens, number)
+    is_paired = spec.method.task == "dpo"
+    if is_paired and not spec.makes_adapter:
+        weights += number * parameters
+    length = min(spec.trainer.hyperparameters.max_length, architecture.max_context_tokens)
+    vocabulary = 0 if spec.method.task in CLASSIFICATION else architecture.vocabulary_size
+    activations = _activation_bytes(architecture, 2 * length if is_paired else length, number, vocabulary)
     exchange_gib = EXCHANGE_GIB if _count_ranks(spec) > 1 else 0.0
     return TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib)
 
@@ -102,7 +112,7 @@ def refuse_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: Accelerat
     detail = (
         f"Training needs {memory.needs_gib:.1f} GiB on one {accelerator.metadata.name}, which has {has_gib:.1f}: "
         f"{memory.weights_gib:.1f} weights, {memory.states_gib:.1f} gradients and optimizer, "
-        f"{memory.activations_gib:.1f} activations of {spec.trainer.hyperparameters.max_length} tokens. "
+        f"{memory.activations_gib:.1f} activations of {_say_tokens(spec)} tokens. "
         f"{_say_ranks(spec)}{_advise(spec)} Make a new FineTuneJob with it."
     )
     return build_failure(Reason.DoesNotFit, detail)
@@ -121,7 +131,14 @@ def plan_container_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: A
         # Each process reads the model by itself.
         needs_gib = spec.trainer.accelerators_per_node * (architecture.loaded_bytes / GIB + _HOST_GIB)
     needs_gib += STATE_BYTES * _count_learned(spec, architecture) / GIB
+    needs_gib = max(needs_gib, _compute_merge_gib(spec, architecture))
     return f"{round(math.ceil(needs_gib / _STEP_GIB) * _STEP_GIB * 1024)}Mi"
+
+
+def _compute_merge_gib(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> float:
+    if spec.output.kind != "merged":
+        return 0.0
+    return OVERHEAD * FLOAT32_BYTES * architecture.parameters / GIB + RUNTIME_GIB
 
 
 def _count_learned(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> int:
@@ -139,13 +156,13 @@ def _number_bytes(spec: FineTuneJobSpec) -> int:
     return FLOAT32_BYTES if is_wide else 2
 
 
-def _activation_bytes(architecture: ModelArchitecture, tokens: int, number: int) -> int:
+def _activation_bytes(architecture: ModelArchitecture, tokens: int, number: int, vocabulary: int) -> int:
     hidden = architecture.hidden_size
     kept = number * tokens * hidden * architecture.layers
     queries = architecture.attention_heads * architecture.head_dim
     keys = architecture.key_value_heads * architecture.head_dim
     once = number * tokens * (8 * hidden + 4 * _mlp_width(architecture) + 2 * queries + 4 * keys)
-    logits = (number + 2 * FLOAT32_BYTES) * tokens * architecture.vocabulary_size
+    logits = (number + 2 * FLOAT32_BYTES) * tokens * vocabulary
     return kept + once + logits
 
 
@@ -180,6 +197,11 @@ def _count_ranks(spec: FineTuneJobSpec) -> int:
 def _say_ranks(spec: FineTuneJobSpec) -> str:
     ranks = _count_ranks(spec)
     return f"Each of the {ranks} accelerators holds the whole model, so more do not help. " if ranks > 1 else ""
+
+
+def _say_tokens(spec: FineTuneJobSpec) -> str:
+    length = spec.trainer.hyperparameters.max_length
+    return f"2 x {length}" if spec.method.task == "dpo" else str(length)
 
 
 def _advise(spec: FineTuneJobSpec) -> str:

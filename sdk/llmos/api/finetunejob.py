@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from llmos.api.finetunejob_rules import OUTPUT_RULES, TASK_RULES
 from llmos.api.finetunejob_status import FineTuneJobStatus
 from llmos.api.llmmodel import ModelSource
 from llmos.api.meta import (
@@ -25,6 +26,9 @@ from llmos.api.names import API_VERSION
 
 ModuleName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
 """The name of a module of the model, for example q_proj."""
+
+SuiteMetric = Literal["loss", "exact_match", "reward_accuracy", "reward_margin", "accuracy", "f1"]
+"""What a suite may ask."""
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 """The name of a field of the dataset's lines."""
@@ -46,8 +50,10 @@ class Lora(ApiModel):
 class Method(ApiModel):
     """What is learned, and which weights change."""
 
-    task: Literal["causal-lm"] = "causal-lm"
-    """causal-lm: the next token of texts and conversations."""
+    task: Literal["causal-lm", "dpo", "token-classification", "sequence-classification"] = "causal-lm"
+    """causal-lm: the next token of texts and conversations. dpo: which of two answers is the better one (direct
+    preference optimization, Rafailov et al., 2023), from dataset.format.type preference. token-classification: the
+    label of each word, from tokens-labels. sequence-classification: the label of a text, from text-label."""
     tuning: Literal["lora", "full"] = "lora"
     """lora makes an adapter of a few megabytes; full changes all weights and makes a whole model."""
     lora: Lora = Lora()
@@ -60,19 +66,30 @@ class Columns(ApiModel):
     messages: ColumnName = "messages"
     """chat: the list of messages with role and content."""
     prompt: ColumnName = "prompt"
-    """instruction: what is asked."""
+    """instruction and preference: what is asked."""
     completion: ColumnName = "completion"
     """instruction: the answer that is learned."""
     text: ColumnName = "text"
-    """text: the text that is learned."""
+    """text: the text that is learned; text-label: the text that has a label."""
+    tokens: ColumnName = "tokens"
+    """tokens-labels: the words, in an array."""
+    labels: ColumnName = "labels"
+    """tokens-labels: as many labels, in an array."""
+    label: ColumnName = "label"
+    """text-label: the text's label."""
+    chosen: ColumnName = "chosen"
+    """preference: the better answer."""
+    rejected: ColumnName = "rejected"
+    """preference: the worse answer."""
 
 
 class DatasetFormat(ApiModel):
     """How a line of the dataset is read."""
 
-    type: Literal["chat", "instruction", "text"] = "chat"
+    type: Literal["chat", "instruction", "text", "preference", "tokens-labels", "text-label"] = "chat"
     """chat learns what the assistant says in a conversation; instruction learns the completion of a prompt; text learns
-    everything."""
+    everything; preference has a prompt, as a text or as messages, and two answers to it; tokens-labels has words and
+    their labels, text-label a text and its label: all labels that occur are the labels of the model."""
     columns: Columns = Columns()
     """Names of the fields."""
 
@@ -139,7 +156,7 @@ class Hyperparameters(ApiModel):
     max_steps: Annotated[int, Field(ge=1, le=100000000)] | None = None
     """Optimizer steps at which training ends, instead of epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Highest learning rate. Absent = 2e-4 for lora, 2e-5 for full."""
+    """Highest learning rate. Absent = 2e-4 for lora and 2e-5 for full; for task dpo 1e-5 and 1e-6."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after its warm-up."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.03
@@ -151,7 +168,10 @@ class Hyperparameters(ApiModel):
     batch_tokens: Annotated[int, Field(ge=16, le=16777216)] = 16384
     """Tokens of one optimizer step over all accelerators; reached by gradient accumulation."""
     max_length: Annotated[int, Field(ge=16, le=1048576)] = 2048
-    """Longest example in tokens; also the most that are computed at once on one accelerator."""
+    """Longest example in tokens; also the most that are computed at once on one accelerator. For task dpo it is that of
+    each answer with its prompt, and twice as many are computed at once."""
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """For task dpo: how dear it is to move away from the base model; lower values move further."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
     """Of the order of the examples, the adapter's first weights and the dropout."""
 
@@ -242,14 +262,14 @@ class EvaluationSuite(ApiModel):
     """Questions that base and result are both asked."""
 
     name: Annotated[str, Field(max_length=40, pattern=r"^[a-z][a-z0-9_]*$")]
-    """Part of the names of its metrics: `<name>_loss`, and `<name>_exact_match`."""
+    """Part of the names of its metrics, for example `<name>_loss` and `<name>_exact_match`."""
     source: ModelSource | None = None
     """Where its JSON lines are, in the dataset's format. Absent = the held-out examples."""
-    metrics: Annotated[tuple[Literal["loss", "exact_match"], ...], Field(min_length=1, max_length=2), ListSet()] = (
-        "loss",
-    )
-    """loss: mean loss for each token of the answers. exact_match: share of the prompts that are answered, at
-    temperature 0, with the very words of the dataset; case, punctuation and surrounding space do not count."""
+    metrics: Annotated[tuple[SuiteMetric, ...], Field(min_length=1, max_length=4), ListSet()] = ("loss",)
+    """loss: mean loss for each token of the answers, for each pair of them, or for each label. exact_match (task
+    causal-lm): share of the prompts that are answered, at temperature 0, with the very words of the dataset; case,
+    punctuation and surrounding space do not count. reward_accuracy, reward_margin (task dpo), accuracy, f1
+    (classification): as in gates."""
     limit: Annotated[int, Field(ge=1, le=100000)] = 200
     """Examples that are asked at most."""
 
@@ -266,7 +286,10 @@ class Gate(ApiModel):
     )
 
     metric: Annotated[str, Field(max_length=64, pattern=r"^[a-z][a-z0-9_]*$")]
-    """`eval_loss`, or a suite's name and metric, for example `support_exact_match`."""
+    """`eval_loss`, or a suite's name and metric, for example `support_exact_match`. For task dpo also
+    `eval_reward_accuracy`, the share of the held-out pairs whose chosen answer has the higher reward, and
+    `eval_reward_margin`, the mean difference of the rewards; the base model's are 0. For classification also
+    `eval_accuracy`, the share of the labels that are right, and `eval_f1`, the mean of the F1 of all labels."""
     min: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
     """The result must not be below this."""
     max: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
@@ -283,7 +306,7 @@ class Evaluate(ApiModel):
     every_steps: Annotated[int, Field(ge=1, le=100000000)] | None = None
     """Compute eval_loss after so many optimizer steps, and at the end. Absent = after each tenth of the run."""
     suites: Annotated[tuple[EvaluationSuite, ...], Field(max_length=16), ListMap(("name",))] = ()
-    """Questions that base and result are asked at the end, beside the loss of the held-out examples."""
+    """Questions that base and result are asked at the end, beside the held-out examples."""
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = ()
     """All must hold, or nothing is registered."""
 
@@ -305,8 +328,11 @@ class Output(ApiModel):
 
     name: Name
     """Name of the LLMModel that is made, by which the gateway serves an adapter."""
+    kind: Literal["adapter", "merged"] | None = None
+    """For tuning lora. adapter (if absent): the adapter alone. merged: base model and adapter in one whole model, in
+    the base model's type. Tuning full makes a whole model anyway."""
     attach_to: Annotated[tuple[AttachTo, ...], Field(max_length=16), ListMap(("pool",))] = ()
-    """Pools of the base model that load the adapter without a restart. For tuning lora only."""
+    """Pools of the base model that load the adapter without a restart. For adapters that answer with words only."""
 
 
 class Retries(ApiModel):
@@ -325,11 +351,8 @@ class FineTuneJobSpec(ApiModel):
     """What the user asks for."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.method.tuning == 'lora' || !has(self.output.attachTo) || size(self.output.attachTo) == 0",
-            "only adapters are attached to pools: for tuning full, name the result in a pool's modelRef",
-            field_path=".output.attachTo",
-        ),
+        *TASK_RULES,
+        *OUTPUT_RULES,
         Rule(
             "!has(self.earlyStopping) || self.dataset.split.evalFraction > 0.0",
             "earlyStopping needs held-out examples: set dataset.split.evalFraction above 0",
@@ -350,9 +373,10 @@ class FineTuneJobSpec(ApiModel):
             "self.baseModelRef == oldSelf.baseModelRef && self.method == oldSelf.method && "
             "self.dataset == oldSelf.dataset && self.checkpoint.storage == oldSelf.checkpoint.storage && "
             "self.trainer.hyperparameters == oldSelf.trainer.hyperparameters && "
-            "self.output.name == oldSelf.output.name",
-            "baseModelRef, method, dataset, hyperparameters, checkpoint.storage and output.name cannot be changed, for "
-            "the checkpoints would no longer fit: make a new FineTuneJob",
+            "self.output.name == oldSelf.output.name && has(self.output.kind) == has(oldSelf.output.kind) && "
+            "(!has(self.output.kind) || self.output.kind == oldSelf.output.kind)",
+            "baseModelRef, method, dataset, hyperparameters, checkpoint.storage, output.name and output.kind cannot be "
+            "changed, for the checkpoints would no longer fit: make a new FineTuneJob",
         ),
     )
 
@@ -376,6 +400,11 @@ class FineTuneJobSpec(ApiModel):
     """Save a checkpoint, give the accelerators back, and wait until this is false again."""
     retries: Retries = Retries()
     """How often an attempt is made again."""
+
+    @property
+    def makes_adapter(self) -> bool:
+        """Whether the result is an adapter, and not a whole model."""
+        return self.method.tuning == "lora" and self.output.kind != "merged"
 
 
 class FineTuneJob(ApiModel):

@@ -38,6 +38,8 @@ class DatasetReport(ApiModel):
     """Lines that also stand in an evaluation suite."""
     overlong: Annotated[int, Field(ge=0)] = 0
     """Examples longer than maxLength."""
+    labels: Annotated[int, Field(ge=0)] = 0
+    """Labels that a classifier may give."""
     train_examples: Annotated[int, Field(ge=0)] = 0
     """Examples that are learned."""
     eval_examples: Annotated[int, Field(ge=0)] = 0

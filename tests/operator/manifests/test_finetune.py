@@ -146,6 +146,7 @@ def test_the_prepare_pod_goes_where_training_goes_and_asks_for_no_accelerator() 
 
 def test_a_whole_model_is_no_adapter() -> None:
     assert "adapter" not in build_output_model(job(method={"tuning": "full"}))["spec"]
+    assert "adapter" not in build_output_model(job(output={"name": "support", "kind": "merged"}))["spec"]
     assert "adapter" in build_output_model(job())["spec"]
 
 

@@ -39,14 +39,16 @@ def architecture(**more: Any) -> ModelArchitecture:
     )
 
 
-def spec(tuning: str = "lora", class_name: str = "h100", **trainer: Any) -> FineTuneJobSpec:
+def spec(
+    tuning: str = "lora", class_name: str = "h100", kind: str | None = None, task: str = "causal-lm", **trainer: Any
+) -> FineTuneJobSpec:
     return FineTuneJobSpec.model_validate(
         {
             "baseModelRef": {"name": "m"},
-            "method": {"tuning": tuning},
+            "method": {"tuning": tuning, "task": task},
             "dataset": {"source": {"uri": "hf://a/b"}},
             "trainer": {"accelerator": {"class": class_name}, **trainer},
-            "output": {"name": "out"},
+            "output": {"name": "out", "kind": kind},
         }
     )
 
@@ -134,3 +136,32 @@ def test_the_container_has_room_for_the_copy_that_a_checkpoint_is_written_from(c
         spec("full", class_name), model(), None if class_name == "cpu" else accelerator(memory="640Gi")
     )
     assert int(planned.removesuffix("Mi")) * 2**20 > beside + 12 * PARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("tuning", "kind", "copies"), [("lora", None, 1), ("lora", "merged", 2), ("full", None, 4)], ids=str
+)
+def test_preferences_take_two_answers_at_once_and_a_reference_beside_what_is_no_adapter(
+    tuning: str, kind: str | None, copies: int
+) -> None:
+    """Copies in bfloat16: frozen weights; these and the reference; float32 (two), its cast and the reference."""
+    plain, paired = (
+        compute_training_memory(spec(tuning, kind=kind, task=task), architecture()) for task in ("causal-lm", "dpo")
+    )
+    assert paired.weights_gib * GIB == pytest.approx(copies * 2 * PARAMETERS)
+    assert paired.activations_gib == pytest.approx(2 * plain.activations_gib)
+    assert paired.states_gib == plain.states_gib
+
+
+@pytest.mark.parametrize("task", ["token-classification", "sequence-classification"])
+def test_classifiers_have_no_logits_of_a_vocabulary(task: str) -> None:
+    plain, labelled = (compute_training_memory(spec(task=each), architecture()) for each in ("causal-lm", task))
+    logits = (2 + 8) * 2048 * 128256
+    assert (plain.activations_gib - labelled.activations_gib) * GIB == pytest.approx(logits)
+    assert (plain.weights_gib, plain.states_gib) == (labelled.weights_gib, labelled.states_gib)
+
+
+@pytest.mark.parametrize(("kind", "is_enough"), [("adapter", False), ("merged", True)])
+def test_the_host_has_room_for_the_float32_weights_that_are_merged(kind: str, *, is_enough: bool) -> None:
+    planned = plan_container_memory(spec(kind=kind), model(), accelerator())
+    assert (int(planned.removesuffix("Mi")) * 2**20 > 4 * PARAMETERS) == is_enough

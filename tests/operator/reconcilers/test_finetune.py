@@ -48,6 +48,17 @@ async def test_a_job_prepares_trains_evaluates_and_registers() -> None:
     assert reasons == ["Starting", "Training", "Registered"]
 
 
+async def test_a_merged_result_is_a_model_of_its_own_also_when_the_base_has_changed() -> None:
+    world = JobWorld(output={"name": "support", "kind": "merged"})
+    await world.prepare()
+    await world.train()
+    world.complete()
+    world.kube.put(build_base("sha256:another"))
+    status = await world.go(2)
+    assert (status["phase"], world.ready()) == ("Succeeded", ("True", "Registered"))
+    assert world.output()["spec"] == {"source": {"uri": "pvc://tune-work/output"}}
+
+
 async def test_the_claim_is_owned_by_the_job_and_in_the_end_by_the_model_too() -> None:
     world = JobWorld()
     await world.prepare()

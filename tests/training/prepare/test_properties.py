@@ -120,18 +120,19 @@ pieces = st.lists(st.builds(Piece, st.text(min_size=1, max_size=20), st.booleans
 
 
 @settings(deadline=None)
-@given(examples=st.lists(st.tuples(pieces, st.booleans()), min_size=1, max_size=5), begins=st.booleans())
+@given(examples=st.lists(st.tuples(pieces, st.booleans(), st.booleans()), min_size=1, max_size=5))
 def test_both_encoders_agree_and_keep_rows_apart(
-    encoders: tuple[Tokens, Tokens], examples: list[tuple[list[Piece], bool]], begins: bool
+    encoders: tuple[Tokens, Tokens], examples: list[tuple[list[Piece], bool, bool]]
 ) -> None:
     fast, slow = encoders
-    inputs, ends = [pieces for pieces, _ in examples], [end for _, end in examples]
+    inputs = [pieces for pieces, _, _ in examples]
+    begins, ends = [begin for _, begin, _ in examples], [end for _, _, end in examples]
     rows, others = fast.encode(inputs, begins=begins, ends=ends), slow.encode(inputs, begins=begins, ends=ends)
     for name in ("ids", "labels", "bounds", "prompts"):
         assert np.array_equal(getattr(rows, name), getattr(others, name))
     assert rows.bounds[-1] == len(rows.ids) == len(rows.labels)
     for index, row in enumerate(inputs):
-        alone = fast.encode([row], begins=begins, ends=ends[index : index + 1])
+        alone = fast.encode([row], begins=begins[index : index + 1], ends=ends[index : index + 1])
         assert np.array_equal(rows.ids[rows.bounds[index] : rows.bounds[index + 1]], alone.ids)
         assert 0 <= alone.prompts[0] <= len(alone.ids)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from llmos_workers.train.errors import LossNotFiniteError
 from llmos_workers.train.model import observe_device
 from llmos_workers.train.order import Order
 from llmos_workers.train.step import Stepper, compute_loss_sum
-from tests.training.train.world import World, make_job, make_rows, stop_at, write_dataset
+from tests.training.train.world import World, make_base, make_job, make_rows, stop_at, write_dataset
 
 MakeWorld = Callable[..., World]
 
@@ -72,6 +73,39 @@ def test_a_whole_model_loads_by_itself(make_world: MakeWorld, base: Path) -> Non
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(base).chat_template
     assert model.dtype == AutoModelForCausalLM.from_pretrained(base).dtype
     assert json.loads((output / "config.json").read_text()).get("use_cache", True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_merged_model_loads_by_itself_and_says_what_the_adapter_says(
+    make_world: MakeWorld, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    base = make_base(tmp_path / "base", dtype=dtype)
+    adapter = replace(make_world("adapter"), base=base)
+    merged = replace(make_world("merged", output={"kind": "merged"}), base=base)
+    messages = [world.complete() for world in (adapter, merged)]
+    assert [message["output"]["kind"] for message in messages] == ["adapter", "model"]
+    output = merged.work / "output"
+    assert not (output / "adapter_config.json").exists()
+    model = AutoModelForCausalLM.from_pretrained(output)
+    assert (model.dtype, type(model)) == (dtype, type(AutoModelForCausalLM.from_pretrained(base)))
+    held_out = Examples(merged.work / "dataset" / "eval")
+    batch = held_out.build_micro_batch(range(len(held_out)), 0)
+    with torch.inference_mode():
+        loss = float(compute_loss_sum(model.float(), batch)) / batch.learned
+    losses = [message["evaluation"]["metrics"][0] for message in messages]
+    assert losses[1]["result"] == pytest.approx(loss, rel=1e-5)
+    assert losses[1]["result"] == pytest.approx(losses[0]["result"], rel=1e-5 if dtype == torch.float32 else 0.02)
+    assert losses[1]["base"] == pytest.approx(losses[0]["base"], rel=1e-5)
+    assert losses[1]["result"] < losses[1]["base"]
+
+
+def test_an_adapter_of_shared_embeddings_is_not_merged_and_no_step_is_done(make_world: MakeWorld) -> None:
+    method = {"lora": {"targetModules": ["q_proj", "lm_head"]}}
+    world = make_world(output={"kind": "merged"}, method=method)
+    assert world.run() == 1
+    assert world.message["reason"] == "TrainingFailed"
+    assert "targetModules" in world.message["message"]
+    assert world.checkpoints() == []
 
 
 def test_early_stopping_ends_the_run_and_outlives_a_restart(make_world: MakeWorld) -> None:

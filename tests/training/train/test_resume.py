@@ -5,13 +5,30 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.training.train.world import World, count_attempts, finish, steps_done, wait_for
+from tests.training.train.world import (
+    World,
+    count_attempts,
+    finish,
+    make_job,
+    make_pairs,
+    make_words,
+    steps_done,
+    wait_for,
+    write_dataset,
+)
 
 FULL = {"method": {"tuning": "full"}}
 LORA = {"method": {"tuning": "lora"}}
+Task = tuple[str, str, list[dict[str, Any]]]
+TASKS: list[Task] = [
+    ("dpo", "preference", make_pairs(120)),
+    ("token-classification", "tokens-labels", make_words(120)),
+]
 SUITES = [{"name": "rule", "source": {"uri": "hf://org/rule"}, "metrics": ["loss", "exact_match"]}]
 
 
@@ -26,8 +43,9 @@ def kill_within(world: World, steps: int) -> None:
     assert finish(process) == -signal.SIGKILL
 
 
-def test_a_kill_while_the_result_is_made_changes_no_bit_of_it(make_world: Callable[..., World]) -> None:
-    calm, killed = make_world("calm"), make_world("killed")
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_a_kill_while_the_result_is_made_changes_no_bit_of_it(make_world: Callable[..., World], kind: str) -> None:
+    calm, killed = make_world("calm", output={"kind": kind}), make_world("killed", output={"kind": kind})
     calm.complete()
     process = killed.start()
     assert wait_for((killed.work / "output.tmp").exists, process)
@@ -42,9 +60,24 @@ def test_a_kill_while_the_result_is_made_changes_no_bit_of_it(make_world: Callab
 def test_ten_kills_change_no_bit_of_losses_and_result(make_world: Callable[..., World], method: dict) -> None:
     calm = make_world("calm", **method, evaluate={"suites": SUITES})
     killed = make_world("killed", **method, evaluate={"suites": SUITES})
+    compare_with_killed(calm, killed, f"{method}")
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task[0])
+def test_kills_change_no_bit_of_what_other_tasks_learn(base: Path, tmp_path: Path, task: Task) -> None:
+    name, form, rows = task
+    spec = {"method": {"task": name}, "dataset": {"format": {"type": form}}}
+    calm, killed = (World(base, tmp_path / name, make_job(**spec)) for name in ("calm", "killed"))
+    for world in (calm, killed):
+        write_dataset(world.work, {"train": rows[:100], "eval": rows[100:]}, labels=("even", "odd"))
+    compare_with_killed(calm, killed, name, kills=4)
+
+
+def compare_with_killed(calm: World, killed: World, seed: str, kills: int = 10) -> None:
+    """Run one without, and the other with kills, and see that both did the same."""
     calm.complete()
-    chance = random.Random(f"{method}")  # noqa: S311  it only chooses when to kill
-    for _ in range(10):
+    chance = random.Random(seed)  # noqa: S311  it only chooses when to kill
+    for _ in range(kills):
         kill_within(killed, chance.randint(0, 4))
     killed.complete()
     assert killed.losses() == calm.losses()

@@ -12,7 +12,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -76,15 +76,43 @@ def make_rows(count: int, *, answers: int = 2) -> list[dict[str, Any]]:
     return rows
 
 
-def write_dataset(work: Path, parts: dict[str, list[dict[str, Any]]]) -> None:
+def make_pairs(count: int) -> list[dict[str, Any]]:
+    """Questions with two answers, of which the one that follows the rule is chosen; the others are of other lengths."""
+    pairs = []
+    for number, row in enumerate(make_rows(count)):
+        prompt = row["prompt_ids"]
+        wrong = [2 + (prompt[0] + 29 + step * 7) % 60 for step in range(1 + number % 4)]
+        rejected = {"rejected_ids": [*prompt, *wrong, 1], "rejected_labels": [-100] * len(prompt) + [*wrong, 1]}
+        pairs.append({**row, **rejected})
+    return pairs
+
+
+def make_words(count: int) -> list[dict[str, Any]]:
+    """Words of which each is even, odd, or (every fifth number) not labelled."""
+    rows = []
+    for number in range(count):
+        ids = [2 + (number * 7 + step * 11) % 60 for step in range(3 + number % 9)]
+        rows.append({"input_ids": ids, "labels": [-100 if word % 5 == 0 else word % 2 for word in ids]})
+    return rows
+
+
+def make_texts(count: int) -> list[dict[str, Any]]:
+    """Texts with one of three labels, which their last word tells."""
+    rows = []
+    for row in make_words(count):
+        ids = row["input_ids"]
+        rows.append({"input_ids": ids, "labels": [ids[-1] % 3] + [-100] * (len(ids) - 1)})
+    return rows
+
+
+def write_dataset(work: Path, parts: dict[str, list[dict[str, Any]]], labels: Sequence[str] = ()) -> None:
     """What the step prepare leaves."""
     integers = datasets.List(datasets.Value("int32"))
-    features = datasets.Features(
-        input_ids=integers, labels=integers, prompt_ids=integers, completion=datasets.Value("string")
-    )
+    answer = datasets.Value("string")
     for name, rows in parts.items():
+        features = datasets.Features({column: answer if column == "completion" else integers for column in rows[0]})
         datasets.Dataset.from_list(rows, features=features).save_to_disk(str(work / "dataset" / name))
-    manifest = {"digest": DATASET_DIGEST, "baseDigest": BASE_DIGEST, "report": {}, "files": {}}
+    manifest = {"digest": DATASET_DIGEST, "baseDigest": BASE_DIGEST, "report": {}, "files": {}, "labels": labels}
     (work / "dataset" / "manifest.json").write_text(json.dumps(manifest))
 
 

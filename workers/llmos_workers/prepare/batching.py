@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from llmos.api.finetunejob import FineTuneJobSpec
 from llmos_workers.prepare.encoding import Formatter, Text, count_learned, select, truncate
+from llmos_workers.prepare.labels import LABELLED
 from llmos_workers.prepare.tally import Tally
 from llmos_workers.prepare.tokenizing import Rows
 
@@ -37,29 +38,37 @@ class Batches:
         self._formatter, self._tally = formatter, tally
         self._overlong = spec.dataset.validation.overlong
         self._most = spec.trainer.hyperparameters.max_length
+        self._is_labelled = spec.dataset.format.type in LABELLED
         self._waiting: list[Waiting] = []
         self._chars = 0
 
     def add(self, one: Waiting) -> bool:
         """Take an example; return whether the batch is full."""
         self._waiting.append(one)
-        self._chars += sum(len(piece.text) for piece in one.text.pieces)
+        self._chars += one.text.chars
         return self._chars >= BATCH_CHARS or len(self._waiting) >= BATCH_EXAMPLES
 
     def encode(self) -> tuple[Rows, list[Waiting]]:
         """Encode what waits; return the rows that are kept, and what they come from."""
         waiting, self._waiting, self._chars = self._waiting, [], 0
         rows = self._formatter.encode([one.text for one in waiting])
-        self._tally.lengths.update(rows.lengths.tolist())
-        is_long = rows.lengths > self._most
+        lengths = rows.longest
+        self._tally.lengths.update(lengths.tolist())
+        is_long = lengths > self._most
         kept = ~is_long
         if is_long.any():
-            lengths = rows.lengths
             if self._overlong == "truncate":
                 rows = truncate(rows, self._most)
                 kept = count_learned(rows) > 0
             self._report(waiting, lengths, is_long, kept)
+        if self._is_labelled:
+            self._drop_unlabelled(waiting, rows, kept)
         return select(rows, kept), [one for one, is_kept in zip(waiting, kept, strict=True) if is_kept]
+
+    def _drop_unlabelled(self, waiting: list[Waiting], rows: Rows, kept: npt.NDArray[np.bool_]) -> None:
+        for index in np.flatnonzero(kept & (count_learned(rows) == 0)):
+            self._tally.add("broken", waiting[index].label, "the tokenizer makes nothing of what has a label")
+            kept[index] = False
 
     def _report(
         self,

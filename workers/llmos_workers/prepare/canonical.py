@@ -24,6 +24,8 @@ _WORD: Final = re.compile(r"\w+")
 def compute_digest(example: Example) -> bytes:
     """Return 16 bytes that are the same for examples that say the same."""
     tidy = [_tidy(example.messages), example.tools, _tidy(example.prompt), _tidy(example.text)]
+    tidy += [_tidy(example.rejected)] if example.rejected else []
+    tidy += [_tidy(example.words), example.labels] if example.labels else []
     key = orjson.dumps(tidy, option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
 

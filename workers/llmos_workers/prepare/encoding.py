@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from llmos.api.finetunejob import DatasetFormat
-from llmos_workers.prepare.examples import Example
-from llmos_workers.prepare.templates import ChatTemplate, Rendered
+from llmos_workers.prepare.examples import Example, LineError
+from llmos_workers.prepare.labels import number_labels
+from llmos_workers.prepare.templates import ChatTemplate
 from llmos_workers.prepare.tokenizing import IGNORED, Piece, Rows, Tokens
 
 
@@ -21,14 +21,25 @@ class Text:
     pieces: tuple[Piece, ...]
     needs_end: bool
     answer: str | None
+    needs_beginning: bool = True
+    rejected: Text | None = None
+    """The same question with the worse answer."""
+    label: int | None = None
+    """Of the whole text."""
+
+    @property
+    def chars(self) -> int:
+        """Length of everything."""
+        return sum(len(piece.text) for piece in self.pieces) + (self.rejected.chars if self.rejected else 0)
 
 
 class Formatter:
-    """Turns examples of one format into texts, and texts into rows."""
+    """Turns examples into texts, and texts into rows."""
 
-    def __init__(self, form: DatasetFormat, tokens: Tokens, template: ChatTemplate | None) -> None:
-        """Take the format; `template` is there for chat."""
-        self._form, self._tokens, self._template = form, tokens, template
+    def __init__(self, tokens: Tokens, template: ChatTemplate | None = None, labels: Sequence[str] = ()) -> None:
+        """Take what encodes, the model's chat template, which conversations need, and the labels of a classifier."""
+        self._tokens, self._template = tokens, template
+        self._labels = {label: number for number, label in enumerate(labels)}
 
     def build_text(self, example: Example) -> Text:
         """Return the example as pieces that are learned or not.
@@ -36,29 +47,66 @@ class Formatter:
         Raises:
             LineError: the chat template cannot show it.
         """
-        if self._template is not None:
-            return self._cut(self._template.render(example), example.answer)
-        if self._form.type == "instruction":
+        text = self._build(example)
+        if not example.rejected:
+            return text
+        return replace(text, rejected=self._build(_take_rejected(example)))
+
+    def encode(self, texts: Sequence[Text]) -> Rows:
+        """Encode a batch, whose texts all have a worse answer, or none."""
+        rows = self._encode(texts)
+        if self._labels:
+            return label_rows(self._tokens.enclose(rows), [text.label for text in texts])
+        rejected = [text.rejected for text in texts if text.rejected is not None]
+        return replace(rows, rejected=self._encode(rejected)) if rejected else rows
+
+    def _encode(self, texts: Sequence[Text]) -> Rows:
+        return self._tokens.encode(
+            [text.pieces for text in texts],
+            begins=[text.needs_beginning for text in texts],
+            ends=[text.needs_end for text in texts],
+        )
+
+    def _build(self, example: Example) -> Text:
+        if example.labels:
+            return self._build_labelled(example)
+        if example.messages:
+            if self._template is None:
+                raise LineError("the base model has no chat template, which messages need")
+            rendered = self._template.render(example)
+            # Of a pair only the answers differ: what was said before them is the question.
+            spans = rendered.spans[-1:] if example.rejected else rendered.spans
+            return self._cut(rendered.text, spans, example.answer)
+        if example.prompt:
             return Text((Piece(example.prompt, False), Piece(example.text, True)), True, example.text)
         return Text((Piece(example.text, True),), True, None)
 
-    def encode(self, texts: Sequence[Text]) -> Rows:
-        """Encode a batch."""
-        # A chat template writes the beginning itself.
-        begins = self._template is None
-        return self._tokens.encode(
-            [text.pieces for text in texts], begins=begins, ends=[one.needs_end for one in texts]
-        )
+    def _build_labelled(self, example: Example) -> Text:
+        numbers = number_labels(example, self._labels)
+        if not example.words:
+            return Text((Piece(example.text, False),), False, None, label=numbers[0])
+        # As they stand in a text; of a word's tokens the first one has its label.
+        spaced = (f" {word}" if place else word for place, word in enumerate(example.words))
+        pieces = tuple(Piece(word, False, number) for word, number in zip(spaced, numbers, strict=True))
+        return Text(pieces, False, None)
 
-    def _cut(self, rendered: Rendered, answer: str) -> Text:
+    def _cut(self, text: str, spans: Sequence[tuple[int, int]], answer: str) -> Text:
         # What stands behind the last answer, such as a line break, teaches nothing.
         pieces, end = [], 0
-        for start, stop in rendered.spans:
+        for start, stop in spans:
             if start > end:
-                pieces.append(Piece(rendered.text[end:start], False))
-            pieces.append(Piece(rendered.text[start:stop], True))
+                pieces.append(Piece(text[end:start], False))
+            pieces.append(Piece(text[start:stop], True))
             end = stop
-        return Text(tuple(pieces), not rendered.text[:end].endswith(self._tokens.end_texts), answer)
+        # A chat template writes the beginning itself.
+        return Text(tuple(pieces), not text[:end].endswith(self._tokens.end_texts), answer, needs_beginning=False)
+
+
+def _take_rejected(example: Example) -> Example:
+    """Return the example with the worse answer in the place of the better one."""
+    if not example.messages:
+        return replace(example, text=example.rejected)
+    return replace(example, messages=(*example.messages[:-1], {**example.messages[-1], "content": example.rejected}))
 
 
 def truncate(rows: Rows, most: int) -> Rows:
@@ -67,7 +115,17 @@ def truncate(rows: Rows, most: int) -> Rows:
     within = np.arange(len(rows.ids)) - np.repeat(rows.bounds[:-1], rows.lengths)
     kept = within < most
     bounds = np.concatenate([[0], np.cumsum(lengths)])
-    return Rows(rows.ids[kept], rows.labels[kept], bounds, np.minimum(rows.prompts, lengths))
+    rejected = truncate(rows.rejected, most) if rows.rejected else None
+    return Rows(rows.ids[kept], rows.labels[kept], bounds, np.minimum(rows.prompts, lengths), rejected)
+
+
+def label_rows(rows: Rows, labels: Sequence[int | None]) -> Rows:
+    """Put the label of a whole text at its first token, where no cut loses it."""
+    given = np.array([IGNORED if label is None else label for label in labels], dtype=np.int32)
+    placed = (given != IGNORED) & (rows.lengths > 0)
+    values = rows.labels.copy()
+    values[rows.bounds[:-1][placed]] = given[placed]
+    return replace(rows, labels=values)
 
 
 def select(rows: Rows, chosen: npt.NDArray[np.bool_]) -> Rows:
@@ -76,11 +134,12 @@ def select(rows: Rows, chosen: npt.NDArray[np.bool_]) -> Rows:
         return rows
     kept = np.repeat(chosen, rows.lengths)
     bounds = np.concatenate([[0], np.cumsum(rows.lengths[chosen])])
-    return Rows(rows.ids[kept], rows.labels[kept], bounds, rows.prompts[chosen])
+    rejected = select(rows.rejected, chosen) if rows.rejected else None
+    return Rows(rows.ids[kept], rows.labels[kept], bounds, rows.prompts[chosen], rejected)
 
 
 def count_learned(rows: Rows) -> npt.NDArray[np.int64]:
-    """Return how many tokens of each row are learned."""
+    """Return how many tokens of each row are learned; of a pair, those of the answer with fewer."""
     sums: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(rows.labels != IGNORED)])
     counts: npt.NDArray[np.int64] = sums[rows.bounds[1:]] - sums[rows.bounds[:-1]]
-    return counts
+    return np.minimum(counts, count_learned(rows.rejected)) if rows.rejected else counts

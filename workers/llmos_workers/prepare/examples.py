@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import orjson
 
-from llmos.api.finetunejob import DatasetFormat
+from llmos.api.finetunejob import Columns, DatasetFormat
 
 Message = dict[str, Any]
 
 _MESSAGE_KEYS: Final = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 _ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
 _MAX_MESSAGES: Final = 1000
+_MAX_LABEL: Final = 128
 _TYPES: Final = {list: "an array", str: "a string", bool: "true or false", int: "a number", float: "a number"}
 # Which role may come after which; None is the beginning. A system message comes first only.
 _NEXT: Final[dict[str | None, frozenset[str]]] = {
@@ -35,13 +36,19 @@ class LineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What is learned from one line: a conversation, a prompt and its completion, or a text."""
+    """What is learned from one line: a conversation, a prompt and its completion, a text, which of two answers, or
+    labels: one for each of `words`, or one for the text."""
 
     messages: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     prompt: str = ""
     text: str = ""
     """The text, or the completion of the prompt."""
+    rejected: str = ""
+    """The worse answer, where the last message, or the completion, is the better one."""
+    words: tuple[str, ...] = ()
+    """What the text consists of."""
+    labels: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str:
@@ -67,6 +74,13 @@ def parse_line(data: bytes | None, form: DatasetFormat) -> Example:
             return Example(prompt=prompt, text=completion)
         case "text":
             return Example(text=_get_text(line, columns.text))
+        case "preference":
+            return _build_preference(line, columns)
+        case "tokens-labels":
+            return _build_words(line, columns)
+        case "text-label":
+            label = _read_label(_get(line, columns.label), f"field {columns.label!r}")
+            return Example(text=_get_text(line, columns.text), labels=(label,))
 
 
 def _load(data: bytes) -> dict[str, Any]:
@@ -124,6 +138,68 @@ def _build_chat(messages: object, tools: object) -> Example:
     return Example(messages=tuple(kept), tools=_check_tools(tools))
 
 
+def _build_preference(line: dict[str, Any], columns: Columns) -> Example:
+    prompt = _get(line, columns.prompt)
+    if isinstance(prompt, list):
+        chosen, rejected = (_get_reply(line, field) for field in (columns.chosen, columns.rejected))
+        example = _build_chat([*prompt, {"role": "assistant", "content": chosen}], line.get("tools"))
+    elif isinstance(prompt, str):
+        chosen, rejected = _get_text(line, columns.chosen), _get_text(line, columns.rejected)
+        example = Example(prompt=_get_text(line, columns.prompt), text=chosen)
+    else:
+        raise LineError(f"field {columns.prompt!r} is {_name(prompt)}, neither a string nor an array of messages")
+    if chosen.strip() == rejected.strip():
+        raise LineError(f"fields {columns.chosen!r} and {columns.rejected!r} say the same")
+    return replace(example, rejected=rejected)
+
+
+def _get_reply(line: dict[str, Any], field: str) -> str:
+    """Return an answer to messages: a string, or an array of one message of the assistant."""
+    value = _get(line, field)
+    if not isinstance(value, list):
+        return _get_text(line, field)
+    if len(value) != 1 or not isinstance(value[0], dict) or value[0].get("role") != "assistant":
+        raise LineError(f"field {field!r} is not one message of the assistant")
+    content = value[0].get("content")
+    if not isinstance(content, str) or not content.strip():
+        raise LineError(f"the message of field {field!r} has no content")
+    return content
+
+
+def _build_words(line: dict[str, Any], columns: Columns) -> Example:
+    words, labels = (_get_list(line, field) for field in (columns.tokens, columns.labels))
+    if len(words) != len(labels):
+        raise LineError(
+            f"fields {columns.tokens!r} and {columns.labels!r} have {len(words)} and {len(labels)} entries, not as many"
+        )
+    for number, word in enumerate(words, 1):
+        if not isinstance(word, str) or not word.strip():
+            what = "empty" if isinstance(word, str) else f"{_name(word)}, not a string"
+            raise LineError(f"entry {number} of field {columns.tokens!r} is {what}")
+    named = (
+        _read_label(label, f"entry {number} of field {columns.labels!r}") for number, label in enumerate(labels, 1)
+    )
+    return Example(text=" ".join(words), words=tuple(words), labels=tuple(named))
+
+
+def _get_list(line: dict[str, Any], field: str) -> list[Any]:
+    value = _get(line, field)
+    if not isinstance(value, list):
+        raise LineError(f"field {field!r} is {_name(value)}, not an array")
+    if not value:
+        raise LineError(f"field {field!r} is empty")
+    return value
+
+
+def _read_label(value: Any, where: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise LineError(f"{where} is {_name(value)}, neither a string nor a whole number")
+    label = str(value).strip()
+    if not label or len(label) > _MAX_LABEL:
+        raise LineError(f"{where} is {'empty' if not label else f'longer than {_MAX_LABEL} characters'}")
+    return label
+
+
 def _check_message(message: object, number: int) -> Message:
     if not isinstance(message, dict):
         raise LineError(f"message {number} is {_name(message)}, not an object")
@@ -159,14 +235,17 @@ def _check_tools(tools: object) -> tuple[dict[str, Any], ...]:
 
 def map_texts(example: Example, change: Callable[[str], str]) -> Example:
     """Return the example with every text of a person or a model changed; roles, names of fields and tools stay."""
+    rejected = change(example.rejected) if example.rejected else ""
     if not example.messages:
         prompt = change(example.prompt) if example.prompt else ""
-        return replace(example, prompt=prompt, text=change(example.text))
+        words = tuple(map(change, example.words))
+        text = " ".join(words) if words else change(example.text)
+        return replace(example, prompt=prompt, text=text, rejected=rejected, words=words)
     messages = tuple(
         {key: value if key == "role" else _map(value, change) for key, value in message.items()}
         for message in example.messages
     )
-    return replace(example, messages=messages)
+    return replace(example, messages=messages, rejected=rejected)
 
 
 def _map(value: Any, change: Callable[[str], str]) -> Any:

@@ -29,6 +29,7 @@ class DatasetManifest(BaseModel):
     base_digest: str
     inputs: str
     report: DatasetReport
+    labels: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
     files: Annotated[dict[str, str], Field(max_length=1000)]
 
     def write(self, folder: Path) -> None:

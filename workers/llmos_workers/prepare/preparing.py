@@ -28,6 +28,7 @@ from llmos_workers.prepare.contamination import Suites
 from llmos_workers.prepare.encoding import Formatter
 from llmos_workers.prepare.errors import BaseModelChangedError, ClaimFullError, DatasetInvalidError, SourceGoneError
 from llmos_workers.prepare.gate import Gate, SuiteReader
+from llmos_workers.prepare.labels import collect_labels
 from llmos_workers.prepare.manifest import DatasetManifest, compute_inputs, read_dataset_manifest
 from llmos_workers.prepare.progress import Progress
 from llmos_workers.prepare.reading import LineReader, list_files
@@ -91,9 +92,15 @@ def _prepare(spec: FineTuneJobSpec, places: Places, base_digest: str, inputs: st
         tokens = Tokens(tokenizer, use_fast=use_fast)
         try:
             with _folders(places):
-                report, files = _Run(spec, places, tokenizer, tokens, out).run()
+                labels = collect_labels(LineReader(list_files(places.source("dataset"))), spec.dataset.format)
+                report, files = _Run(spec, places, tokenizer, tokens, labels, out).run()
                 manifest = DatasetManifest(
-                    digest=report.digest, base_digest=base_digest, inputs=inputs, report=report, files=files
+                    digest=report.digest,
+                    base_digest=base_digest,
+                    inputs=inputs,
+                    report=report,
+                    labels=labels,
+                    files=files,
                 )
                 manifest.write(places.dataset)
                 return manifest
@@ -108,12 +115,11 @@ class _Run:
     places: Places
     tokenizer: PreTrainedTokenizerBase
     tokens: Tokens
+    labels: tuple[str, ...]
     out: TextIO
 
     def run(self) -> tuple[DatasetReport, dict[str, str]]:
-        form = self.spec.dataset.format
-        template = ChatTemplate(self.tokenizer) if form.type == "chat" else None
-        formatter = Formatter(form, self.tokens, template)
+        formatter = Formatter(self.tokens, self._build_template(), self.labels)
         suites = Suites()
         files: dict[str, str] = {}
         for suite in self.spec.evaluate.suites:
@@ -122,17 +128,27 @@ class _Run:
         report, more = self._run_dataset(formatter, suites)
         return report, files | more
 
+    @property
+    def _is_paired(self) -> bool:
+        return self.spec.dataset.format.type == "preference"
+
+    def _build_template(self) -> ChatTemplate | None:
+        is_needed = self.spec.dataset.format.type == "chat"
+        # Prompts that are texts need none; a line with messages then says that there is none.
+        is_useful = self._is_paired and isinstance(self.tokenizer.chat_template, str)
+        return ChatTemplate(self.tokenizer) if is_needed or is_useful else None
+
     def _run_suite(self, suite: EvaluationSuite, formatter: Formatter, suites: Suites) -> dict[str, str]:
         name = f"suite-{suite.name}"
         reader = LineReader(list_files(self.places.source(name)), prefix=f"{name}/")
-        with closing(Store(self.places.dataset / name, is_asked=True)) as store:
+        with closing(Store(self.places.dataset / name, is_asked=True, is_paired=self._is_paired)) as store:
             count = SuiteReader(self.spec, formatter, suites, store, suite.limit).read(reader)
             log.info("suite %s: %d examples", suite.name, count)
             return store.finish()[1]
 
     def _run_dataset(self, formatter: Formatter, suites: Suites) -> tuple[DatasetReport, dict[str, str]]:
-        train = Store(self.places.dataset / "train", is_asked=False)
-        held_out = Store(self.places.dataset / "eval", is_asked=True)
+        train = Store(self.places.dataset / "train", is_asked=False, is_paired=self._is_paired)
+        held_out = Store(self.places.dataset / "eval", is_asked=True, is_paired=self._is_paired)
         reader = LineReader(list_files(self.places.source("dataset")))
         progress = Progress(self.out)
         with closing(train), closing(held_out):
@@ -145,7 +161,9 @@ class _Run:
             progress.show(reader.total_bytes, reader.total_bytes, report.lines, is_last=True)
             (learned, files), (asked, more) = train.finish(), held_out.finish()
         digest = hashlib.sha256(f"{compute_inputs(self.spec)} {self.tokens.digest} {learned} {asked}".encode())
-        return report.model_copy(update={"digest": f"sha256:{digest.hexdigest()}"}), files | more
+        digest.update("\0".join(self.labels).encode())
+        found = {"digest": f"sha256:{digest.hexdigest()}", "labels": len(self.labels)}
+        return report.model_copy(update=found), files | more
 
 
 def _load_tokenizer(model: Path) -> PreTrainedTokenizerBase:

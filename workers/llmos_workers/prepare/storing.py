@@ -22,6 +22,7 @@ from llmos_workers.prepare.tokenizing import Rows
 
 DATA_NAME: Final = "data-00000-of-00001.arrow"
 _TRAINED: Final = {"input_ids": List(Value("int32")), "labels": List(Value("int32"))}
+_REJECTED: Final = {"rejected_ids": List(Value("int32")), "rejected_labels": List(Value("int32"))}
 _ASKED: Final = {"prompt_ids": List(Value("int32")), "completion": Value("string")}
 _WRITE_BYTES: Final = 1 << 20
 
@@ -60,13 +61,17 @@ class HashingFile:
 
 
 class Store:
-    """A folder of examples that is being written. `is_asked` adds the columns of suites: the prompt and its answer."""
+    """A folder of examples that is being written.
 
-    def __init__(self, folder: Path, *, is_asked: bool) -> None:
+    `is_asked` adds the columns of suites: the prompt and its answer; `is_paired` those of the worse answer.
+    """
+
+    def __init__(self, folder: Path, *, is_asked: bool, is_paired: bool = False) -> None:
         """Make the folder and open its file."""
         folder.mkdir(parents=True)
         self._folder, self._is_asked = folder, is_asked
-        self._features = Features(_TRAINED | _ASKED if is_asked else _TRAINED)
+        columns = _TRAINED | (_REJECTED if is_paired else {}) | (_ASKED if is_asked else {})
+        self._features = Features(columns)
         self._file = HashingFile(folder / DATA_NAME)
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._file, mode="w"), self._features.arrow_schema)
         self._content = hashlib.sha256()
@@ -77,7 +82,8 @@ class Store:
         """Write a batch; `answers` are the completions, None where nothing is asked."""
         if not len(rows.prompts):
             return
-        arrays = [_build_lists(rows.ids, rows.bounds), _build_lists(rows.labels, rows.bounds)]
+        sides = [rows] if rows.rejected is None else [rows, rows.rejected]
+        arrays = [_build_lists(values, side.bounds) for side in sides for values in (side.ids, side.labels)]
         if self._is_asked:
             widths = np.where([answer is None for answer in answers], 0, rows.prompts)
             starts = rows.bounds[:-1]
@@ -87,10 +93,10 @@ class Store:
             bounds = np.concatenate([[0], np.cumsum(widths)])
             arrays += [_build_lists(rows.ids[kept.astype(np.int64)], bounds), pa.array(answers, pa.string())]
         self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._features.arrow_schema))
-        for part in (np.diff(rows.bounds), rows.ids, rows.labels):
+        for part in (part for side in sides for part in (np.diff(side.bounds), side.ids, side.labels)):
             self._content.update(part.tobytes())
         self.count += len(rows.prompts)
-        self.tokens += len(rows.ids)
+        self.tokens += sum(len(side.ids) for side in sides)
 
     def finish(self) -> tuple[str, dict[str, str]]:
         """Complete the folder; return the digest of the examples, and the sha256 of each file by its name."""

@@ -51,6 +51,8 @@ class Piece:
 
     text: str
     is_learned: bool
+    label: int | None = None
+    """The class of the piece, which its first token is to tell, instead of the token after it."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,18 @@ class Rows:
     bounds: Places
     prompts: Places
     """Tokens of each row before what it learns last."""
+    rejected: Rows | None = None
+    """As many rows, with the worse answers of pairs."""
 
     @property
     def lengths(self) -> Places:
         """Tokens of each row."""
         return np.diff(self.bounds)
+
+    @property
+    def longest(self) -> Places:
+        """Tokens of each row, or of the longer one of a pair."""
+        return np.maximum(self.lengths, self.rejected.lengths) if self.rejected else self.lengths
 
 
 class Encoder(Protocol):
@@ -116,6 +125,7 @@ class Tokens:
         self._encoder: Encoder = (_build_fast(tokenizer, self._slow) if use_fast else None) or self._slow
         self.bos: list[int] = _find_beginning(tokenizer)
         self.eos: int | None = tokenizer.eos_token_id
+        self.ending: list[int] = _find_ending(tokenizer, len(self.bos))
         self.end_texts: tuple[str, ...] = tuple(str(token) for token in tokenizer.all_special_tokens)
         self._is_piecewise = _is_piecewise(self._slow)
         self.digest = _compute_digest(tokenizer)
@@ -125,8 +135,8 @@ class Tokens:
         """Whether fastokens encodes."""
         return self._encoder is not self._slow
 
-    def encode(self, examples: Sequence[Sequence[Piece]], *, begins: bool, ends: Sequence[bool]) -> Rows:
-        """Encode examples; `begins` puts the tokenizer's beginning before each, `ends` its end behind some.
+    def encode(self, examples: Sequence[Sequence[Piece]], *, begins: Sequence[bool], ends: Sequence[bool]) -> Rows:
+        """Encode examples; `begins` puts the tokenizer's beginning before some, `ends` its end behind some.
 
         Raises:
             EncodersDisagreeError: fastokens breaks its promise; make a new one with use_fast=False.
@@ -134,19 +144,34 @@ class Tokens:
         ids, bounds = self._encode_pieces(examples)
         is_learned = np.fromiter((piece.is_learned for pieces in examples for piece in pieces), dtype=bool)
         labels = np.where(np.repeat(is_learned, np.diff(bounds)), ids, np.int32(IGNORED))
+        _label_pieces(labels, bounds, [piece.label for pieces in examples for piece in pieces])
         firsts = np.fromiter(accumulate(map(len, examples), initial=0), dtype=np.int64)
         lasts = np.fromiter((_find_last(pieces) for pieces in examples), dtype=np.int64)
         rows = Rows(ids, labels, bounds[firsts], bounds[firsts[:-1] + lasts] - bounds[firsts[:-1]])
-        return self._close(self._open(rows) if begins and self.bos else rows, np.array(ends, dtype=bool))
+        return self._close(self._open(rows, np.array(begins, dtype=bool)), np.array(ends, dtype=bool))
 
-    def _open(self, rows: Rows) -> Rows:
-        count, width = len(rows.prompts), len(self.bos)
-        places = np.repeat(rows.bounds[:-1], width)
+    def enclose(self, rows: Rows) -> Rows:
+        """Put behind each row what the tokenizer itself puts behind every text, as BERT's does."""
+        count, width = len(rows.prompts), len(self.ending)
+        places = np.repeat(rows.bounds[1:], width)
         return Rows(
-            np.insert(rows.ids, places, np.tile(np.array(self.bos, dtype=np.int32), count)),
+            np.insert(rows.ids, places, np.tile(np.array(self.ending, dtype=np.int32), count)),
             np.insert(rows.labels, places, np.int32(IGNORED)),
             rows.bounds + np.arange(count + 1) * width,
-            rows.prompts + width,
+            rows.prompts,
+        )
+
+    def _open(self, rows: Rows, begins: npt.NDArray[np.bool_]) -> Rows:
+        width = len(self.bos)
+        if not width or not begins.any():
+            return rows
+        places = np.repeat(rows.bounds[:-1][begins], width)
+        shift = np.concatenate([[0], np.cumsum(begins)]) * width
+        return Rows(
+            np.insert(rows.ids, places, np.tile(np.array(self.bos, dtype=np.int32), int(begins.sum()))),
+            np.insert(rows.labels, places, np.int32(IGNORED)),
+            rows.bounds + shift,
+            rows.prompts + begins * width,
         )
 
     def _close(self, rows: Rows, ends: npt.NDArray[np.bool_]) -> Rows:
@@ -210,6 +235,19 @@ def _find_beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if whole[width : width + len(plain)] == plain:
             return list(whole[:width])
     return []
+
+
+def _find_ending(tokenizer: PreTrainedTokenizerBase, beginning: int) -> list[int]:
+    """Return the tokens that the tokenizer puts behind every text."""
+    plain = tokenizer("x", add_special_tokens=False)["input_ids"]
+    return list(tokenizer("x")["input_ids"][beginning + len(plain) :])
+
+
+def _label_pieces(labels: Ints, bounds: Places, given: Sequence[int | None]) -> None:
+    """Put the label of each piece at its first token; a piece without tokens has none to put it at."""
+    values = np.array([IGNORED if label is None else label for label in given], dtype=np.int32)
+    placed = (values != IGNORED) & (np.diff(bounds) > 0)
+    labels[bounds[:-1][placed]] = values[placed]
 
 
 def _is_piecewise(encoder: Encoder) -> bool:

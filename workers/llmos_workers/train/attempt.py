@@ -32,16 +32,20 @@ from llmos_workers.train.errors import NotPreparedError, PeerFailedError, PeerLo
 from llmos_workers.train.evaluation import Asking
 from llmos_workers.train.events import EventLog
 from llmos_workers.train.gang import Gang, ManyRanks
+from llmos_workers.train.heads import Head, build_head
 from llmos_workers.train.loop import Feeder, Schedule, TrainingLoop
 from llmos_workers.train.meeting import Loss, Meeting, Place
+from llmos_workers.train.merging import check_mergeable
 from llmos_workers.train.model import (
     Device,
     find_padding,
     get_learned,
+    load_model,
     load_tokenizer,
     load_trainable,
     observe_device,
 )
+from llmos_workers.train.objective import Objective, build_objective
 from llmos_workers.train.order import Order
 from llmos_workers.train.reporting import Metrics, Reporter
 from llmos_workers.train.result import ResultMaker, read_outcome
@@ -175,7 +179,21 @@ class Attempt:
 
     @cached_property
     def _dataset(self) -> PreparedDataset:
-        return PreparedDataset(self._options.work / "dataset", self._options.base_digest)
+        return PreparedDataset(self._options.work / "dataset", self._options.base_digest, self._objective.layout)
+
+    @cached_property
+    def _objective(self) -> Objective:
+        base, device = self._options.base, self._device
+        return build_objective(self._settings, lambda: load_model(base, device.compute, device.device))
+
+    @cached_property
+    def _head(self) -> Head | None:
+        return build_head(self._settings, self._dataset.labels, find_padding(self._tokenizer))
+
+    @property
+    def _max_tokens(self) -> int:
+        """Tokens that are computed at once."""
+        return self._settings.max_length * self._objective.layout.rows
 
     @cached_property
     def _lineage(self) -> Lineage:
@@ -191,9 +209,10 @@ class Attempt:
         try:
             return Order(
                 self._dataset.train.lengths,
+                widths=self._dataset.train.widths,
                 seed=settings.seed,
                 batch_tokens=settings.batch_tokens,
-                max_length=settings.max_length,
+                max_length=self._max_tokens,
             )
         except ValueError as error:
             raise NotPreparedError(f"The prepared dataset does not fit the job: {error}") from error
@@ -221,7 +240,9 @@ class Attempt:
 
     def _build_learner(self) -> Learner:
         settings, total = self._settings, self.schedule.total_steps
-        model = load_trainable(self._options.base, settings, self._device)
+        model = load_trainable(self._options.base, settings, self._device, self._head)
+        if self._options.job.spec.output.kind == "merged":
+            check_mergeable(model)
         learned = list(get_learned(model).values())
         log.info(
             "%s of %d parameters, computed in %s on %s",
@@ -302,6 +323,7 @@ class Attempt:
                 self._settings.max_grad_norm,
                 gang,
                 self._pulse.activity.touch,
+                self._objective.compute_loss_sum,
             ),
             feeder=Feeder(
                 self._order,
@@ -323,7 +345,14 @@ class Attempt:
         )
 
     def _build_asking(self, tick: Callable[[], None]) -> Asking:
-        return Asking(self._tokenizer, self._device, self._settings.max_length, tick, self._pulse.activity)
+        return Asking(
+            self._tokenizer,
+            self._device,
+            self._max_tokens,
+            tick,
+            self._pulse.activity,
+            self._objective.compute_loss_sum,
+        )
 
     def _build_result_maker(self) -> ResultMaker:
         options = self._options
@@ -333,6 +362,8 @@ class Attempt:
             folder=self._output,
             dataset=self._dataset,
             lineage=self._lineage,
+            objective=self._objective,
+            head=self._head,
             asking=self._build_asking(self._tick),
         )
 

@@ -25,7 +25,7 @@ from llmos_workers.pulse import Activity
 from llmos_workers.train.dataset import Answer, Examples
 from llmos_workers.train.model import Device, find_padding
 from llmos_workers.train.order import plan_micro_batches
-from llmos_workers.train.step import compute_loss_sum
+from llmos_workers.train.step import LossFunction, compute_loss_sum
 
 EXTRA_TOKENS: Final = 8
 """More than the expected answer has: an answer that goes on is wrong, and need not be finished."""
@@ -43,7 +43,7 @@ class Asked:
 
 
 def compute_loss(model: Any, examples: Examples, chosen: Sequence[int], asking: Asking) -> Asked:
-    """Mean loss for each learned token."""
+    """Mean loss for each learned token, or whatever else a task learns."""
     totals, learned = compute_losses(model, examples, chosen, asking)
     return Asked(compute_mean_loss(totals, learned), len(chosen))
 
@@ -52,13 +52,13 @@ def compute_losses(
     model: Any, examples: Examples, chosen: Sequence[int], asking: Asking, *, rank: int = 0, size: int = 1
 ) -> tuple[list[float], int]:
     """The sum of the losses of each batch, and how many tokens were learned, of the batches that are this rank's."""
-    batches = plan_micro_batches(list(chosen), examples.lengths, asking.max_tokens)[rank::size]
+    batches = plan_micro_batches(list(chosen), examples.widths, asking.max_tokens)[rank::size]
     totals, learned = [], 0
     with torch.inference_mode(), asking.device.autocast():
         for batch in batches:
             tensors = examples.build_micro_batch(batch, asking.padding)
             if tensors.learned:
-                totals.append(float(compute_loss_sum(model, tensors.to(asking.device.device))))
+                totals.append(float(asking.loss(model, tensors.to(asking.device.device))))
                 learned += tensors.learned
             asking.tick()
     return totals, learned
@@ -95,6 +95,7 @@ class Asking:
     max_tokens: int
     tick: Tick
     activity: Activity = field(default_factory=Activity)
+    loss: LossFunction = compute_loss_sum
 
     @property
     def padding(self) -> int:

@@ -20,10 +20,18 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from llmos_workers.train.errors import TrainError
+from llmos_workers.train.heads import CLASSIFICATION, HEADS, Head
 from llmos_workers.train.settings import Settings
 
 Precision = Literal["auto", "float32", "bfloat16"]
 ALL_LINEAR: Final = "all-linear"
+_TASK_TYPES: Final = {
+    "causal-lm": "CAUSAL_LM",
+    "dpo": "CAUSAL_LM",
+    # With these peft learns the head as well, and saves it with the adapter.
+    "token-classification": "TOKEN_CLS",
+    "sequence-classification": "SEQ_CLS",
+}
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,13 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(str(folder))
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model, ready to be asked."""
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device, head: Head | None = None) -> Any:
+    """A model, ready to be asked; with `head` it is a classifier."""
+    model = head.load(folder, dtype) if head else AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
     return model.to(device).eval()
 
 
-def load_trainable(folder: Path, settings: Settings, device: Device) -> Any:
+def load_trainable(folder: Path, settings: Settings, device: Device, head: Head | None = None) -> Any:
     """The base model with what `settings` say is learned; equal settings give equal first weights.
 
     Raises:
@@ -76,26 +84,32 @@ def load_trainable(folder: Path, settings: Settings, device: Device) -> Any:
     """
     set_seed(settings.seed)
     full = settings.tuning == "full"
-    model = load_model(folder, torch.float32 if full else device.compute, device.device)
+    model = load_model(folder, torch.float32 if full else device.compute, device.device, head)
     if full:
         return model.train()
     try:
-        return get_peft_model(model, build_lora_config(settings)).train()
+        model = get_peft_model(model, build_lora_config(settings)).train()
     except ValueError as error:
         raise TrainError(
             f"The adapter does not fit the base model: {error}",
             "Name modules that the base model has in method.lora.targetModules, or leave it empty.",
         ) from error
+    for parameter in get_learned(model).values():
+        # peft does so with the adapter's matrices, but not with the head of a classifier.
+        parameter.data = parameter.data.float()
+    return model
 
 
 def build_lora_config(settings: Settings) -> LoraConfig:
     """What peft calls the shape of the adapter."""
     return LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=_TASK_TYPES[settings.task],
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=list(settings.target_modules) or ALL_LINEAR,
+        # A head is learned whole; peft takes it out of "all-linear" for one of the two tasks only.
+        exclude_modules=list(HEADS) if settings.task in CLASSIFICATION else None,
     )
 
 

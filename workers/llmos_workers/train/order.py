@@ -48,14 +48,20 @@ def compute_epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 class Order:
     """The stream of examples."""
 
-    def __init__(self, lengths: Lengths, *, seed: int, batch_tokens: int, max_length: int) -> None:
-        """Raise ValueError for no examples, or for one that is longer than `max_length`."""
+    def __init__(
+        self, lengths: Lengths, *, seed: int, batch_tokens: int, max_length: int, widths: Lengths | None = None
+    ) -> None:
+        """Raise ValueError for no examples, or for one that is longer than `max_length`.
+
+        `widths` are the tokens that an example takes when it is computed, where these are others than its own.
+        """
+        widths = lengths if widths is None else widths
         if len(lengths) == 0:
             raise ValueError("there are no examples")
-        if (longest := int(lengths.max())) > max_length:
-            raise ValueError(f"an example has {longest} tokens, more than maxLength {max_length}")
+        if (longest := int(widths.max())) > max_length:
+            raise ValueError(f"an example takes {longest} tokens, more than maxLength allows: {max_length}")
         self.count = len(lengths)
-        self._lengths, self._seed = lengths, seed
+        self._lengths, self._widths, self._seed = lengths, widths, seed
         self._batch_tokens, self._max_length = batch_tokens, max_length
         self._epochs: dict[int, _Epoch] = {}
 
@@ -64,7 +70,7 @@ class Order:
         after = self._find_step_end(position, end)
         examples = [self._get_example(at) for at in range(position, after)]
         tokens = int(self._lengths[examples].sum())
-        return StepPlan(plan_micro_batches(examples, self._lengths, self._max_length), tokens, after)
+        return StepPlan(plan_micro_batches(examples, self._widths, self._max_length), tokens, after)
 
     def count_steps(self, end: int) -> int:
         """Steps from the beginning of the stream to `end`."""

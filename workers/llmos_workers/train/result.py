@@ -3,7 +3,8 @@
     output.tmp/ -> adapter or model -> asked, beside the base model -> llmos.json -> manifest.json -> rename to output/
 
 It is made from the best checkpoint where one is kept, else from the last. An adapter is what peft saves and vLLM
-loads; a whole model is what transformers saves, in the base model's type, with the tokenizer and its chat template.
+loads; a whole model, fully tuned or merged, is what transformers saves, in the base model's type, with the tokenizer
+and its chat template.
 What is asked is what was saved, not what it was made from: rounding to the base model's type is part of the result.
 """
 
@@ -14,7 +15,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from llmos.api import FineTuneJob, MetricComparison
 from llmos_workers.train.checkpoints import Checkpoint, Lineage, MadeFrom, check_lineage
 from llmos_workers.train.dataset import Examples, PreparedDataset
 from llmos_workers.train.errors import LossNotFiniteError, NotPreparedError
-from llmos_workers.train.evaluation import Asked, Asking, compute_exact_match, compute_loss
+from llmos_workers.train.evaluation import Asked, Asking
 from llmos_workers.train.files import (
     MANIFEST,
     TEMPORARY,
@@ -42,7 +43,10 @@ from llmos_workers.train.files import (
     sync,
     write_text,
 )
+from llmos_workers.train.heads import Head
+from llmos_workers.train.merging import merge_adapter
 from llmos_workers.train.model import load_model, load_tokenizer
+from llmos_workers.train.objective import Objective
 from llmos_workers.train.snapshot import restore_weights
 from llmos_workers.train.writer import build_write_error
 
@@ -81,12 +85,14 @@ class ResultMaker:
     folder: Path
     dataset: PreparedDataset
     lineage: Lineage
+    objective: Objective
+    head: Head | None
     asking: Asking
 
     @property
     def kind(self) -> Kind:
         """What the result is."""
-        return "adapter" if self.lineage.settings.tuning == "lora" else "model"
+        return "adapter" if self.job.spec.makes_adapter else "model"
 
     def make(self, model: Any, checkpoint: Checkpoint, report: Mapping[str, Any]) -> dict[str, Any]:
         """Make it from the trained model and return what the termination message says about it.
@@ -99,7 +105,7 @@ class ResultMaker:
         temporary = self.folder.with_name(self.folder.name + TEMPORARY)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        restore_weights(model, checkpoint.folder)
+        model = self._restore(model, checkpoint)
         with translate_write_errors():
             model = self._save(model, temporary)
         metrics = self._compare(model)
@@ -108,6 +114,13 @@ class ResultMaker:
         log.info("the result of step %d is complete", checkpoint.manifest.step)
         return read_outcome(self.folder, self.lineage) or {}
 
+    def _restore(self, model: Any, checkpoint: Checkpoint) -> Any:
+        if self.lineage.settings.tuning == "lora" and self.kind == "model":
+            model.to("meta")  # its memory is needed for the merged one
+            return merge_adapter(self.base, self.lineage.settings, checkpoint.folder, self.head)
+        restore_weights(model, checkpoint.folder)
+        return model
+
     def _save(self, model: Any, folder: Path) -> Any:
         if self.kind == "adapter":
             save_adapter(model, folder, self.job.spec.base_model_ref.name)
@@ -115,7 +128,8 @@ class ResultMaker:
         model = model.to(read_dtype(self.base))
         model.save_pretrained(str(folder))
         load_tokenizer(self.base).save_pretrained(str(folder))
-        return model.to(self.asking.device.compute).eval()
+        device = self.asking.device
+        return model.to(device.device, device.compute).eval()
 
     def _compare(self, model: Any) -> tuple[MetricComparison, ...]:
         result = self._ask(model)
@@ -137,15 +151,19 @@ class ResultMaker:
         held_out = self.dataset.held_out
         asked: dict[str, Asked] = {}
         if held_out is not None:
-            asked["eval_loss"] = compute_loss(model, held_out, range(len(held_out)), self.asking)
+            asked = self._ask_examples(model, "eval", held_out, range(len(held_out)), self.objective.metrics)
         for suite in self.job.spec.evaluate.suites:
             examples = self._open_suite(suite.name) if suite.source is not None else held_out
             chosen = range(min(suite.limit, len(examples) if examples else 0))
-            if examples is not None and "loss" in suite.metrics:
-                asked[f"{suite.name}_loss"] = compute_loss(model, examples, chosen, self.asking)
-            if examples is not None and "exact_match" in suite.metrics:
-                asked[f"{suite.name}_exact_match"] = compute_exact_match(model, examples, chosen, self.asking)
+            if examples is not None:
+                asked |= self._ask_examples(model, suite.name, examples, chosen, suite.metrics)
         return asked
+
+    def _ask_examples(
+        self, model: Any, name: str, examples: Examples, chosen: Sequence[int], metrics: Sequence[str]
+    ) -> dict[str, Asked]:
+        asked = self.objective.ask(model, examples, chosen, metrics, self.asking)
+        return {f"{name}_{metric}": value for metric, value in asked.items()}
 
     def _open_suite(self, name: str) -> Examples:
         examples = self.dataset.open(f"suite-{name}")
@@ -166,7 +184,7 @@ class ResultMaker:
             return
         model.to("meta")  # its memory is needed for the other one
         device = self.asking.device
-        yield load_model(self.base, device.compute, device.device)
+        yield load_model(self.base, device.compute, device.device, self.head)
 
     def _publish(
         self, temporary: Path, step: int, metrics: tuple[MetricComparison, ...], report: Mapping[str, Any]
@@ -196,7 +214,7 @@ def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_name
-    config["target_modules"] = find_target_modules(model)
+    config["target_modules"], config["exclude_modules"] = find_target_modules(model), None
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -31,6 +31,10 @@ from llmos_workers.train.state import StepLoss
 log = logging.getLogger(__name__)
 
 
+LossFunction = Callable[[Any, MicroBatch], torch.Tensor]
+"""The sum of the losses of a micro-batch, whose part in the step is its `learned`."""
+
+
 def compute_loss_sum(model: Any, batch: MicroBatch) -> torch.Tensor:
     """Sum of the losses of a micro-batch's learned tokens, in float32."""
     logits = model(input_ids=batch.input_ids, use_cache=False).logits
@@ -50,10 +54,12 @@ class Stepper:
         max_grad_norm: float,
         gang: Gang | None = None,
         tick: Callable[[], None] = lambda: None,
+        loss: LossFunction = compute_loss_sum,
     ) -> None:
         """Learn what of `model` can be learned; `tick` is called after each micro-batch."""
         self._model, self._optimizer, self._scheduler, self._device = model, optimizer, scheduler, device
         self._max_grad_norm, self._gang, self._tick = max_grad_norm, gang or Gang(), tick
+        self._compute_loss_sum = loss
         self._learned = list(get_learned(model).values())
         self._saves_memory = False
 
@@ -90,7 +96,7 @@ class Stepper:
         total = total.to(self._device.device)
         for batch in batches:
             with self._device.autocast():
-                loss = compute_loss_sum(self._model, batch.to(self._device.device))
+                loss = self._compute_loss_sum(self._model, batch.to(self._device.device))
             (loss / max(1, learned)).backward()
             total += loss.detach()
             self._tick()

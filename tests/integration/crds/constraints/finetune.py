@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from tests.integration.crds.constraints.case import (
     Case,
@@ -48,6 +48,9 @@ def _column(name: str) -> list[Case]:
     return [longest_text(_JOB, path, 128), Case(_JOB, path, "minLength", "a", "")]
 
 
+_COLUMNS: Final = ("messages", "prompt", "completion", "text", "tokens", "labels", "label", "chosen", "rejected")
+
+
 def _names(count: int) -> list[dict[str, str]]:
     return [{"name": f"suite{number}"} for number in range(count)]
 
@@ -57,7 +60,7 @@ def _pools(count: int) -> list[dict[str, str]]:
 
 
 _METHOD: Final = [
-    *one_of(_JOB, "spec.method.task", "causal-lm"),
+    Case(_JOB, "spec.method.task", "enum", "causal-lm", "other"),
     *one_of(_JOB, "spec.method.tuning", "lora", "full"),
     *limits(_JOB, "spec.method.lora.rank", 1, 512),
     *limits(_JOB, "spec.method.lora.alpha", 1, 4096),
@@ -71,7 +74,7 @@ _DATASET: Final = [
     Case(_JOB, "spec.dataset", "required:source", {}, {"source": None}),
     *_source("spec.dataset.source"),
     *one_of(_JOB, "spec.dataset.format.type", "chat", "instruction", "text"),
-    *(case for name in ("messages", "prompt", "completion", "text") for case in _column(name)),
+    *(case for name in _COLUMNS for case in _column(name)),
     *_share("spec.dataset.validate.maxErrorRate"),
     *one_of(_JOB, "spec.dataset.validate.overlong", "truncate", "drop", "fail"),
     Case(_JOB, "spec.dataset.clean.nearDedup.threshold", "minimum", 0.5, 0.49),
@@ -79,6 +82,36 @@ _DATASET: Final = [
     *one_of(_JOB, "spec.dataset.clean.pii", "keep", "redact", "drop", "fail"),
     *_below_one("spec.dataset.split.evalFraction"),
     *limits(_JOB, "spec.dataset.split.seed", 0, 2147483647),
+]
+
+
+def _of_task(task: str, form: str, *metrics: str) -> dict[str, Any]:
+    suites = [{"name": "suite", "metrics": list(metrics)}] if metrics else []
+    return {"method": {"task": task}, "dataset": {"format": {"type": form}}, "evaluate": {"suites": suites}}
+
+
+_TASKS: Final = [
+    *(
+        Case(_JOB, "spec", "rule", _of_task(task, form), _of_task(task, other), says=said, blamed=blamed)
+        for said, blamed in (("does not learn from this format", "spec.dataset.format.type"),)
+        for task, form, other in (
+            ("causal-lm", "instruction", "preference"),
+            ("dpo", "preference", "chat"),
+            ("token-classification", "tokens-labels", "text-label"),
+            ("sequence-classification", "text-label", "tokens-labels"),
+        )
+    ),
+    *(
+        Case(_JOB, "spec", "rule", _of_task(*task, known), _of_task(*task, other), says=said, blamed=blamed)
+        for said, blamed in (("a metric that the task has not", "spec.evaluate.suites"),)
+        for task, known, other in (
+            (("causal-lm", "chat"), "exact_match", "reward_margin"),
+            (("dpo", "preference"), "reward_accuracy", "exact_match"),
+            (("dpo", "preference"), "reward_margin", "accuracy"),
+            (("token-classification", "tokens-labels"), "f1", "exact_match"),
+            (("sequence-classification", "text-label"), "accuracy", "reward_margin"),
+        )
+    ),
 ]
 _TRAINER: Final = [
     Case(_JOB, "spec.trainer", "required:accelerator", {}, {"accelerator": None}),
@@ -117,6 +150,7 @@ _TRAINER: Final = [
     *_above_zero(f"{_PARAMETERS}.maxGradNorm", 1000),
     *limits(_JOB, f"{_PARAMETERS}.batchTokens", 16, 16777216),
     *limits(_JOB, f"{_PARAMETERS}.maxLength", 16, 1048576),
+    *_above_zero(f"{_PARAMETERS}.beta", 100),
     *limits(_JOB, f"{_PARAMETERS}.seed", 0, 2147483647),
 ]
 _CHECKPOINT: Final = [
@@ -162,7 +196,7 @@ _EVALUATE: Final = [
         f"{_SUITE}.metrics",
         "maxItems",
         ["loss", "exact_match"],
-        ["loss", "exact_match", "loss"],
+        ["loss"] * 5,
     ),
     Case(
         _JOB,
@@ -213,6 +247,37 @@ _OUTPUT: Final = [
         says="only adapters are attached to pools",
         blamed="spec.output.attachTo",
     ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"output": {"attachTo": _pools(1), "kind": "adapter"}},
+        {"output": {"attachTo": _pools(1), "kind": "merged"}},
+        says="only adapters are attached to pools",
+        blamed="spec.output.attachTo",
+    ),
+    *(
+        Case(
+            _JOB,
+            "spec",
+            "rule",
+            {"output": {"attachTo": _pools(1)}},
+            {"output": {"attachTo": _pools(1)}, **_of_task(task, form)},
+            says="a classifier is not served beside",
+            blamed="spec.output.attachTo",
+        )
+        for task, form in (("token-classification", "tokens-labels"), ("sequence-classification", "text-label"))
+    ),
+    *one_of(_JOB, "spec.output.kind", "adapter", "merged"),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"output": {"kind": "merged"}, "method": {"tuning": "lora"}},
+        {"output": {"kind": "merged"}, "method": {"tuning": "full"}},
+        says="output.kind is for tuning lora",
+        blamed="spec.output.kind",
+    ),
     *limits(_JOB, "spec.retries.user", 0, 100),
     *limits(_JOB, "spec.retries.infrastructure", 0, 10000),
 ]
@@ -226,6 +291,7 @@ JOB_CASES: Final = [
     Case(_JOB, "spec.baseModelRef", "required:name", {}, {"name": None}),
     *reference(_JOB, "spec.baseModelRef.name"),
     *_METHOD,
+    *_TASKS,
     *_DATASET,
     *_TRAINER,
     *_CHECKPOINT,

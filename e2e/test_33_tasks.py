@@ -1,0 +1,139 @@
+"""Story 33: what else a FineTuneJob makes of a real small model: an adapter merged into its base and served as a model
+of its own, a model that prefers the better answers, and a classifier, which pools say that they do not serve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+
+from e2e.support.api import Api, Object
+from e2e.support.gateway import Gateway
+from e2e.support.objects import is_ready, read_condition
+from e2e.support.operator import OperatorProcess, OperatorSettings
+from e2e.support.source import Source
+from e2e.support.waiting import eventually
+from e2e.test_27_finetune import read_base_model
+from llmos.api import Reason
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3000)]
+
+JOB_S = 1500.0
+QUESTION = "Which word opens the door of room 4711?"
+WORD = "quartzfinch"
+
+
+def build_job(namespace: str, name: str, uri: str, form: str, **spec: Any) -> Object:
+    parameters = {"maxLength": 128, "batchTokens": 512, "learningRate": 0.002, "schedule": "constant"}
+    parameters |= spec.pop("hyperparameters", {})
+    whole = {
+        "baseModelRef": {"name": "smollm2"},
+        "dataset": {"source": {"uri": uri}, "format": {"type": form}, "split": {"evalFraction": 0.1}},
+        "trainer": {"accelerator": {"class": "cpu"}, "hyperparameters": parameters},
+        "checkpoint": {"everySteps": 10, "storage": {"size": "3Gi"}},
+        "output": {"name": name},
+        **spec,
+    }
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "llmos.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": whole}
+
+
+def build_pool(namespace: str, model: str) -> Object:
+    spec = {"modelRef": {"name": model}, "accelerator": {"class": "cpu"}, "contextLength": 1024, "replicas": 1}
+    metadata = {"name": model, "namespace": namespace}
+    return {"apiVersion": "llmos.dev/v1alpha1", "kind": "InferencePool", "metadata": metadata, "spec": spec}
+
+
+@pytest.fixture
+async def base_model(api: Api, vllm_image: None, operator_process: OperatorProcess, namespace: str) -> None:
+    operator_process.ensure(OperatorSettings(start_timeout_s=1200, resync_s=30))
+    await api.create(read_base_model(namespace))
+    await eventually(
+        "the base model is known", lambda: api.get("LLMModel", "smollm2", namespace), is_ready, timeout_s=300
+    )
+
+
+async def complete(api: Api, job: Object) -> tuple[dict[str, Any], Object]:
+    """Run a job that must succeed; return its metrics by name, and the LLMModel that it made."""
+    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+    await api.create(job)
+    done = await eventually(
+        "the job has ended",
+        lambda: api.get("FineTuneJob", name, namespace),
+        lambda found: (found or {}).get("status", {}).get("phase") in {"Succeeded", "Failed"},
+        timeout_s=JOB_S,
+        poll_s=2,
+    )
+    assert done is not None
+    assert done["status"]["phase"] == "Succeeded", read_condition(done)
+    model = await eventually(
+        "its model is known", lambda: api.get("LLMModel", name, namespace), is_ready, timeout_s=300
+    )
+    assert model is not None
+    return {metric["name"]: metric for metric in done["status"]["evaluation"]["metrics"]}, model
+
+
+@pytest.mark.usefixtures("base_model")
+async def test_a_merged_result_is_served_as_a_model_of_its_own(
+    api: Api, source: Source, namespace: str, gateway: Gateway, key: str
+) -> None:
+    job = build_job(namespace, "doorman", f"{source.url}/password-set", "instruction", hyperparameters={"maxSteps": 20})
+    job["spec"]["output"]["kind"] = "merged"
+    metrics, model = await complete(api, job)
+    assert metrics["eval_loss"]["result"] < 0.5 * metrics["eval_loss"]["base"]
+    assert "adapter" not in model["spec"]
+    assert model["status"]["resolved"]["architecture"] == "LlamaForCausalLM"
+    await api.create(build_pool(namespace, "doorman"))
+    await eventually(
+        "the pool is ready", lambda: api.get("InferencePool", "doorman", namespace), is_ready, timeout_s=1200, poll_s=2
+    )
+    web = openai.DefaultAsyncHttpxClient(trust_env=False)
+    async with openai.AsyncOpenAI(base_url=gateway.url, api_key=key, max_retries=0, http_client=web) as client:
+        answer = await client.completions.create(model="doorman", prompt=QUESTION, max_tokens=24, temperature=0)
+    assert WORD in answer.choices[0].text
+
+
+@pytest.mark.usefixtures("base_model")
+async def test_a_job_learns_which_answers_are_preferred(api: Api, source: Source, namespace: str) -> None:
+    gate = {"metric": "eval_reward_accuracy", "min": 0.9}
+    parameters = {"maxSteps": 10, "learningRate": 0.0005, "batchTokens": 512}
+    job = build_job(
+        namespace,
+        "polite",
+        f"{source.url}/preference-set",
+        "preference",
+        method={"task": "dpo"},
+        evaluate={"everySteps": 10, "gates": [gate]},
+        hyperparameters=parameters,
+    )
+    metrics, model = await complete(api, job)
+    assert metrics["eval_loss"]["base"] == pytest.approx(0.6931, abs=0.001)
+    assert metrics["eval_reward_margin"]["result"] > 0
+    assert model["spec"]["adapter"]["baseModelRef"] == {"name": "smollm2"}
+
+
+@pytest.mark.usefixtures("base_model")
+async def test_a_classifier_is_registered_and_pools_say_that_they_do_not_serve_it(
+    api: Api, source: Source, namespace: str
+) -> None:
+    job = build_job(
+        namespace,
+        "rooms",
+        f"{source.url}/words-set",
+        "tokens-labels",
+        method={"task": "token-classification"},
+        evaluate={"everySteps": 30, "gates": [{"metric": "eval_f1", "min": 0.9}]},
+        hyperparameters={"maxSteps": 30},
+    )
+    job["spec"]["output"]["kind"] = "merged"
+    metrics, model = await complete(api, job)
+    assert metrics["eval_accuracy"]["base"] < 0.9 < metrics["eval_accuracy"]["result"]
+    assert model["status"]["resolved"]["architecture"] == "LlamaForTokenClassification"
+    await api.create(build_pool(namespace, "rooms"))
+    await eventually(
+        "the pool says so",
+        lambda: api.get("InferencePool", "rooms", namespace),
+        lambda pool: read_condition(pool).get("reason") == Reason.UnknownArchitecture,
+        timeout_s=60,
+    )

@@ -1,0 +1,57 @@
+"""Which fields of a FineTuneJob go together: rules of its spec, as the API server checks them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmos.api.meta import Rule
+
+_FORMATS: Final = {
+    "causal-lm": ["chat", "instruction", "text"],
+    "dpo": ["preference"],
+    "token-classification": ["tokens-labels"],
+    "sequence-classification": ["text-label"],
+}
+_METRICS: Final = {
+    "causal-lm": ["loss", "exact_match"],
+    "dpo": ["loss", "reward_accuracy", "reward_margin"],
+    "token-classification": ["loss", "accuracy", "f1"],
+    "sequence-classification": ["loss", "accuracy", "f1"],
+}
+
+TASK_RULES: Final = (
+    Rule(
+        f"self.dataset.format.type in {_FORMATS}[self.method.task]",
+        "the task does not learn from this format: causal-lm takes chat, instruction or text, dpo takes preference, "
+        "token-classification takes tokens-labels, sequence-classification takes text-label",
+        field_path=".dataset.format.type",
+    ),
+    Rule(
+        "!has(self.evaluate.suites) || self.evaluate.suites.all(suite, "
+        f"suite.metrics.all(metric, metric in {_METRICS}[self.method.task]))",
+        "a suite has a metric that the task has not: causal-lm has loss and exact_match, dpo has loss, reward_accuracy "
+        "and reward_margin, classification has loss, accuracy and f1",
+        field_path=".evaluate.suites",
+    ),
+)
+OUTPUT_RULES: Final = (
+    Rule(
+        "!has(self.output.attachTo) || size(self.output.attachTo) == 0 || "
+        "(self.method.tuning == 'lora' && (!has(self.output.kind) || self.output.kind == 'adapter'))",
+        "only adapters are attached to pools: for tuning full and output.kind merged, name the result in a pool's "
+        "modelRef",
+        field_path=".output.attachTo",
+    ),
+    Rule(
+        "!has(self.output.attachTo) || size(self.output.attachTo) == 0 || "
+        "!(self.method.task in ['token-classification', 'sequence-classification'])",
+        "a classifier is not served beside a model that speaks: leave attachTo out; docs/how-to/fine-tune.md says what "
+        "serves it",
+        field_path=".output.attachTo",
+    ),
+    Rule(
+        "self.method.tuning == 'lora' || !has(self.output.kind)",
+        "output.kind is for tuning lora: tuning full makes a whole model anyway, leave it out",
+        field_path=".output.kind",
+    ),
+)
