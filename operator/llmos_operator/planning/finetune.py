@@ -26,6 +26,7 @@ from typing import Final, Literal
 from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, LLMModel, Reason
 from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CONDITION_READY, CPU_CLASS
 from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.finetune_canary import NOTHING, CanaryPlan
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
 from llmos_operator.planning.finetune_memory import refuse_memory
 from llmos_operator.planning.finetune_pods import FINAL_REASONS, JobPod, PodState
@@ -33,7 +34,9 @@ from llmos_operator.planning.finetune_record import LIVE, Record, find_live, rea
 from llmos_operator.planning.finetune_reports import TrainReport
 from llmos_operator.planning.replicas import compute_backoff_s
 
-Phase = Literal["Pending", "Preparing", "Queued", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"]
+Phase = Literal[
+    "Pending", "Preparing", "Queued", "Training", "Evaluating", "Suspended", "Canary", "Succeeded", "Failed"
+]
 Ownership = Literal["absent", "ours", "taken"]
 
 PROGRESS_S: Final = 5.0
@@ -89,6 +92,8 @@ class JobPlan:
     needs_files: bool = False
     """Claim and ConfigMap are to exist."""
     register: bool = False
+    rollout: CanaryPlan = NOTHING
+    """How the result takes the place of other adapters."""
     delete: tuple[JobPod, ...] = ()
     look_again_s: float | None = None
 
@@ -100,6 +105,15 @@ def plan_job(sight: Sight) -> JobPlan:
         record = replace(record, dataset=None, progress=None, last_checkpoint=None)
     plan = _plan_step(sight, record)
     return replace(plan, delete=_plan_deletions(plan, sight.pods), look_again_s=_next_look_s(plan, sight))
+
+
+def with_rollout(plan: JobPlan, rollout: CanaryPlan) -> JobPlan:
+    """Return the plan of a job whose result also takes the place of other adapters."""
+    if plan.phase != "Succeeded" or rollout == NOTHING:
+        return plan
+    phase: Phase = "Canary" if not rollout.is_over else "Failed" if rollout.regressed is not None else "Succeeded"
+    looks = (look for look in (plan.look_again_s, rollout.look_again_s) if look is not None)
+    return replace(plan, phase=phase, rollout=rollout, look_again_s=min(looks, default=None))
 
 
 def _plan_step(sight: Sight, record: Record) -> JobPlan:

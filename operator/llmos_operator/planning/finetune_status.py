@@ -31,6 +31,7 @@ from llmos.api.names import (
 from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true, is_unknown
 from llmos_operator.planning.failures import Failure, describe
 from llmos_operator.planning.finetune import JobPlan
+from llmos_operator.planning.finetune_canary import build_promoted_fact
 from llmos_operator.planning.finetune_pods import PodState
 
 
@@ -63,6 +64,7 @@ def build_job_status(
         lost_accelerator_seconds=record.lost_accelerator_seconds,
         evaluation=Evaluation(metrics=record.metrics, gates=plan.gates) if record.is_trained else None,
         output=_build_output(job, plan, claim_name),
+        canaries=plan.rollout.canaries,
         start_time=job.status.start_time or moment,
         completion_time=(job.status.completion_time or moment) if is_over else None,
         conditions=build_conditions(_build_facts(job, plan), _previous(job, plan), job.metadata.generation, now),
@@ -76,7 +78,9 @@ def _as_refused(job: FineTuneJob, plan: JobPlan, refused: Failure) -> JobPlan:
         record = replace(record, attempt=max(record.counted, job.status.attempt), failure=refused)
     if plan.register:
         record = replace(record, is_registered=False)
-    return replace(plan, record=record, phase="Pending", failure=refused, create=None, register=False)
+    # What canaries came to is decided anew, from what the status said before.
+    rollout = replace(plan.rollout, canaries=job.status.canaries)
+    return replace(plan, record=record, phase="Pending", failure=refused, create=None, register=False, rollout=rollout)
 
 
 def _previous(job: FineTuneJob, plan: JobPlan) -> list[Condition]:
@@ -104,8 +108,10 @@ def _build_facts(job: FineTuneJob, plan: JobPlan) -> tuple[Fact, ...]:
     admitted = _admitted(plan)
     dataset, trained = _dataset_ready(plan), _trained(plan)
     evaluated, registered = _evaluated(plan), _registered(job, plan)
-    ready = _ready(plan, (dataset, trained, evaluated, registered))
-    return (dataset, *([] if admitted is None else [admitted]), trained, evaluated, registered, ready)
+    promoted = build_promoted_fact(plan.rollout)
+    ready = _ready(plan, (dataset, trained, evaluated, registered), promoted)
+    facts = (dataset, admitted, trained, evaluated, registered, promoted, ready)
+    return tuple(fact for fact in facts if fact is not None)
 
 
 def _dataset_ready(plan: JobPlan) -> Fact:
@@ -179,11 +185,14 @@ def _registered(job: FineTuneJob, plan: JobPlan) -> Fact:
     return is_unknown(CONDITION_REGISTERED, Reason.Evaluating, "The result is registered when its gates hold.")
 
 
-def _ready(plan: JobPlan, facts: tuple[Fact, Fact, Fact, Fact]) -> Fact:
+def _ready(plan: JobPlan, facts: tuple[Fact, Fact, Fact, Fact], promoted: Fact | None) -> Fact:
     dataset, trained, evaluated, registered = facts
     if plan.phase == "Succeeded":
-        return is_true(CONDITION_READY, registered.reason, registered.message)
+        last = promoted or registered
+        return is_true(CONDITION_READY, last.reason, last.message)
     if plan.failure is not None:
         return is_false(CONDITION_READY, plan.failure.reason, plan.failure.message)
+    if promoted is not None:
+        return is_false(CONDITION_READY, promoted.reason, promoted.message)
     now = evaluated if plan.is_evaluating else trained if plan.record.is_prepared else dataset
     return is_false(CONDITION_READY, now.reason, now.message)

@@ -42,7 +42,8 @@ from llmos_operator.manifests.finetune import (
 from llmos_operator.manifests.replica import build_held_pods
 from llmos_operator.manifests.steps import build_claim_change
 from llmos_operator.planning.failures import Failure
-from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job
+from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job, with_rollout
+from llmos_operator.planning.finetune_canary import NOTHING
 from llmos_operator.planning.finetune_pods import JobPod, PodState, build_job_pods
 from llmos_operator.planning.finetune_reports import TrainReport, read_progress_line
 from llmos_operator.planning.finetune_status import build_job_status
@@ -51,6 +52,7 @@ from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.kueue import choose_queue, find_superseded
 from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
+from llmos_operator.reconcilers.canary import look_at_canaries
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.kueue import KueueLook, build_kueue_metadata, look_at_kueue, tend_pods
@@ -82,6 +84,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     """Bring one FineTuneJob closer to what its spec says."""
     current = await context.kube.get(FINE_TUNE_JOBS, key.name, key.namespace)
     if current is None or "deletionTimestamp" in current["metadata"]:
+        context.canaries.forget(key)
         return DONE
     try:
         job = FineTuneJob.model_validate(current)
@@ -90,6 +93,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
         return DONE
     observed = await _observe(context, key, current, job)
     plan = plan_job(observed.sight)
+    plan = with_rollout(plan, await look_at_canaries(context, key, job, plan, observed.sight.output, observed.output))
     refused = await _apply(context, observed, plan)
     has_claim = observed.claim is not None or (plan.needs_files and refused is None)
     # Of a lost result the status keeps saying where it was: nothing is ever registered in its place.
@@ -205,7 +209,7 @@ async def _observe_progress(context: Context, pods: Sequence[JobPod], namespace:
 async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failure | None:
     """Make what the plan says; return what the API server refused."""
     try:
-        model = await _register(context, observed) if plan.register else None
+        model = await _register(context, observed, plan) if plan.register or plan.rollout.must_apply else None
         if plan.needs_files:
             await _apply_claim(context, observed, model)
             await apply_if_needed(context.kube, build_job_config(observed.job), observed.config)
@@ -216,8 +220,8 @@ async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failur
     return None
 
 
-async def _register(context: Context, observed: _Observed) -> Object:
-    desired = build_output_model(observed.job)
+async def _register(context: Context, observed: _Observed, plan: JobPlan) -> Object:
+    desired = build_output_model(observed.job, plan.rollout.canaries if plan.rollout != NOTHING else None)
     if observed.output is not None and is_applied(desired, observed.output):
         return observed.output
     return await context.kube.apply(desired)

@@ -5,8 +5,8 @@ Imports pydantic only, so that every program can afford it. The CRDs are generat
 
 from llmos.api.acceleratorclass import AcceleratorClass, AcceleratorClassSpec, AcceleratorClassStatus
 from llmos.api.architecture import ModelArchitecture
+from llmos.api.canary import ArmStatus, AttachTo, CanaryStatus, Replacement
 from llmos.api.finetunejob import (
-    AttachTo,
     Checkpointing,
     Dataset,
     Evaluate,
@@ -92,8 +92,10 @@ __all__ = [
     "AcceleratorClassStatus",
     "AllowedModels",
     "ApiModel",
+    "ArmStatus",
     "AttachTo",
     "Attempts",
+    "CanaryStatus",
     "CheckpointStatus",
     "Checkpointing",
     "ClassQuota",
@@ -139,6 +141,7 @@ __all__ = [
     "PriorityRange",
     "Reason",
     "ReasonInfo",
+    "Replacement",
     "ReplicaCapacity",
     "ResolvedModel",
     "Rollout",

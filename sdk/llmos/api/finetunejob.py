@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from llmos.api.canary import AttachTo
 from llmos.api.finetunejob_status import FineTuneJobStatus
 from llmos.api.llmmodel import ModelSource
 from llmos.api.meta import (
@@ -282,20 +283,13 @@ class Evaluate(ApiModel):
     """All must hold, or nothing is registered."""
 
 
-class AttachTo(ApiModel):
-    """A pool that serves the result."""
-
-    pool: Name
-    """Name of an InferencePool in the same namespace."""
-
-
 class Output(ApiModel):
     """What becomes of the result."""
 
     name: Name
     """Name of the LLMModel that is made, by which the gateway serves an adapter."""
     attach_to: Annotated[tuple[AttachTo, ...], Field(max_length=16), ListMap(("pool",))] = ()
-    """Pools of the base model that load the adapter without a restart. For tuning lora only."""
+    """Pools of the base model that load the adapter without a restart; each may be a canary. For tuning lora only."""
 
 
 class Retries(ApiModel):
@@ -314,6 +308,13 @@ class FineTuneJobSpec(ApiModel):
         Rule(
             "self.method.tuning == 'lora' || !has(self.output.attachTo) || size(self.output.attachTo) == 0",
             "only adapters are attached to pools: for tuning full, name the result in a pool's modelRef",
+            field_path=".output.attachTo",
+        ),
+        Rule(
+            "!has(self.output.attachTo) || self.output.attachTo.all(each, !has(each.replaces) || "
+            "each.replaces != self.output.name)",
+            "a result cannot replace itself: give output.name a name of its own, and name in replaces the one that "
+            "clients ask for",
             field_path=".output.attachTo",
         ),
         Rule(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from llmos.api.meta import ApiModel, Conditions, LocalReference
+from llmos.api.canary import CanaryStatus
+from llmos.api.meta import ApiModel, Conditions, ListMap, LocalReference
 
 
 class DatasetExample(ApiModel):
@@ -151,7 +152,7 @@ class FineTuneJobStatus(ApiModel):
     observed_generation: Annotated[int, Field(ge=0)] = 0
     """The generation that this status speaks about."""
     phase: Annotated[str, Field(max_length=32)] = ""
-    """One word for people: Pending, Preparing, Queued, Training, Evaluating, Suspended, Succeeded or Failed."""
+    """One word for people: Pending, Preparing, Queued, Training, Evaluating, Suspended, Canary, Succeeded or Failed."""
     base_digest: Annotated[str, Field(max_length=128)] = ""
     """Digest of the base model; the job never goes on with another."""
     claim_name: Annotated[str, Field(max_length=253)] = ""
@@ -172,9 +173,12 @@ class FineTuneJobStatus(ApiModel):
     """How good the result is."""
     output: OutputStatus | None = None
     """The result."""
+    canaries: Annotated[tuple[CanaryStatus, ...], Field(max_length=16), ListMap(("pool",))] = ()
+    """Where the result takes another adapter's place, and how it does there."""
     start_time: datetime | None = None
     """When the job was first looked at."""
     completion_time: datetime | None = None
     """When it ended."""
     conditions: Conditions = ()
-    """DatasetReady, Admitted, Trained, Evaluated, Registered and their aggregate Ready."""
+    """DatasetReady, Admitted, Trained, Evaluated, Registered, Promoted where there are canaries, and their aggregate
+    Ready."""

@@ -108,6 +108,7 @@ CONDITION_DATASET_READY: Final = "DatasetReady"
 CONDITION_TRAINED: Final = "Trained"
 CONDITION_EVALUATED: Final = "Evaluated"
 CONDITION_REGISTERED: Final = "Registered"
+CONDITION_PROMOTED: Final = "Promoted"
 CONDITION_ISOLATION_READY: Final = "IsolationReady"
 
 # Containers and ports of worker pods.
