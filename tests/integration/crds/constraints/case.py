@@ -32,7 +32,8 @@ ITEMS: Final[dict[str, Object]] = {
     "allow": {},
     "suites": {"name": "support", "source": {"uri": "hf://org/set"}},
     "gates": {"metric": "eval_loss", "max": 1},
-    "attachTo": {"pool": "chat"},
+    "attachTo": {"pool": "chat", "replaces": "former"},
+    "replaces": {"pool": "chat", "name": "former"},
     "targetModules": {},
     "metrics": {},
     "egressAllow": {},
@@ -111,7 +112,7 @@ def _manifest(kind: str, path: str, value: Any) -> Object:
     spec = dict(SMALLEST[kind])
     if path.startswith("spec.scaling"):
         del spec["replicas"]
-    if path.startswith("spec.adapter.attachTo"):
+    if path.startswith(("spec.adapter.attachTo", "spec.adapter.replaces")):
         spec["adapter"] = {"baseModelRef": {"name": "base"}}
     base = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "case"}, "spec": spec}
     merged: Object = merge(base, _change(path.split("."), value) if path else value)

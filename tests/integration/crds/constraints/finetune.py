@@ -18,6 +18,7 @@ from tests.integration.crds.constraints.case import (
 _JOB: Final = "FineTuneJob"
 _URI_SAYS: Final = "the URI must start with one of"
 _PARAMETERS: Final = "spec.trainer.hyperparameters"
+_TARGET: Final = "spec.output.attachTo[]"
 _SUITE: Final = "spec.evaluate.suites[]"
 
 
@@ -195,6 +196,28 @@ _OUTPUT: Final = [
         says="only adapters are attached to pools",
         blamed="spec.output.attachTo",
     ),
+    Case(
+        _JOB,
+        _TARGET,
+        "rule",
+        {"weight": 10, "promoteAfter": "30m"},
+        {"replaces": None, "weight": 10},
+        says="weight and promoteAfter are those of a canary",
+    ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"output": {"attachTo": [{"pool": "chat", "replaces": "former"}]}},
+        {"output": {"attachTo": [{"pool": "chat", "replaces": "result"}]}},
+        says="a result cannot replace itself",
+        blamed="spec.output.attachTo",
+    ),
+    *reference(_JOB, f"{_TARGET}.replaces"),
+    *limits(_JOB, f"{_TARGET}.weight", 1, 100),
+    longest_text(_JOB, f"{_TARGET}.promoteAfter", 6, accepted="99999h"),
+    Case(_JOB, f"{_TARGET}.promoteAfter", "pattern", "90s", "0s"),
+    Case(_JOB, f"{_TARGET}.promoteAfter", "pattern", "2h", "2 h"),
     *limits(_JOB, "spec.retries.user", 0, 100),
     *limits(_JOB, "spec.retries.infrastructure", 0, 10000),
 ]
