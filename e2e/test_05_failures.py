@@ -398,6 +398,7 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.GateFailed: "test_27_finetune",
         Reason.LossNotFinite: "tests/training/train/test_learning: a base whose weights are infinite",
         Reason.NodeLost: "test_27_finetune",
+        Reason.NoTrialSucceeded: "tests/operator/reconcilers/test_finetune_search",
         Reason.NothingToLearn: "tests/training/prepare/test_gate",
         Reason.OutputNameTaken: "tests/operator/reconcilers/test_finetune",
         Reason.PersonalDataFound: "tests/training/prepare/test_gate",

@@ -57,6 +57,7 @@ from llmos_operator.manifests.steps import (
 )
 from llmos_operator.planning.finetune_canary import build_replacements, list_attached
 from llmos_operator.planning.finetune_memory import plan_container_memory
+from llmos_operator.planning.finetune_search import find_output_folder
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.settings import Settings
 
@@ -137,7 +138,8 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
         canaries: where it takes the place of others; None if the job knows of no such place.
     """
     output = job.spec.output
-    spec: Manifest = {"source": {"uri": f"pvc://{compute_work_claim_name(job)}/output"}}
+    folder = find_output_folder(job.status.best_trial)
+    spec: Manifest = {"source": {"uri": f"pvc://{compute_work_claim_name(job)}/{folder}"}}
     if job.spec.method.tuning == "lora":
         spec["adapter"] = {"baseModelRef": {"name": job.spec.base_model_ref.name}}
         if canaries is not None:

@@ -92,6 +92,8 @@ class JobPlan:
     needs_files: bool = False
     """Claim and ConfigMap are to exist."""
     register: bool = False
+    told: str = ""
+    """How far training is, in words, where it is not one attempt that trains."""
     rollout: CanaryPlan = NOTHING
     """How the result takes the place of other adapters."""
     delete: tuple[JobPod, ...] = ()

@@ -33,10 +33,17 @@ from llmos_operator.planning.failures import Failure, describe
 from llmos_operator.planning.finetune import JobPlan
 from llmos_operator.planning.finetune_canary import build_promoted_fact
 from llmos_operator.planning.finetune_pods import PodState
+from llmos_operator.planning.finetune_search import NO_SEARCH, SearchPlan, find_output_folder
 
 
 def build_job_status(
-    job: FineTuneJob, plan: JobPlan, *, claim_name: str, refused: Failure | None, now: datetime
+    job: FineTuneJob,
+    plan: JobPlan,
+    *,
+    claim_name: str,
+    refused: Failure | None,
+    now: datetime,
+    search: SearchPlan = NO_SEARCH,
 ) -> FineTuneJobStatus:
     """Return the status of `job`.
 
@@ -46,8 +53,10 @@ def build_job_status(
         claim_name: name of the job's claim; empty if it does not exist.
         refused: what the API server refused in this pass, if anything; then nothing new was made.
         now: the current time.
+        search: what was planned about trials.
     """
     if refused is not None:
+        search = SearchPlan(job.status.trials, job.status.best_trial)
         plan = _as_refused(job, plan, refused)
     record, is_over = plan.record, plan.phase in {"Succeeded", "Failed"}
     moment = now.replace(microsecond=0)
@@ -62,8 +71,12 @@ def build_job_status(
         attempt=record.attempt,
         attempts=record.attempts,
         lost_accelerator_seconds=record.lost_accelerator_seconds,
-        evaluation=Evaluation(metrics=record.metrics, gates=plan.gates) if record.is_trained else None,
-        output=_build_output(job, plan, claim_name),
+        evaluation=Evaluation(metrics=record.metrics, gates=plan.gates)
+        if record.is_trained or record.metrics
+        else None,
+        output=_build_output(job, plan, claim_name, search.best),
+        trials=search.trials,
+        best_trial=search.best,
         canaries=plan.rollout.canaries,
         start_time=job.status.start_time or moment,
         completion_time=(job.status.completion_time or moment) if is_over else None,
@@ -93,13 +106,13 @@ def _stage(plan: JobPlan) -> str:
     return CONDITION_TRAINED if plan.record.is_prepared else CONDITION_DATASET_READY
 
 
-def _build_output(job: FineTuneJob, plan: JobPlan, claim_name: str) -> OutputStatus | None:
+def _build_output(job: FineTuneJob, plan: JobPlan, claim_name: str, best_trial: int | None) -> OutputStatus | None:
     if not plan.record.is_trained:
         return None
     name = job.spec.output.name
     return OutputStatus(
         digest=plan.record.output_digest,
-        uri=f"pvc://{claim_name}/output" if claim_name else "",
+        uri=f"pvc://{claim_name}/{find_output_folder(best_trial)}" if claim_name else "",
         model_ref=LocalReference(name=name) if plan.record.is_registered else None,
     )
 
@@ -158,8 +171,8 @@ def _trained(plan: JobPlan) -> Fact:
         return is_unknown(CONDITION_TRAINED, Reason.Preparing, "Training begins when the dataset is ready.")
     if record.failure is not None:
         return is_false(CONDITION_TRAINED, record.failure.reason, record.failure.message)
-    if plan.live is not None and plan.live.state is PodState.RUNNING:
-        return is_unknown(CONDITION_TRAINED, Reason.Training, f"Attempt {record.attempt} runs.")
+    if plan.told or (plan.live is not None and plan.live.state is PodState.RUNNING):
+        return is_unknown(CONDITION_TRAINED, Reason.Training, plan.told or f"Attempt {record.attempt} runs.")
     if plan.live is None and plan.create is None:
         return is_unknown(CONDITION_TRAINED, Reason.Starting, "The next attempt has not begun; see Ready.")
     return is_unknown(CONDITION_TRAINED, Reason.Starting, f"Attempt {record.attempt} is to start.")

@@ -39,6 +39,7 @@ from llmos_operator.manifests.finetune import (
     compute_work_claim_name,
     read_node_labels,
 )
+from llmos_operator.manifests.finetune_trials import build_trial_pod
 from llmos_operator.manifests.replica import build_held_pods
 from llmos_operator.manifests.steps import build_claim_change
 from llmos_operator.planning.failures import Failure
@@ -46,6 +47,7 @@ from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, 
 from llmos_operator.planning.finetune_canary import NOTHING
 from llmos_operator.planning.finetune_pods import JobPod, PodState, build_job_pods
 from llmos_operator.planning.finetune_reports import TrainReport, read_progress_line
+from llmos_operator.planning.finetune_search import SearchPlan, TrialPod
 from llmos_operator.planning.finetune_status import build_job_status
 from llmos_operator.planning.gangs import PodTimes
 from llmos_operator.planning.isolation import build_refusal
@@ -56,6 +58,7 @@ from llmos_operator.reconcilers.canary import look_at_canaries
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.kueue import KueueLook, build_kueue_metadata, look_at_kueue, tend_pods
+from llmos_operator.reconcilers.search import look_at_search, read_trial
 from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed, is_applied
 
@@ -71,6 +74,8 @@ class _Observed:
     sight: Sight
     pods: list[Object]
     """Pods of the job itself, not of an earlier one of its name."""
+    built: tuple[JobPod, ...]
+    """The same."""
     claim: Object | None
     config: Object | None
     output: Object | None
@@ -92,14 +97,20 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
         await apply_invalid_status(context, current, error)
         return DONE
     observed = await _observe(context, key, current, job)
-    plan = plan_job(observed.sight)
+    plan, search = await look_at_search(
+        observed.sight,
+        plan_job(observed.sight),
+        observed.pods,
+        observed.built,
+        lambda pods: _observe_progress(context, pods, key.namespace),
+    )
     plan = with_rollout(plan, await look_at_canaries(context, key, job, plan, observed.sight.output, observed.output))
-    refused = await _apply(context, observed, plan)
+    refused = await _apply(context, observed, plan, search)
     has_claim = observed.claim is not None or (plan.needs_files and refused is None)
     # Of a lost result the status keeps saying where it was: nothing is ever registered in its place.
     is_result_lost = observed.sight.is_work_lost and plan.record.is_trained and not plan.record.is_registered
     claim_name = compute_work_claim_name(job) if has_claim or is_result_lost else ""
-    status = build_job_status(job, plan, claim_name=claim_name, refused=refused, now=context.now())
+    status = build_job_status(job, plan, claim_name=claim_name, refused=refused, now=context.now(), search=search)
     await apply_status_if_changed(context.kube, current, status, context.now())
     await _delete(context, observed, plan)
     train = [pod for pod in observed.pods if _is_train(pod)]
@@ -131,19 +142,23 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
     kueue = await look_at_kueue(context, queue, [pod for pod in own if _is_train(pod)])
     isolation = look_at_pool(context, job, (), tenants)
     built = _build_pods(context, own, has_quota=has_quota)
+    of_trials = {pod["metadata"]["name"] for pod in own if read_trial(pod)}
+    of_job = tuple(pod for pod in built if pod.name not in of_trials)
     sight = Sight(
         job=job,
         now=context.now(),
-        pods=built,
+        pods=of_job,
         base=context.shared.parse(LLMModel, base) if base else None,
         accelerator=context.shared.parse(AcceleratorClass, accelerator) if accelerator else None,
-        live=await _observe_progress(context, built, namespace),
+        live=await _observe_progress(context, of_job, namespace),
         output=_whose(output, job),
         obstacle=isolation.refusal or _find_foreign(job, pods, claim, config),
         waits=kueue.waits or _waits(context, key),
         is_work_lost=claim is None and bool(job.status.claim_name),
     )
-    return _Observed(current, job, sight, own, claim, config, output, has_quota, queue, kueue, isolation.look_again_s)
+    return _Observed(
+        current, job, sight, own, built, claim, config, output, has_quota, queue, kueue, isolation.look_again_s
+    )
 
 
 async def _observe_class(context: Context, name: str) -> Object | None:
@@ -206,7 +221,7 @@ async def _observe_progress(context: Context, pods: Sequence[JobPod], namespace:
     return read_progress_line(await context.kube.tail_log(running.name, namespace, CONTAINER_TRAIN, lines=LOG_LINES))
 
 
-async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failure | None:
+async def _apply(context: Context, observed: _Observed, plan: JobPlan, search: SearchPlan) -> Failure | None:
     """Make what the plan says; return what the API server refused."""
     try:
         model = await _register(context, observed, plan) if plan.register or plan.rollout.must_apply else None
@@ -215,6 +230,8 @@ async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failur
             await apply_if_needed(context.kube, build_job_config(observed.job), observed.config)
         if plan.create is not None:
             await context.kube.apply(await _build_pod(context, observed, plan, plan.create))
+        for trial in search.create:
+            await context.kube.apply(await _build_pod(context, observed, plan, trial.new, trial))
     except (Forbidden, Invalid) as error:
         return build_refusal(error.message)
     return None
@@ -235,8 +252,10 @@ async def _apply_claim(context: Context, observed: _Observed, model: Object | No
         await apply_if_needed(context.kube, build_claim_change(claim, observed.claim, is_filled=True), observed.claim)
 
 
-async def _build_pod(context: Context, observed: _Observed, plan: JobPlan, new: NewPod) -> Object:
-    base, job = observed.sight.base, observed.job
+async def _build_pod(
+    context: Context, observed: _Observed, plan: JobPlan, new: NewPod, trial: TrialPod | None = None
+) -> Object:
+    base, job = observed.sight.base, trial.job if trial is not None else observed.job
     if base is None:
         raise LookupError(f"a pod of FineTuneJob {job.metadata.name} was planned without its base model")
     template = JobTemplate(job, base, observed.sight.accelerator, plan.record.base_digest, context.settings)
@@ -245,6 +264,8 @@ async def _build_pod(context: Context, observed: _Observed, plan: JobPlan, new: 
     is_ours = observed.has_quota and not observed.queue
     labels = await _observe_node_labels(context, observed) if is_ours else {}
     pod = build_train_pod(template, new.number, has_quota=is_ours, node_labels=labels)
+    if trial is not None:
+        pod = build_trial_pod(pod, job.metadata.name, trial.trial.number, new.number)
     if observed.queue:
         name = pod["metadata"]["name"]
         held = build_kueue_metadata(context, job, observed.queue, name, 1, observed.pods)

@@ -29,7 +29,9 @@ from llmos.api.finetunejob_status import (
     GateVerdict,
     MetricComparison,
     OutputStatus,
+    ParameterValue,
     TrainingProgress,
+    TrialStatus,
 )
 from llmos.api.inferencepool import (
     Accelerator,
@@ -66,6 +68,7 @@ from llmos.api.scaling import (
     ScalingTarget,
     ScheduleWindow,
 )
+from llmos.api.search import Search, SearchParameter
 from llmos.api.tenant import (
     AllowedModels,
     ClassQuota,
@@ -137,6 +140,7 @@ __all__ = [
     "Output",
     "OutputStatus",
     "Parallelism",
+    "ParameterValue",
     "PoolPlan",
     "PriorityRange",
     "Reason",
@@ -152,6 +156,8 @@ __all__ = [
     "ScalingStatus",
     "ScalingTarget",
     "ScheduleWindow",
+    "Search",
+    "SearchParameter",
     "Tenant",
     "TenantSpec",
     "TenantStatus",
@@ -161,5 +167,6 @@ __all__ = [
     "Toleration",
     "Trainer",
     "TrainingProgress",
+    "TrialStatus",
     "TrustRemoteCode",
 ]

@@ -23,6 +23,7 @@ from llmos.api.meta import (
     Rule,
 )
 from llmos.api.names import API_VERSION
+from llmos.api.search import Search
 
 ModuleName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
 """The name of a module of the model, for example q_proj."""
@@ -323,6 +324,26 @@ class FineTuneJobSpec(ApiModel):
             field_path=".earlyStopping",
         ),
         Rule(
+            "!has(self.search) || self.dataset.split.evalFraction > 0.0",
+            "search compares trials by held-out examples: set dataset.split.evalFraction above 0",
+            field_path=".search",
+        ),
+        Rule(
+            "!has(self.search) || self.method.tuning == 'lora' || "
+            "!self.search.parameters.exists(each, each.name in ['rank', 'alpha', 'dropout'])",
+            "rank, alpha and dropout are those of an adapter, and tuning full makes none",
+            field_path=".search.parameters",
+        ),
+        Rule(
+            "has(self.search) == has(oldSelf.search) && (!has(self.search) || ("
+            "self.search.algorithm == oldSelf.search.algorithm && self.search.seed == oldSelf.search.seed && "
+            "self.search.reductionFactor == oldSelf.search.reductionFactor && "
+            "self.search.parameters == oldSelf.search.parameters))",
+            "algorithm, seed, reductionFactor and parameters of a search cannot be changed, for trials were made with "
+            "them: make a new FineTuneJob",
+            field_path=".search",
+        ),
+        Rule(
             "self.baseModelRef == oldSelf.baseModelRef && self.method == oldSelf.method && "
             "self.dataset == oldSelf.dataset && self.checkpoint.storage == oldSelf.checkpoint.storage && "
             "self.trainer.hyperparameters == oldSelf.trainer.hyperparameters && "
@@ -344,6 +365,8 @@ class FineTuneJobSpec(ApiModel):
     """How often everything is saved."""
     early_stopping: EarlyStopping | None = None
     """Stop when it no longer gets better."""
+    search: Search | None = None
+    """Try several hyperparameters, and take the result of the best trial. Absent = train once, as it stands."""
     evaluate: Evaluate = Evaluate()
     """How good the result must be."""
     output: Output

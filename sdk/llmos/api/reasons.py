@@ -102,6 +102,7 @@ class Reason(StrEnum):
     GateFailed = "GateFailed"
     OutputNameTaken = "OutputNameTaken"
     CanaryRegressed = "CanaryRegressed"
+    NoTrialSucceeded = "NoTrialSucceeded"
     # AcceleratorClass.
     NodesFound = "NodesFound"
     # Tenant.
@@ -710,5 +711,12 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "status.canaries has the numbers. Find out why (the LLMModel of the result can be attached to a pool for "
         "trials), and make a new FineTuneJob.",
         "none",
+    ),
+    Reason.NoTrialSucceeded: _bad(
+        _JOB,
+        "Trained",
+        "The search is over, and no trial came to a result.",
+        "status.trials says why each ended. Raise search.budgetAcceleratorHours, search.maxTrials or retries to go on.",
+        "on-change",
     ),
 }

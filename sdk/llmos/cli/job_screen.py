@@ -14,6 +14,7 @@ from llmos.cli.gates import describe_gate
 from llmos.cli.job_progress import describe_training
 from llmos.cli.report import Health, State
 from llmos.cli.screen import build_table, draw_mark, draw_problem
+from llmos.cli.trials import draw_trials
 
 
 def draw_job(job: FineTuneJob, health: Health) -> RenderableType:
@@ -27,6 +28,7 @@ def draw_findings(job: FineTuneJob) -> list[RenderableType]:
     """What was found about the dataset and the result, as far as there is something."""
     report, evaluation = job.status.dataset_report, job.status.evaluation
     parts: list[RenderableType] = [draw_dataset(report)] if report else []
+    parts += draw_trials(job)
     parts += draw_evaluation(evaluation, job.spec.evaluate.gates) if evaluation else []
     return parts + draw_canaries(job)
 

@@ -84,6 +84,8 @@ class JobExplanation:
             "progress": self.job.status.progress and self.job.status.progress.to_manifest(),
             "attempts": self.job.status.attempts.to_manifest(),
             "lostAcceleratorSeconds": self.job.status.lost_accelerator_seconds,
+            "trials": [each.to_manifest() for each in self.job.status.trials],
+            "bestTrial": self.job.status.best_trial,
             "canaries": [each.to_manifest() for each in self.job.status.canaries],
         }
 

@@ -92,12 +92,13 @@ def test_a_failure_of_the_incumbent_never_condemns_a_canary(result: ArmLoad, inc
 def test_of_canaries_that_are_as_good_hardly_any_is_rolled_back_however_often_one_looks(share: float) -> None:
     coin, rolled_back = throw(7), 0
     for _ in range(200):
-        counts = [[0, 0], [0, 0]]
+        requests, failed = [0, 0], [0, 0]
         for number in range(1000):
-            one = counts[coin.random() < 0.1]
-            one[0] += 1
-            one[1] += coin.random() < share
-            if number % 10 == 0 and judge(arm(*counts[1]), arm(*counts[0])).decision == "roll-back":
+            one = int(coin.random() < 0.1)
+            requests[one] += 1
+            failed[one] += coin.random() < share
+            mine, theirs = (arm(requests[each], failed[each]) for each in (1, 0))
+            if number % 10 == 0 and judge(mine, theirs).decision == "roll-back":
                 rolled_back += 1
                 break
     assert rolled_back <= 3

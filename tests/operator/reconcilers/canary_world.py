@@ -73,7 +73,7 @@ class CanaryWorld(JobWorld):
         status = self.kube.stored(INFERENCE_POOLS, NAMESPACE, "chat").get("status", {})
         return {entry["name"]: entry["weight"] for entry in status.get("adapters", ()) if "weight" in entry}
 
-    async def turn(self, seconds: float = 5.0) -> dict[str, Any]:
+    async def go_on(self, seconds: float = 5.0) -> dict[str, Any]:
         """Some time, the pool, then the job."""
         self.pass_time(seconds)
         if self.kube.all(INFERENCE_POOLS):

@@ -24,7 +24,7 @@ async def begin(**options: Any) -> CanaryWorld:
     """A canary that a replica serves."""
     world = CanaryWorld(**options)
     await world.register()
-    await world.turn()
+    await world.go_on()
     return world
 
 
@@ -35,15 +35,15 @@ async def test_a_result_begins_with_its_share_and_takes_all_after_its_time() -> 
     assert (world.canary["state"], world.canary["incumbent"]["name"]) == ("Waiting", "support")
     assert world.adapter["replaces"] == [{**SHARE, "weight": 10}]
     assert "completionTime" not in status
-    await world.turn()
+    await world.go_on()
     assert world.canary["state"] == "Running"
     world.ask((60, 0), (500, 0))
-    await world.turn(HALF_AN_HOUR_S - 10)
+    await world.go_on(HALF_AN_HOUR_S - 10)
     assert (world.canary["state"], world.canary["result"]["requests"]) == ("Running", 60)
     assert world.condition("Promoted") == ("Unknown", "CanaryRunning")
-    await world.turn(10)
+    await world.go_on(10)
     assert (world.canary["state"], world.adapter["replaces"][0]["weight"]) == ("Promoting", 10)
-    status = await world.turn()
+    status = await world.go_on()
     assert (status["phase"], world.ready()) == ("Succeeded", ("True", "Promoted"))
     assert world.adapter == {
         "baseModelRef": {"name": "smollm2"},
@@ -59,13 +59,13 @@ async def test_a_result_begins_with_its_share_and_takes_all_after_its_time() -> 
 async def test_one_that_fails_is_rolled_back_at_once_in_two_steps() -> None:
     world = await begin()
     world.ask((20, 12), (180, 1))
-    await world.turn()
+    await world.go_on()
     assert (world.canary["state"], world.adapter["replaces"][0]["weight"]) == ("RollingBack", 10)
     assert world.ready() == ("False", "CanaryRegressed")
-    await world.turn()
+    await world.go_on()
     assert (world.canary["state"], world.adapter["replaces"][0]["weight"]) == ("RollingBack", 0)
     assert world.adapter["attachTo"] == ["chat"]
-    status = await world.turn()
+    status = await world.go_on()
     assert (status["phase"], world.canary["state"]) == ("Failed", "RolledBack")
     assert (world.adapter["attachTo"], world.adapter["replaces"]) == ([], [])
     assert world.condition("Promoted") == ("False", "CanaryRegressed")
@@ -80,7 +80,7 @@ async def test_one_that_fails_is_rolled_back_at_once_in_two_steps() -> None:
 async def test_one_that_is_slow_is_rolled_back() -> None:
     world = await begin()
     world.ask((60, 0), (500, 0), ttft_s=0.9)
-    await world.turn()
+    await world.go_on()
     assert world.canary["state"] == "RollingBack"
     assert "TTFT" in world.canary["message"]
     assert (world.canary["result"]["ttftMilliseconds"], world.canary["incumbent"]["ttftMilliseconds"]) == (900, 100)
@@ -89,19 +89,19 @@ async def test_one_that_is_slow_is_rolled_back() -> None:
 async def test_a_flaky_incumbent_does_not_make_it_fail() -> None:
     world = await begin()
     world.ask((100, 30), (900, 290))
-    await world.turn(HALF_AN_HOUR_S)
+    await world.go_on(HALF_AN_HOUR_S)
     assert world.canary["state"] == "Promoting"
 
 
 async def test_too_few_requests_promote_nothing_and_say_so() -> None:
     world = await begin()
     world.ask((12, 0), (100, 0))
-    await world.turn(HALF_AN_HOUR_S)
+    await world.go_on(HALF_AN_HOUR_S)
     assert world.ready() == ("False", "CanaryUndecided")
     assert "12 requests of the result" in world.canary["message"]
     assert world.kube.events[-1]["reason"] == "CanaryUndecided"
     world.ask((50, 0), (400, 0))
-    await world.turn()
+    await world.go_on()
     assert world.canary["state"] == "Promoting"
 
 
@@ -118,22 +118,22 @@ async def test_it_waits_for_a_replica_and_says_what_the_pool_says() -> None:
     world = CanaryWorld()
     world.is_served = False
     await world.register()
-    await world.turn(2 * HALF_AN_HOUR_S)
+    await world.go_on(2 * HALF_AN_HOUR_S)
     assert (world.canary["state"], "since" in world.canary) == ("Waiting", False)
     world.kube.finish_deletion(INFERENCE_POOLS, "chat", NAMESPACE)
-    await world.turn()
+    await world.go_on()
     assert "no InferencePool chat" in world.canary["message"]
 
 
 async def test_a_person_promotes_by_weight_100_and_detaches_by_removing_the_entry() -> None:
     world = await begin()
     world.change(output={"name": RESULT, "attachTo": [{**TARGET, "weight": 100}]})
-    await world.turn()
-    await world.turn()
+    await world.go_on()
+    await world.go_on()
     assert world.status_now()["phase"] == "Succeeded"
     world = await begin()
     world.change(output={"name": RESULT, "attachTo": []})
-    status = await world.turn()
+    status = await world.go_on()
     assert (status["phase"], status["canaries"], world.ready()) == ("Succeeded", [], ("True", "Registered"))
     assert (world.adapter["attachTo"], world.adapter["replaces"]) == ([], [])
 
@@ -141,10 +141,10 @@ async def test_a_person_promotes_by_weight_100_and_detaches_by_removing_the_entr
 async def test_another_share_begins_anew() -> None:
     world = await begin()
     world.ask((60, 0), (500, 0))
-    await world.turn(HALF_AN_HOUR_S - 60)
+    await world.go_on(HALF_AN_HOUR_S - 60)
     world.change(output={"name": RESULT, "attachTo": [{**TARGET, "weight": 30}]})
-    await world.turn()
-    await world.turn(60)
+    await world.go_on()
+    await world.go_on(60)
     assert world.adapter["replaces"][0]["weight"] == 30
     assert (world.canary["state"], world.canary["result"]["requests"]) == ("Running", 0)
 
@@ -152,7 +152,7 @@ async def test_another_share_begins_anew() -> None:
 async def test_a_gate_that_is_made_stricter_rolls_it_back() -> None:
     world = await begin()
     world.change(evaluate={"gates": [{"metric": METRIC["name"], "max": 0.1}]})
-    await world.turn()
+    await world.go_on()
     assert world.canary["state"] == "RollingBack"
     assert "A gate does not hold any more" in world.canary["message"]
 
@@ -160,11 +160,11 @@ async def test_a_gate_that_is_made_stricter_rolls_it_back() -> None:
 async def test_models_that_are_deleted_meanwhile_decide_it() -> None:
     world = await begin()
     world.kube.finish_deletion(LLM_MODELS, "support", NAMESPACE)
-    await world.turn()
+    await world.go_on()
     assert world.canary["state"] == "Promoting"
     world = await begin()
     world.kube.finish_deletion(LLM_MODELS, RESULT, NAMESPACE)
-    await world.turn()
+    await world.go_on()
     assert (world.canary["state"], world.status_now()["phase"]) == ("RolledBack", "Failed")
     assert RESULT not in world.models()
 
@@ -173,10 +173,10 @@ async def test_what_was_decided_is_never_written_again() -> None:
     world = await begin()
     world.ask((60, 0), (500, 0))
     for seconds in (HALF_AN_HOUR_S, 5, 5):
-        await world.turn(seconds)
+        await world.go_on(seconds)
     model = world.output(RESULT)
     world.kube.put({**model, "spec": {**model["spec"], "adapter": {**model["spec"]["adapter"], "replaces": []}}})
-    await world.turn()
+    await world.go_on()
     assert world.adapter["replaces"] == []
     assert world.canary["state"] == "Promoted"
 
@@ -186,13 +186,13 @@ async def test_a_restarted_gateway_or_operator_loses_time_and_never_the_verdict(
     world.ask((30, 0), (250, 0))
     world.boot, world.counts = "second", [[0, 0], [0, 0]]
     world.ask((30, 0), (250, 0))
-    await world.turn()
+    await world.go_on()
     assert world.canary["result"]["requests"] == 60
     world.context.canaries.clear()
-    await world.turn(HALF_AN_HOUR_S)
+    await world.go_on(HALF_AN_HOUR_S)
     assert world.ready() == ("False", "CanaryUndecided")
     world.ask()
-    await world.turn()
+    await world.go_on()
     assert (world.canary["state"], world.canary["result"]["requests"]) == ("Running", 30)
 
 
@@ -215,9 +215,9 @@ async def act(world: CanaryWorld, name: str, value: Any) -> None:
     elif name == "wait":
         world.pass_time(value)
     elif name == "cut":
-        world.kube.fail_next(*value, Unavailable("killed"))
+        world.kube.fail_next(value[0], value[1], Unavailable("killed"))
         with contextlib.suppress(Unavailable):
-            await world.turn()
+            await world.go_on()
         world.kube._failures.clear()
     elif name == "forget":
         world.context.canaries.clear()
@@ -235,7 +235,7 @@ def test_no_history_promotes_or_rolls_back_without_grounds(actions: list[tuple[s
             was_bad |= name == "bad" and value[0] > 0
             has_waited += value + 5 if name == "wait" else 5
             await act(world, name, value)
-            await world.turn()
+            await world.go_on()
             state, weight = world.canary["state"], sum(each["weight"] for each in world.adapter["replaces"])
             assert weight in {0, 10, 100}
             assert (weight == 100) <= (state == "Promoted")
@@ -245,9 +245,9 @@ def test_no_history_promotes_or_rolls_back_without_grounds(actions: list[tuple[s
                 assert state == before
             before = state
         for _ in range(3):
-            await world.turn()
+            await world.go_on()
         world.kube.forget_writes()
-        await world.turn(0)
+        await world.go_on(0)
         assert world.kube.changes == [] or world.canary["state"] not in {"Promoted", "RolledBack"}
 
     asyncio.run(check())

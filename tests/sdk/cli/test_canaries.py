@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tests.sdk.cli.conftest import Run
-from tests.sdk.cli.test_tune import SUCCEEDED, job
-from tests.sdk.client.support import Json, Script, answer, condition
+from tests.sdk.client.support import SUCCEEDED, Json, Script, answer, condition, job
 
 OUTPUT = {
     "name": "support-v2",
     "attachTo": [{"pool": "chat", "replaces": "support", "weight": 10}, {"pool": "more"}],
 }
+
 RUNNING = condition("False", "CanaryRunning", "Pool chat: No regression.")
 
 

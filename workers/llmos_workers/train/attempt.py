@@ -61,6 +61,13 @@ class Options:
     attempt: int
     accelerators: int
     metrics_port: int
+    trial: int = 0
+    """Number of the trial of a search; 0 for a job that trains once."""
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and result are."""
+        return self.work / "trials" / str(self.trial) if self.trial else self.work
 
 
 class Attempt:
@@ -117,7 +124,7 @@ class Attempt:
 
     @property
     def _output(self) -> Path:
-        return self._options.work / "output"
+        return self._options.folder / "output"
 
     @cached_property
     def _settings(self) -> Settings:
@@ -169,7 +176,7 @@ class Attempt:
 
     def _build_store(self) -> CheckpointStore:
         wanted = self._options.job.spec.checkpoint
-        folder = self._options.work / "checkpoints"
+        folder = self._options.folder / "checkpoints"
         return CheckpointStore(folder, self._lineage, keep=wanted.keep, keep_best=wanted.keep_best)
 
     def _build_learner(self) -> Learner:
@@ -204,7 +211,7 @@ class Attempt:
     def _build_reports(self, state: State, newest: Checkpoint | None) -> tuple[Reporter, Heartbeat]:
         options = self._options
         heartbeat = Heartbeat(
-            options.work / "attempts",
+            options.folder / "attempts",
             attempt=options.attempt,
             accelerators=options.accelerators,
             resumed_step=state.step,
@@ -212,7 +219,7 @@ class Attempt:
         self._closers.append(heartbeat.close)
         self._reporter = Reporter(
             out=sys.stdout,
-            events=EventLog(options.work / "tensorboard", options.attempt),
+            events=EventLog(options.folder / "tensorboard", options.attempt),
             metrics=Metrics(options.metrics_port),
             examples=self._order.count,
             total_steps=self.schedule.total_steps,

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from llmos.api import FineTuneJob
 from llmos.api.names import CONTROL_PORT, JOB_FILE, MODEL_DIR, WORK_DIR
+from llmos.api.search import apply_parameters, propose_parameters
 from llmos_workers.train.attempt import Attempt, Options
 from llmos_workers.train.errors import (
     EXIT_FAILED,
@@ -82,7 +83,8 @@ def build_options(parsed: argparse.Namespace) -> Options:
     except (OSError, ValidationError) as error:
         raise SystemExit(f"The job file {parsed.job} cannot be read: {error}") from error
     return Options(
-        job=job,
+        job=_find_trial(job, parsed.trial),
+        trial=parsed.trial,
         base=parsed.model,
         work=parsed.work,
         base_digest=parsed.base_digest,
@@ -90,6 +92,16 @@ def build_options(parsed: argparse.Namespace) -> Options:
         accelerators=parsed.accelerators,
         metrics_port=parsed.metrics_port,
     )
+
+
+def _find_trial(job: FineTuneJob, number: int) -> FineTuneJob:
+    """Return the job with the values of a trial."""
+    if not number:
+        return job
+    if job.spec.search is None:
+        raise SystemExit(f"There is no trial {number}: the job has no search.")
+    spec = apply_parameters(job.spec, propose_parameters(job.spec.search, number))
+    return job.model_copy(update={"spec": spec})
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -103,5 +115,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-digest", required=True, help="digest of the base model")
     parser.add_argument("--attempt", type=int, default=1, help="number of the attempt, from 1 on")
     parser.add_argument("--accelerators", type=int, default=1, help="accelerators that the attempt holds")
+    parser.add_argument("--trial", type=int, default=0, help="number of the trial of a search; 0 = the job has none")
     parser.add_argument("--metrics-port", type=int, default=CONTROL_PORT, help="port of /metrics; 0 = none")
     return parser
