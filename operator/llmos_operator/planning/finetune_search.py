@@ -179,13 +179,9 @@ def count_pods(pods: Mapping[int, TrialPods]) -> int:
 
 
 def compute_reserve_s(job: FineTuneJob) -> float:
-    """Return the accelerator seconds that one pod may still need before it has saved its work and gone."""
-    trainer = job.spec.trainer
-    return (
-        (2 * PROGRESS_S + job.spec.checkpoint.on_preempt.deadline_seconds)
-        * trainer.nodes
-        * (trainer.accelerators_per_node)
-    )
+    """Return the accelerator seconds that one attempt may still need before it has saved its work and gone."""
+    seconds = 2 * PROGRESS_S + job.spec.checkpoint.on_preempt.deadline_seconds
+    return seconds * job.spec.trainer.nodes * job.spec.trainer.accelerators_per_node
 
 
 def judge_rung(value: float, others: Sequence[float], reduction_factor: int) -> bool:
@@ -378,11 +374,9 @@ def describe_trials(found: SearchPlan) -> str:
     told = ", ".join(f"{count} {state.lower()}" for state, count in sorted(states.items()))
     best = next((trial for trial in found.trials if trial.number == found.best), None)
     words = f"Trials: {told}." if told else "No trial has begun."
-    return (
-        f"{words} The best so far is {best.number} with eval_loss {best.eval_loss:.4g}."
-        if (best is not None and best.eval_loss is not None)
-        else words
-    )
+    if best is None or best.eval_loss is None:
+        return words
+    return f"{words} The best so far is {best.number} with eval_loss {best.eval_loss:.4g}."
 
 
 def _find_phase(job: FineTuneJob, trials: Sequence[TrialStatus]) -> Phase:
