@@ -10,6 +10,7 @@ What a caller's word means, of what it may see (`tenants`); what it may not see 
     namespace/name              pool             adapter
     namespace/pool/adapter      adapter
 
+An adapter may have a share of another one's name (`splits`): who may use the name gets what stands behind it.
 Pools go first, so that attaching an adapter never changes what a word means that meant something before. A word that
 fits several of the first kind that it fits at all is no name; the longest one always is.
 """
@@ -22,6 +23,7 @@ from dataclasses import replace
 from llmos.api.tenant import Tenant
 from llmos_gateway.keys import ANONYMOUS, ApiKey, KeyRing
 from llmos_gateway.pools import Adapter, Endpoint, HoldLimits, Pool
+from llmos_gateway.splits import Split, build_splits, build_views, choose_arm
 from llmos_gateway.tenants import Sealed, TenantAccess, TenantBook
 
 __all__ = ["ANONYMOUS", "Adapter", "ApiKey", "Catalog", "Endpoint", "HoldLimits", "Pool"]
@@ -42,6 +44,8 @@ class Catalog:
         self._by_adapter: dict[str, set[str]] = {}
         self._views: dict[str, dict[str, Pool]] = {}
         """Of pools by their id: how requests for each adapter see them."""
+        self._splits: dict[str, dict[str, Split]] = {}
+        """Of the same: names that several adapters answer."""
         self._shared: dict[str, frozenset[str]] = {}
         self._listeners: list[Callable[[str], None]] = []
 
@@ -79,6 +83,15 @@ class Catalog:
     def get_pool(self, pool_id: str, adapter: str = "") -> Pool | None:
         """Return a pool by its id, as requests for an adapter see it if one is named; None if it does not exist."""
         return self._views.get(pool_id, {}).get(adapter) if adapter else self._pools.get(pool_id)
+
+    def get_split(self, pool: Pool) -> Split:
+        """Return who answers the name by which a pool was found; nobody in particular if that is empty."""
+        return self._splits.get(pool.id, {}).get(pool.short_name, ()) if pool.adapter is not None else ()
+
+    def deal_out(self, pool: Pool, draw: float) -> Pool:
+        """Return the adapter that answers a request for one that was found; `draw` is from 0 to below 100."""
+        split = self.get_split(pool)
+        return (choose_arm(split, draw) if split else None) or pool
 
     def get_pools(self) -> tuple[Pool, ...]:
         """Return all pools."""
@@ -139,7 +152,7 @@ class Catalog:
         """Forget a pool."""
         pool = self._pools.pop(pool_id, None)
         if pool is not None:
-            del self._views[pool_id]
+            del self._views[pool_id], self._splits[pool_id]
             self._unlist(pool)
             self._tell(pool_id)
 
@@ -202,7 +215,8 @@ class Catalog:
 
     def _set(self, pool: Pool) -> None:
         self._pools[pool.id] = pool
-        self._views[pool.id] = {adapter.name: pool.see(adapter) for adapter in pool.adapters}
+        self._views[pool.id] = build_views(pool)
+        self._splits[pool.id] = build_splits(pool, self._views[pool.id])
 
     def _unlist(self, pool: Pool) -> None:
         for index, name in self._list_entries(pool):
@@ -213,8 +227,8 @@ class Catalog:
     def _list_entries(self, pool: Pool) -> Iterator[tuple[dict[str, set[str]], str]]:
         yield self._by_name, pool.name
         yield self._by_model, pool.model
-        for adapter in pool.adapters:
-            yield self._by_adapter, adapter.name
+        for name in build_views(pool):
+            yield self._by_adapter, name
 
     def _tell(self, pool_id: str) -> None:
         for listener in self._listeners:

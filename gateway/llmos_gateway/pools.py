@@ -51,6 +51,10 @@ class Adapter:
     """Why it is not loaded, in the operator's words; empty while it is loaded or being loaded."""
     is_hopeless: bool = False
     """Whether only a change of some object can mend that."""
+    replaces: str = ""
+    """Name of another adapter that it answers, too."""
+    weight: int = 0
+    """Per cent of the requests for that name that are its."""
 
     @property
     def identity(self) -> str:
@@ -93,6 +97,8 @@ class Pool:
     """What it serves beside its model, each name once."""
     adapter: Adapter | None = None
     """Whose requests see it like this; None: those for its model."""
+    asked: str = ""
+    """The name that callers use, where it is that of an adapter which is gone and whose place this one has taken."""
 
     @property
     def id(self) -> str:
@@ -107,12 +113,12 @@ class Pool:
     @property
     def short_name(self) -> str:
         """Return what callers may call it in its namespace."""
-        return self.adapter_name or self.name
+        return self.asked or self.adapter_name or self.name
 
     @property
     def full_name(self) -> str:
         """Return the name that nothing else has: namespace/pool, or namespace/pool/adapter."""
-        return f"{self.id}/{self.adapter.name}" if self.adapter is not None else self.id
+        return f"{self.id}/{self.short_name}" if self.adapter is not None else self.id
 
     def see(self, adapter: Adapter) -> Pool:
         """Return the pool as requests for one of its adapters see it."""

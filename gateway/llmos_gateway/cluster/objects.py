@@ -115,7 +115,11 @@ def _read_adapter(entry: Object) -> Adapter:
     reason, message = str(entry.get("reason") or ""), str(entry.get("message") or "")
     info = REASONS[Reason(reason)] if reason in Reason.__members__ else None
     adapter = Adapter(
-        str(entry.get("name") or ""), str(entry.get("digest") or ""), frozenset(entry.get("replicas") or ())
+        str(entry.get("name") or ""),
+        str(entry.get("digest") or ""),
+        frozenset(entry.get("replicas") or ()),
+        replaces=str(entry.get("replaces") or ""),
+        weight=int(entry.get("weight") or 0),
     )
     if reason in _LOADED_OR_LOADING or (info is not None and not info.problem):
         return adapter

@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from llmos.api.load import LATENCY_BUCKETS_S, GatewayLoad, Latencies, PoolLoad
+from llmos.api.load import GatewayLoad, PoolLoad
+from llmos_gateway.load.histogram import Histogram
 
 MAX_POOLS: Final = 10_000
 
@@ -39,19 +39,6 @@ class Usage(Protocol):
     def cached_tokens(self) -> int: ...
     @property
     def completion_tokens(self) -> int: ...
-
-
-@dataclass(slots=True)
-class _Histogram:
-    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
-    sum_s: float = 0.0
-
-    def observe(self, value_s: float) -> None:
-        self.counts[bisect_left(LATENCY_BUCKETS_S, value_s)] += 1
-        self.sum_s += value_s
-
-    def build(self) -> Latencies:
-        return Latencies.model_construct(counts=tuple(self.counts), sum_s=self.sum_s)
 
 
 @dataclass(slots=True)
@@ -73,8 +60,8 @@ class _Account:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
-    ttft: _Histogram = field(default_factory=_Histogram)
-    tpot: _Histogram = field(default_factory=_Histogram)
+    ttft: Histogram = field(default_factory=Histogram)
+    tpot: Histogram = field(default_factory=Histogram)
 
     @property
     def open(self) -> int:

@@ -8,8 +8,9 @@ from typing import Final
 
 from aiohttp import web
 
-from llmos.api.load import TokenUse
+from llmos.api.load import GatewayLoad, TokenUse
 from llmos_gateway.load.book import LoadBook
+from llmos_gateway.load.canaries import CanaryBook
 
 MAX_WAIT_S: Final = 30.0
 
@@ -21,6 +22,7 @@ def build_load_handler(
     boot: str,
     read_tenants: Callable[[], Mapping[str, tuple[TokenUse, ...]]] = dict,
     shares_budgets: bool = False,
+    canaries: CanaryBook | None = None,
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Return the handler of `GET /load?wait_s=SECONDS&seen=SEQUENCE`.
 
@@ -30,6 +32,7 @@ def build_load_handler(
         boot: a word that no other process of this name ever had.
         read_tenants: what tenants with limits have used.
         shares_budgets: whether that is the account of all gateways.
+        canaries: adapters that have a share of others' requests.
     """
 
     async def answer(request: web.Request) -> web.Response:
@@ -42,11 +45,19 @@ def build_load_handler(
             return _refuse()
         await book.wait_beyond(seen, min(wait_s, MAX_WAIT_S))
         load = book.build(gateway, boot)
+        if canaries is not None:
+            load = _with_canaries(load, canaries)
         load = load.model_copy(update={"tenants": dict(read_tenants()), "shares_budgets": shares_budgets})
         body = load.model_dump_json(by_alias=True, exclude_defaults=True)
         return web.Response(text=body, content_type="application/json")
 
     return answer
+
+
+def _with_canaries(load: GatewayLoad, canaries: CanaryBook) -> GatewayLoad:
+    told = {pool_id: found for pool_id in load.pools if (found := canaries.read(pool_id))}
+    changed = {pool_id: load.pools[pool_id].model_copy(update={"canaries": found}) for pool_id, found in told.items()}
+    return load.model_copy(update={"pools": {**load.pools, **changed}}) if changed else load
 
 
 def _refuse() -> web.Response:

@@ -25,6 +25,7 @@ class Call:
 
     __slots__ = (
         "arrived_s",
+        "asked",
         "attempts",
         "body_bytes",
         "budget_headers",
@@ -63,7 +64,10 @@ class Call:
         """As whose it counts; empty as nobody's."""
         self.is_stream = False
         self.body_bytes = 0
+        self.asked: Pool | None = None
+        """What the caller named."""
         self.pool: Pool | None = None
+        """What answers: the same, or an adapter that has a share of the name."""
         self.prompt: PromptBlocks | None = None
         self.purse: Purse | None = None
         """What it has reserved of its tenant's tokens."""

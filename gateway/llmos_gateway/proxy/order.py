@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llmos_gateway.catalog import ApiKey, Catalog, Pool
 from llmos_gateway.holding import Holding
+from llmos_gateway.load import CanaryBook
 from llmos_gateway.metrics import Metrics
 from llmos_gateway.proxy.accounts import Accounts
 from llmos_gateway.proxy.limits import Limits
@@ -24,6 +25,7 @@ class Tools:
     holding: Holding
     queueing: Queueing
     accounts: Accounts
+    canaries: CanaryBook
     upstream: Upstream
     limits: Limits
     metrics: Metrics

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -18,6 +19,7 @@ import orjson
 from aiohttp import web
 
 from llmos_gateway.catalog import ANONYMOUS, ApiKey, Pool
+from llmos_gateway.load.canaries import Outcome
 from llmos_gateway.protocol.answers import build_model_card, build_model_list
 from llmos_gateway.protocol.errors import (
     ApiError,
@@ -40,6 +42,7 @@ from llmos_gateway.salts import CacheSalts
 
 MAX_NAMES: Final = 5
 """That are proposed for a name that means several models."""
+_FAULT: Final = 500
 Visit: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +65,7 @@ class Road:
         asks_for_key: whether callers must present a key.
         budgets: tokens of tenants; None counts nothing.
         unix_time: for the expiry of keys.
+        draw: a number from 0 to below 1, by chance.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Road:
         asks_for_key: bool = True,
         budgets: Budgets | None = None,
         unix_time: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self.is_closing = False
         """Whether every answer that begins closes its connection, because this process is about to end."""
@@ -82,6 +87,7 @@ class Road:
         self._asks_for_key = asks_for_key
         self._budgets = budgets
         self._unix_time = unix_time
+        self._draw = draw
         self._intake = Intake(tools.limits)
         self._crowd = Crowd(tools.limits.max_in_flight)
 
@@ -130,10 +136,18 @@ class Road:
             self._intake.release(call)
             if call.purse is not None:
                 call.purse.settle(call.compute_usage())
+            self._compare(call)
             self._recorder.record(call)
         if self.is_closing and not response.prepared:
             response.force_close()
         return response
+
+    def _compare(self, call: Call) -> None:
+        """Count a request for or beside a canary."""
+        if call.asked is None or call.pool is None or not call.attempts or call.status == CALLER_GONE_STATUS:
+            return
+        outcome = Outcome(call.status >= _FAULT, call.compute_ttft_s(), call.compute_tpot_s())
+        self._tools.canaries.ended(call.asked, call.pool, outcome)
 
     async def _ask_model(self, call: Call, path: str) -> web.StreamResponse:
         key = self._authenticate(call)
@@ -191,7 +205,8 @@ class Road:
             raise RuntimeError("only a part of the API has a body")
         request = parse_request(call.part, body)
         call.is_stream = request.is_stream
-        pool = self._find_pool(key, request.model)
+        call.asked = self._find_pool(key, request.model)
+        pool = self._tools.catalog.deal_out(call.asked, 100 * self._draw())
         salt = self._salts.compute(key, pool.adapter.identity if pool.adapter is not None else "")
         call.pool, call.prompt = pool, build_prompt(request, salt)
         cap = None if self._budgets is None else await self._budgets.reserve(call, key, request, pool)

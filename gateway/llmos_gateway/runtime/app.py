@@ -38,7 +38,7 @@ from llmos_gateway.http.connections import ConnectionLimits
 from llmos_gateway.http.public import SWEEP_S, PublicServer
 from llmos_gateway.http.tls import TlsFiles
 from llmos_gateway.limits import MILLI, Use
-from llmos_gateway.load import LoadBook, Reports, build_load_handler
+from llmos_gateway.load import CanaryBook, LoadBook, Reports, build_load_handler
 from llmos_gateway.load.reports import HttpFetch
 from llmos_gateway.metrics import Metrics
 from llmos_gateway.protocol.errors import TimeLimitError
@@ -131,6 +131,7 @@ class Gateway:
         self._clock = time.monotonic
         self._metrics = Metrics()
         self._book = LoadBook(clock=self._clock)
+        self._canaries = CanaryBook(catalog)
         self._stop = asyncio.Event()
         self._is_ending = False
 
@@ -198,6 +199,7 @@ class Gateway:
             holding=Holding(self._catalog, self._book, clock=self._clock),
             queueing=Queueing(self._catalog, self._book, others=extra, clock=self._clock),
             accounts=Accounts(self._catalog, self._book, extra=extra, clock=self._clock),
+            canaries=self._canaries,
             upstream=await stack.enter_async_context(Upstream(limits)),
             limits=limits,
             metrics=self._metrics,
@@ -278,6 +280,7 @@ class Gateway:
             boot=secrets.token_hex(8),
             read_tenants=partial(_read_tenants, store),
             shares_budgets=store.is_shared,
+            canaries=self._canaries,
         )
         admin_port = await stack.enter_async_context(
             serve_admin(

@@ -15,11 +15,11 @@ pod's selector repeats, for the quota ledger chooses nodes by it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmos.api import AcceleratorClass, FineTuneJob, LLMModel, ModelSource
+from llmos.api import AcceleratorClass, CanaryStatus, FineTuneJob, LLMModel, ModelSource
 from llmos.api.names import (
     ANNOTATION_ACCELERATOR_CLASS,
     ANNOTATION_ATTEMPT,
@@ -60,8 +60,10 @@ from llmos_operator.manifests.steps import (
     build_source_volumes,
     read_claim_uri,
 )
+from llmos_operator.planning.finetune_canary import build_replacements, list_attached
 from llmos_operator.planning.finetune_cpu import count_threads, plan_cpu_request
 from llmos_operator.planning.finetune_memory import plan_container_memory
+from llmos_operator.planning.finetune_search import find_output_folder
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.settings import Settings
 
@@ -134,13 +136,22 @@ def build_job_config(job: FineTuneJob) -> Manifest:
     }
 
 
-def build_output_model(job: FineTuneJob) -> Manifest:
-    """Return the LLMModel of the result. The job does not own it: it is there to stay."""
+def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None = None) -> Manifest:
+    """Return the LLMModel of the result. The job does not own it: it is there to stay.
+
+    Args:
+        job: whose result it is.
+        canaries: where it takes the place of others; None if the job knows of no such place.
+    """
     output = job.spec.output
-    spec: Manifest = {"source": {"uri": f"pvc://{compute_work_claim_name(job)}/output"}}
+    folder = find_output_folder(job.status.best_trial)
+    spec: Manifest = {"source": {"uri": f"pvc://{compute_work_claim_name(job)}/{folder}"}}
     if job.spec.makes_adapter:
         spec["adapter"] = {"baseModelRef": {"name": job.spec.base_model_ref.name}}
-        if output.attach_to:
+        if canaries is not None:
+            spec["adapter"]["attachTo"] = [each.pool for each in list_attached(job, canaries)]
+            spec["adapter"]["replaces"] = build_replacements(canaries)
+        elif output.attach_to:
             spec["adapter"]["attachTo"] = [each.pool for each in output.attach_to]
     metadata = build_metadata(output.name, job.metadata.namespace or "", labels={LABEL_JOB: job.metadata.name})
     return {"apiVersion": API_VERSION, "kind": "LLMModel", "metadata": metadata, "spec": spec}

@@ -19,6 +19,7 @@ from llmos.api import InferencePool, LLMModel, Reason
 from llmos.api.adapters import HeldAdapter, HeldAdapters
 from llmos.api.inferencepool import Adapters, AdapterStatus
 from llmos.api.names import CONDITION_ADAPTERS_READY, CONDITION_READY
+from llmos_operator.planning.adapter_weights import Weights, compute_weights
 from llmos_operator.planning.conditions import Fact, is_false, is_true
 from llmos_operator.planning.failures import Failure, build_failure
 
@@ -141,12 +142,19 @@ def build_adapter_statuses(
         troubles: why files of an adapter are not shared, by its name.
     """
     before = {status.name: status for status in pool.status.adapters}
-    loaded = [_build_status(wanted, held, before.get(wanted.name), troubles) for wanted in plan.load]
+    weights = compute_weights((wanted.model for wanted in plan.load), pool.metadata.name)
+    built = [_build_status(wanted, held, before.get(wanted.name), troubles) for wanted in plan.load]
+    loaded = [_with_weight(status, weights) for status in built]
     refused = [
         AdapterStatus(name=name, digest=digest, reason=failure.reason.value, message=failure.message[:_MESSAGE_CHARS])
         for name, digest, failure in plan.refused
     ]
     return tuple(sorted(loaded, key=lambda status: status.name) + refused)[:MOST_IN_STATUS]
+
+
+def _with_weight(status: AdapterStatus, weights: Weights) -> AdapterStatus:
+    name, weight = weights.get(status.name, ("", 0))
+    return status.model_copy(update={"replaces": name, "weight": weight}) if name else status
 
 
 def _build_status(

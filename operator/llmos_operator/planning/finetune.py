@@ -28,6 +28,7 @@ from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, InferencePool,
 from llmos.api.job_reasons import say_for_job
 from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CONDITION_READY, CPU_CLASS
 from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.finetune_canary import NOTHING, CanaryPlan
 from llmos_operator.planning.finetune_gangs import build_attempts
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
 from llmos_operator.planning.finetune_memory import refuse_memory
@@ -37,7 +38,9 @@ from llmos_operator.planning.finetune_reports import TrainReport
 from llmos_operator.planning.finetune_warnings import find_attach_warnings, find_warnings
 from llmos_operator.planning.replicas import compute_backoff_s
 
-Phase = Literal["Pending", "Preparing", "Queued", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"]
+Phase = Literal[
+    "Pending", "Preparing", "Queued", "Training", "Evaluating", "Suspended", "Canary", "Succeeded", "Failed"
+]
 Ownership = Literal["absent", "ours", "taken"]
 
 PROGRESS_S: Final = 5.0
@@ -105,6 +108,10 @@ class JobPlan:
     needs_files: bool = False
     """Claim and ConfigMap are to exist."""
     register: bool = False
+    told: str = ""
+    """How far training is, in words, where it is not one attempt that trains."""
+    rollout: CanaryPlan = NOTHING
+    """How the result takes the place of other adapters."""
     delete: tuple[JobPod, ...] = ()
     attach_warnings: tuple[str, ...] = ()
     """Why pools will not load the adapter."""
@@ -142,6 +149,15 @@ def _find_warnings(plan: JobPlan, sight: Sight) -> tuple[str, ...]:
         return ()
     progress = plan.record.progress
     return find_warnings(sight.job, total_steps=progress.total_steps if progress else 0, unheard=sight.unheard)
+
+
+def with_rollout(plan: JobPlan, rollout: CanaryPlan) -> JobPlan:
+    """Return the plan of a job whose result also takes the place of other adapters."""
+    if plan.phase != "Succeeded" or rollout == NOTHING:
+        return plan
+    phase: Phase = "Canary" if not rollout.is_over else "Failed" if rollout.regressed is not None else "Succeeded"
+    looks = (look for look in (plan.look_again_s, rollout.look_again_s) if look is not None)
+    return replace(plan, phase=phase, rollout=rollout, look_again_s=min(looks, default=None))
 
 
 def _plan_step(sight: Sight, record: Record) -> JobPlan:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from llmos.api import Reason
+from llmos.api import FineTuneJob, Reason
 from llmos_operator.planning.failures import build_failure
 from llmos_operator.planning.finetune_pods import End, JobPod, PodState
 from llmos_operator.planning.finetune_reports import TrainReport, is_progress_line, read_progress_line
@@ -41,6 +41,11 @@ def read_log(uid: str, log: str) -> Heard:
     lines = log.splitlines()
     words = next((line for line in reversed(lines) if line.strip() and not is_progress_line(line)), "")
     return Heard(uid, read_progress_line(log), words[:_LONGEST_WORDS])
+
+
+def get_patience(job: FineTuneJob) -> timedelta:
+    """Return for how long an attempt may do nothing."""
+    return timedelta(minutes=job.spec.retries.stalled_after_minutes)
 
 
 def end_stalled(pods: Iterable[JobPod], heard: Heard | None, *, after: timedelta, now: datetime) -> tuple[JobPod, ...]:

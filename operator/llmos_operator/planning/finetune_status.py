@@ -34,11 +34,19 @@ from llmos.api.names import (
 from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true, is_unknown
 from llmos_operator.planning.failures import Failure, describe
 from llmos_operator.planning.finetune import JobPlan
+from llmos_operator.planning.finetune_canary import build_promoted_fact
 from llmos_operator.planning.finetune_pods import PodState
+from llmos_operator.planning.finetune_search import NO_SEARCH, SearchPlan, find_output_folder
 
 
 def build_job_status(
-    job: FineTuneJob, plan: JobPlan, *, claim_name: str, refused: Failure | None, now: datetime
+    job: FineTuneJob,
+    plan: JobPlan,
+    *,
+    claim_name: str,
+    refused: Failure | None,
+    now: datetime,
+    search: SearchPlan = NO_SEARCH,
 ) -> FineTuneJobStatus:
     """Return the status of `job`.
 
@@ -48,8 +56,10 @@ def build_job_status(
         claim_name: name of the job's claim; empty if it does not exist.
         refused: what the API server refused in this pass, if anything; then nothing new was made.
         now: the current time.
+        search: what was planned about trials.
     """
     if refused is not None:
+        search = SearchPlan(job.status.trials, job.status.best_trial)
         words = say_for_job(refused.reason, refused.message)
         plan = _as_refused(job, plan, Failure(refused.reason, words))
     record, is_over = plan.record, plan.phase in {"Succeeded", "Failed"}
@@ -67,8 +77,13 @@ def build_job_status(
         prepare_attempt=record.prepare_attempt,
         history=record.history,
         lost_accelerator_seconds=record.lost_accelerator_seconds,
-        evaluation=Evaluation(metrics=record.metrics, gates=plan.gates) if record.is_trained else None,
-        output=_build_output(job, plan, claim_name),
+        evaluation=Evaluation(metrics=record.metrics, gates=plan.gates)
+        if record.is_trained or record.metrics
+        else None,
+        output=_build_output(job, plan, claim_name, search.best),
+        trials=search.trials,
+        best_trial=search.best,
+        canaries=plan.rollout.canaries,
         start_time=job.status.start_time or moment,
         completion_time=(job.status.completion_time or moment) if is_over else None,
         warnings=(*plan.attach_warnings, *plan.warnings),
@@ -84,7 +99,9 @@ def _as_refused(job: FineTuneJob, plan: JobPlan, refused: Failure) -> JobPlan:
         record = replace(record, attempt=attempt, prepare_attempt=prepare_attempt, failure=refused)
     if plan.register:
         record = replace(record, is_registered=False)
-    return replace(plan, record=record, phase="Pending", failure=refused, create=None, register=False)
+    # What canaries came to is decided anew, from what the status said before.
+    rollout = replace(plan.rollout, canaries=job.status.canaries)
+    return replace(plan, record=record, phase="Pending", failure=refused, create=None, register=False, rollout=rollout)
 
 
 def _previous(job: FineTuneJob, plan: JobPlan) -> list[Condition]:
@@ -97,13 +114,13 @@ def _stage(plan: JobPlan) -> str:
     return CONDITION_TRAINED if plan.record.is_prepared else CONDITION_DATASET_READY
 
 
-def _build_output(job: FineTuneJob, plan: JobPlan, claim_name: str) -> OutputStatus | None:
+def _build_output(job: FineTuneJob, plan: JobPlan, claim_name: str, best_trial: int | None) -> OutputStatus | None:
     if not plan.record.is_trained:
         return None
     name = job.spec.output.name
     return OutputStatus(
         digest=plan.record.output_digest,
-        uri=f"pvc://{claim_name}/output" if claim_name else "",
+        uri=f"pvc://{claim_name}/{find_output_folder(best_trial)}" if claim_name else "",
         model_ref=LocalReference(name=name) if plan.record.is_registered else None,
     )
 
@@ -120,8 +137,10 @@ def _build_facts(job: FineTuneJob, plan: JobPlan) -> tuple[Fact, ...]:
     admitted = _admitted(plan)
     dataset, trained = _dataset_ready(plan), _trained(plan)
     evaluated, registered = _evaluated(plan), _registered(job, plan)
-    ready = _ready(plan, (dataset, trained, evaluated, registered))
-    return (dataset, *([] if admitted is None else [admitted]), trained, evaluated, registered, ready)
+    promoted = build_promoted_fact(plan.rollout)
+    ready = _ready(plan, (dataset, trained, evaluated, registered), promoted)
+    facts = (dataset, admitted, trained, evaluated, registered, promoted, ready)
+    return tuple(fact for fact in facts if fact is not None)
 
 
 def _dataset_ready(plan: JobPlan) -> Fact:
@@ -168,9 +187,10 @@ def _trained(plan: JobPlan) -> Fact:
         return is_unknown(CONDITION_TRAINED, Reason.Preparing, "Training begins when the dataset is ready.")
     if record.failure is not None:
         return is_false(CONDITION_TRAINED, record.failure.reason, record.failure.message)
-    if plan.live is not None and plan.live.state is PodState.RUNNING:
-        where = f" on {plan.live.size} nodes" if plan.live.size > 1 else ""
-        return is_unknown(CONDITION_TRAINED, Reason.Training, f"Attempt {record.attempt} runs{where}.")
+    if plan.told or (plan.live is not None and plan.live.state is PodState.RUNNING):
+        where = f" on {plan.live.size} nodes" if plan.live is not None and plan.live.size > 1 else ""
+        words = plan.told or f"Attempt {record.attempt} runs{where}."
+        return is_unknown(CONDITION_TRAINED, Reason.Training, words)
     if plan.live is None and plan.create is None:
         return is_unknown(CONDITION_TRAINED, Reason.Starting, "The next attempt has not begun; see Ready.")
     return is_unknown(CONDITION_TRAINED, Reason.Starting, f"Attempt {record.attempt} is to start.")
@@ -197,11 +217,14 @@ def _registered(job: FineTuneJob, plan: JobPlan) -> Fact:
     return is_unknown(CONDITION_REGISTERED, Reason.Evaluating, " ".join(words))
 
 
-def _ready(plan: JobPlan, facts: tuple[Fact, Fact, Fact, Fact]) -> Fact:
+def _ready(plan: JobPlan, facts: tuple[Fact, Fact, Fact, Fact], promoted: Fact | None) -> Fact:
     dataset, trained, evaluated, registered = facts
     if plan.phase == "Succeeded":
-        return is_true(CONDITION_READY, registered.reason, registered.message)
+        last = promoted or registered
+        return is_true(CONDITION_READY, last.reason, last.message)
     if plan.failure is not None:
         return is_false(CONDITION_READY, plan.failure.reason, plan.failure.message)
+    if promoted is not None:
+        return is_false(CONDITION_READY, promoted.reason, promoted.message)
     now = evaluated if plan.is_evaluating else trained if plan.record.is_prepared else dataset
     return is_false(CONDITION_READY, now.reason, now.message)

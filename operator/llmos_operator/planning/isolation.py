@@ -31,6 +31,7 @@ from llmos.api.names import (
     LABEL_REPLICA,
     LABEL_REVISION,
     LABEL_SERVING,
+    LABEL_TRIAL,
     MANAGED_BY,
 )
 from llmos_operator.planning.conditions import Fact, is_false, is_true, is_unknown
@@ -49,6 +50,7 @@ NAMED_AT_MOST: Final = 5
 _FINISHED = frozenset({"Succeeded", "Failed"})
 _VARYING_LABELS = frozenset(
     {LABEL_POOL, LABEL_MODEL, LABEL_JOB, LABEL_REPLICA, LABEL_REVISION, LABEL_RANK, LABEL_GANG_SIZE, LABEL_SERVING}
+    | {LABEL_TRIAL}
 )
 _COMPONENTS = frozenset({"replica", "inspect", "fetch", "share", "prepare", "train"})
 

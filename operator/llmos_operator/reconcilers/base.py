@@ -12,6 +12,7 @@ from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.adapter_key import AdapterKeys
 from llmos_operator.reconcilers.board import Board
 from llmos_operator.reconcilers.budget_board import BudgetBoard
+from llmos_operator.reconcilers.canary_board import CanaryBoard
 from llmos_operator.reconcilers.keys import Key
 from llmos_operator.reconcilers.looks import Looks
 from llmos_operator.reconcilers.parsed import Parsed
@@ -67,6 +68,8 @@ class Context:
     """What the quota pass remembers, and tells pools and tenants."""
     budgets: BudgetBoard = field(default_factory=BudgetBoard)
     """What gateways told of tenants' tokens."""
+    canaries: CanaryBoard = field(default_factory=CanaryBoard)
+    """What gateways told of canaries."""
     looks: Looks = field(default_factory=Looks)
     """When logs were read last."""
     share_troubles: ShareTroubles = field(default_factory=ShareTroubles)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 from pydantic import ValidationError
@@ -42,23 +41,28 @@ from llmos_operator.manifests.finetune import (
     read_node_labels,
 )
 from llmos_operator.manifests.finetune_gang import build_peers_service, compute_peers_name
+from llmos_operator.manifests.finetune_trials import build_trial_pod
 from llmos_operator.manifests.replica import build_held_pods
 from llmos_operator.manifests.steps import build_claim_change
 from llmos_operator.planning.failures import Failure, build_failure
-from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job
+from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job, with_rollout
+from llmos_operator.planning.finetune_canary import NOTHING
 from llmos_operator.planning.finetune_pods import JobPod, build_job_pods
-from llmos_operator.planning.finetune_stall import end_stalled
+from llmos_operator.planning.finetune_search import SearchPlan, TrialPod
+from llmos_operator.planning.finetune_stall import end_stalled, get_patience
 from llmos_operator.planning.finetune_status import build_job_status
 from llmos_operator.planning.gangs import PodTimes
 from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.kueue import choose_queue, find_superseded
 from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
+from llmos_operator.reconcilers.canary import look_at_canaries
 from llmos_operator.reconcilers.finetune_log import look_at_log
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.kueue import KueueLook, build_kueue_metadata, look_at_kueue, tend_pods
 from llmos_operator.reconcilers.orphans import remove_lost_pods, tend_orphans
+from llmos_operator.reconcilers.search import look_at_search, read_trial
 from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed, is_applied
 
@@ -72,8 +76,10 @@ class _Observed:
     sight: Sight
     pods: list[Object]
     """Pods of the job itself,"""
+    built: tuple[JobPod, ...]
+    """the same,"""
     foreign: list[Object]
-    """and of an earlier one of its name."""
+    """and pods of an earlier one of its name."""
     claim: Object | None
     config: Object | None
     service: Object | None
@@ -89,6 +95,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     """Bring one FineTuneJob closer to what its spec says."""
     current = await context.kube.get(FINE_TUNE_JOBS, key.name, key.namespace)
     if current is None or "deletionTimestamp" in current["metadata"]:
+        context.canaries.forget(key)
         return await tend_orphans(context, LABEL_JOB, key)
     try:
         job = FineTuneJob.model_validate(current)
@@ -96,13 +103,20 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
         await apply_invalid_status(context, current, error)
         return DONE
     observed = await _observe(context, key, current, job)
-    plan = plan_job(observed.sight)
-    refused = await _apply(context, observed, plan)
+    plan, search = await look_at_search(
+        observed.sight,
+        plan_job(observed.sight),
+        observed.pods,
+        observed.built,
+        lambda pods: look_at_log(context, pods, key.namespace),
+    )
+    plan = with_rollout(plan, await look_at_canaries(context, key, job, plan, observed.sight.output, observed.output))
+    refused = await _apply(context, observed, plan, search)
     has_claim = observed.claim is not None or (plan.needs_files and refused is None)
     # Of a lost result the status keeps saying where it was: nothing is ever registered in its place.
     is_result_lost = observed.sight.is_work_lost and plan.record.is_trained and not plan.record.is_registered
     claim_name = compute_work_claim_name(job) if has_claim or is_result_lost else ""
-    status = build_job_status(job, plan, claim_name=claim_name, refused=refused, now=context.now())
+    status = build_job_status(job, plan, claim_name=claim_name, refused=refused, now=context.now(), search=search)
     await apply_status_if_changed(context.kube, current, status, context.now())
     await _delete(context, observed, plan)
     train = [pod for pod in observed.pods if _is_train(pod)]
@@ -136,11 +150,13 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
     kueue = await look_at_kueue(context, queue, [pod for pod in own if _is_train(pod)])
     isolation = look_at_pool(context, job, (), tenants)
     built = _build_pods(context, own, has_quota=has_quota)
-    log = await look_at_log(context, built, namespace)
+    of_trials = {pod["metadata"]["name"] for pod in own if read_trial(pod)}
+    of_job = tuple(pod for pod in built if pod.name not in of_trials)
+    log = await look_at_log(context, of_job, namespace)
     sight = Sight(
         job=job,
         now=context.now(),
-        pods=end_stalled(built, log.heard, after=_patience(job), now=context.now()),
+        pods=end_stalled(of_job, log.heard, after=get_patience(job), now=context.now()),
         base=context.shared.parse(LLMModel, base) if base else None,
         accelerator=context.shared.parse(AcceleratorClass, accelerator) if accelerator else None,
         live=log.report,
@@ -155,7 +171,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
     foreign = [pod for pod in pods if not _is_owned(pod, job)]
     look_again_s = isolation.look_again_s
     return _Observed(
-        current, job, sight, own, foreign, claim, config, service, output, has_quota, queue, kueue, look_again_s
+        current, job, sight, own, built, foreign, claim, config, service, output, has_quota, queue, kueue, look_again_s
     )
 
 
@@ -164,10 +180,6 @@ async def _observe_pools(context: Context, job: FineTuneJob) -> tuple[InferenceP
     namespace = job.metadata.namespace or ""
     found = [await context.kube.get(INFERENCE_POOLS, each.pool, namespace) for each in job.spec.output.attach_to]
     return context.shared.parse_readable(InferencePool, (body for body in found if body is not None))
-
-
-def _patience(job: FineTuneJob) -> timedelta:
-    return timedelta(minutes=job.spec.retries.stalled_after_minutes)
 
 
 async def _observe_class(context: Context, name: str) -> Object | None:
@@ -224,10 +236,10 @@ def _waits(context: Context, key: Key) -> Failure | None:
     return Failure(news.first.reason, news.first.message) if news is not None else None
 
 
-async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failure | None:
+async def _apply(context: Context, observed: _Observed, plan: JobPlan, search: SearchPlan) -> Failure | None:
     """Make what the plan says; return what the API server refused."""
     try:
-        model = await _register(context, observed) if plan.register else None
+        model = await _register(context, observed, plan) if plan.register or plan.rollout.must_apply else None
     except Conflict:
         words = f"LLMModel {observed.job.spec.output.name} was written by somebody else at the same moment."
         return build_failure(Reason.OutputNameTaken, words)
@@ -239,18 +251,21 @@ async def _apply(context: Context, observed: _Observed, plan: JobPlan) -> Failur
             await apply_if_needed(context.kube, build_job_config(observed.job), observed.config)
         if plan.create is not None:
             await _make(context, observed, plan, plan.create)
+        for trial in search.create:
+            await _make(context, observed, plan, trial.new, trial)
     except (Forbidden, Invalid) as error:
         return build_refusal(error.message)
     return None
 
 
-async def _register(context: Context, observed: _Observed) -> Object:
+async def _register(context: Context, observed: _Observed, plan: JobPlan) -> Object:
     """Make the LLMModel, or mend it if it is ours.
 
     Raises:
         Conflict: somebody else made or replaced it since we looked.
     """
-    desired, existing = build_output_model(observed.job), observed.output
+    desired = build_output_model(observed.job, plan.rollout.canaries if plan.rollout != NOTHING else None)
+    existing = observed.output
     if existing is None:
         return await context.kube.create(desired)
     if is_applied(desired, existing):
@@ -267,16 +282,20 @@ async def _apply_claim(context: Context, observed: _Observed, model: Object | No
         await apply_if_needed(context.kube, build_claim_change(claim, observed.claim, is_filled=True), observed.claim)
 
 
-async def _make(context: Context, observed: _Observed, plan: JobPlan, new: NewPod) -> None:
+async def _make(
+    context: Context, observed: _Observed, plan: JobPlan, new: NewPod, trial: TrialPod | None = None
+) -> None:
     """Make pods, of a gang the leader last, as the ledger and whoever goes on after a kill expect."""
     if new.size > 1:
         await apply_if_needed(context.kube, build_peers_service(observed.job), observed.service)
-    for pod in await _build_new_pods(context, observed, plan, new):
+    for pod in await _build_new_pods(context, observed, plan, new, trial):
         await context.kube.apply(pod)
 
 
-async def _build_new_pods(context: Context, observed: _Observed, plan: JobPlan, new: NewPod) -> list[Object]:
-    base, job = observed.sight.base, observed.job
+async def _build_new_pods(
+    context: Context, observed: _Observed, plan: JobPlan, new: NewPod, trial: TrialPod | None
+) -> list[Object]:
+    base, job = observed.sight.base, trial.job if trial is not None else observed.job
     if base is None:
         raise LookupError(f"a pod of FineTuneJob {job.metadata.name} was planned without its base model")
     template = JobTemplate(job, base, observed.sight.accelerator, plan.record.base_digest, context.settings)
@@ -288,6 +307,8 @@ async def _build_new_pods(context: Context, observed: _Observed, plan: JobPlan, 
         build_train_pod(template, new.number, has_quota=is_ours, node_labels=labels, rank=rank, size=new.size)
         for rank in sorted(new.ranks, reverse=True)
     ]
+    if trial is not None:
+        pods = [build_trial_pod(pod, job.metadata.name, trial.trial.number, new.number) for pod in pods]
     if not observed.queue:
         return pods
     attempt = pods[0]["metadata"]["labels"][LABEL_REPLICA]

@@ -38,6 +38,7 @@ from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key
 from llmos_operator.reconcilers.board import Board
 from llmos_operator.reconcilers.budget_board import BudgetBoard
+from llmos_operator.reconcilers.canary_board import CanaryBoard
 from llmos_operator.reconcilers.quota_board import QUOTA, QuotaBoard
 from llmos_operator.runtime.adapters import AdapterTeller
 from llmos_operator.runtime.dispatch import Dispatcher, Reconcile
@@ -102,6 +103,7 @@ class Operator:
         self._board = Board()
         self._quota = QuotaBoard()
         self._budgets = BudgetBoard()
+        self._canaries = CanaryBoard()
         self._recorder = Recorder()
         self._stop = asyncio.Event()
         self._kopf_stop = asyncio.Event()
@@ -168,6 +170,7 @@ class Operator:
             board=self._board,
             quota=self._quota,
             budgets=self._budgets,
+            canaries=self._canaries,
         )
         dispatcher = Dispatcher(context, self._reconcilers, self._metrics)
         queue = WorkQueue(
@@ -189,7 +192,7 @@ class Operator:
             kube,
             namespace=self._settings.namespace,
             urls=self._options.gateway_urls,
-            is_needed=lambda: bool(self._board.pools) or self._budgets.is_needed(),
+            is_needed=lambda: bool(self._board.pools) or self._budgets.is_needed() or self._canaries.is_needed(),
         )
         return LoadTask(
             self._board,
@@ -201,6 +204,7 @@ class Operator:
             now=lambda: datetime.now(UTC),
             unschedulable_after_s=self._settings.withdraw_after_s,
             budgets=self._budgets,
+            canaries=self._canaries,
         )
 
     async def _run_parts(self, configuration: Configuration, kube: AioKube, elector: Elector) -> None:

@@ -35,6 +35,7 @@ from llmos_operator.planning.scaling_record import ScalingRecord
 from llmos_operator.planning.scaling_status import build_policy, build_scaling_status, is_worth_writing
 from llmos_operator.reconcilers.board import Board
 from llmos_operator.reconcilers.budget_board import BudgetBoard
+from llmos_operator.reconcilers.canary_board import CanaryBoard
 from llmos_operator.reconcilers.keys import Key
 from llmos_operator.runtime.engines import Engines
 from llmos_operator.runtime.gateways import Gateways
@@ -82,6 +83,7 @@ class LoadTask:
         now: the time on the clock of Kubernetes.
         unschedulable_after_s: how long a replica that finds no node counts as coming supply.
         budgets: told what gateways say of tenants.
+        canaries: told what gateways say of canaries.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class LoadTask:
         now: Callable[[], datetime],
         unschedulable_after_s: float,
         budgets: BudgetBoard | None = None,
+        canaries: CanaryBoard | None = None,
     ) -> None:
         self._board = board
         self._sink = sink
@@ -106,6 +109,7 @@ class LoadTask:
         self._now = now
         self._unschedulable_after_s = unschedulable_after_s
         self._budgets = budgets or BudgetBoard()
+        self._canaries = canaries or CanaryBoard()
         self._states: dict[Key, _PoolState] = {}
         self._paused_until_s: dict[Key, float] = {}
         self._leads = asyncio.Event()
@@ -123,6 +127,7 @@ class LoadTask:
             self._lost.set()
             self._board.clear()
             self._budgets.clear()
+            self._canaries.clear()
 
     async def run(self) -> NoReturn:
         """Go on until cancelled."""
@@ -145,6 +150,7 @@ class LoadTask:
         if not self._leads.is_set():
             return
         self._budgets.take(answer, self._now())
+        self._canaries.take(answer)
         for pool_id, load in answer.pools.items():
             namespace, _, name = pool_id.partition("/")
             key = Key(INFERENCE_POOLS.kind, namespace, name)

@@ -5,8 +5,8 @@ Imports pydantic only, so that every program can afford it. The CRDs are generat
 
 from llmos.api.acceleratorclass import AcceleratorClass, AcceleratorClassSpec, AcceleratorClassStatus
 from llmos.api.architecture import ModelArchitecture
+from llmos.api.canary import ArmStatus, AttachTo, CanaryStatus, Replacement
 from llmos.api.finetunejob import (
-    AttachTo,
     Checkpointing,
     Dataset,
     Evaluate,
@@ -30,7 +30,9 @@ from llmos.api.finetunejob_status import (
     GateVerdict,
     MetricComparison,
     OutputStatus,
+    ParameterValue,
     TrainingProgress,
+    TrialStatus,
 )
 from llmos.api.inferencepool import (
     Accelerator,
@@ -67,6 +69,7 @@ from llmos.api.scaling import (
     ScalingTarget,
     ScheduleWindow,
 )
+from llmos.api.search import Search, SearchParameter
 from llmos.api.tenant import (
     AllowedModels,
     ClassQuota,
@@ -93,8 +96,10 @@ __all__ = [
     "AcceleratorClassStatus",
     "AllowedModels",
     "ApiModel",
+    "ArmStatus",
     "AttachTo",
     "Attempts",
+    "CanaryStatus",
     "CheckpointStatus",
     "Checkpointing",
     "ClassQuota",
@@ -137,10 +142,12 @@ __all__ = [
     "Output",
     "OutputStatus",
     "Parallelism",
+    "ParameterValue",
     "PoolPlan",
     "PriorityRange",
     "Reason",
     "ReasonInfo",
+    "Replacement",
     "ReplicaCapacity",
     "ResolvedModel",
     "Rollout",
@@ -151,6 +158,8 @@ __all__ = [
     "ScalingStatus",
     "ScalingTarget",
     "ScheduleWindow",
+    "Search",
+    "SearchParameter",
     "Tenant",
     "TenantSpec",
     "TenantStatus",
@@ -160,5 +169,6 @@ __all__ = [
     "Toleration",
     "Trainer",
     "TrainingProgress",
+    "TrialStatus",
     "TrustRemoteCode",
 ]

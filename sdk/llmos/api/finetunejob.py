@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from llmos.api.canary import AttachTo
 from llmos.api.finetunejob_rules import OUTPUT_RULES, TASK_RULES
 from llmos.api.finetunejob_status import FineTuneJobStatus
 from llmos.api.llmmodel import ModelSource
@@ -23,6 +24,7 @@ from llmos.api.meta import (
     Rule,
 )
 from llmos.api.names import API_VERSION
+from llmos.api.search import Search
 
 ModuleName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
 """The name of a module of the model, for example q_proj."""
@@ -316,13 +318,6 @@ def compute_evaluate_every(evaluate: Evaluate, total_steps: int) -> int:
     return evaluate.every_steps or max(1, -(-total_steps // 10))
 
 
-class AttachTo(ApiModel):
-    """A pool that serves the result."""
-
-    pool: Name
-    """Name of an InferencePool in the same namespace."""
-
-
 class Output(ApiModel):
     """What becomes of the result."""
 
@@ -332,7 +327,8 @@ class Output(ApiModel):
     """For tuning lora. adapter (if absent): the adapter alone. merged: base model and adapter in one whole model, in
     the base model's type. Tuning full makes a whole model anyway."""
     attach_to: Annotated[tuple[AttachTo, ...], Field(max_length=16), ListMap(("pool",))] = ()
-    """Pools of the base model that load the adapter without a restart. For adapters that answer with words only."""
+    """Pools of the base model that load the adapter without a restart; each may be a canary. For adapters that answer
+    with words only."""
 
 
 class Retries(ApiModel):
@@ -354,6 +350,13 @@ class FineTuneJobSpec(ApiModel):
         *TASK_RULES,
         *OUTPUT_RULES,
         Rule(
+            "!has(self.output.attachTo) || self.output.attachTo.all(each, !has(each.replaces) || "
+            "each.replaces != self.output.name)",
+            "a result cannot replace itself: give output.name a name of its own, and name in replaces the one that "
+            "clients ask for",
+            field_path=".output.attachTo",
+        ),
+        Rule(
             "!has(self.earlyStopping) || self.dataset.split.evalFraction > 0.0",
             "earlyStopping needs held-out examples: set dataset.split.evalFraction above 0",
             field_path=".earlyStopping",
@@ -368,6 +371,31 @@ class FineTuneJobSpec(ApiModel):
             "several nodes share the claim of the job: set checkpoint.storage.accessMode to ReadWriteMany, with a "
             "StorageClass that can do it (of a job that has begun it cannot be changed: make a new one), or nodes to 1",
             field_path=".trainer.nodes",
+        ),
+        Rule(
+            "!has(self.search) || self.trainer.nodes == 1",
+            "each trial of a search trains in one pod: set trainer.nodes to 1, or leave search out",
+            field_path=".search",
+        ),
+        Rule(
+            "!has(self.search) || self.dataset.split.evalFraction > 0.0",
+            "search compares trials by held-out examples: set dataset.split.evalFraction above 0",
+            field_path=".search",
+        ),
+        Rule(
+            "!has(self.search) || self.method.tuning == 'lora' || "
+            "!self.search.parameters.exists(each, each.name in ['rank', 'alpha', 'dropout'])",
+            "rank, alpha and dropout are those of an adapter, and tuning full makes none",
+            field_path=".search.parameters",
+        ),
+        Rule(
+            "has(self.search) == has(oldSelf.search) && (!has(self.search) || ("
+            "self.search.algorithm == oldSelf.search.algorithm && self.search.seed == oldSelf.search.seed && "
+            "self.search.reductionFactor == oldSelf.search.reductionFactor && "
+            "self.search.parameters == oldSelf.search.parameters))",
+            "algorithm, seed, reductionFactor and parameters of a search cannot be changed, for trials were made with "
+            "them: make a new FineTuneJob",
+            field_path=".search",
         ),
         Rule(
             "self.baseModelRef == oldSelf.baseModelRef && self.method == oldSelf.method && "
@@ -392,6 +420,8 @@ class FineTuneJobSpec(ApiModel):
     """How often everything is saved."""
     early_stopping: EarlyStopping | None = None
     """Stop when it no longer gets better."""
+    search: Search | None = None
+    """Try several hyperparameters, and take the result of the best trial. Absent = train once, as it stands."""
     evaluate: Evaluate = Evaluate()
     """How good the result must be."""
     output: Output

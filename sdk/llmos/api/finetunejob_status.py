@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmos.api.meta import ApiModel, Conditions, LocalReference
+from llmos.api.canary import CanaryStatus
+from llmos.api.meta import ApiModel, Conditions, ListMap, LocalReference
 
 
 class DatasetExample(ApiModel):
@@ -168,13 +169,61 @@ class OutputStatus(ApiModel):
     """The LLMModel, once it is registered."""
 
 
+class ParameterValue(ApiModel):
+    """One value of a trial."""
+
+    name: Annotated[str, Field(max_length=32)]
+    """Of the hyperparameter."""
+    value: float
+    """What it is in this trial."""
+
+
+class TrialStatus(ApiModel):
+    """One trial."""
+
+    number: Annotated[int, Field(ge=1)]
+    """From 1 on."""
+    state: Annotated[str, Field(max_length=32)] = "Pending"
+    """Pending, Queued, Training, Evaluating, Suspended, Complete, Stopped (it was behind at a rung) or Failed."""
+    parameters: Annotated[tuple[ParameterValue, ...], Field(max_length=8)] = ()
+    """Its values."""
+    step: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps done."""
+    total_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps in all."""
+    eval_loss: float | None = None
+    """The last one of the held-out examples; of a complete trial that of its result."""
+    rungs: Annotated[tuple[float, ...], Field(max_length=32)] = ()
+    """asha: eval_loss at each rung."""
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """Number of its attempt that runs or ran last."""
+    attempts: Attempts = Attempts()
+    """Its attempts that ended without a result, by why."""
+    accelerator_seconds: Annotated[float, Field(ge=0)] = 0
+    """Held by its pods so far."""
+    attempt_seconds: Annotated[float, Field(ge=0)] = 0
+    """Of these, held by the last attempt."""
+    lost_accelerator_seconds: Annotated[float, Field(ge=0)] = 0
+    """Of these, spent on steps that had to be done again."""
+    last_checkpoint: CheckpointStatus | None = None
+    """Its newest complete checkpoint."""
+    output_digest: Annotated[str, Field(max_length=128)] = ""
+    """Of its result."""
+    reason: Annotated[str, Field(max_length=64)] = ""
+    """Why it goes on no more, or waits."""
+    message: Annotated[str, Field(max_length=512)] = ""
+    """The same in words."""
+    failed_at: datetime | None = None
+    """When its last attempt failed."""
+
+
 class FineTuneJobStatus(ApiModel):
     """What is true now."""
 
     observed_generation: Annotated[int, Field(ge=0)] = 0
     """The generation that this status speaks about."""
     phase: Annotated[str, Field(max_length=32)] = ""
-    """One word for people: Pending, Preparing, Queued, Training, Evaluating, Suspended, Succeeded or Failed."""
+    """One word for people: Pending, Preparing, Queued, Training, Evaluating, Suspended, Canary, Succeeded or Failed."""
     base_digest: Annotated[str, Field(max_length=128)] = ""
     """Digest of the base model; the job never goes on with another."""
     claim_name: Annotated[str, Field(max_length=253)] = ""
@@ -199,6 +248,12 @@ class FineTuneJobStatus(ApiModel):
     """How good the result is."""
     output: OutputStatus | None = None
     """The result."""
+    trials: Annotated[tuple[TrialStatus, ...], Field(max_length=64), ListMap(("number",))] = ()
+    """Trials of the search that have begun."""
+    best_trial: Annotated[int, Field(ge=1)] | None = None
+    """Number of the complete trial with the lowest eval_loss so far; evaluation is that of its result."""
+    canaries: Annotated[tuple[CanaryStatus, ...], Field(max_length=16), ListMap(("pool",))] = ()
+    """Where the result takes another adapter's place, and how it does there."""
     start_time: datetime | None = None
     """When the job was first looked at."""
     completion_time: datetime | None = None
@@ -206,4 +261,5 @@ class FineTuneJobStatus(ApiModel):
     warnings: Annotated[tuple[Annotated[str, Field(max_length=400)], ...], Field(max_length=20)] = ()
     """What will not come about as the spec asks, though training goes on, each with its remedy."""
     conditions: Conditions = ()
-    """DatasetReady, Admitted, Trained, Evaluated, Registered and their aggregate Ready."""
+    """DatasetReady, Admitted, Trained, Evaluated, Registered, Promoted where there are canaries, and their aggregate
+    Ready."""

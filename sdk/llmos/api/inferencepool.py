@@ -269,6 +269,10 @@ class AdapterStatus(ApiModel):
     """Which files are to be loaded."""
     replicas: Annotated[tuple[Annotated[str, Field(max_length=253)], ...], Field(max_length=1000)] = ()
     """Pods of the replicas that said that they serve this digest; the gateway asks no others."""
+    replaces: Annotated[str, Field(max_length=253)] | None = None
+    """Name of another adapter that it answers, too."""
+    weight: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Per cent of the requests for that name that it answers, after younger ones have had theirs."""
     reason: Annotated[str, Field(max_length=64)] = ""
     """Loaded, Loading, or why it is not loaded."""
     message: Annotated[str, Field(max_length=1024)] = ""

@@ -7,11 +7,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llmos.api.architecture import ModelArchitecture
+from llmos.api.canary import Replacement
 from llmos.api.meta import (
     POD_NAME_PART,
     ApiModel,
     Conditions,
     KindInfo,
+    ListMap,
     ListSet,
     LocalReference,
     Metadata,
@@ -76,6 +78,9 @@ class AdapterOf(ApiModel):
     """The LLMModel that it changes."""
     attach_to: Annotated[tuple[Name, ...], Field(max_length=16), ListSet()] = ()
     """InferencePools of the base model that load it, beside those that name it in their spec.adapters."""
+    replaces: Annotated[tuple[Replacement, ...], Field(max_length=16), ListMap(("pool",))] = ()
+    """Names of other adapters that it answers in their place, in pools that load it. A FineTuneJob with a canary writes
+    this until the canary has ended; then it is yours."""
 
 
 class LLMModelSpec(ApiModel):
@@ -193,7 +198,15 @@ class LLMModel(ApiModel):
             PrinterColumn("Age", "date", ".metadata.creationTimestamp"),
         ),
     )
-    rules: ClassVar[tuple[Rule, ...]] = (POD_NAME_PART,)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        POD_NAME_PART,
+        Rule(
+            "!has(self.spec.adapter) || !has(self.spec.adapter.replaces) || "
+            "self.spec.adapter.replaces.all(each, each.name != self.metadata.name)",
+            "an adapter cannot replace itself: name another one in replaces",
+            field_path=".spec.adapter.replaces",
+        ),
+    )
 
     api_version: Literal["llmos.dev/v1alpha1"] = API_VERSION
     kind: Literal["LLMModel"] = "LLMModel"

@@ -36,6 +36,33 @@ class Latencies(_Wire):
     sum_s: Annotated[float, Field(ge=0)] = 0.0
 
 
+class ArmLoad(_Wire):
+    """Requests for a name that one of two adapters was chosen for."""
+
+    requests_total: Count = 0
+    """Requests that were sent to a replica and ended; cancelled ones are not counted."""
+    failed_total: Count = 0
+    """Of these, requests that ended with a status of 500 or above."""
+    ttft: Latencies = Latencies()
+    """As of a pool."""
+    tpot: Latencies = Latencies()
+    """As of a pool."""
+
+
+class CanaryLoad(_Wire):
+    """An adapter that answers a part of the requests for another one's name, beside the one that answers most of the
+    rest. All of it begins anew when the share changes, or the files of the adapter do."""
+
+    replaces: str = ""
+    """The name that callers ask."""
+    weight: Annotated[int, Field(ge=0, le=100)] = 0
+    """Per cent that it is chosen for."""
+    result: ArmLoad = ArmLoad()
+    """The adapter itself."""
+    incumbent: ArmLoad = ArmLoad()
+    """The one beside it."""
+
+
 class PoolLoad(_Wire):
     """One pool as one gateway sees it, traffic of its adapters included."""
 
@@ -71,6 +98,8 @@ class PoolLoad(_Wire):
     """Mean time for each further token, one value a request."""
     endpoints: dict[str, Count] = Field(default_factory=dict)
     """Requests in flight by replica address (host:port)."""
+    canaries: dict[str, CanaryLoad] = Field(default_factory=dict)
+    """By the name of the adapter that takes another one's requests."""
 
 
 class TokenUse(_Wire):

@@ -84,6 +84,9 @@ class Reason(StrEnum):
     GatesPassed = "GatesPassed"
     Registered = "Registered"
     Suspended = "Suspended"
+    CanaryRunning = "CanaryRunning"
+    CanaryUndecided = "CanaryUndecided"
+    Promoted = "Promoted"
     # FineTuneJob: going wrong.
     DatasetInvalid = "DatasetInvalid"
     PersonalDataFound = "PersonalDataFound"
@@ -101,6 +104,8 @@ class Reason(StrEnum):
     RetriesExhausted = "RetriesExhausted"
     GateFailed = "GateFailed"
     OutputNameTaken = "OutputNameTaken"
+    CanaryRegressed = "CanaryRegressed"
+    NoTrialSucceeded = "NoTrialSucceeded"
     # AcceleratorClass.
     NodesFound = "NodesFound"
     # Tenant.
@@ -716,6 +721,32 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Registered",
         "There is an LLMModel of that name which another job or a person made.",
         "Delete or rename that LLMModel; the job then registers its result.",
+        "on-change",
+    ),
+    Reason.CanaryRunning: _good(
+        _JOB, "Promoted", "The result takes a share of another adapter's requests; status.canaries compares the two."
+    ),
+    Reason.CanaryUndecided: _good(
+        _JOB,
+        "Promoted",
+        "promoteAfter has passed, but the result can neither be promoted nor rolled back; the message says what is "
+        "missing. weight 100 in output.attachTo promotes it by hand, without the entry it is detached.",
+    ),
+    Reason.Promoted: _good(_JOB, "Promoted", "The result answers all requests for the name that it replaces."),
+    Reason.CanaryRegressed: _bad(
+        _JOB,
+        "Promoted",
+        "The result was a canary and did not stay: it was clearly worse than the adapter that it was to replace, a "
+        "gate did not hold any more, or its LLMModel was deleted. That adapter answers all requests, as before.",
+        "status.canaries has the numbers. Find out why (the LLMModel of the result can be attached to a pool for "
+        "trials), and make a new FineTuneJob.",
+        "none",
+    ),
+    Reason.NoTrialSucceeded: _bad(
+        _JOB,
+        "Trained",
+        "The search is over, and no trial came to a result.",
+        "status.trials says why each ended. Raise search.budgetAcceleratorHours, search.maxTrials or retries to go on.",
         "on-change",
     ),
 }

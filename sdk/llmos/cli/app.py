@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from llmos.cli.exits import Command, ExitCode
-from llmos.cli.jobs import resume, suspend, tune
+from llmos.cli.jobs import promote, resume, rollback, suspend, tune
 from llmos.cli.keys import keys
 from llmos.cli.objects import get, logs
 from llmos.cli.options import AsJson, Context, Kubeconfig, Namespace, TimeoutS, find_session
@@ -358,5 +358,5 @@ def version(as_json: AsJson = False) -> None:
     print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{name:<8}{value}" for name, value in facts.items()))
 
 
-for command in (tune, get, logs, suspend, resume):
+for command in (tune, get, logs, suspend, resume, promote, rollback):
     app.command(cls=Command)(command)

@@ -89,7 +89,11 @@ def find_message(job: FineTuneJob) -> str:
 
 def describe_training(job: FineTuneJob) -> str:
     """How far training is, in one line; empty before it began."""
-    return describe_progress(job.status.progress) if job.status.progress else ""
+    progress = job.status.progress
+    if progress is not None and job.status.trials:
+        best = "" if progress.eval_loss is None else f", best eval_loss {progress.eval_loss:.4g}"
+        return f"{progress.display}{best}"
+    return describe_progress(progress) if progress else ""
 
 
 def describe_progress(progress: TrainingProgress) -> str:

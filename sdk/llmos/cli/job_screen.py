@@ -9,10 +9,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from llmos.api import Condition, DatasetReport, Evaluation, FineTuneJob, Gate, MetricComparison, Trainer
+from llmos.cli.canaries import draw_canaries, list_attached_words
 from llmos.cli.gates import describe_gate
 from llmos.cli.job_progress import describe_training
 from llmos.cli.report import Health, State
 from llmos.cli.screen import build_table, draw_mark, draw_problem
+from llmos.cli.trials import draw_trials
 
 
 def draw_job(job: FineTuneJob, health: Health) -> RenderableType:
@@ -29,7 +31,9 @@ def draw_findings(job: FineTuneJob) -> list[RenderableType]:
     """What was found about the dataset and the result, as far as there is something."""
     report, evaluation = job.status.dataset_report, job.status.evaluation
     parts: list[RenderableType] = [draw_dataset(report)] if report else []
-    return parts + (draw_evaluation(evaluation, job.spec.evaluate.gates) if evaluation else [])
+    parts += draw_trials(job)
+    parts += draw_evaluation(evaluation, job.spec.evaluate.gates) if evaluation else []
+    return parts + draw_canaries(job)
 
 
 def _message(health: Health) -> list[RenderableType]:
@@ -78,7 +82,7 @@ def _fact_rows(job: FineTuneJob) -> list[tuple[str, str]]:
         )
     if status.start_time and status.completion_time:
         rows.append(("took", str(timedelta(seconds=int((status.completion_time - status.start_time).total_seconds())))))
-    attach = ", ".join(target.pool for target in spec.output.attach_to)
+    attach = list_attached_words(spec.output.attach_to)
     output = status.output
     made = f"{output.digest}{'' if output.model_ref else ', not registered'}" if output else "not made yet"
     rows.append(("result", f"LLMModel {spec.output.name}{f', for {attach}' if attach else ''}, {made}"))

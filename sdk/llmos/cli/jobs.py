@@ -10,6 +10,9 @@ from llmos.cli.options import AsJson, Context, Kubeconfig, Namespace, find_sessi
 from llmos.cli.session import Target
 
 Job = Annotated[str, typer.Argument(metavar="job/NAME", help="FineTuneJob; its NAME alone is the same.")]
+Pool = Annotated[
+    str | None, typer.Option("--pool", metavar="POOL", help="Only in this pool; by default in all that it says.")
+]
 
 
 def tune(
@@ -33,6 +36,22 @@ def tune(
     ] = "lora",
     attach: Annotated[
         list[str] | None, typer.Option("--attach", metavar="POOL", help="Pool that serves the adapter. Repeatable.")
+    ] = None,
+    replaces: Annotated[
+        str | None,
+        typer.Option(
+            "--replaces",
+            metavar="NAME",
+            help="Name of an adapter whose place the result takes in these pools, at first as a canary.",
+        ),
+    ] = None,
+    weight: Annotated[
+        int | None,
+        typer.Option("--weight", min=1, max=100, help="Per cent of its requests at first; by default 10."),
+    ] = None,
+    promote_after: Annotated[
+        str | None,
+        typer.Option("--promote-after", metavar="DURATION", help="Until it takes all: 90s, 30m, 2h; by default 30m."),
     ] = None,
     gates: Annotated[
         list[str] | None,
@@ -131,6 +150,9 @@ def tune(
         output=output,
         secret=secret,
         attach=tuple(attach or ()),
+        replaces=replaces,
+        weight=weight,
+        promote_after=promote_after,
         gates=tuple(gates or ()),
         suites=tuple(suites or ()),
         epochs=epochs,
@@ -197,6 +219,59 @@ def resume(
         llmos resume job/support
     """
     _set_suspend(ctx, job, Target(namespace, context, kubeconfig), suspend=False, as_json=as_json)
+
+
+def promote(
+    ctx: typer.Context,
+    job: Job,
+    pool: Pool = None,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Have the result of a FineTuneJob take all requests for the name that it replaces, without waiting any longer.
+
+    Examples:
+
+        llmos promote job/support-v2
+    """
+    from llmos.cli.canaries import run_promote  # noqa: PLC0415  (start-up time)
+
+    name = _read_job(job)
+    with find_session(ctx).connect(Target(namespace, context, kubeconfig)) as client:
+        run_promote(client, name, pool, as_json=as_json)
+
+
+def rollback(
+    ctx: typer.Context,
+    job: Job,
+    pool: Pool = None,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Take the result of a FineTuneJob out of the pools where it replaces another adapter, promoted or not.
+
+    Examples:
+
+        llmos rollback job/support-v2
+    """
+    from llmos.cli.canaries import run_rollback  # noqa: PLC0415  (start-up time)
+
+    name = _read_job(job)
+    with find_session(ctx).connect(Target(namespace, context, kubeconfig)) as client:
+        run_rollback(client, name, pool, as_json=as_json)
+
+
+def _read_job(job: str) -> str:
+    from llmos.cli.kinds import BadReferenceError, Kind, parse_reference  # noqa: PLC0415  (start-up time)
+
+    try:
+        return parse_reference(job, [Kind.JOB], default=Kind.JOB)[1]
+    except BadReferenceError as error:
+        raise typer.BadParameter(str(error), param_hint="job/NAME") from error
 
 
 def _set_suspend(ctx: typer.Context, job: str, target: Target, *, suspend: bool, as_json: bool) -> None:

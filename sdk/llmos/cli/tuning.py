@@ -61,6 +61,9 @@ class TuneWish:
     pii: str | None = None
     near_dedup: float | None = None
     patience: int | None = None
+    replaces: str | None = None
+    weight: int | None = None
+    promote_after: str | None = None
     storage: str | None = None
     memory: str | None = None
 
@@ -105,7 +108,8 @@ def _build_spec(wish: TuneWish, class_name: str) -> dict[str, Any]:
     }
     lora = _drop_empty({"rank": wish.rank, "alpha": wish.alpha})
     trainer = {"accelerator": {"class": class_name}, "memory": wish.memory, "hyperparameters": _drop_empty(numbers)}
-    attach = [{"pool": pool} for pool in wish.attach]
+    canary = {"replaces": wish.replaces, "weight": wish.weight, "promoteAfter": wish.promote_after}
+    attach = [_drop_empty({"pool": pool, **canary}) for pool in wish.attach]
     return _drop_empty(
         {
             "baseModelRef": {"name": wish.base},
@@ -155,6 +159,13 @@ def _check_contradictions(wish: TuneWish) -> None:
         raise BadWishError("--max-steps", "it takes the place of --epochs: give one of them")
     if wish.eval_fraction == 0 and wish.patience is not None:
         raise BadWishError("--patience", "it needs held-out examples: give --eval-fraction above 0")
+    if wish.replaces and not wish.attach:
+        raise BadWishError("--replaces", "it says what is replaced in the pools of --attach: name one")
+    if not wish.replaces and (wish.weight or wish.promote_after):
+        option = "--weight" if wish.weight else "--promote-after"
+        raise BadWishError(option, "only a canary has it: name with --replaces what it replaces")
+    if wish.replaces == (wish.output or wish.name):
+        raise BadWishError("--replaces", f"{wish.replaces} is the name of the result itself: name the result otherwise")
     if (wish.output or wish.name) == wish.base:
         raise BadWishError("--name", f"{wish.base} is the base model: name the result otherwise")
 
@@ -193,6 +204,9 @@ _OPTIONS: Final = {
     "pii": "--pii",
     "name": "--base",
     "pool": "--attach",
+    "replaces": "--replaces",
+    "weight": "--weight",
+    "promoteAfter": "--promote-after",
     "epochs": "--epochs",
     "maxSteps": "--max-steps",
     "learningRate": "--learning-rate",

@@ -12,9 +12,11 @@ from llmos.api.names import (
     CONDITION_ADMITTED,
     CONDITION_DATASET_READY,
     CONDITION_EVALUATED,
+    CONDITION_PROMOTED,
     CONDITION_REGISTERED,
     CONDITION_TRAINED,
 )
+from llmos.cli.canaries import list_canary_rows
 from llmos.cli.exits import ExitCode
 from llmos.cli.gates import describe_gate
 from llmos.cli.job_progress import describe_training, find_phase
@@ -30,6 +32,7 @@ STEPS: Final = {
     CONDITION_TRAINED: "training",
     CONDITION_EVALUATED: "evaluation",
     CONDITION_REGISTERED: "registration",
+    CONDITION_PROMOTED: "canary",
 }
 """What a job goes through, in this order."""
 
@@ -50,7 +53,14 @@ class JobExplanation:
     def steps(self) -> tuple[tuple[str, Condition | None], ...]:
         """The steps and what is said about them."""
         told = {condition.type: condition for condition in self.job.status.conditions}
-        return tuple((name, told.get(type_)) for type_, name in STEPS.items())
+        # Most jobs replace nothing, so that they have no canary to reach.
+        return tuple(
+            (name, told.get(type_)) for type_, name in STEPS.items() if type_ != CONDITION_PROMOTED or self._has_canary
+        )
+
+    @property
+    def _has_canary(self) -> bool:
+        return any(target.replaces is not None for target in self.job.spec.output.attach_to)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -76,6 +86,9 @@ class JobExplanation:
             "history": [each.to_manifest() for each in self.job.status.history],
             "warnings": list(self.job.status.warnings),
             "lostAcceleratorSeconds": self.job.status.lost_accelerator_seconds,
+            "trials": [each.to_manifest() for each in self.job.status.trials],
+            "bestTrial": self.job.status.best_trial,
+            "canaries": [each.to_manifest() for each in self.job.status.canaries],
         }
 
 
@@ -97,6 +110,7 @@ def draw_job_explanation(it: JobExplanation) -> str:
         draw_rows("Training", _training_rows(it), width=14),
         draw_rows("Gates", _gate_rows(it.job), width=14),
         draw_rows("Warnings", [("", warning) for warning in it.job.status.warnings], width=0),
+        draw_rows("Canaries", list_canary_rows(it.job), width=14),
     ]
     return "\n".join(part for part in parts if part)
 

@@ -7,7 +7,7 @@ from typing import Generic, Literal, Self, Unpack, overload
 
 import httpx
 
-from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Tenant
+from llmos.api import AcceleratorClass, AttachTo, FineTuneJob, InferencePool, LLMModel, Tenant
 from llmos.client.chat import (
     ChatChunk,
     ChatCompletion,
@@ -104,6 +104,12 @@ class AsyncJobs(AsyncLoggedResources[FineTuneJob]):
         """As `Jobs.resume`."""
         flow = self._flows.suspend(namespace or self._namespace, name, DEFAULT_FIELD_MANAGER, suspend=False)
         return await self._driver.run(flow)
+
+    async def attach(self, name: str, targets: Sequence[AttachTo], *, namespace: str | None = None) -> FineTuneJob:
+        """As `Jobs.attach`."""
+        return await self._driver.run(
+            self._flows.attach(namespace or self._namespace, name, DEFAULT_FIELD_MANAGER, targets)
+        )
 
 
 class AsyncPools(AsyncLoggedResources[InferencePool]):

@@ -1,4 +1,4 @@
-"""The flows of one kind: list, get, create, apply, delete, watch, wait, scale, suspend.
+"""The flows of one kind: list, get, create, apply, delete, watch, wait, scale, suspend, attach.
 
 They decide which requests are made and what the answers mean; they do no I/O (flow.py). Objects are applied by
 server-side apply with only the fields that the caller set, so that defaults stay the server's and fields that another
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
-from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Tenant
+from llmos.api import AcceleratorClass, AttachTo, FineTuneJob, InferencePool, LLMModel, Tenant
 from llmos.api.names import GROUP, VERSION
 from llmos.client.answers import check
 from llmos.client.errors import ConflictError, NotFoundError, OverloadedError, UnreachableError
@@ -131,12 +131,20 @@ class ResourceFlows(Generic[M]):
 
     def suspend(self, namespace: str, name: str, field_manager: str, *, suspend: bool) -> Flow[M]:
         """Set spec.suspend; returns the object."""
+        return (yield from self._change_spec(namespace, name, field_manager, {"suspend": suspend}))
+
+    def attach(self, namespace: str, name: str, field_manager: str, targets: Sequence[AttachTo]) -> Flow[M]:
+        """Set spec.output.attachTo; returns the object."""
+        output = {"attachTo": [target.to_manifest() for target in targets]}
+        return (yield from self._change_spec(namespace, name, field_manager, {"output": output}))
+
+    def _change_spec(self, namespace: str, name: str, field_manager: str, spec: dict[str, Any]) -> Flow[M]:
         reply = yield Send(
             Request(
                 "PATCH",
                 f"{self.collection(namespace)}/{name}",
                 {"fieldManager": field_manager},
-                {"spec": {"suspend": suspend}},
+                {"spec": spec},
                 "application/merge-patch+json",
             )
         )

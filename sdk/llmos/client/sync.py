@@ -7,7 +7,7 @@ from typing import Generic, Literal, Self, Unpack, overload
 
 import httpx
 
-from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Tenant
+from llmos.api import AcceleratorClass, AttachTo, FineTuneJob, InferencePool, LLMModel, Tenant
 from llmos.client.chat import (
     ChatChunk,
     ChatCompletion,
@@ -123,6 +123,11 @@ class Jobs(LoggedResources[FineTuneJob]):
         """Have a suspended job go on from its last checkpoint."""
         flow = self._flows.suspend(namespace or self._namespace, name, DEFAULT_FIELD_MANAGER, suspend=False)
         return self._driver.run(flow)
+
+    def attach(self, name: str, targets: Sequence[AttachTo], *, namespace: str | None = None) -> FineTuneJob:
+        """Have the result served by these pools and no others: weight 100 promotes a canary, leaving it out detaches
+        it."""
+        return self._driver.run(self._flows.attach(namespace or self._namespace, name, DEFAULT_FIELD_MANAGER, targets))
 
 
 class Pools(LoggedResources[InferencePool]):

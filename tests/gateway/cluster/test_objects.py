@@ -78,6 +78,8 @@ def test_adapters_are_read_from_the_status() -> None:
     entry = {"name": "support", "digest": "sha256:a", "replicas": ["chat-0", "chat-1"], "reason": "Loaded"}
     assert adapters_of(entry) == (Adapter("support", "sha256:a", frozenset({"chat-0", "chat-1"})),)
     assert parse_pool(pool_object()).adapters == ()
+    canary = {"name": "v2", "digest": "sha256:b", "replicas": ["chat-0"], "replaces": "support", "weight": 10}
+    assert adapters_of(canary) == (Adapter("v2", "sha256:b", frozenset({"chat-0"}), replaces="support", weight=10),)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -263,3 +264,33 @@ async def test_a_replica_that_fails_is_replaced_by_one_that_serves_the_adapter()
         stage.catalog.put_pool(attached(bad.address))
         assert await read_status(stage.post(ASK)) == 503, "all that serve it were asked"
     assert not other.bodies
+
+
+async def test_requests_for_a_name_are_dealt_out_and_both_adapters_are_compared() -> None:
+    async with open_engine() as engine, open_gateway(engine.address) as stage:
+        here = frozenset({engine.address})
+        adapters = (Adapter("support", "v1", here), Adapter("v2", "v2", here, replaces="support", weight=30))
+        stage.catalog.put_pool(replace(pool(POOL), adapters=adapters))
+        assert [await read_status(stage.post(STREAM)) for _ in range(60)] == [200] * 60
+        assert [await read_status(stage.post({**STREAM, "model": "v2"})) for _ in range(3)] == [200] * 3
+        asked = Counter(body["model"] for body in engine.bodies)
+        load = (await stage.read_load())["canaries"]["v2"]
+        log = await stage.read_log(63)
+    assert asked["v2"] - 3 in range(6, 34)
+    assert load["result"]["requestsTotal"] == asked["v2"] - 3
+    assert load["incumbent"]["requestsTotal"] == asked["support"]
+    assert sum(load["incumbent"]["ttft"]["counts"]) == asked["support"]
+    assert (load["replaces"], load["weight"]) == ("support", 30)
+    assert Counter(line["model"] for line in log) == asked
+
+
+async def test_only_what_a_replica_failed_counts_against_a_canary() -> None:
+    async with (
+        open_engine(fail_with(500, {"error": {"message": "no"}})) as engine,
+        open_gateway(engine.address) as stage,
+    ):
+        adapters = (Adapter("v2", "v2", frozenset({engine.address}), replaces="support", weight=50), Adapter("support"))
+        stage.catalog.put_pool(replace(pool(POOL), adapters=adapters))
+        assert [await read_status(stage.post(ASK)) for _ in range(3)] == [500] * 3
+        load = (await stage.read_load())["canaries"]["v2"]
+    assert load["result"] == {"requestsTotal": 3, "failedTotal": 3}

@@ -114,6 +114,22 @@ class TestStoredObjects:
         assert "status" not in server.try_out({**smallest("InferencePool"), "status": {"replicas": 7}})
 
 
+class TestChanges:
+    def test_of_a_search_may_be_its_limits_and_not_its_values(self, server: Server, kubectl: Kubectl) -> None:
+        rates = [{"name": "learningRate", "values": [0.001, 0.01]}]
+        server.create(smallest("FineTuneJob", "searches", search={"parameters": rates}))
+
+        def change(**search: Any) -> str:
+            patch = json.dumps({"spec": {"search": search}})
+            return kubectl("patch", f"finetunejobs.{GROUP}/searches", "--type=merge", f"--patch={patch}")
+
+        change(maxTrials=4, parallelism=2, budgetAcceleratorHours=3)
+        others = [{"name": "learningRate", "values": [0.002]}]
+        for refused in ({"seed": 1}, {"algorithm": "grid"}, {"reductionFactor": 2}, {"parameters": others}):
+            with pytest.raises(AssertionError, match="of a search cannot be changed"):
+                change(**refused)
+
+
 class TestStatus:
     def test_conditions_of_two_writers_stand_side_by_side(self, server: Server, kubectl: Kubectl) -> None:
         server.create(smallest("InferencePool", "two-writers"))

@@ -143,6 +143,7 @@ class World:
     job: dict[str, Any]
     base_digest: str = BASE_DIGEST
     attempt: int = 1
+    trial: int = 0
 
     def with_job(self, **changes: Any) -> World:
         """The same claim with another job."""
@@ -159,6 +160,7 @@ class World:
             f"--work={self.work}",
             f"--base-digest={self.base_digest}",
             f"--attempt={self.attempt}",
+            f"--trial={self.trial}",
             "--metrics-port=0",
         ]
 

@@ -6,13 +6,17 @@ import asyncio
 import base64
 import json
 import math
+import time
 from array import array
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
+
+from llmos_workers.serve.guard import KEY_HEADER, KEY_VARIABLE
 
 StartSimulator = Callable[..., Awaitable[ClientSession]]
 
@@ -276,3 +280,23 @@ async def test_a_dead_engine_is_unhealthy(start_simulator: StartSimulator) -> No
             await post(session, "/v1/completions", {"prompt": "Hi"})
     async with session.get("/health") as response:
         assert response.status == 503
+
+
+async def test_faults_strike_one_adapter_only_if_it_is_named(
+    start_simulator: StartSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
+    monkeypatch.setenv(KEY_VARIABLE, "key")
+    (tmp_path / "adapter_config.json").write_text('{"r": 8}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    faults = ("--fault-error-rate=1", "--fault-delay-s=0.2", "--fault-adapter=bad")
+    session = await start_simulator("--enable-lora", "--max-loras=2", *faults)
+    for name in ("bad", "good"):
+        body = {"lora_name": name, "lora_path": str(tmp_path)}
+        async with session.post("/v1/load_lora_adapter", json=body, headers={KEY_HEADER: "key"}) as loaded:
+            assert loaded.status == 200
+    began_s = time.monotonic()
+    assert (await post(session, "/v1/completions", {"model": "bad", "prompt": "Hi"}))[0] == 500
+    assert time.monotonic() - began_s >= 0.2
+    for model in ("good", "m"):
+        assert (await post(session, "/v1/completions", {"model": model, "prompt": "Hi", "max_tokens": 1}))[0] == 200

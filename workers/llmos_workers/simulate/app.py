@@ -197,17 +197,28 @@ class Server:
     async def _read(self, http: Request, kind: type[_Body]) -> _Body:
         body = await http.body()
         self._requests += 1
-        if _is_chosen(self._settings.seed, self._requests, self._settings.faults.error_rate):
-            raise ApiError(500, "InternalServerError", "Internal server error")
+        number, faults = self._requests, self._settings.faults
+        if not faults.adapter:
+            await self._suffer(number)
         try:
             request = kind.model_validate_json(body)
         except ValidationError as error:
             raise _build_validation_error(error) from error
+        if faults.adapter and faults.adapter == request.model:
+            await self._suffer(number)
         name = self._settings.served_model_name
         if request.model not in (None, name) and not self._find_adapter(request):
             message = f"The model `{request.model}` does not exist. Valid aliases: {name}."
             raise ApiError(404, "NotFoundError", message, "model")
         return request
+
+    async def _suffer(self, number: int) -> None:
+        """Delay a request, or fail it, as was asked for."""
+        faults = self._settings.faults
+        if faults.delay_s:
+            await asyncio.sleep(faults.delay_s)
+        if _is_chosen(self._settings.seed, number, faults.error_rate):
+            raise ApiError(500, "InternalServerError", "Internal server error")
 
     def _find_adapter(self, request: ApiRequest) -> str:
         """Return the folder of the adapter that a request names; empty if it asks the model itself."""

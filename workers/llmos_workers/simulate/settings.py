@@ -38,6 +38,9 @@ class Faults:
     crash_after_requests: int | None = None
     hang_after_requests: int | None = None
     error_rate: float = 0.0
+    delay_s: float = 0.0
+    adapter: str = ""
+    """The adapter whose requests alone have errors and delays; empty: all have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,8 @@ def _add_faults(parser: argparse.ArgumentParser) -> None:
     add("--fault-crash-after-requests", type=int, help="serve this many requests, die at the next")
     add("--fault-hang-after-requests", type=int, help="serve this many requests, then compute no further step")
     add("--fault-error-rate", type=_share, default=0.0, help="share of requests answered with status 500, 0 to 1")
+    add("--fault-delay-s", type=float, default=0.0, help="seconds that a request waits before it is looked at")
+    add("--fault-adapter", default="", help="adapter whose requests alone have these errors and delays; empty = all")
 
 
 def parse_settings(argv: Sequence[str]) -> Settings:
@@ -169,6 +174,8 @@ def parse_settings(argv: Sequence[str]) -> Settings:
             crash_after_requests=args.fault_crash_after_requests,
             hang_after_requests=args.fault_hang_after_requests,
             error_rate=args.fault_error_rate,
+            delay_s=args.fault_delay_s,
+            adapter=args.fault_adapter,
         ),
         start_delay_s=args.start_delay_s + args.fault_slow_start_s,
         shutdown_timeout_s=args.shutdown_timeout,

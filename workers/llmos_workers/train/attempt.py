@@ -78,6 +78,13 @@ class Options:
     place: Place = field(default_factory=Place)
     local_rank: int = 0
     """Which accelerator of the pod is this process's."""
+    trial: int = 0
+    """Number of the trial of a search; 0 for a job that trains once."""
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and result are."""
+        return self.work / "trials" / str(self.trial) if self.trial else self.work
 
 
 class Attempt:
@@ -167,7 +174,7 @@ class Attempt:
 
     @property
     def _output(self) -> Path:
-        return self._options.work / "output"
+        return self._options.folder / "output"
 
     @cached_property
     def _settings(self) -> Settings:
@@ -235,7 +242,7 @@ class Attempt:
 
     def _build_store(self) -> CheckpointStore:
         wanted = self._options.job.spec.checkpoint
-        folder = self._options.work / "checkpoints"
+        folder = self._options.folder / "checkpoints"
         return CheckpointStore(folder, self._lineage, keep=wanted.keep, keep_best=wanted.keep_best)
 
     def _build_learner(self) -> Learner:
@@ -278,7 +285,7 @@ class Attempt:
         self._closers.append(heartbeat.close)
         self._reporter = Reporter(
             out=sys.stdout,
-            events=EventLog(options.work / "tensorboard" if is_leader else None, options.attempt),
+            events=EventLog(options.folder / "tensorboard" if is_leader else None, options.attempt),
             metrics=Metrics(options.metrics_port if is_leader else 0),
             examples=self._order.count,
             total_steps=self.schedule.total_steps,
@@ -295,7 +302,7 @@ class Attempt:
     def _build_heartbeat(self, state: State) -> Heartbeat:
         options = self._options
         return Heartbeat(
-            options.work / "attempts",
+            options.folder / "attempts",
             attempt=options.attempt,
             accelerators=options.accelerators,
             resumed_step=state.step,

@@ -30,6 +30,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from llmos.api import FineTuneJob
+from llmos.api.search import apply_parameters, propose_parameters
 from llmos_workers.pulse import Pulse
 from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt, Options
@@ -112,7 +113,8 @@ def build_options(parsed: argparse.Namespace) -> Options:
     except (OSError, ValidationError) as error:
         raise SystemExit(f"The job file {parsed.job} cannot be read: {error}") from error
     return Options(
-        job=job,
+        job=_find_trial(job, parsed.trial),
+        trial=parsed.trial,
         base=parsed.model,
         work=parsed.work,
         base_digest=parsed.base_digest,
@@ -133,3 +135,13 @@ def _build_place(parsed: argparse.Namespace) -> Place:
         timeout_s=parsed.meet_timeout,
         silence_s=parsed.silence,
     )
+
+
+def _find_trial(job: FineTuneJob, number: int) -> FineTuneJob:
+    """Return the job with the values of a trial."""
+    if not number:
+        return job
+    if job.spec.search is None:
+        raise SystemExit(f"There is no trial {number}: the job has no search.")
+    spec = apply_parameters(job.spec, propose_parameters(job.spec.search, number))
+    return job.model_copy(update={"spec": spec})

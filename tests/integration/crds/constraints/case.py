@@ -32,7 +32,9 @@ ITEMS: Final[dict[str, Object]] = {
     "allow": {},
     "suites": {"name": "support", "source": {"uri": "hf://org/set"}},
     "gates": {"metric": "eval_loss", "max": 1},
-    "attachTo": {"pool": "chat"},
+    "attachTo": {"pool": "chat", "replaces": "former"},
+    "parameters": {"name": "learningRate", "values": [0.001]},
+    "replaces": {"pool": "chat", "name": "former"},
     "targetModules": {},
     "metrics": {},
     "egressAllow": {},
@@ -113,8 +115,13 @@ def _manifest(kind: str, path: str, value: Any) -> Object:
         del spec["replicas"]
     if path == "spec.trainer.nodes":
         spec["checkpoint"] = {"storage": {"accessMode": "ReadWriteMany"}}
-    if path.startswith("spec.adapter.attachTo"):
+    if path.startswith(("spec.adapter.attachTo", "spec.adapter.replaces")):
         spec["adapter"] = {"baseModelRef": {"name": "base"}}
+    if path.startswith("spec.search") and path != "spec.search.parameters":
+        # As many trials as go on at the same time at most.
+        spec["search"] = {"parameters": [ITEMS["parameters"]], "maxTrials": 16}
+    if path == "spec.search.maxTrials":
+        spec["search"] = {**spec["search"], "parallelism": 1}
     base = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "case"}, "spec": spec}
     merged: Object = merge(base, _change(path.split("."), value) if path else value)
     return merged

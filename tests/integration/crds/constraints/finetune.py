@@ -18,6 +18,7 @@ from tests.integration.crds.constraints.case import (
 _JOB: Final = "FineTuneJob"
 _URI_SAYS: Final = "the URI must start with one of"
 _PARAMETERS: Final = "spec.trainer.hyperparameters"
+_TARGET: Final = "spec.output.attachTo[]"
 _SUITE: Final = "spec.evaluate.suites[]"
 
 
@@ -278,8 +279,148 @@ _OUTPUT: Final = [
         says="output.kind is for tuning lora",
         blamed="spec.output.kind",
     ),
+    Case(
+        _JOB,
+        _TARGET,
+        "rule",
+        {"weight": 10, "promoteAfter": "30m"},
+        {"replaces": None, "weight": 10},
+        says="weight and promoteAfter are those of a canary",
+    ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"output": {"attachTo": [{"pool": "chat", "replaces": "former"}]}},
+        {"output": {"attachTo": [{"pool": "chat", "replaces": "result"}]}},
+        says="a result cannot replace itself",
+        blamed="spec.output.attachTo",
+    ),
+    *reference(_JOB, f"{_TARGET}.replaces"),
+    *limits(_JOB, f"{_TARGET}.weight", 1, 100),
+    longest_text(_JOB, f"{_TARGET}.promoteAfter", 6, accepted="99999h"),
+    Case(_JOB, f"{_TARGET}.promoteAfter", "pattern", "90s", "0s"),
+    Case(_JOB, f"{_TARGET}.promoteAfter", "pattern", "2h", "2 h"),
     *limits(_JOB, "spec.retries.user", 0, 100),
     *limits(_JOB, "spec.retries.infrastructure", 0, 10000),
+]
+_PARAMETER: Final = "spec.search.parameters[]"
+_RATES: Final = {"name": "learningRate", "values": [0.001, 0.01]}
+
+
+def _parameters(count: int) -> list[dict[str, object]]:
+    names = ("learningRate", "weightDecay", "warmupFraction", "maxGradNorm", "batchTokens", "rank", "alpha", "dropout")
+    return [{"name": name, "values": [0.1]} for name in names[:count]]
+
+
+_SEARCH: Final = [
+    Case(_JOB, "spec.search", "required:parameters", {}, {"parameters": None}),
+    *(case for case in one_of(_JOB, "spec.search.algorithm", "asha", "random", "grid")),
+    Case(_JOB, "spec.search.algorithm", "enum", "asha", "bayes"),
+    *limits(_JOB, "spec.search.maxTrials", 1, 64),
+    *limits(_JOB, "spec.search.parallelism", 1, 16),
+    *_above_zero("spec.search.budgetAcceleratorHours", 1000000),
+    *limits(_JOB, "spec.search.reductionFactor", 2, 10),
+    *limits(_JOB, "spec.search.seed", 0, 2147483647),
+    Case(_JOB, "spec.search.parameters", "minItems", _parameters(1), []),
+    Case(_JOB, "spec.search.parameters", "maxItems", _parameters(8), [*_parameters(8), *_parameters(1)]),
+    Case(
+        _JOB,
+        "spec.search.parameters",
+        "listMapKeys",
+        _parameters(2),
+        [*_parameters(1), *_parameters(1)],
+        blamed="spec.search.parameters[1]",
+    ),
+    Case(_JOB, _PARAMETER, "required:name", {}, {"name": None}),
+    Case(_JOB, f"{_PARAMETER}.name", "enum", "weightDecay", "maxLength"),
+    Case(_JOB, f"{_PARAMETER}.values", "maxItems", [0.1] * 32, [0.1] * 33),
+    *(
+        Case(_JOB, f"{_PARAMETER}.{name}", keyword, accepted, refused)
+        for name in ("min", "max")
+        for keyword, accepted, refused in (("minimum", 0, -1), ("maximum", 16777216, 16777217))
+    ),
+    Case(
+        _JOB,
+        _PARAMETER,
+        "rule",
+        {"values": None, "min": 0, "max": 1},
+        {"min": 0, "max": 1},
+        says="name either values, or min and max",
+    ),
+    Case(
+        _JOB,
+        _PARAMETER,
+        "rule",
+        {"values": None, "min": 0.1, "max": 0.2},
+        {"values": None, "min": 0.2, "max": 0.1},
+        says="min must be below max",
+    ),
+    Case(
+        _JOB,
+        _PARAMETER,
+        "rule",
+        {"values": None, "min": 0.1, "max": 0.2, "log": True},
+        {"values": None, "min": 0, "max": 0.2, "log": True},
+        says="log needs min above 0",
+    ),
+    Case(
+        _JOB,
+        "spec.search",
+        "rule",
+        {"algorithm": "random"},
+        {"algorithm": "tpe"},
+        says="tpe is not offered",
+        blamed="spec.search.algorithm",
+    ),
+    Case(
+        _JOB,
+        "spec.search",
+        "rule",
+        {"algorithm": "grid"},
+        {"algorithm": "grid", "parameters": [{"name": "dropout", "min": 0, "max": 0.5}]},
+        says="a grid needs values for each parameter",
+        blamed="spec.search.parameters",
+    ),
+    Case(
+        _JOB,
+        "spec.search",
+        "rule",
+        {"parallelism": 2, "maxTrials": 2},
+        {"parallelism": 3, "maxTrials": 2},
+        says="parallelism must not be above maxTrials",
+    ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"search": {"parameters": [_RATES]}},
+        {"search": {"parameters": [_RATES]}, "dataset": {"split": {"evalFraction": 0}}},
+        says="search compares trials by held-out examples",
+        blamed="spec.search",
+    ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"search": {"parameters": [{"name": "rank", "values": [8]}]}},
+        {"search": {"parameters": [{"name": "rank", "values": [8]}]}, "method": {"tuning": "full"}},
+        says="rank, alpha and dropout are those of an adapter",
+        blamed="spec.search.parameters",
+    ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"search": {"parameters": [_RATES]}},
+        {
+            "search": {"parameters": [_RATES]},
+            "trainer": {"nodes": 2},
+            "checkpoint": {"storage": {"accessMode": "ReadWriteMany"}},
+        },
+        says="each trial of a search trains in one pod",
+        blamed="spec.search",
+    ),
 ]
 JOB_CASES: Final = [
     Case(_JOB, "", "required:spec", {}, {"spec": None}),
@@ -297,4 +438,5 @@ JOB_CASES: Final = [
     *_CHECKPOINT,
     *_EVALUATE,
     *_OUTPUT,
+    *_SEARCH,
 ]

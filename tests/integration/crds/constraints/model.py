@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.integration.crds.constraints.case import (
     Case,
+    limits,
     one_of,
     pod_name_part,
     quantity,
@@ -15,6 +16,11 @@ from tests.integration.crds.constraints.case import (
 
 _MODEL: Final = "LLMModel"
 _URI_SAYS: Final = "the URI must start with one of"
+_REPLACES: Final = "spec.adapter.replaces"
+
+
+def _replaces(count: int, name: str = "former") -> list[dict[str, str]]:
+    return [{"pool": f"pool-{number}", "name": name} for number in range(count)]
 
 
 MODEL_CASES: Final = [
@@ -43,6 +49,21 @@ MODEL_CASES: Final = [
     *reference(_MODEL, "spec.adapter.baseModelRef.name"),
     *unique_items(_MODEL, "spec.adapter.attachTo", 16, [f"pool-{number}" for number in range(17)]),
     *reference(_MODEL, "spec.adapter.attachTo[]"),
+    Case(_MODEL, _REPLACES, "maxItems", _replaces(16), _replaces(17)),
+    Case(_MODEL, _REPLACES, "listMapKeys", _replaces(2), [*_replaces(1), *_replaces(1)], blamed=f"{_REPLACES}[1]"),
+    *(Case(_MODEL, f"{_REPLACES}[]", f"required:{name}", {}, {name: None}) for name in ("pool", "name")),
+    *reference(_MODEL, f"{_REPLACES}[].pool"),
+    *reference(_MODEL, f"{_REPLACES}[].name"),
+    *limits(_MODEL, f"{_REPLACES}[].weight", 0, 100),
+    Case(
+        _MODEL,
+        "",
+        "rule",
+        {"spec": {"adapter": {"baseModelRef": {"name": "base"}, "replaces": _replaces(1, "former")}}},
+        {"spec": {"adapter": {"baseModelRef": {"name": "base"}, "replaces": _replaces(1, "case")}}},
+        says="an adapter cannot replace itself",
+        blamed="spec.adapter.replaces",
+    ),
     *one_of(_MODEL, "spec.format", "auto", "safetensors", "gguf"),
     *one_of(_MODEL, "spec.storage.mode", "ephemeral", "claim"),
     *quantity(_MODEL, "spec.storage.size"),

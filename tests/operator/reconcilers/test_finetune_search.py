@@ -1,0 +1,371 @@
+"""A search: trials begin, are stopped, are lost, go on and win; told as sequences, and as histories."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmos.api.names import LABEL_TRIAL
+from llmos.api.search import Search, propose_parameters
+from llmos_operator.kube.errors import Forbidden, Unavailable
+from llmos_operator.kube.resources import PERSISTENT_VOLUME_CLAIMS, PODS
+from tests.operator.reconcilers.job_world import METRIC, JobWorld
+from tests.operator.reconcilers.world import NAMESPACE
+
+RATE = {"name": "learningRate", "min": 1e-5, "max": 1e-2, "log": True}
+CHECKPOINT = {"everySteps": 10, "onPreempt": {"deadlineSeconds": 10}}
+RESERVE_S = 20
+
+
+class SearchWorld(JobWorld):
+    """A job that searches, with its dataset prepared."""
+
+    def __init__(self, *, retries: dict[str, int] | None = None, **search: Any) -> None:
+        asked = {"algorithm": "random", "maxTrials": 4, "parallelism": 2, "parameters": [RATE], **search}
+        evaluate = {"everySteps": 10, "gates": [{"metric": "eval_loss", "maxRelativeToBase": 0.9}]}
+        more: dict[str, Any] = {"retries": retries} if retries else {}
+        self.search = asked
+        super().__init__(search=asked, evaluate=evaluate, checkpoint=CHECKPOINT, **more)
+
+    async def begin(self, passes: int = 3) -> dict[str, Any]:
+        await self.prepare()
+        return await self.go(passes)
+
+    def trial(self, number: int) -> dict[str, Any]:
+        return next(dict(each) for each in self.status_now()["trials"] if each["number"] == number)
+
+    def states(self) -> list[str]:
+        return [trial["state"] for trial in self.status_now()["trials"]]
+
+    def trial_pods(self) -> list[str]:
+        return [pod["metadata"]["name"] for pod in self.pods() if LABEL_TRIAL in pod["metadata"].get("labels", {})]
+
+    def _set(self, name: str, phase: str, state: dict[str, Any]) -> None:
+        """As of any pod, and it began when it began."""
+        began = self.pod(name).get("status", {}).get("startTime")
+        super()._set(name, phase, state)
+        if began:
+            self.kube.set_status(PODS, name, NAMESPACE, startTime=began)
+
+    def finish(self, place: str, loss: float) -> None:
+        """A trial's attempt, for example `2-1`, comes to a result."""
+        self.end_pod(
+            f"tune-train-{place}",
+            outcome="complete",
+            evaluation={"metrics": [{**METRIC, "result": loss}]},
+            output={"digest": f"sha256:{place}", "kind": "adapter"},
+            progress={"step": 100, "totalSteps": 100},
+        )
+
+    def learn(self, place: str, step: int, loss: float) -> None:
+        """A trial's attempt tells how far it is."""
+        self.tell(f"tune-train-{place}", progress={"step": step, "totalSteps": 100, "evalLoss": loss})
+
+
+async def test_two_at_a_time_with_values_of_their_own_and_the_best_is_registered() -> None:
+    world = SearchWorld()
+    status = await world.begin()
+    assert world.trial_pods() == ["tune-train-1-1", "tune-train-2-1"]
+    assert (status["phase"], world.ready()) == ("Training", ("False", "Training"))
+    for number in (1, 2):
+        pod = world.pod(f"tune-train-{number}-1")
+        assert pod["spec"]["containers"][0]["command"][-2:] == ["--trial", str(number)]
+        search = Search.model_validate({"parameters": [RATE]})
+        values = {each["name"]: each["value"] for each in world.trial(number)["parameters"]}
+        assert values == propose_parameters(search, number)
+        world.run_pod(f"tune-train-{number}-1")
+    await world.step()
+    world.finish("2-1", 1.2)
+    await world.go()
+    assert world.states() == ["Training", "Complete", "Training"]
+    assert world.trial_pods() == ["tune-train-1-1", "tune-train-3-1"]
+    assert (world.status_now()["bestTrial"], world.status_now()["evaluation"]["metrics"][0]["result"]) == (2, 1.2)
+    assert "output" not in world.status_now()
+    for place, loss in (("1-1", 1.5), ("3-1", 1.1)):
+        world.run_pod(f"tune-train-{place}")
+        world.finish(place, loss)
+        await world.go()
+    world.finish("4-1", 1.3)
+    status = await world.go(5)
+    assert (status["phase"], status["bestTrial"], world.ready()) == ("Succeeded", 3, ("True", "Registered"))
+    assert status["output"]["digest"] == "sha256:3-1"
+    assert status["output"]["uri"] == "pvc://tune-work/trials/3/output"
+    assert world.output()["spec"]["source"]["uri"] == "pvc://tune-work/trials/3/output"
+    assert status["evaluation"]["metrics"][0]["result"] == 1.1
+    assert world.job_pods() == []
+    world.kube.forget_writes()
+    await world.go()
+    assert world.kube.changes == []
+
+
+async def test_gates_are_those_of_the_best_trial() -> None:
+    world = SearchWorld(maxTrials=1, parallelism=1)
+    await world.begin()
+    world.run_pod("tune-train-1-1")
+    world.finish("1-1", 1.99)
+    status = await world.go(5)
+    assert (status["phase"], world.ready()) == ("Failed", ("False", "GateFailed"))
+    assert "support" not in world.models()
+
+
+async def test_asha_stops_what_is_behind_at_a_rung_and_nothing_that_leads() -> None:
+    world = SearchWorld(algorithm="asha", maxTrials=3, parallelism=3, reductionFactor=2)
+    await world.begin()
+    for number, loss in ((1, 2.0), (2, 1.0), (3, 3.0)):
+        world.run_pod(f"tune-train-{number}-1")
+        world.learn(f"{number}-1", 11, loss)
+    await world.step()
+    await world.step()
+    assert world.states() == ["Training", "Training", "Stopped"]
+    assert "Behind at rung 0" in world.trial(3)["message"]
+    assert "deletionTimestamp" in world.pod("tune-train-3-1")["metadata"]
+    world.pass_time(5)
+    world.learn("1-1", 25, 1.9)
+    world.learn("2-1", 25, 0.9)
+    await world.step()
+    # Both reach the next rung: the first one alone is the best of it, the second is better.
+    assert world.trial(1)["rungs"] == [2.0, 1.9]
+    world.kube.finish_deletion(PODS, "tune-train-3-1", NAMESPACE)
+    await world.go()
+    assert world.states() == ["Training", "Training", "Stopped"]
+    assert "tune-train-3-2" not in world.trial_pods()
+
+
+async def test_a_lost_trial_goes_on_and_its_lost_time_counts() -> None:
+    world = SearchWorld(maxTrials=1, parallelism=1, budgetAcceleratorHours=1)
+    await world.begin()
+    world.run_pod("tune-train-1-1")
+    world.pass_time(100)
+    await world.step()
+    assert world.trial(1)["acceleratorSeconds"] == 100
+    world.kube.finish_deletion(PODS, "tune-train-1-1", NAMESPACE)
+    await world.go()
+    assert world.trial(1)["attempts"]["infrastructure"] == 1
+    world.pass_time(400)
+    await world.go()
+    assert world.trial_pods() == ["tune-train-1-2"]
+    world.run_pod("tune-train-1-2")
+    world.pass_time(50)
+    await world.step()
+    assert world.trial(1)["acceleratorSeconds"] == 150
+    assert world.status_now()["attempts"] == {"user": 0, "infrastructure": 0, "preemptions": 0}
+
+
+async def test_a_trial_that_fails_is_not_the_end_of_the_others() -> None:
+    world = SearchWorld(maxTrials=2, parallelism=1)
+    await world.begin()
+    world.run_pod("tune-train-1-1")
+    world.end_pod("tune-train-1-1", code=1, reason="LossNotFinite", message="it broke")
+    await world.go(4)
+    assert world.states()[0] == "Failed"
+    assert world.trial(1)["reason"] == "LossNotFinite"
+    world.run_pod("tune-train-2-1")
+    world.finish("2-1", 1.0)
+    status = await world.go(5)
+    assert (status["phase"], status["bestTrial"]) == ("Succeeded", 2)
+
+
+async def test_without_any_result_it_says_so_and_goes_on_when_there_may_be_more_trials() -> None:
+    world = SearchWorld(maxTrials=1, parallelism=1)
+    await world.begin()
+    world.run_pod("tune-train-1-1")
+    world.end_pod("tune-train-1-1", code=1, reason="LossNotFinite", message="it broke")
+    status = await world.go(4)
+    assert (status["phase"], world.ready()) == ("Failed", ("False", "NoTrialSucceeded"))
+    assert world.condition("Trained") == ("False", "NoTrialSucceeded")
+    search = {**world.search, "maxTrials": 2}
+    world.change(search=search)
+    await world.go()
+    assert world.trial_pods() == ["tune-train-1-1", "tune-train-2-1"]
+
+
+async def test_the_budget_ends_a_search_with_the_best_so_far() -> None:
+    world = SearchWorld(budgetAcceleratorHours=200 / 3600)
+    await world.begin()
+    for number in (1, 2):
+        world.run_pod(f"tune-train-{number}-1")
+    world.pass_time(60)
+    world.finish("1-1", 1.2)
+    await world.go()
+    assert world.states() == ["Complete", "Training", "Training"]
+    world.run_pod("tune-train-3-1")
+    world.pass_time(25)
+    await world.step()
+    assert world.states() == ["Complete", "Suspended", "Suspended"]
+    for place in ("2-1", "3-1"):
+        world.kube.finish_deletion(PODS, f"tune-train-{place}", NAMESPACE)
+    status = await world.go(6)
+    assert (status["phase"], status["bestTrial"]) == ("Succeeded", 1)
+    assert sum(trial["acceleratorSeconds"] for trial in status["trials"]) <= 200
+    assert len(status["trials"]) == 3
+
+
+async def test_a_budget_that_is_too_small_for_any_trial_is_told() -> None:
+    world = SearchWorld(budgetAcceleratorHours=0.001)
+    status = await world.begin(4)
+    assert (status["phase"], world.ready()) == ("Failed", ("False", "NoTrialSucceeded"))
+    world.change(search={**world.search, "budgetAcceleratorHours": 1})
+    await world.go(4)
+    assert world.trial_pods() == ["tune-train-1-1", "tune-train-2-1"]
+
+
+async def test_suspension_suspends_all_and_resumes_all() -> None:
+    world = SearchWorld()
+    await world.begin()
+    for number in (1, 2):
+        world.run_pod(f"tune-train-{number}-1")
+    await world.step()
+    world.change(suspend=True)
+    status = await world.step()
+    assert (status["phase"], world.states()) == ("Suspended", ["Suspended", "Suspended"])
+    for number in (1, 2):
+        world.kube.finish_deletion(PODS, f"tune-train-{number}-1", NAMESPACE)
+    await world.go()
+    world.change(suspend=False)
+    await world.go()
+    assert world.trial_pods() == ["tune-train-1-2", "tune-train-2-2"]
+    assert world.trial(1)["attempts"] == {"user": 0, "infrastructure": 0, "preemptions": 1}
+
+
+async def test_values_that_are_none_are_refused_before_any_pod() -> None:
+    world = SearchWorld(parameters=[{"name": "learningRate", "min": 0.5, "max": 9}])
+    status = await world.begin()
+    assert (status["phase"], world.ready()) == ("Failed", ("False", "InvalidSpec"))
+    assert world.trial_pods() == []
+
+
+async def test_a_refused_pod_is_told_and_no_attempt_is_counted() -> None:
+    world = SearchWorld(maxTrials=1, parallelism=1)
+    await world.begin()
+    world.kube.finish_deletion(PODS, "tune-train-1-1", NAMESPACE)
+    await world.go()
+    world.pass_time(400)
+    world.kube.fail_next("apply", "Pod", Forbidden("no pods here"))
+    await world.step()
+    assert world.ready() == ("False", "ForbiddenByPolicy")
+    await world.go()
+    assert world.trial_pods() == ["tune-train-1-2"]
+    assert world.trial(1)["attempts"]["infrastructure"] == 1
+
+
+async def test_a_lost_claim_loses_results_and_not_what_was_spent() -> None:
+    world = SearchWorld(maxTrials=2, parallelism=1)
+    await world.begin()
+    world.run_pod("tune-train-1-1")
+    world.pass_time(100)
+    world.finish("1-1", 1.2)
+    await world.go()
+    for name in world.trial_pods():
+        world.kube.finish_deletion(PODS, name, NAMESPACE)
+    world.kube.finish_deletion(PERSISTENT_VOLUME_CLAIMS, "tune-work", NAMESPACE)
+    await world.step()
+    assert world.trial(1)["acceleratorSeconds"] == 100
+    assert world.trial(1)["state"] == "Pending"
+
+
+WRITES = ["apply", "apply_status", "delete"]
+PLACES = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(lambda place: f"{place[0]}-{place[1]}")
+ACTIONS = st.one_of(
+    st.tuples(st.sampled_from(["run", "kill", "vanish", "gone", "fail"]), PLACES),
+    st.tuples(st.just("finish"), st.tuples(PLACES, st.floats(0.1, 1.5))),
+    st.tuples(st.just("learn"), st.tuples(PLACES, st.integers(1, 90), st.floats(0.1, 3))),
+    st.tuples(st.just("wait"), st.sampled_from([3, 5])),
+    st.tuples(st.just("long"), st.just(400)),
+    st.tuples(st.just("cut"), st.tuples(st.sampled_from(WRITES), st.sampled_from(["Pod", "FineTuneJob"]))),
+)
+
+
+class Tale:
+    """One history of a search with a budget, and what its pods really held."""
+
+    def __init__(self) -> None:
+        search = {"algorithm": "asha", "reductionFactor": 2, "budgetAcceleratorHours": 600 / 3600}
+        self.world = SearchWorld(retries={"user": 1, "infrastructure": 5}, **search)
+
+    def find(self, place: str) -> bool:
+        name = f"tune-train-{place}"
+        return name in self.world.trial_pods() and self.world.pod(name).get("status", {}).get("phase") not in {
+            "Succeeded",
+            "Failed",
+        }
+
+    async def act(self, action: str, value: Any) -> None:
+        world = self.world
+        place = value[0] if isinstance(value, tuple) else value
+        if action == "wait":
+            world.pass_time(value)
+        elif action == "cut":
+            world.kube.fail_next(value[0], value[1], Unavailable("killed"))
+            with contextlib.suppress(Unavailable):
+                await world.step()
+            world.kube._failures.clear()
+        elif action == "long":
+            if not any(self.find(f"{trial}-{attempt}") for trial in range(1, 5) for attempt in range(1, 4)):
+                world.pass_time(value)
+        elif self.find(place):
+            self.happen(action, place, value)
+
+    def happen(self, action: str, place: str, value: Any) -> None:
+        world, name = self.world, f"tune-train-{place}"
+        if action == "run" and "deletionTimestamp" not in world.pod(name)["metadata"]:
+            if world.pod(name).get("status", {}).get("phase") != "Running":
+                world.run_pod(name)
+        elif action == "finish":
+            world.finish(place, value[1])
+        elif action == "learn":
+            world.learn(place, value[1], value[2])
+        elif action == "fail":
+            world.end_pod(name, code=1, reason="LossNotFinite", message="it broke")
+        elif action == "kill":
+            world.end_pod(name, code=137)
+        elif action in {"vanish", "gone"}:
+            world.kube.finish_deletion(PODS, name, NAMESPACE)
+
+    def end_those_that_were_asked(self) -> None:
+        """The trainer keeps its deadline."""
+        for name in self.world.trial_pods():
+            if "deletionTimestamp" in self.world.pod(name)["metadata"]:
+                self.world.kube.finish_deletion(PODS, name, NAMESPACE)
+
+    def check(self) -> None:
+        status = self.world.status_now()
+        trials = status.get("trials", [])
+        open_ = [trial for trial in trials if trial["state"] not in {"Complete", "Stopped", "Failed"}]
+        assert len(open_) <= 2, "more than parallelism"
+        assert len(trials) <= 4
+        running = [name for name in self.world.trial_pods() if self.find(name.removeprefix("tune-train-"))]
+        assert len({name.rsplit("-", 1)[0] for name in running}) == len(running), "two pods of one trial"
+        assert sum(trial["acceleratorSeconds"] for trial in trials) <= 600
+        complete = [trial for trial in trials if trial["state"] == "Complete"]
+        if complete:
+            best = min(complete, key=lambda trial: (trial["evalLoss"], trial["number"]))
+            assert status["bestTrial"] == best["number"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(ACTIONS, min_size=5, max_size=50))
+def test_no_history_breaks_a_search(actions: list[tuple[str, Any]]) -> None:
+    async def check() -> None:
+        tale = Tale()
+        await tale.world.begin()
+        stopped: set[int] = set()
+        for action, value in actions:
+            await tale.act(action, value)
+            await tale.world.step()
+            tale.check()
+            tale.end_those_that_were_asked()
+            now = {each["number"] for each in tale.world.status_now()["trials"] if each["state"] == "Stopped"}
+            assert stopped <= now, "a stopped trial went on"
+            stopped = now
+        for _ in range(5):
+            await tale.world.step()
+            tale.end_those_that_were_asked()
+        tale.world.kube.forget_writes()
+        await tale.world.step()
+        assert tale.world.kube.changes == []
+
+    asyncio.run(check())
