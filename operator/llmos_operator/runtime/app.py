@@ -248,7 +248,7 @@ class Operator:
         self._queue.add(DISCOVERY)
         # Not `kopf.operator`: when a watch fails it waits for all others, which may wait for a login that never comes.
         tasks = await kopf.spawn_tasks(
-            registry=build_registry(router, login),
+            registry=build_registry(router, login, self._memory.miss),
             settings=build_kopf_settings(),
             clusterwide=True,
             standalone=True,
