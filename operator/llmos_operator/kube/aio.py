@@ -123,7 +123,6 @@ class AioKube(Kube):
         see: Callable[[Object], None],
         *,
         label_selector: str = "",
-        metadata_only: bool = False,
     ) -> str:
         """Show every object of a kind in all namespaces, a page at a time, as of one moment after the call.
 
@@ -137,7 +136,7 @@ class AioKube(Kube):
             see(_without_managed_fields(item, resource))
 
         selection = {"labelSelector": label_selector} if label_selector else {}
-        _, version = await self._list(resource, convert, "", selection, _METADATA_ONLY if metadata_only else _ACCEPT)
+        _, version = await self._list(resource, convert, "", selection)
         return version
 
     async def list_versions(self, resource: Resource) -> dict[tuple[str, str], str]:

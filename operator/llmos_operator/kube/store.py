@@ -1,8 +1,8 @@
 """The bodies of objects that this process knows, and when they are good enough to act on.
 
-The watches bring every change of our own objects with its body, and of their Services the metadata. A reconcile that
-asked the API server for all of that again would spend most of its time on answers that it has. So they are remembered,
-under one rule:
+The watches bring every change of our own objects and of our pods with its body, and of Services the metadata. A
+reconcile that asked the API server for all of that again would spend most of its time on answers that it has. So they
+are remembered, under one rule:
 
     what is remembered is not older than anything that this process wrote or was told.
 
@@ -14,13 +14,14 @@ an event, and has it run again. Versions, which grow with every change, keep the
 - An answer is remembered unless something newer was told or written while the request was under way.
 - After a write whose outcome is unknown its object is in doubt: nothing that events tell is believed, until a request
   that began later was answered.
-- Absence of a single object is never remembered: what is not known is asked for. But once all objects of one of our own
-  kinds were listed, all of them are known, unless an object of that kind was told of or doubted whose body is missing.
-- Another process may have written while this one was not the leader: then everything is forgotten, all objects of our
-  own kinds are listed anew, and events count from the version of that list on.
+- Absence of a single object is never remembered: what is not known is asked for. But once all objects of a kind whose
+  events bring bodies were listed, all of them are known, unless one was told of or doubted whose body is missing.
+- Another process may have written while this one was not the leader: then everything is forgotten, all objects of such
+  kinds are listed anew, and events count from the version of that list on.
 
-Events may be lost when a watch has to begin anew. For our own kinds the watch check finds that out; a Service is not
-believed for longer than `CHILD_AGE_S`. Bodies are kept as JSON: a third of the size, and nobody can change them.
+Events may be lost when a watch has to begin anew. For our own kinds the watch check finds that out; pods are forgotten
+then, and at the latest after `AGE_S`; a Service is not believed for longer. Bodies are kept as JSON: a third of the
+size, and nobody can change them.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from llmos.api.names import LABEL_MANAGED_BY, MANAGED_BY
-from llmos_operator.kube.client import Object
+from llmos.api.names import LABEL_JOB, LABEL_MANAGED_BY, LABEL_POOL, MANAGED_BY
+from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
     FINE_TUNE_JOBS,
     INFERENCE_POOLS,
     LLM_MODELS,
+    PODS,
     SERVICES,
     TENANTS,
 )
@@ -48,12 +50,15 @@ from llmos_operator.kube.resources import (
 OWN_KINDS: Final = frozenset(
     {INFERENCE_POOLS.kind, LLM_MODELS.kind, ACCELERATOR_CLASSES.kind, TENANTS.kind, FINE_TUNE_JOBS.kind}
 )
+TOLD_KINDS: Final = OWN_KINDS | {PODS.kind}
 """Their events bring bodies."""
+OWNER_LABELS: Final = (LABEL_POOL, LABEL_JOB)
+"""Whose a pod is; one that bears both is the pool's."""
 CHILD_KINDS: Final = frozenset({SERVICES.kind})
 """Their events bring metadata; bodies come with answers."""
-CHILD_AGE_S: Final = 300.0
+AGE_S: Final = 300.0
 LIMIT_BYTES: Final = 64 * 1024**2
-"""Of all bodies together; what was not asked for longest goes first. A pool takes about 3 KiB."""
+"""Of all bodies together; what was not asked for longest goes first. A pool or a pod takes about 3 KiB."""
 
 
 class Place(NamedTuple):
@@ -69,6 +74,25 @@ class Place(NamedTuple):
         return cls(kind, metadata.get("namespace", ""), metadata["name"])
 
 
+class Owner(NamedTuple):
+    """Whose pods are: a pool's or a job's, with parts left empty anybody's; of a pod in doubt, one that is not known."""
+
+    namespace: str
+    label: str = ""
+    name: str = ""
+
+    def covers(self, other: Owner) -> bool:
+        """Whether the other is meant by this."""
+        return all(mine in ("", its) for mine, its in zip(self, other, strict=True))
+
+    def may_cover(self, other: Owner) -> bool:
+        """The same where the other's name may not be known."""
+        return self.covers(other) or (not other.name and self.namespace in ("", other.namespace))
+
+
+ANYBODY: Final = Owner("")
+
+
 class Told(dict[Place, float]):
     """The highest version of each object that was told or written while one request was under way."""
 
@@ -81,6 +105,7 @@ class _Body:
     version: int
     data: bytes
     learnt_s: float
+    owner: Owner
 
 
 class Store:
@@ -96,11 +121,12 @@ class Store:
         self._limit_bytes = limit_bytes
         self._size_bytes = 0
         self._bodies: OrderedDict[Place, _Body] = OrderedDict()
+        self._pods: dict[Owner, set[Place]] = {}
         self._doubted: set[Place] = set()
-        self._missing: set[Place] = set()
-        """Objects of our own kinds that may exist and whose bodies are not known."""
-        self._listed: dict[str, float] = {}
-        """Versions of the lists of all objects of a kind."""
+        self._missing: dict[Place, Owner] = {}
+        """Objects of told kinds that may exist and whose bodies are not known; of pods also whose they were."""
+        self._listed: dict[str, tuple[float, float]] = {}
+        """Versions of the lists of all objects of a kind, and when they were read."""
         self._requests: list[Told] = []
 
     def see(self, kind: str, event_type: str | None, item: Mapping[str, Any]) -> None:
@@ -117,22 +143,23 @@ class Store:
         if known is not None and (known.version > version or (known.version == version and not is_gone)):
             return
         self._drop(place)
-        if kind not in OWN_KINDS:
+        if kind not in TOLD_KINDS:
             return
-        is_news = version > self._listed.get(kind, math.inf)
+        is_news = version > self._listed.get(kind, (math.inf,))[0]
+        is_gone = is_gone or not _is_watched(kind, item["metadata"])
         if is_news and not is_gone and place not in self._doubted:
             self._put(place, version, item)
         elif not is_gone:
-            self._missing.add(place)
+            self._missing[place] = _owner_of(place, item["metadata"])
         elif place not in self._doubted:
-            self._missing.discard(place)
+            self._missing.pop(place, None)
 
     def get(self, place: Place) -> Object | None:
         """Return a body that may be acted on; None if the API server must be asked."""
         known = self._bodies.get(place)
         if known is None:
             return None
-        if place.kind in CHILD_KINDS and self._clock() - known.learnt_s > CHILD_AGE_S:
+        if place.kind in CHILD_KINDS and self._clock() - known.learnt_s > AGE_S:
             self._drop(place)
             return None
         self._bodies.move_to_end(place)
@@ -145,6 +172,15 @@ class Store:
             return None
         places = sorted(place for place in self._bodies if place.kind == kind)
         return [orjson.loads(self._bodies[place].data) for place in places]
+
+    def list_pods(self, owner: Owner) -> Objects | None:
+        """Return the bodies of the pods of a pool or a job, or of all; None if the API server must be asked."""
+        missing = [whose for place, whose in self._missing.items() if place.kind == PODS.kind]
+        if any(map(owner.may_cover, missing)) or not self.is_listed(PODS.kind):
+            return None
+        owners = [owner] if owner.name else filter(owner.covers, self._pods)
+        places = [place for each in owners for place in self._pods.get(each, ())]
+        return [orjson.loads(self._bodies[place].data) for place in sorted(places)]
 
     @contextmanager
     def request(self) -> Iterator[Told]:
@@ -169,7 +205,7 @@ class Store:
             return
         self._doubted.discard(place)
         if answer is None and newest == 0.0:
-            self._missing.discard(place)
+            self._missing.pop(place, None)
         if answer is None or not _is_watched(place.kind, answer["metadata"]):
             return
         version, known = _read_version(answer), self._bodies.get(place)
@@ -181,40 +217,46 @@ class Store:
             self._drop(place)
             self._put(place, version, answer)
 
-    def keep_absence(self, kind: str, items: Iterable[Mapping[str, Any]], told: Told) -> None:
-        """Note that a list of all objects of a kind, given to `keep` already, did not show the others."""
+    def keep_absence(self, kind: str, items: Iterable[Mapping[str, Any]], told: Told, owner: Owner = ANYBODY) -> None:
+        """Note that a list of all of a kind or of an owner's pods, given to `keep` already, did not show the others."""
         if told.is_void:
             return
         shown = {Place.of(kind, item["metadata"]) for item in items}
-        for place in [place for place in self._missing if place.kind == kind and place not in shown]:
-            if place not in told:
+        absent = [place for place, whose in self._missing.items() if place.kind == kind and owner.covers(whose)]
+        for place in absent:
+            if place not in told and place not in shown:
                 self._doubted.discard(place)
-                self._missing.discard(place)
+                self._missing.pop(place)
 
     def is_listed(self, kind: str) -> bool:
-        """Whether all objects of a kind were listed since `forget`."""
+        """Whether all objects of a kind were listed since they were forgotten."""
+        if kind == PODS.kind and kind in self._listed and self._clock() - self._listed[kind][1] > AGE_S:
+            self.forget(kind)
         return kind in self._listed
 
     def keep_list(self, kind: str, version: str, told: Told) -> None:
         """Note that all objects of a kind were read in one list of a version, and given to `keep`."""
         if not told.is_void:
-            self._listed[kind] = int(version) if version.isdecimal() else math.inf
+            self._listed[kind] = (int(version) if version.isdecimal() else math.inf, self._clock())
 
     def doubt(self, place: Place) -> None:
         """A write may or may not have changed an object: believe nothing about it until it was asked for again."""
         if is_kept(place.kind):
+            known = self._bodies.get(place)
             self._drop(place)
             self._doubted.add(place)
             self._note(place, math.inf)
-            if place.kind in OWN_KINDS:
-                self._missing.add(place)
+            if place.kind in TOLD_KINDS:
+                self._missing[place] = known.owner if known else self._missing.get(place, Owner(place.namespace))
 
-    def forget(self) -> None:
-        """Another process may have written meanwhile: believe nothing."""
-        self._bodies.clear()
-        self._missing.clear()
-        self._listed.clear()
-        self._size_bytes = 0
+    def forget(self, kind: str = "") -> None:
+        """Believe nothing, or nothing about a kind: another process may have written, or an event was lost."""
+        for place in [place for place in self._bodies if kind in ("", place.kind)]:
+            self._drop(place)
+        for place in [place for place in self._missing if kind in ("", place.kind)]:
+            del self._missing[place]
+        for listed in [listed for listed in self._listed if kind in ("", listed)]:
+            del self._listed[listed]
         for told in self._requests:
             told.is_void = True
 
@@ -225,8 +267,11 @@ class Store:
     def _put(self, place: Place, version: int, item: Mapping[str, Any]) -> None:
         metadata = {key: value for key, value in item["metadata"].items() if key != "managedFields"}
         data = orjson.dumps({**item, "metadata": metadata})
-        self._bodies[place] = _Body(version, data, self._clock())
-        self._missing.discard(place)
+        owner = _owner_of(place, metadata)
+        self._bodies[place] = _Body(version, data, self._clock(), owner)
+        if place.kind == PODS.kind:
+            self._pods.setdefault(owner, set()).add(place)
+        self._missing.pop(place, None)
         self._size_bytes += len(data)
         while self._size_bytes > self._limit_bytes:
             self.doubt(next(iter(self._bodies)))  # An event that is still on its way may be older than it was.
@@ -234,16 +279,28 @@ class Store:
     def _drop(self, place: Place) -> None:
         if known := self._bodies.pop(place, None):
             self._size_bytes -= len(known.data)
+            if place.kind == PODS.kind:
+                self._pods[known.owner].discard(place)
+                if not self._pods[known.owner]:
+                    del self._pods[known.owner]
 
 
 def is_kept(kind: str) -> bool:
     """Whether bodies of a kind are remembered."""
-    return kind in OWN_KINDS or kind in CHILD_KINDS
+    return kind in TOLD_KINDS or kind in CHILD_KINDS
 
 
 def _is_watched(kind: str, metadata: Mapping[str, Any]) -> bool:
     """Whether an object's changes are told: of built-in kinds only those that bear our label are."""
     return kind in OWN_KINDS or (metadata.get("labels") or {}).get(LABEL_MANAGED_BY) == MANAGED_BY
+
+
+def _owner_of(place: Place, metadata: Mapping[str, Any]) -> Owner:
+    labels = metadata.get("labels") or {}
+    return next(
+        (Owner(place.namespace, each, labels[each]) for each in OWNER_LABELS if labels.get(each)),
+        Owner(place.namespace),
+    )
 
 
 def _read_version(item: Mapping[str, Any]) -> int | None:

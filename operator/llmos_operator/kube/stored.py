@@ -1,6 +1,6 @@
 """`Kube` that answers from memory what need not be asked, and passes on all else.
 
-`Store`, `Absence` and `Freshness` decide what counts; here requests are led past them. Every write goes to the API
+`Store` and `Freshness` decide what counts; here requests are led past them. Every write goes to the API
 server, and its answer into the store. What is not known for sure is asked for: a reconcile cannot tell the difference
 but by its speed.
 """
@@ -8,16 +8,19 @@ but by its speed.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from llmos.api.names import FIELD_MANAGER, LABEL_POOL
-from llmos_operator.kube.absence import Absence, Owner, owner_in, owner_of
+from llmos.api.names import FIELD_MANAGER, LABEL_MANAGED_BY, MANAGED_BY
 from llmos_operator.kube.client import Kube, Object, Objects
 from llmos_operator.kube.freshness import Freshness
 from llmos_operator.kube.resources import PODS, Resource, resource_of
-from llmos_operator.kube.store import OWN_KINDS, Place, Store, is_kept
+from llmos_operator.kube.store import OWN_KINDS, OWNER_LABELS, Owner, Place, Store, is_kept
+
+_IS_LABEL: Final = re.compile(r"[\w./-]+")
+_WATCHED_PODS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
 class Memory:
@@ -30,14 +33,16 @@ class Memory:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.freshness = Freshness(PODS)
         self.store = Store(clock)
-        self.pods = Absence(clock)
 
     def see(self, kind: str, event_type: str | None, item: Mapping[str, Any]) -> None:
         """Take note of what an event tells."""
         self.freshness.see(kind, item["metadata"])
-        if kind == PODS.kind:
-            self.pods.touch(owner_of(item["metadata"]))
         self.store.see(kind, event_type, item)
+
+    def miss(self, resource: Resource) -> None:
+        """The watch of a kind has begun anew. Of our own kinds the watch check finds out what went meanwhile."""
+        if resource == PODS:
+            self.store.forget(PODS.kind)
 
     def doubt(self, kind: str, namespace: str, name: str) -> None:
         """Ask for an object again: an event about it was lost."""
@@ -47,7 +52,6 @@ class Memory:
         """Another process may have written meanwhile."""
         self.freshness.forget()
         self.store.forget()
-        self.pods.forget()
 
 
 class Server(Kube, Protocol):
@@ -59,7 +63,6 @@ class Server(Kube, Protocol):
         see: Callable[[Object], None],
         *,
         label_selector: str = "",
-        metadata_only: bool = False,
     ) -> str:
         """Show every object of a kind in all namespaces, as of one moment after the call; return its version."""
         ...
@@ -82,7 +85,6 @@ class StoredKube(Kube):
     ) -> None:
         self._server = server
         self._store = memory.store
-        self._pods = memory.pods
         self._on_answer = on_answer
         self._learning: Final = defaultdict[str, asyncio.Lock](asyncio.Lock)
 
@@ -108,19 +110,30 @@ class StoredKube(Kube):
     async def list(self, resource: Resource, *, namespace: str = "", label_selector: str = "") -> Objects:
         if resource.kind in OWN_KINDS and not namespace and not label_selector:
             return await self._list_own(resource)
-        owner = owner_in(namespace, label_selector) if resource == PODS else None
-        if owner is None:
-            return await self._server.list(resource, namespace=namespace, label_selector=label_selector)
-        if not self._pods.is_known:
-            await self._learn_pods()
-        if self._pods.holds(owner):
-            self._on_answer("list", resource.kind)
-            return []
-        with self._pods.list() as touched:
-            items = await self._server.list(resource, namespace=namespace, label_selector=label_selector)
-        if not items:
-            self._pods.learn_none(owner, touched)
-        return items
+        terms = _read_terms(label_selector) if resource == PODS else {}
+        if (owner := _read_owner(namespace, terms)) is not None:
+            return await self._list_pods(owner, terms)
+        return await self._server.list(resource, namespace=namespace, label_selector=label_selector)
+
+    async def _list_pods(self, owner: Owner, terms: Mapping[str, str]) -> Objects:
+        """Return pods of ours. What a person gave the label of a pool is not watched, and not shown."""
+        if not self._store.is_listed(PODS.kind):
+            await self._learn_bodies(PODS, _WATCHED_PODS)
+        pods = self._store.list_pods(owner)
+        if pods is None:
+            pods = await self._ask_for_pods(owner)
+        else:
+            self._on_answer("list", PODS.kind)
+        return [pod for pod in pods if _is_selected(pod, terms)]
+
+    async def _ask_for_pods(self, owner: Owner) -> Objects:
+        selector = f"{_WATCHED_PODS},{owner.label}={owner.name}" if owner.name else _WATCHED_PODS
+        with self._store.request() as told:
+            pods = await self._server.list(PODS, namespace=owner.namespace, label_selector=selector)
+        for pod in pods:
+            self._store.keep(Place.of(PODS.kind, pod["metadata"]), pod, told)
+        self._store.keep_absence(PODS.kind, pods, told, owner)
+        return pods
 
     async def _list_own(self, resource: Resource) -> Objects:
         if not self._store.is_listed(resource.kind):
@@ -191,12 +204,7 @@ class StoredKube(Kube):
         await self._server.create_event(manifest)
 
     async def _write(self, manifest: Mapping[str, Any], send: Callable[[], Awaitable[Object]]) -> Object:
-        resource, metadata = resource_of(manifest), manifest["metadata"]
-        owner = owner_of(metadata) if resource == PODS else None
-        try:
-            return await self._send(Place.of(resource.kind, metadata), send)
-        finally:
-            self._pods.touch(owner)
+        return await self._send(Place.of(resource_of(manifest).kind, manifest["metadata"]), send)
 
     async def _send(self, place: Place, send: Callable[[], Awaitable[Object]]) -> Object:
         with self._store.request() as told:
@@ -208,26 +216,33 @@ class StoredKube(Kube):
         self._store.keep(place, answer, told)
         return answer
 
-    async def _learn_bodies(self, resource: Resource) -> None:
+    async def _learn_bodies(self, resource: Resource, label_selector: str = "") -> None:
         async with self._learning[resource.kind]:
             if self._store.is_listed(resource.kind):
                 return
             with self._store.request() as told:
                 version = await self._server.visit(
-                    resource, lambda item: self._store.keep(Place.of(resource.kind, item["metadata"]), item, told)
+                    resource,
+                    lambda item: self._store.keep(Place.of(resource.kind, item["metadata"]), item, told),
+                    label_selector=label_selector,
                 )
                 self._store.keep_list(resource.kind, version, told)
 
-    async def _learn_pods(self) -> None:
-        async with self._learning[PODS.kind]:
-            if self._pods.is_known:
-                return
-            owners: set[Owner] = set()
 
-            def see(pod: Object) -> None:
-                if owner := owner_of(pod["metadata"]):
-                    owners.add(owner)
+def _read_terms(label_selector: str) -> dict[str, str]:
+    """Return label and value of each term, with an empty value where any will do; nothing if a term says more."""
+    terms = [term.partition("=")[::2] for term in label_selector.split(",")]
+    return dict(terms) if all(_IS_LABEL.fullmatch(key) for key, _ in terms) else {}
 
-            with self._pods.list() as touched:
-                await self._server.visit(PODS, see, label_selector=LABEL_POOL, metadata_only=True)
-                self._pods.learn(owners, touched)
+
+def _read_owner(namespace: str, terms: Mapping[str, str]) -> Owner | None:
+    """Return whose pods are selected; None if it may be somebody else's than ours."""
+    for label in OWNER_LABELS:
+        if terms.get(label):
+            return Owner(namespace, label, terms[label])
+    return Owner(namespace) if terms.get(LABEL_MANAGED_BY) == MANAGED_BY else None
+
+
+def _is_selected(pod: Object, terms: Mapping[str, str]) -> bool:
+    labels = pod["metadata"]["labels"]
+    return all(key in labels and value in ("", labels[key]) for key, value in terms.items())

@@ -20,7 +20,15 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, Tenant
-from llmos.api.names import COMPONENT_REPLICA, COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_POOL
+from llmos.api.names import (
+    COMPONENT_REPLICA,
+    COMPONENT_TRAIN,
+    CPU_CLASS,
+    LABEL_COMPONENT,
+    LABEL_MANAGED_BY,
+    LABEL_POOL,
+    MANAGED_BY,
+)
 from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, FINE_TUNE_JOBS, INFERENCE_POOLS, NODES, PODS
@@ -65,8 +73,12 @@ STRANGERS_S: Final = 60.0
 LEFTOVERS_S: Final = 60.0
 """For so long after the last Tenant went, gates are looked for that were made just before."""
 
-GANG_PODS: Final = f"{LABEL_COMPONENT} in ({COMPONENT_REPLICA},{COMPONENT_TRAIN})"
-NO_GANG_PODS: Final = f"{LABEL_COMPONENT} notin ({COMPONENT_REPLICA},{COMPONENT_TRAIN})"
+GANGS: Final = (COMPONENT_REPLICA, COMPONENT_TRAIN)
+STRANGERS: Final = (
+    f"{LABEL_COMPONENT} notin ({','.join(GANGS)})",
+    f"{LABEL_COMPONENT} in ({','.join(GANGS)}),{LABEL_MANAGED_BY}!={MANAGED_BY}",
+)
+"""One that a person labelled like a pod of ours is a stranger, too."""
 
 _logger = logging.getLogger(__name__)
 _audit = logging.getLogger("llmos.audit")
@@ -143,7 +155,7 @@ def _next_look_s(plan: QuotaPlan, now_s: float, *, may_reclaim: bool) -> float:
 async def _lift_all(context: Context, now: datetime) -> Result:
     """Without any Tenant there is no quota: lift the gates that are left, and look again for some that come late."""
     board = context.quota
-    pods = await context.kube.list(PODS, label_selector=GANG_PODS)
+    pods = await _observe_gang_pods(context)
     await _write_all(context, build_liftings(pods))
     if board.was_on is None:
         return DONE
@@ -166,7 +178,7 @@ async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observe
         kube.list(ACCELERATOR_CLASSES),
         kube.list(INFERENCE_POOLS),
         kube.list(FINE_TUNE_JOBS),
-        kube.list(PODS, label_selector=GANG_PODS),
+        _observe_gang_pods(context),
         _observe_nodes(context, now),
     )
     known = context.shared.parse_readable(AcceleratorClass, classes)
@@ -186,6 +198,12 @@ async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observe
     )
 
 
+async def _observe_gang_pods(context: Context) -> Objects:
+    selectors = (f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_COMPONENT}={component}" for component in GANGS)
+    listed = await asyncio.gather(*(context.kube.list(PODS, label_selector=selector) for selector in selectors))
+    return [pod for pods in listed for pod in pods]
+
+
 async def _observe_nodes(context: Context, now: datetime) -> Objects:
     board = context.quota
     is_old = board.nodes_read is None or (now - board.nodes_read).total_seconds() >= NODES_S
@@ -202,10 +220,13 @@ async def _observe_strangers(context: Context, classes: tuple[AcceleratorClass, 
     """Return pods on nodes that hold accelerators and are none of LLMOS's."""
     board = context.quota
     if board.strangers_read is None or (now - board.strangers_read).total_seconds() >= STRANGERS_S:
-        pods = await context.kube.list(PODS, label_selector=NO_GANG_PODS)
+        listed = await asyncio.gather(*(context.kube.list(PODS, label_selector=selector) for selector in STRANGERS))
         board.strangers_read = now
         board.strangers = [
-            _slim_pod(pod) for pod in pods if pod["spec"].get("nodeName") and requests_accelerators(pod, classes)
+            _slim_pod(pod)
+            for pods in listed
+            for pod in pods
+            if pod["spec"].get("nodeName") and requests_accelerators(pod, classes)
         ]
     return board.strangers
 
@@ -325,7 +346,7 @@ def _slim_node(node: Object) -> Object:
 def _slim_pod(pod: Object) -> Object:
     metadata = pod["metadata"]
     return {
-        "metadata": {key: metadata[key] for key in ("name", "namespace", "labels") if key in metadata},
+        "metadata": {key: metadata[key] for key in ("name", "namespace") if key in metadata},
         "spec": {
             "nodeName": pod["spec"].get("nodeName", ""),
             "containers": [{"resources": c.get("resources") or {}} for c in pod["spec"]["containers"]],

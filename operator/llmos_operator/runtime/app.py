@@ -60,6 +60,7 @@ LEASE_NAME: Final = "llmos-operator"
 LEASE_REQUEST_TIMEOUT_S: Final = 4.0
 PREFLIGHT_RETRY_S: Final = 5.0
 KOPF_STOP_S: Final = 5.0
+REST_S: Final = 0.1
 EXIT_S: Final = 10.0
 """Longest time from the end of everything to the end of the process."""
 
@@ -178,6 +179,7 @@ class Operator:
             workers=self._options.workers,
             on_failure=dispatcher.on_failure,
             own_workers=frozenset({QUOTA}),
+            rest_s=REST_S,
         )
         self._metrics.watch_queue(lambda: queue.depth, queue.oldest_waiting_s, lambda: queue.running)
         self._quota.on_news = queue.add
@@ -250,7 +252,7 @@ class Operator:
         self._queue.add(DISCOVERY)
         # Not `kopf.operator`: when a watch fails it waits for all others, which may wait for a login that never comes.
         tasks = await kopf.spawn_tasks(
-            registry=build_registry(router, login),
+            registry=build_registry(router, login, self._memory.miss),
             settings=build_kopf_settings(),
             clusterwide=True,
             standalone=True,

@@ -48,6 +48,8 @@ from llmos_operator.runtime.sessions import open_watch_session
 
 OWN_KINDS: Final = (LLM_MODELS, INFERENCE_POOLS, FINE_TUNE_JOBS, ACCELERATOR_CLASSES, TENANTS)
 CHILD_KINDS: Final = (PODS, JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES, NETWORK_POLICIES)
+BRIEF_KINDS: Final = (JOBS, PERSISTENT_VOLUME_CLAIMS, SERVICES, NETWORK_POLICIES)
+"""All that their events need to tell is whose child it is."""
 
 DISCOVERY_DELAY_S: Final = 1.0
 """Nodes come and go in groups; one look at all of them is enough."""
@@ -184,12 +186,22 @@ class Router:
         self._see_quota()
 
 
-def build_registry(router: Router, login: Callable[[], Awaitable[Connection]]) -> kopf.OperatorRegistry:
-    """Return the handlers of all kinds that are watched. None returns a value: kopf would write it into the object."""
+def build_registry(
+    router: Router,
+    login: Callable[[], Awaitable[Connection]],
+    on_list: Callable[[Resource], None] = lambda _resource: None,
+) -> kopf.OperatorRegistry:
+    """Return the handlers of all kinds that are watched. None returns a value: kopf would write it into the object.
+
+    Args:
+        router: told of every event.
+        login: the present connection.
+        on_list: told the kind of which a watch begins anew: what went meanwhile no event tells.
+    """
     registry = kopf.OperatorRegistry()
 
     async def connect(**_: Any) -> kopf.AiohttpSession:
-        return open_watch_session(await login(), metadata_only=CHILD_KINDS)
+        return open_watch_session(await login(), metadata_only=BRIEF_KINDS, listed=CHILD_KINDS, on_list=on_list)
 
     kopf.on.login(registry=registry)(connect)
     for resource in OWN_KINDS:

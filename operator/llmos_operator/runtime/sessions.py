@@ -1,12 +1,11 @@
-"""The connection over which kopf watches. Of children it asks the API server for metadata only.
+"""The connection over which kopf watches. Of most children it asks the API server for metadata only.
 
-All that an event of a child tells us is whose child it is. A pod's body is several times its metadata, and when a watch
-starts thousands of them are in memory at once.
+All that an event of such a child tells us is whose child it is. Pods come whole, for they are remembered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -21,15 +20,28 @@ CREDENTIALS_LIFETIME: Final = timedelta(minutes=10)
 _PARTIAL: Final = "application/json;as={kind};v=v1;g=meta.k8s.io"
 
 
-def open_watch_session(connection: Connection, *, metadata_only: Iterable[Resource]) -> kopf.AiohttpSession:
-    """Return a session that kopf uses and closes. Kinds in `metadata_only` come without spec and status."""
+def open_watch_session(
+    connection: Connection,
+    *,
+    metadata_only: Iterable[Resource],
+    listed: Iterable[Resource] = (),
+    on_list: Callable[[Resource], None] = lambda _resource: None,
+) -> kopf.AiohttpSession:
+    """Return a session that kopf uses and closes.
+
+    Args:
+        connection: to the API server.
+        metadata_only: kinds that come without spec and status.
+        listed: kinds of which `on_list` is told.
+        on_list: told each time that all objects of a kind were listed, which kopf does before it watches.
+    """
     info = build_connection_info(connection)
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
         proxy=connection.proxy_url,
         cookie_jar=aiohttp.DummyCookieJar(),
-        middlewares=(MetadataOnly(metadata_only),),
+        middlewares=(MetadataOnly(metadata_only), Lists(listed, on_list)),
         response_class=LeanResponse,
     )
     return kopf.AiohttpSession(
@@ -65,6 +77,24 @@ class MetadataOnly:
             kind = "PartialObjectMetadata" if "watch" in request.url.query else "PartialObjectMetadataList"
             request.headers["Accept"] = _PARTIAL.format(kind=kind)
         return await handler(request)
+
+
+class Lists:
+    """Client middleware: tells when all objects of some kinds were listed."""
+
+    def __init__(self, resources: Iterable[Resource], on_list: Callable[[Resource], None]) -> None:
+        self._resources = {resource.path: resource for resource in resources}
+        self._on_list = on_list
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send one request, and tell after its answer: whoever lists from then on sees no older state."""
+        response = await handler(request)
+        resource = self._resources.get(request.url.path)
+        if resource is not None and request.method == "GET" and "watch" not in request.url.query:
+            self._on_list(resource)
+        return response
 
 
 def build_connection_info(connection: Connection) -> kopf.ConnectionInfo:

@@ -9,6 +9,9 @@ no key is ever with two workers, and the memory is bounded by the number of dist
 is answered quickly while thousands of objects are merely looked at again; every eighth turn is routine's, so that it
 goes on under a flood of news.
 
+A key rests after each run for as long as the run took, `rest_s` at least: what changes again and again, as the pods of
+a pool that makes many, is looked at a few times a second and not once for each change.
+
 A key on which all others wait may have a worker of its own (`own_workers`): it starts whenever it is due, however busy
 the others are.
 
@@ -30,6 +33,7 @@ from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
+LONGEST_REST_S: Final = 1.0
 ROUTINE_TURN: Final = 8
 """One in so many turns is routine's while there is news."""
 
@@ -65,7 +69,8 @@ class WorkQueue(Generic[K]):
             None. Whatever it raises is a failure; an attribute `retry_after_s` of the error is the least delay.
         workers: how many keys may be processed at a time.
         on_failure: told the key, the error and the delay until the next try.
-        own_workers: keys that have a worker of their own, beyond `workers`.
+        own_workers: keys that have a worker of their own, beyond `workers`; they do not rest.
+        rest_s: the shortest rest; 0 for none.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class WorkQueue(Generic[K]):
         on_failure: Callable[[K, Exception, float], None] = lambda _key, _error, _delay_s: None,
         chance: Callable[[], float] = random.random,
         own_workers: frozenset[K] = frozenset(),
+        rest_s: float = 0.0,
     ) -> None:
         self._process = process
         self._workers = workers
@@ -84,11 +90,13 @@ class WorkQueue(Generic[K]):
         self._on_failure = on_failure
         self._chance = chance
         self._own_workers = own_workers
+        self._rest_s = rest_s
         # Keys by lane, in order, with the time since when they are due.
         self._news: OrderedDict[K, float] = OrderedDict()
         self._routine: OrderedDict[K, float] = OrderedDict()
         self._turn = 0
         self._running: dict[K, _Run] = {}
+        self._resting: set[K] = set()
         self._dirty: dict[K, float] = {}
         # With the time when it rings: uvloop's handles of timers that ring at once do not tell it.
         self._timers: dict[K, tuple[float, asyncio.Handle]] = {}
@@ -100,7 +108,7 @@ class WorkQueue(Generic[K]):
     def add(self, key: K) -> None:
         """Make a key due now, before all that is due by the clock. It keeps its place if it is news already."""
         since_s = self._routine.pop(key, self._now_s())
-        if key in self._running:
+        if key in self._running or key in self._resting:
             self._dirty.setdefault(key, since_s)
         elif key not in self._news:
             self._news[key] = since_s
@@ -177,7 +185,7 @@ class WorkQueue(Generic[K]):
 
     def _ring(self, key: K) -> None:
         self._timers.pop(key, None)
-        if key in self._running:
+        if key in self._running or key in self._resting:
             self._dirty.setdefault(key, self._now_s())
         elif key not in self._news and key not in self._routine:
             self._routine[key] = self._now_s()
@@ -239,10 +247,23 @@ class WorkQueue(Generic[K]):
             self._dirty.setdefault(key, self._now_s())
         elif task.cancelled():
             self._is_stopping = True  # The whole program is being cancelled.
+        if self._rest_s and key not in self._own_workers and not self._is_stopping:
+            self._resting.add(key)
+            rest_s = min(max(self._rest_s, self._now_s() - run.started_s), LONGEST_REST_S)
+            asyncio.get_running_loop().call_later(rest_s, self._wake, key)
+        else:
+            self._take_up(key)
+        self._start_due()
+
+    def _wake(self, key: K) -> None:
+        self._resting.discard(key)
+        self._take_up(key)
+        self._start_due()
+
+    def _take_up(self, key: K) -> None:
         dirty_since_s = self._dirty.pop(key, None)
         if dirty_since_s is not None:
             self._news[key] = dirty_since_s
-        self._start_due()
 
     @staticmethod
     def _now_s() -> float:

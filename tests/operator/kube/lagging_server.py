@@ -38,6 +38,7 @@ class LaggingServer(FakeKube):
         super().__init__(*objects, now=now)
         self.between: Callable[[], None] = lambda: None
         self.loses_next_answer = False
+        self.visits = 0
         self.written: Objects = []
         """What every write left behind, whether or not its answer was lost."""
 
@@ -68,13 +69,13 @@ class LaggingServer(FakeKube):
         see: Callable[[Object], None],
         *,
         label_selector: str = "",
-        metadata_only: bool = False,
     ) -> str:
+        self.visits += 1
         selected = parse_selector(label_selector)
         items, version = self._answer((self.all(resource), str(self._counter)))
         for item in items:
             if selected(item["metadata"].get("labels") or {}):
-                see({"metadata": item["metadata"]} if metadata_only else item)
+                see(item)
         return version
 
     async def apply(self, manifest: Mapping[str, Any], *, field_manager: str = FIELD_MANAGER) -> Object:

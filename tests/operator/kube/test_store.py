@@ -7,7 +7,7 @@ from typing import Any
 
 from llmos.api.names import LABEL_MANAGED_BY, MANAGED_BY
 from llmos_operator.kube.resources import INFERENCE_POOLS, NODES, SERVICES
-from llmos_operator.kube.store import CHILD_AGE_S, Place, Store, Told
+from llmos_operator.kube.store import AGE_S, Place, Store, Told
 
 POOL = Place(INFERENCE_POOLS.kind, "ns", "p")
 SERVICE = Place(SERVICES.kind, "ns", "p")
@@ -59,7 +59,7 @@ def test_a_service_is_not_believed_for_long_and_only_if_its_changes_are_told() -
     store = listed(clock)
     ours = body(2, labels={LABEL_MANAGED_BY: MANAGED_BY})
     store.keep(SERVICE, ours, Told())
-    clock.now_s = CHILD_AGE_S
+    clock.now_s = AGE_S
     assert store.get(SERVICE) == ours
     clock.now_s += 1
     assert store.get(SERVICE) is None

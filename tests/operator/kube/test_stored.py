@@ -11,11 +11,10 @@ from typing import Any, Final
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmos.api.names import API_VERSION, LABEL_MANAGED_BY, LABEL_POOL, MANAGED_BY
-from llmos_operator.kube.absence import AGE_S
+from llmos.api.names import API_VERSION, LABEL_JOB, LABEL_MANAGED_BY, LABEL_POOL, MANAGED_BY
 from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES, Resource
-from llmos_operator.kube.store import Place
+from llmos_operator.kube.store import AGE_S, Place
 from llmos_operator.kube.stored import Memory, StoredKube
 from tests.operator.kube.lagging_server import LaggingServer, run
 
@@ -31,6 +30,9 @@ def pool(name: str, **spec: Any) -> dict[str, Any]:
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": spec,
     }
+
+
+OURS = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
 def child(kind: str, name: str, owner: str, **spec: Any) -> dict[str, Any]:
@@ -52,6 +54,8 @@ class World:
         """Versions that were written, read or told, or that there were when this process became the leader."""
         self.known_pods: set[str] = set()
         """Uids of the pods of which the same can be said."""
+        self.gone_pods: set[str] = set()
+        """Uids of the pods whose end was told."""
 
     # What others do.
 
@@ -69,6 +73,10 @@ class World:
 
     def another_makes_a_pod(self) -> None:
         self.server.put(child("Pod", f"{NAME}-1", NAME))
+
+    def another_changes_a_pod(self) -> None:
+        if self.server.version(PODS, NAMESPACE, f"{NAME}-1"):
+            self.server.put(child("Pod", f"{NAME}-1", NAME, step=next(self.steps)))
 
     def a_pod_ends(self) -> None:
         run(self.server.remove(PODS, f"{NAME}-0", NAMESPACE))
@@ -90,10 +98,19 @@ class World:
         for _ in range(min(limit, len(self.server.pending[kind]))):
             told = self.server.pending[kind].popleft()
             metadata = told.item["metadata"]
-            self.memory.see(kind, told.type, told.item if kind == INFERENCE_POOLS.kind else {"metadata": metadata})
+            self.memory.see(kind, told.type, {"metadata": metadata} if kind == SERVICES.kind else told.item)
             self.keep(Place.of(kind, metadata), int(metadata["resourceVersion"]))
             if kind == PODS.kind:
                 self.known_pods.add(metadata["uid"])
+                self.gone_pods |= {metadata["uid"]} if told.type == "DELETED" else set()
+
+    def the_watch_of_pods_begins_anew(self) -> None:
+        self.server.pending[PODS.kind].clear()
+        self.memory.miss(PODS)
+        for pod in self.server.all(PODS):
+            self.memory.see(PODS.kind, None, pod)
+            self.known_pods.add(pod["metadata"]["uid"])
+            self.keep(Place.of(PODS.kind, pod["metadata"]), int(pod["metadata"]["resourceVersion"]))
 
     # What this process does.
 
@@ -134,9 +151,22 @@ class World:
     def list_pods(self) -> None:
         if self.kube.is_learning(PODS):
             return
-        before = self.pods() & self.known_pods
-        found = run(self.kube.list(PODS, namespace=NAMESPACE, label_selector=f"{LABEL_POOL}={NAME}"))
-        assert before & self.pods() <= {pod["metadata"]["uid"] for pod in found}
+        self.check_pods(NAMESPACE, f"{LABEL_POOL}={NAME}")
+
+    def list_all_pods(self) -> None:
+        if not self.kube.is_learning(PODS):
+            self.check_pods("", OURS)
+
+    def check_pods(self, namespace: str, selector: str) -> None:
+        before, gone, floor = self.pods() & self.known_pods, set(self.gone_pods), dict(self.floor)
+        found = run(self.kube.list(PODS, namespace=namespace, label_selector=selector))
+        uids = {pod["metadata"]["uid"] for pod in found}
+        assert before & self.pods() <= uids
+        assert not gone & uids
+        for pod in found:
+            place, version = Place.of(PODS.kind, pod["metadata"]), int(pod["metadata"]["resourceVersion"])
+            assert version >= floor.get(place, 0)
+            self.keep(place, version)
 
     def pods(self) -> set[str]:
         return {pod["metadata"]["uid"] for pod in self.server.all(PODS)}
@@ -151,6 +181,9 @@ class World:
 
     def make_a_pod(self) -> None:
         self.known_pods.add(self.write(PODS, child("Pod", f"{NAME}-0", NAME))["metadata"]["uid"])
+
+    def delete_a_pod(self) -> None:
+        run(self.kube.delete(PODS, f"{NAME}-1", NAMESPACE))
 
     def write(self, resource: Resource, manifest: dict[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(Unavailable):  # It was carried out nevertheless.
@@ -200,14 +233,18 @@ SERVICES_: Final = (
     *WATCHES,
     *SELF,
 )
-ABSENCE: Final = (
+PODS_: Final = (
     World.another_makes_a_pod,
+    World.another_changes_a_pod,
     World.a_pod_ends,
     World.another_pod_ends,
     World.list_pods,
     World.list_pods,
+    World.list_all_pods,
     World.make_a_pod,
+    World.delete_a_pod,
     World.a_long_time_passes,
+    World.the_watch_of_pods_begins_anew,
     *WATCHES,
     *SELF,
 )
@@ -272,7 +309,7 @@ def test_a_service_is_never_older_than_what_was_written_read_or_told(steps: Step
 
 
 @settings(max_examples=1000, deadline=None)
-@given(build_steps(ABSENCE))
+@given(build_steps(PODS_))
 @example([(World.list_pods, [World.another_makes_a_pod, World.become_the_leader])])
 @example(
     [
@@ -282,5 +319,59 @@ def test_a_service_is_never_older_than_what_was_written_read_or_told(steps: Step
         (World.list_pods, [World.another_makes_a_pod, World.become_the_leader, World.list_pods]),
     ]
 )
-def test_a_pod_that_was_made_or_told_is_never_missing(steps: Steps) -> None:
-    tell(steps).list_pods()
+def test_a_pod_that_was_made_or_told_is_never_missing_and_never_older_than_it_was_known(steps: Steps) -> None:
+    world = tell(steps)
+    world.list_pods()
+    world.list_all_pods()
+    world.all_events_arrive()
+    for owner in (f"{LABEL_POOL}={NAME}", OURS):
+        found = run(world.kube.list(PODS, namespace=NAMESPACE, label_selector=owner))
+        assert {pod["metadata"]["uid"] for pod in found} == world.pods()
+
+
+def test_pods_are_asked_for_once_and_again_after_one_was_deleted_or_the_watch_began_anew() -> None:
+    world = World()
+    world.another_makes_a_pod()
+    world.make_a_pod()
+    for _ in range(3):
+        world.list_pods()
+        world.list_all_pods()
+        world.another_changes_a_pod()
+        world.all_events_arrive()
+    assert (world.server.visits, world.server.reads) == (1, [])
+    world.delete_a_pod()
+    for _ in range(3):
+        world.list_pods()
+        world.all_events_arrive()
+    assert [read.verb for read in world.server.reads] == ["list"]
+    world.the_watch_of_pods_begins_anew()
+    world.list_pods()
+    assert (world.server.visits, len(world.server.reads)) == (2, 1)
+
+
+def test_pods_of_other_owners_and_namespaces_are_not_shown_nor_those_that_are_not_watched() -> None:
+    world = World()
+    world.another_makes_a_pod()
+    elsewhere = child("Pod", "elsewhere", NAME)
+    elsewhere["metadata"]["namespace"] = "other"
+    stranger = child("Pod", "stranger", NAME)
+    del stranger["metadata"]["labels"][LABEL_MANAGED_BY]
+    job = child("Pod", "j-0", "")
+    job["metadata"]["labels"] = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_JOB: NAME}
+    model = child("Pod", "m-0", "")
+    model["metadata"]["labels"] = {LABEL_MANAGED_BY: MANAGED_BY}
+    for pod in (elsewhere, stranger, job, model, child("Pod", "b-0", "b")):
+        world.server.put(pod)
+    for _ in range(2):
+        for namespace, selector, names in (
+            (NAMESPACE, f"{LABEL_POOL}={NAME}", ["a-1"]),
+            (NAMESPACE, f"{LABEL_JOB}={NAME}", ["j-0"]),
+            (NAMESPACE, f"{OURS},{LABEL_POOL}", ["a-1", "b-0"]),
+            (NAMESPACE, OURS, ["a-1", "b-0", "j-0", "m-0"]),
+            ("", OURS, ["a-1", "b-0", "elsewhere", "j-0", "m-0"]),
+            (NAMESPACE, f"{LABEL_POOL}={NAME},llmos.dev/component=replica", []),
+        ):
+            found = run(world.kube.list(PODS, namespace=namespace, label_selector=selector))
+            assert sorted(pod["metadata"]["name"] for pod in found) == names
+        world.delete_a_pod()
+        world.another_makes_a_pod()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmos.api.names import LABEL_SERVING
 from llmos_operator.kube.errors import KubeError
-from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES
+from llmos_operator.kube.resources import INFERENCE_POOLS, SERVICES
 from llmos_operator.kube.stored import Memory, StoredKube
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context
@@ -70,7 +70,7 @@ class RememberingWorld(World):
         for kind, events in self.server.pending.items():
             for _ in range(min(limit, len(events))):
                 told = events.popleft()
-                has_body = kind not in {PODS.kind, SERVICES.kind}
+                has_body = kind != SERVICES.kind
                 self.memory.see(kind, told.type, told.item if has_body else {"metadata": told.item["metadata"]})
 
     def tell_a_little(self) -> None:

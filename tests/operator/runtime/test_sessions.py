@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from llmos_operator.kube.config import Connection
-from llmos_operator.kube.resources import INFERENCE_POOLS, JOBS, PODS
+from llmos_operator.kube.resources import INFERENCE_POOLS, JOBS, PERSISTENT_VOLUME_CLAIMS, PODS, Resource
 from llmos_operator.runtime.sessions import open_watch_session
 
 LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
@@ -46,17 +46,20 @@ async def server() -> AsyncIterator[Server]:
 @pytest.fixture
 async def session(server: Server) -> AsyncIterator[aiohttp.ClientSession]:
     connection = Connection(server.url, None, None, None, "Bearer", "secret", insecure=False, proxy_url=None)
-    credentials = open_watch_session(connection, metadata_only=[PODS, JOBS])
+    credentials = open_watch_session(connection, metadata_only=[PERSISTENT_VOLUME_CLAIMS, JOBS])
     assert credentials.expiration is not None
     async with credentials.aiohttp_session as opened:
         yield opened
 
 
-async def test_children_come_as_metadata_and_our_kinds_in_full(server: Server, session: aiohttp.ClientSession) -> None:
-    for path in (PODS.path, f"{JOBS.path}?watch=true", INFERENCE_POOLS.path):
+async def test_children_come_as_metadata_and_pods_and_our_kinds_in_full(
+    server: Server, session: aiohttp.ClientSession
+) -> None:
+    for path in (PERSISTENT_VOLUME_CLAIMS.path, f"{JOBS.path}?watch=true", PODS.path, INFERENCE_POOLS.path):
         (await session.get(server.url + path)).release()
-    assert server.headers["/api/v1/pods"]["Accept"] == LIST
+    assert server.headers["/api/v1/persistentvolumeclaims"]["Accept"] == LIST
     assert server.headers["/apis/batch/v1/jobs?watch=true"]["Accept"] == WATCH
+    assert server.headers["/api/v1/pods"]["Accept"] == "*/*"
     assert server.headers["/apis/llmos.dev/v1alpha1/inferencepools"]["Accept"] == "*/*"
 
 
@@ -75,3 +78,15 @@ async def test_what_nobody_reads_is_dropped_from_lists(server: Server, session: 
     server.body = {"items": [{"metadata": {"name": "a", "managedFields": [{}]}}]}
     async with session.get(server.url + PODS.path) as response:
         assert (await response.json())["items"] == [{"metadata": {"name": "a"}}]
+
+
+async def test_a_list_is_told_when_it_was_answered_and_a_watch_is_not(server: Server) -> None:
+    told: list[Resource] = []
+    connection = Connection(server.url, None, None, None, None, None, insecure=False, proxy_url=None)
+    credentials = open_watch_session(connection, metadata_only=[], listed=[PODS], on_list=told.append)
+    async with credentials.aiohttp_session as opened:
+        for path in (f"{PODS.path}?watch=true", JOBS.path, f"{PODS.path}/a"):
+            (await opened.get(server.url + path)).release()
+        assert told == []
+        (await opened.get(f"{server.url}{PODS.path}?limit=250")).release()
+    assert told == [PODS]

@@ -67,6 +67,31 @@ async def test_an_add_during_processing_runs_the_key_once_more_afterwards() -> N
     assert record.times() == [0, 1]
 
 
+@pytest.mark.parametrize(("run_s", "began_s"), [(0.05, [0.0, 0.15, 0.3]), (0.4, [0.0, 0.8, 1.6]), (3.0, [0.0, 4.0])])
+async def test_a_key_that_changes_all_the_time_rests_as_long_as_it_ran_within_limits(
+    run_s: float, began_s: list[float]
+) -> None:
+    record = Recorder(run_s)
+    queue = WorkQueue(record, workers=1, rest_s=0.1)
+    while asyncio.get_running_loop().time() < began_s[-1]:
+        queue.add("a")
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert record.times()[: len(began_s)] == began_s
+
+
+async def test_others_take_the_worker_of_a_key_that_rests_and_one_that_did_not_change_stays_away() -> None:
+    record = Recorder(0.05)
+    queue = WorkQueue(record, workers=1, rest_s=0.1)
+    queue.add("a")
+    await asyncio.sleep(0.06)
+    queue.add("b")
+    await asyncio.sleep(10)
+    queue.add("a")
+    await asyncio.sleep(10)
+    assert [(key, round(began_s, 2)) for key, began_s in record.began] == [("a", 0), ("b", 0.06), ("a", 10.06)]
+
+
 async def test_keys_run_side_by_side_up_to_the_number_of_workers() -> None:
     record = Recorder()
     queue = WorkQueue(record, workers=2)
@@ -251,9 +276,10 @@ STEP = st.tuples(st.floats(0, 3), st.sampled_from("abc"), st.sampled_from(["add"
     steps=st.lists(STEP, max_size=25),
     durations=st.lists(st.tuples(st.floats(0, 2), st.booleans()), min_size=1, max_size=10),
     workers=st.integers(1, 3),
+    rest_s=st.sampled_from([0.0, 0.1, 2.0]),
 )
 def test_no_change_is_lost_and_no_key_has_two_workers(
-    steps: list[tuple[float, str, str]], durations: list[tuple[float, bool]], workers: int
+    steps: list[tuple[float, str, str]], durations: list[tuple[float, bool]], workers: int, rest_s: float
 ) -> None:
     versions: Counter[str] = Counter()
     handled: dict[str, int] = {}
@@ -278,7 +304,7 @@ def test_no_change_is_lost_and_no_key_has_two_workers(
         return None
 
     async def scenario() -> None:
-        queue = WorkQueue(process, workers=workers)
+        queue = WorkQueue(process, workers=workers, rest_s=rest_s)
         for wait_s, key, action in steps:
             await asyncio.sleep(wait_s)
             if action == "add":
