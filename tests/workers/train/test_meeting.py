@@ -188,3 +188,14 @@ def _connect(port: int) -> socket.socket:
 def _say(port: int, hello: dict[str, object]) -> None:
     with _connect(port) as line:
         line.sendall(json.dumps(hello).encode() + b"\n")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_waits_for_the_others_says_so_again_and_again(port: int, rank: int) -> None:
+    waits: list[float] = []
+    place = Place(2, rank, "localhost", port, timeout_s=2.0)
+    meeting = Meeting(place, lambda _loss: None, lambda: waits.append(time.monotonic()))
+    with pytest.raises(PeerLostError):
+        meeting.meet(lambda _: STORE_PORT)
+    meeting.close()
+    assert len(waits) >= 2
