@@ -144,6 +144,7 @@ _TRAINER: Final = [
     *one_of(_JOB, "spec.trainer.precision", "auto", "float32", "bfloat16"),
     longest_text(_JOB, "spec.trainer.image", 512),
     *quantity(_JOB, "spec.trainer.memory"),
+    *quantity(_JOB, "spec.trainer.cpu"),
     *reference(_JOB, "spec.trainer.priorityClassName"),
     *_above_zero(f"{_PARAMETERS}.epochs", 1000),
     *limits(_JOB, f"{_PARAMETERS}.maxSteps", 1, 100000000),
@@ -311,6 +312,7 @@ _OUTPUT: Final = [
     Case(_JOB, f"{_TARGET}.promoteAfter", "pattern", "2h", "2 h"),
     *limits(_JOB, "spec.retries.user", 0, 100),
     *limits(_JOB, "spec.retries.infrastructure", 0, 10000),
+    *limits(_JOB, "spec.retries.stalledAfterMinutes", 1, 1440),
 ]
 _PARAMETER: Final = "spec.search.parameters[]"
 _RATES: Final = {"name": "learningRate", "values": [0.001, 0.01]}
