@@ -28,7 +28,7 @@ def cluster(real_kube: AioKube, namespace: str) -> Cluster:
 
 async def serve(cluster: Cluster, **weights: int) -> None:
     """The pool serves the former adapter and the result."""
-    entries = [{"name": "support", "digest": "a", "replicas": ["chat-0"], "reason": "Loaded"}]
+    entries: list[dict[str, Any]] = [{"name": "support", "digest": "a", "replicas": ["chat-0"], "reason": "Loaded"}]
     entries += [
         {"name": name, "digest": "b", "replicas": ["chat-0"], "replaces": "support", "weight": weight}
         for name, weight in weights.items()
