@@ -270,8 +270,9 @@ async def _register(context: Context, observed: _Observed, plan: JobPlan) -> Obj
         return await context.kube.create(desired)
     if is_applied(desired, existing):
         return existing
-    desired["metadata"]["uid"] = existing["metadata"]["uid"]
-    return await context.kube.apply(desired)
+    # Not applied: what `create` made belongs to another manager to the API server, and would stay in the lists.
+    patch = {"metadata": {"resourceVersion": existing["metadata"]["resourceVersion"]}, "spec": desired["spec"]}
+    return await context.kube.merge(LLM_MODELS, desired["metadata"]["name"], desired["metadata"]["namespace"], patch)
 
 
 async def _apply_claim(context: Context, observed: _Observed, model: Object | None) -> None:

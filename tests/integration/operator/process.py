@@ -46,24 +46,25 @@ class OperatorProcess:
         return await asyncio.wait_for(self.process.wait(), WAIT_S)
 
 
-async def count_writes(operator: OperatorProcess) -> dict[str, float]:
-    """Writes until now, by kind and verb."""
+async def count_writes(operator: OperatorProcess, *kinds: str) -> dict[str, float]:
+    """Writes until now, by kind and verb; of all kinds where none is named."""
     _, text = await operator.ask("/metrics")
     lines = [line.split() for line in text.splitlines() if line.startswith("llmos_operator_writes_total{")]
-    return {words[0]: float(words[-1]) for words in lines}
+    wanted = [f'kind="{kind}"' for kind in kinds]
+    return {words[0]: float(words[-1]) for words in lines if not kinds or any(kind in words[0] for kind in wanted)}
 
 
-async def wait_for_rest(operator: OperatorProcess) -> dict[str, float]:
+async def wait_for_rest(operator: OperatorProcess, *kinds: str) -> dict[str, float]:
     """Return the writes once there was none for a while.
 
     A busy machine takes its time for those of the beginning, and the server is shared: what other tests left there is
     looked at by a new operator, too.
     """
-    writes = await count_writes(operator)
+    writes = await count_writes(operator, *kinds)
     async with asyncio.timeout(WAIT_S):
         while True:
             await asyncio.sleep(REST_S)
-            before, writes = writes, await count_writes(operator)
+            before, writes = writes, await count_writes(operator, *kinds)
             if before == writes:
                 return writes
 
