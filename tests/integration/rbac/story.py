@@ -92,7 +92,7 @@ class Story:
         """Whether just these namespaces have everything that keeps them apart."""
 
         async def are_closed() -> bool:
-            for kind, count in ((NETWORK_POLICIES, 9), (LIMIT_RANGES, 1), (RESOURCE_QUOTAS, 1), (ROLE_BINDINGS, 2)):
+            for kind, count in ((NETWORK_POLICIES, 10), (LIMIT_RANGES, 1), (RESOURCE_QUOTAS, 1), (ROLE_BINDINGS, 2)):
                 items = await self._admin.list(kind, label_selector=LABEL_TENANT)
                 if sorted(item["metadata"]["namespace"] for item in items) != sorted(namespaces * count):
                     return False
