@@ -308,7 +308,7 @@ def _conclude(this: _Pass, turns: Sequence[_Turn]) -> tuple[JobPlan, SearchPlan]
         delete=(*this.plan.delete, *(pod for turn in turns for pod in turn.delete)),
     )
     is_idle = not create and not count_pods(this.pods)
-    is_done = len(trials) == count_trials(this.search) and all(trial.state in OVER for trial in trials)
+    is_done = len(trials) >= count_trials(this.search) and all(trial.state in OVER for trial in trials)
     if is_idle and (is_done or this.is_spent):
         return _end(plan, found), found
     failure = next((f for turn in turns if turn.plan is not None and (f := turn.plan.failure) is not None), None)
@@ -349,7 +349,7 @@ def _sum_up(record: Record, search: Search, found: SearchPlan, metrics: tuple[Me
     return replace(
         record,
         metrics=metrics,
-        progress=TrainingProgress(eval_loss=best, display=f"{over}/{count_trials(search)} trials"),
+        progress=TrainingProgress(eval_loss=best, display=f"{over}/{max(count_trials(search), len(found.trials))} trials"),
         last_checkpoint=max(saved, key=lambda checkpoint: checkpoint.time, default=None),
         lost_accelerator_seconds=round(sum(trial.lost_accelerator_seconds for trial in found.trials), 3),
     )

@@ -267,6 +267,17 @@ async def test_a_lost_claim_loses_results_and_not_what_was_spent() -> None:
     assert world.trial(1)["state"] == "Pending"
 
 
+async def test_fewer_trials_than_have_begun_end_the_search_with_those() -> None:
+    world = SearchWorld(maxTrials=3, parallelism=3)
+    await world.begin()
+    world.change(search={**world.search, "maxTrials": 1, "parallelism": 1})
+    for number in (1, 2, 3):
+        world.run_pod(f"tune-train-{number}-1")
+        world.finish(f"{number}-1", 1.0 + number / 10)
+    status = await world.go(5)
+    assert (status["phase"], status.get("bestTrial"), world.ready()) == ("Succeeded", 1, ("True", "Registered"))
+
+
 WRITES = ["apply", "apply_status", "delete"]
 PLACES = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(lambda place: f"{place[0]}-{place[1]}")
 ACTIONS = st.one_of(
