@@ -55,7 +55,7 @@ async def look_at_search(
         raw = [pod for pod in pods if read_trial(pod) == number]
         log = await read_log(own)
         own = end_stalled(own, log.heard, after=get_patience(sight.job), now=sight.now)
-        seen[number] = TrialPods(own, log.report, compute_seconds(raw, sight.job, sight.now))
+        seen[number] = TrialPods(own, log.report, compute_seconds(raw, sight.job, sight.now), log.trouble)
     return plan_search(sight, plan, seen)
 
 

@@ -278,6 +278,19 @@ async def test_fewer_trials_than_have_begun_end_the_search_with_those() -> None:
     assert (status["phase"], status.get("bestTrial"), world.ready()) == ("Succeeded", 1, ("True", "Registered"))
 
 
+async def test_what_a_search_will_not_get_is_told_while_it_goes_on() -> None:
+    world = SearchWorld()
+    world.change(output={"name": "support", "attachTo": [{"pool": "chat"}]})
+    status = await world.begin()
+    assert status["phase"] in {"Pending", "Training"}
+    assert any("no InferencePool chat" in each for each in status["warnings"])
+    world.run_pod("tune-train-1-1")
+    world.kube.fail_next("log", "Pod", Forbidden("no logs here"))
+    world.pass_time(5)
+    status = await world.step()
+    assert any("no logs here" in each for each in status["warnings"])
+
+
 WRITES = ["apply", "apply_status", "delete"]
 PLACES = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(lambda place: f"{place[0]}-{place[1]}")
 ACTIONS = st.one_of(
