@@ -291,6 +291,26 @@ async def test_what_a_search_will_not_get_is_told_while_it_goes_on() -> None:
     assert any("no logs here" in each for each in status["warnings"])
 
 
+async def test_a_pod_that_never_trained_holds_nothing_after_its_end() -> None:
+    world = SearchWorld(maxTrials=1, parallelism=1, budgetAcceleratorHours=1)
+    await world.begin()
+    world.run_pod("tune-train-1-1")
+    world.pass_time(20)
+    fetch = {"name": "fetch", "state": {"terminated": {"exitCode": 1, "finishedAt": world.stamp()}}}
+    world.kube.set_status(
+        PODS,
+        "tune-train-1-1",
+        NAMESPACE,
+        phase="Failed",
+        initContainerStatuses=[fetch],
+        containerStatuses=[{"name": "train", "state": {"waiting": {"reason": "PodInitializing"}}}],
+    )
+    await world.step()
+    world.pass_time(3000)
+    await world.step()
+    assert world.trial(1)["acceleratorSeconds"] == 20
+
+
 WRITES = ["apply", "apply_status", "delete"]
 PLACES = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(lambda place: f"{place[0]}-{place[1]}")
 ACTIONS = st.one_of(
