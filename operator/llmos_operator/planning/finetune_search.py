@@ -65,6 +65,8 @@ class TrialPod:
     new: NewPod
     job: FineTuneJob
     """The job that the trial is."""
+    before: TrialStatus
+    """What is true of the trial as long as the pod is not there."""
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,7 @@ def _conclude(this: _Pass, turns: Sequence[_Turn]) -> tuple[JobPlan, SearchPlan]
     trials, job = tuple(turn.trial for turn in turns), this.sight.job
     best, metrics = _find_best(job, turns)
     create = tuple(
-        TrialPod(turn.trial, turn.plan.create, turn.job)
+        TrialPod(turn.trial, turn.plan.create, turn.job, turn.before)
         for turn in turns
         if turn.plan is not None and turn.plan.create is not None and turn.job is not None
     )

@@ -311,6 +311,27 @@ async def test_a_pod_that_never_trained_holds_nothing_after_its_end() -> None:
     assert world.trial(1)["acceleratorSeconds"] == 20
 
 
+async def test_what_was_seen_of_trials_is_noted_though_the_pod_of_another_one_is_refused() -> None:
+    world = SearchWorld(maxTrials=2, parallelism=2)
+    await world.begin()
+    for number in (1, 2):
+        world.run_pod(f"tune-train-{number}-1")
+    await world.step()
+    world.end_pod("tune-train-2-1", code=137)
+    await world.step()
+    world.pass_time(400)
+    world.finish("1-1", 1.2)
+    world.kube.fail_next("apply", "Pod", Forbidden("exceeded quota"))
+    await world.step()
+    assert world.ready() == ("False", "ForbiddenByPolicy")
+    assert world.states()[0] == "Complete"
+    await world.go()
+    assert "tune-train-1-2" not in world.trial_pods(), "what was complete is done again"
+    assert world.trial(1)["attempts"]["infrastructure"] == 0
+    assert world.trial(2)["attempts"]["infrastructure"] == 1
+    assert world.trial_pods() == ["tune-train-2-2"]
+
+
 WRITES = ["apply", "apply_status", "delete"]
 PLACES = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(lambda place: f"{place[0]}-{place[1]}")
 ACTIONS = st.one_of(
