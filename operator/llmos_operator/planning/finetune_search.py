@@ -33,6 +33,7 @@ from llmos_operator.planning.finetune_trials import (
     COMPLETE,
     OVER,
     STOPPED,
+    begin_again,
     begin_trial,
     build_trial_job,
     build_trial_status,
@@ -140,17 +141,13 @@ def plan_search(sight: Sight, plan: JobPlan, pods: Mapping[int, TrialPods]) -> t
 def keep_trials(job: FineTuneJob, plan: JobPlan) -> SearchPlan:
     """Return the trials of a job whose search is over, or has not begun.
 
-    If what was prepared is lost, so are the results; what was spent stays spent.
+    If what was prepared is lost, so are the results; what was spent stays spent, and what was counted is not counted
+    again from pods that are still there.
     """
     trials, search = job.status.trials, job.spec.search
     if search is None or plan.record.is_trained:
         return SearchPlan(trials, job.status.best_trial)
-    return SearchPlan(
-        tuple(
-            begin_trial(search, trial.number).model_copy(update={"accelerator_seconds": trial.accelerator_seconds})
-            for trial in trials
-        )
-    )
+    return SearchPlan(tuple(begin_again(search, trial) for trial in trials))
 
 
 def find_bad_value(job: FineTuneJob, search: Search) -> Failure | None:

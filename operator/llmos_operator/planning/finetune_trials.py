@@ -31,6 +31,12 @@ def begin_trial(search: Search, number: int) -> TrialStatus:
     return TrialStatus(number=number, parameters=tuple(ParameterValue(name=n, value=v) for n, v in values.items()))
 
 
+def begin_again(search: Search, trial: TrialStatus) -> TrialStatus:
+    """Return a trial of which everything is lost but the account of its attempts."""
+    account = trial.model_dump(include={"attempt", "accelerator_seconds", "attempt_seconds"})
+    return begin_trial(search, trial.number).model_copy(update={**account, "attempts": trial.attempts})
+
+
 def build_trial_job(job: FineTuneJob, trial: TrialStatus, *, suspend: bool) -> FineTuneJob:
     """Return the job that a trial is.
 

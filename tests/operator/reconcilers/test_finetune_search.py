@@ -13,7 +13,7 @@ from llmos.api.names import LABEL_TRIAL
 from llmos.api.search import Search, propose_parameters
 from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import PERSISTENT_VOLUME_CLAIMS, PODS
-from tests.operator.reconcilers.job_world import METRIC, JobWorld
+from tests.operator.reconcilers.job_world import METRIC, REPORT, JobWorld
 from tests.operator.reconcilers.world import NAMESPACE
 
 RATE = {"name": "learningRate", "min": 1e-5, "max": 1e-2, "log": True}
@@ -330,6 +330,31 @@ async def test_what_was_seen_of_trials_is_noted_though_the_pod_of_another_one_is
     assert world.trial(1)["attempts"]["infrastructure"] == 0
     assert world.trial(2)["attempts"]["infrastructure"] == 1
     assert world.trial_pods() == ["tune-train-2-2"]
+
+
+async def test_a_failure_before_the_claim_was_lost_counts_once() -> None:
+    world = SearchWorld(maxTrials=2, parallelism=1, retries={"user": 2, "infrastructure": 5})
+    await world.begin()
+    for attempt in (1, 2):
+        world.run_pod(f"tune-train-1-{attempt}")
+        world.pass_time(10)
+        world.end_pod(f"tune-train-1-{attempt}", code=1, reason="LossNotFinite", message="it broke")
+        await world.go()
+        if attempt == 1:
+            world.pass_time(400)
+            await world.go()
+    assert world.trial_pods() == ["tune-train-1-2"]
+    world.kube.finish_deletion(PERSISTENT_VOLUME_CLAIMS, "tune-work", NAMESPACE)
+    await world.go()
+    world.run_pod("tune-prepare-1")
+    await world.step()
+    world.end_pod("tune-prepare-1", outcome="prepared", report=REPORT)
+    await world.go(4)
+    assert world.trial(1)["attempts"] == {"user": 2, "infrastructure": 0, "preemptions": 0}
+    assert world.trial(1)["acceleratorSeconds"] == 20
+    world.pass_time(400)
+    await world.go()
+    assert world.trial_pods() == ["tune-train-1-3"]
 
 
 WRITES = ["apply", "apply_status", "delete"]
