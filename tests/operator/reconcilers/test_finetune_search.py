@@ -14,6 +14,7 @@ from llmos.api.search import Search, propose_parameters
 from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import PERSISTENT_VOLUME_CLAIMS, PODS
 from tests.operator.reconcilers.job_world import METRIC, REPORT, JobWorld
+from tests.operator.reconcilers.quota_world import CLASS, accelerator
 from tests.operator.reconcilers.world import NAMESPACE
 
 RATE = {"name": "learningRate", "min": 1e-5, "max": 1e-2, "log": True}
@@ -355,6 +356,35 @@ async def test_a_failure_before_the_claim_was_lost_counts_once() -> None:
     world.pass_time(400)
     await world.go()
     assert world.trial_pods() == ["tune-train-1-3"]
+
+
+async def test_a_trial_that_cannot_fit_does_not_keep_the_search_from_its_end() -> None:
+    ranks = [{"name": "rank", "values": [512, 8]}]
+    world = SearchWorld(algorithm="grid", maxTrials=2, parallelism=1, parameters=ranks)
+    small = accelerator()
+    world.kube.put({**small, "spec": {**small["spec"], "memory": "4Gi"}})
+    world.change(trainer={"accelerator": {"class": CLASS}})
+    await world.begin(5)
+    assert world.states()[0] == "Failed"
+    assert world.trial(1)["reason"] == "DoesNotFit"
+    assert world.trial_pods() == ["tune-train-2-1"]
+    world.run_pod("tune-train-2-1")
+    world.finish("2-1", 1.2)
+    status = await world.go(5)
+    assert (status["phase"], status["bestTrial"]) == ("Succeeded", 2)
+
+
+async def test_trials_that_cannot_fit_go_on_when_their_class_has_more_memory() -> None:
+    ranks = [{"name": "rank", "values": [512, 500]}]
+    world = SearchWorld(algorithm="grid", maxTrials=2, parallelism=2, parameters=ranks)
+    small = accelerator()
+    world.kube.put({**small, "spec": {**small["spec"], "memory": "4Gi"}})
+    world.change(trainer={"accelerator": {"class": CLASS}})
+    status = await world.begin(5)
+    assert (status["phase"], world.ready()) == ("Failed", ("False", "NoTrialSucceeded"))
+    world.kube.put(accelerator())
+    await world.go()
+    assert world.trial_pods() == ["tune-train-1-1", "tune-train-2-1"]
 
 
 WRITES = ["apply", "apply_status", "delete"]
