@@ -19,9 +19,9 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
   of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
 - Of several accelerators each holds all of this: the work of a step is dealt out, not the model. What they exchange
   takes half a GiB more: NCCL's buffers, and the gradients that are summed at once.
-- Task dpo computes both answers of a pair at once: T = 2 maxLength. Beside a result that is no adapter it holds the
-  base model a second time, as the reference: c P more weights.
-- Classifiers have no logits of a vocabulary: V = 0. Their heads, labels x h, are too small to count.
+- Tasks dpo and embedding compute both of a pair at once: T = 2 maxLength. Beside a result that is no adapter dpo holds
+  the base model a second time, as the reference: c P more weights.
+- Classifiers and embeddings have no logits of a vocabulary: V = 0. Heads, labels x h, are too small to count.
 - Merging an adapter (output.kind merged) holds the base model in float32 in the memory of the host, when training is
   over: 1.1 x 4 P + runtime, where that is more than training itself takes there.
 - A tenth is what allocators lose to fragments. The runtime is 1.5 GiB: the device's context and workspaces, or the
@@ -48,7 +48,8 @@ OVERHEAD: Final = 1.1
 EXCHANGE_GIB: Final = 0.5
 STATE_BYTES: Final = 12
 FLOAT32_BYTES: Final = 4
-CLASSIFICATION: Final = frozenset({"token-classification", "sequence-classification"})
+PAIRED: Final = frozenset({"dpo", "embedding"})
+SPEECHLESS: Final = frozenset({"token-classification", "sequence-classification", "embedding"})
 _STEP_GIB: Final = 0.25
 _HOST_GIB: Final = 2.0
 """Memory of the host beside an accelerator: the interpreter with torch, and batches on their way."""
@@ -79,12 +80,12 @@ def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitectu
     else:
         casts = number if number < FLOAT32_BYTES else 0
         weights, states = (FLOAT32_BYTES + casts) * parameters, STATE_BYTES * parameters
-    is_paired = spec.method.task == "dpo"
-    if is_paired and not spec.makes_adapter:
+    task = spec.method.task
+    if task == "dpo" and not spec.makes_adapter:
         weights += number * parameters
     length = min(spec.trainer.hyperparameters.max_length, architecture.max_context_tokens)
-    vocabulary = 0 if spec.method.task in CLASSIFICATION else architecture.vocabulary_size
-    activations = _activation_bytes(architecture, 2 * length if is_paired else length, number, vocabulary)
+    vocabulary = 0 if task in SPEECHLESS else architecture.vocabulary_size
+    activations = _activation_bytes(architecture, 2 * length if task in PAIRED else length, number, vocabulary)
     exchange_gib = EXCHANGE_GIB if _count_ranks(spec) > 1 else 0.0
     return TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib)
 
@@ -201,7 +202,7 @@ def _say_ranks(spec: FineTuneJobSpec) -> str:
 
 def _say_tokens(spec: FineTuneJobSpec) -> str:
     length = spec.trainer.hyperparameters.max_length
-    return f"2 x {length}" if spec.method.task == "dpo" else str(length)
+    return f"2 x {length}" if spec.method.task in PAIRED else str(length)
 
 
 def _advise(spec: FineTuneJobSpec) -> str:

@@ -29,7 +29,7 @@ from llmos.api.search import Search
 ModuleName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
 """The name of a module of the model, for example q_proj."""
 
-SuiteMetric = Literal["loss", "exact_match", "reward_accuracy", "reward_margin", "accuracy", "f1"]
+SuiteMetric = Literal["loss", "exact_match", "reward_accuracy", "reward_margin", "accuracy", "f1", "recall_at_1"]
 """What a suite may ask."""
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
@@ -52,10 +52,11 @@ class Lora(ApiModel):
 class Method(ApiModel):
     """What is learned, and which weights change."""
 
-    task: Literal["causal-lm", "dpo", "token-classification", "sequence-classification"] = "causal-lm"
+    task: Literal["causal-lm", "dpo", "token-classification", "sequence-classification", "embedding"] = "causal-lm"
     """causal-lm: the next token of texts and conversations. dpo: which of two answers is the better one (direct
     preference optimization, Rafailov et al., 2023), from dataset.format.type preference. token-classification: the
-    label of each word, from tokens-labels. sequence-classification: the label of a text, from text-label."""
+    label of each word, from tokens-labels. sequence-classification: the label of a text, from text-label. embedding:
+    vectors that are near for texts that belong together, from pairs."""
     tuning: Literal["lora", "full"] = "lora"
     """lora makes an adapter of a few megabytes; full changes all weights and makes a whole model."""
     lora: Lora = Lora()
@@ -79,6 +80,10 @@ class Columns(ApiModel):
     """tokens-labels: as many labels, in an array."""
     label: ColumnName = "label"
     """text-label: the text's label."""
+    anchor: ColumnName = "anchor"
+    """pairs: a text, such as a question."""
+    positive: ColumnName = "positive"
+    """pairs: a text that belongs to it, such as a passage that answers it."""
     chosen: ColumnName = "chosen"
     """preference: the better answer."""
     rejected: ColumnName = "rejected"
@@ -88,10 +93,11 @@ class Columns(ApiModel):
 class DatasetFormat(ApiModel):
     """How a line of the dataset is read."""
 
-    type: Literal["chat", "instruction", "text", "preference", "tokens-labels", "text-label"] = "chat"
+    type: Literal["chat", "instruction", "text", "preference", "tokens-labels", "text-label", "pairs"] = "chat"
     """chat learns what the assistant says in a conversation; instruction learns the completion of a prompt; text learns
     everything; preference has a prompt, as a text or as messages, and two answers to it; tokens-labels has words and
-    their labels, text-label a text and its label: all labels that occur are the labels of the model."""
+    their labels, text-label a text and its label: all labels that occur are the labels of the model; pairs has two
+    texts that belong together."""
     columns: Columns = Columns()
     """Names of the fields."""
 
@@ -171,7 +177,9 @@ class Hyperparameters(ApiModel):
     """Tokens of one optimizer step over all accelerators; reached by gradient accumulation."""
     max_length: Annotated[int, Field(ge=16, le=1048576)] = 2048
     """Longest example in tokens; also the most that are computed at once on one accelerator. For task dpo it is that of
-    each answer with its prompt, and twice as many are computed at once."""
+    each answer with its prompt, for embedding that of each text, and twice as many are computed at once."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.05
+    """For task embedding: lower values tell apart more what is nearly the same."""
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """For task dpo: how dear it is to move away from the base model; lower values move further."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
@@ -271,7 +279,7 @@ class EvaluationSuite(ApiModel):
     """loss: mean loss for each token of the answers, for each pair of them, or for each label. exact_match (task
     causal-lm): share of the prompts that are answered, at temperature 0, with the very words of the dataset; case,
     punctuation and surrounding space do not count. reward_accuracy, reward_margin (task dpo), accuracy, f1
-    (classification): as in gates."""
+    (classification), recall_at_1 (embedding): as in gates."""
     limit: Annotated[int, Field(ge=1, le=100000)] = 200
     """Examples that are asked at most."""
 
@@ -291,7 +299,8 @@ class Gate(ApiModel):
     """`eval_loss`, or a suite's name and metric, for example `support_exact_match`. For task dpo also
     `eval_reward_accuracy`, the share of the held-out pairs whose chosen answer has the higher reward, and
     `eval_reward_margin`, the mean difference of the rewards; the base model's are 0. For classification also
-    `eval_accuracy`, the share of the labels that are right, and `eval_f1`, the mean of the F1 of all labels."""
+    `eval_accuracy`, the share of the labels that are right, and `eval_f1`, the mean of the F1 of all labels. For
+    embedding also `eval_recall_at_1`, the share of the held-out anchors whose own positive is the nearest one."""
     min: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
     """The result must not be below this."""
     max: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None

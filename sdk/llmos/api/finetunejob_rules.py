@@ -11,26 +11,28 @@ _FORMATS: Final = {
     "dpo": ["preference"],
     "token-classification": ["tokens-labels"],
     "sequence-classification": ["text-label"],
+    "embedding": ["pairs"],
 }
 _METRICS: Final = {
     "causal-lm": ["loss", "exact_match"],
     "dpo": ["loss", "reward_accuracy", "reward_margin"],
     "token-classification": ["loss", "accuracy", "f1"],
     "sequence-classification": ["loss", "accuracy", "f1"],
+    "embedding": ["loss", "recall_at_1"],
 }
 
 TASK_RULES: Final = (
     Rule(
         f"self.dataset.format.type in {_FORMATS}[self.method.task]",
         "the task does not learn from this format: causal-lm takes chat, instruction or text, dpo takes preference, "
-        "token-classification takes tokens-labels, sequence-classification takes text-label",
+        "token-classification takes tokens-labels, sequence-classification takes text-label, embedding takes pairs",
         field_path=".dataset.format.type",
     ),
     Rule(
         "!has(self.evaluate.suites) || self.evaluate.suites.all(suite, "
         f"suite.metrics.all(metric, metric in {_METRICS}[self.method.task]))",
         "a suite has a metric that the task has not: causal-lm has loss and exact_match, dpo has loss, reward_accuracy "
-        "and reward_margin, classification has loss, accuracy and f1",
+        "and reward_margin, classification has loss, accuracy and f1, embedding has loss and recall_at_1",
         field_path=".evaluate.suites",
     ),
 )
@@ -43,10 +45,9 @@ OUTPUT_RULES: Final = (
         field_path=".output.attachTo",
     ),
     Rule(
-        "!has(self.output.attachTo) || size(self.output.attachTo) == 0 || "
-        "!(self.method.task in ['token-classification', 'sequence-classification'])",
-        "a classifier is not served beside a model that speaks: leave attachTo out; docs/how-to/fine-tune.md says what "
-        "serves it",
+        "!has(self.output.attachTo) || size(self.output.attachTo) == 0 || self.method.task in ['causal-lm', 'dpo']",
+        "classifiers and embeddings are not served beside a model that speaks: leave attachTo out; "
+        "docs/how-to/fine-tune.md says what serves them",
         field_path=".output.attachTo",
     ),
     Rule(

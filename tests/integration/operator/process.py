@@ -15,6 +15,7 @@ import aiohttp
 from e2e.cluster.controlplane import ControlPlane, find_free_ports
 
 WAIT_S = 60.0
+REST_S = 3.0
 
 
 class OperatorProcess:
@@ -43,6 +44,28 @@ class OperatorProcess:
     async def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self.process.wait(), WAIT_S)
+
+
+async def count_writes(operator: OperatorProcess) -> dict[str, float]:
+    """Writes until now, by kind and verb."""
+    _, text = await operator.ask("/metrics")
+    lines = [line.split() for line in text.splitlines() if line.startswith("llmos_operator_writes_total{")]
+    return {words[0]: float(words[-1]) for words in lines}
+
+
+async def wait_for_rest(operator: OperatorProcess) -> dict[str, float]:
+    """Return the writes once there was none for a while.
+
+    A busy machine takes its time for those of the beginning, and the server is shared: what other tests left there is
+    looked at by a new operator, too.
+    """
+    writes = await count_writes(operator)
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            await asyncio.sleep(REST_S)
+            before, writes = writes, await count_writes(operator)
+            if before == writes:
+                return writes
 
 
 async def wait_until(is_so: Callable[[], Awaitable[bool]]) -> None:

@@ -28,8 +28,8 @@ from llmos_operator.kube.resources import (
     WORKLOADS,
 )
 from llmos_operator.planning.quota_record import read_record
-from tests.integration.operator.process import run_operator, wait_until
-from tests.integration.operator.test_quota import QUIET_S, Cluster, count_writes
+from tests.integration.operator.process import count_writes, run_operator, wait_for_rest, wait_until
+from tests.integration.operator.test_quota import QUIET_S, Cluster
 
 pytestmark = pytest.mark.apiserver
 
@@ -199,8 +199,7 @@ async def test_replicas_wait_for_kueue_start_in_its_order_and_come_back_after_it
             await wait_until(cluster.has_noted)
             assert all(pod["metadata"]["labels"][KUEUE_QUEUE] == QUEUE for pod in await cluster.pods())
 
-            await asyncio.sleep(QUIET_S)
-            versions, writes = await cluster.versions(), await count_writes(operator)
+            writes, versions = await wait_for_rest(operator), await cluster.versions()
             await asyncio.sleep(QUIET_S)
             assert (await cluster.versions(), await count_writes(operator)) == (versions, writes)
 

@@ -27,7 +27,7 @@ from llmos_operator.kube.resources import (
     TENANTS,
 )
 from llmos_operator.planning.quota_record import read_record
-from tests.integration.operator.process import OperatorProcess, run_operator, wait_until
+from tests.integration.operator.process import count_writes, run_operator, wait_for_rest, wait_until
 
 pytestmark = pytest.mark.apiserver
 
@@ -145,11 +145,6 @@ async def cluster(real_kube: AioKube, namespace: str) -> AsyncIterator[Cluster]:
     await cluster.remove()
 
 
-async def count_writes(operator: OperatorProcess) -> float:
-    _, text = await operator.ask("/metrics")
-    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("llmos_operator_writes_total{"))
-
-
 async def test_gates_are_lifted_within_the_quota_and_a_second_look_and_a_new_operator_write_nothing(
     control_plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
@@ -171,8 +166,7 @@ async def test_gates_are_lifted_within_the_quota_and_a_second_look_and_a_new_ope
         assert "llmos_operator_tenant_accelerators_waiting" in (await operator.ask("/metrics"))[1]
         assert any(text.startswith("admit ") for text in operator.messages())
 
-        await asyncio.sleep(QUIET_S)
-        versions, writes = await cluster.versions(), await count_writes(operator)
+        writes, versions = await wait_for_rest(operator), await cluster.versions()
         await asyncio.sleep(QUIET_S)
         assert (await cluster.versions(), await count_writes(operator)) == (versions, writes)
         operator.process.kill()

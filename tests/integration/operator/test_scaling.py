@@ -13,7 +13,7 @@ from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.resources import EVENTS, INFERENCE_POOLS
 from llmos_operator.planning.scaling_record import read_records, replay
 from llmos_operator.planning.scaling_status import WRITE_INTERVAL_S
-from tests.integration.operator.process import OperatorProcess, run_operator, wait_until
+from tests.integration.operator.process import OperatorProcess, count_writes, run_operator, wait_for_rest, wait_until
 from tests.operator.runtime.load_world import FakeGateway, serve
 
 pytestmark = pytest.mark.apiserver
@@ -56,28 +56,6 @@ class Cluster:
         events = await self._kube.list(EVENTS, namespace=self._namespace)
         about = [event for event in events if event["reason"] == "Scaling"]
         return [event["note"] for event in sorted(about, key=lambda event: event["eventTime"])]
-
-
-OF_POOLS = ("InferencePool", "Pod", "Service")
-
-
-async def count_writes(operator: OperatorProcess) -> dict[str, float]:
-    """Writes until now, by kind and verb."""
-    _, text = await operator.ask("/metrics")
-    lines = [line.split() for line in text.splitlines() if line.startswith("llmos_operator_writes_total{")]
-    # The server is shared: models, nodes and tenants that other tests left there may still have something to say.
-    return {words[0]: float(words[-1]) for words in lines if any(f'kind="{kind}"' in words[0] for kind in OF_POOLS)}
-
-
-async def wait_for_rest(operator: OperatorProcess) -> dict[str, float]:
-    """Return the writes once there was none for a while: a busy machine takes its time for those of the beginning."""
-    writes = await count_writes(operator)
-    async with asyncio.timeout(60):
-        while True:
-            await asyncio.sleep(3)
-            before, writes = writes, await count_writes(operator)
-            if before == writes:
-                return writes
 
 
 async def test_a_pool_sleeps_without_a_write_wakes_at_once_and_survives_a_change_of_leaders(

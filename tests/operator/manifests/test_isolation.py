@@ -11,6 +11,7 @@ import pytest
 
 from llmos.api import Tenant
 from llmos.api.names import CONTROL_PORT, ENGINE_PORT, SHARE_PORT
+from llmos_operator.manifests.finetune_gang import Member, build_member_labels
 from llmos_operator.manifests.isolation import TenantNamespace, build_isolation
 from llmos_operator.manifests.isolation.network import OPERATOR_LABELS, build_network_policies
 from llmos_operator.manifests.replica import build_replica_pods
@@ -141,6 +142,28 @@ def test_pods_of_gangs_reach_each_other_on_every_port_and_nobody_else_does() -> 
         assert seen.allows(first, second, port)
         assert seen.allows(second, first, port)
         for other in (ENGINE, FETCH, APP, OTHER_ENGINE, STRANGER, GATEWAY):
+            assert not seen.allows(other, second, port)
+            assert not seen.allows(second, other, port)
+    assert not seen.allows(first, INTERNET, 443)
+
+
+def test_pods_that_train_together_reach_each_other_and_neither_replicas_nor_a_pod_that_trains_alone() -> None:
+    def labels(size: int, rank: int) -> dict[str, str]:
+        member = Member("tune-train-1", rank, size)
+        return {"llmos.dev/component": "train", "llmos.dev/job": "tune", **build_member_labels(member)}
+
+    first, second, alone, gang = "10.244.0.41", "10.244.0.42", "10.244.0.43", "10.244.0.44"
+    pods = [
+        pod(first, "team-a", labels(2, 0)),
+        pod(second, "team-a", labels(2, 1)),
+        pod(alone, "team-a", labels(1, 0)),
+        pod(gang, "team-a", {**REPLICA, "llmos.dev/gang-size": "2"}),
+    ]
+    seen = Judge(*build_network_policies(tenant_namespace()), pods=[*PODS, *pods])
+    for port in (29500, 40000):
+        assert seen.allows(first, second, port)
+        assert seen.allows(second, first, port)
+        for other in (ENGINE, FETCH, APP, OTHER_ENGINE, STRANGER, GATEWAY, alone, gang):
             assert not seen.allows(other, second, port)
             assert not seen.allows(second, other, port)
     assert not seen.allows(first, INTERNET, 443)

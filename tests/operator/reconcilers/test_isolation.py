@@ -216,7 +216,7 @@ async def test_what_is_taken_away_from_a_tenant_that_is_being_deleted_comes_back
     assert condition(await world.pool())["reason"] == "NotIsolated"
     world.pass_time(LOOK_S)
     await look(world)
-    assert len(world.kube.all(NETWORK_POLICIES)) == 9
+    assert len(world.kube.all(NETWORK_POLICIES)) == 10
     assert condition(await world.pool(), "IsolationReady")["status"] == "True"
 
 

@@ -28,7 +28,7 @@ def sides(desk: Desk, row: dict[str, Any]) -> list[tuple[str, str]]:
     """Text and learned text of both answers."""
     return [
         (desk.say(row[ids]), desk.say(label for label in row[labels] if label != -100))
-        for ids, labels in (("input_ids", "labels"), ("rejected_ids", "rejected_labels"))
+        for ids, labels in (("input_ids", "labels"), ("other_ids", "other_labels"))
     ]
 
 
@@ -47,8 +47,8 @@ def test_of_a_conversation_only_the_two_answers_are_learned(desk: Desk, template
         (f"{asked}Rome.<|im_end|>", "Rome.<|im_end|>"),
         (f"{asked}I do not know.<|im_end|>", "I do not know.<|im_end|>"),
     ]
-    assert report.train_tokens == len(row["input_ids"]) + len(row["rejected_ids"])
-    assert report.length_max == len(row["rejected_ids"])
+    assert report.train_tokens == len(row["input_ids"]) + len(row["other_ids"])
+    assert report.length_max == len(row["other_ids"])
 
 
 def test_texts_need_no_template_and_may_stand_beside_conversations(desk: Desk) -> None:
@@ -64,10 +64,10 @@ def test_texts_need_no_template_and_may_stand_beside_conversations(desk: Desk) -
     text, conversation = desk.load()
     beginning, end = desk.tokenizer.bos_token_id, desk.tokenizer.eos_token_id
     for row in (text, conversation):
-        for ids in (row["input_ids"], row["rejected_ids"]):
+        for ids in (row["input_ids"], row["other_ids"]):
             assert (ids[0], ids[-1], ids.count(beginning)) == (beginning, end, 1)
     prompt = desk.tokenizer("the capital")["input_ids"]
-    assert text["input_ids"][: len(prompt)] == text["rejected_ids"][: len(prompt)] == prompt
+    assert text["input_ids"][: len(prompt)] == text["other_ids"][: len(prompt)] == prompt
 
 
 def test_a_model_without_a_template_takes_texts_only(desk: Desk) -> None:
@@ -98,11 +98,11 @@ def test_suites_and_held_out_pairs_have_both_answers(desk: Desk) -> None:
     desk.put([{"prompt": "quiz", "chosen": "yes", "rejected": "no"}], "suite-quiz", "quiz.jsonl")
     suites = [{"name": "quiz", "source": {"uri": "https://example.com/quiz.jsonl"}, "metrics": ["reward_accuracy"]}]
     desk.prepare(format=FORMAT, split={"evalFraction": 0.3}, suites=suites)
-    names = {"input_ids", "labels", "rejected_ids", "rejected_labels"}
+    names = {"input_ids", "labels", "other_ids", "other_labels"}
     assert set(desk.load("train").column_names) == names
     for name in ("eval", "suite-quiz"):
         assert set(desk.load(name).column_names) == names | {"prompt_ids", "completion"}
-        assert all(row["rejected_ids"] != row["input_ids"] for row in desk.load(name))
+        assert all(row["other_ids"] != row["input_ids"] for row in desk.load(name))
 
 
 BROKEN = [

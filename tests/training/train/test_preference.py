@@ -76,7 +76,7 @@ def test_the_loss_is_that_of_the_paper(base: Path, pairs: Examples) -> None:
     expected = []
     for row in make_pairs(7):
         rewards = []
-        for ids, labels in (("input_ids", "labels"), ("rejected_ids", "rejected_labels")):
+        for ids, labels in (("input_ids", "labels"), ("other_ids", "other_labels")):
             learned = [place for place, label in enumerate(row[labels]) if label != -100]
             sums = []
             for model in (policy, reference):
@@ -115,5 +115,5 @@ def test_an_adapter_needs_no_copy_of_the_base_model_and_stays_switched_on(base: 
 
 def test_a_pair_takes_twice_its_longer_answer(pairs: Examples) -> None:
     for row, length, width in zip(make_pairs(7), pairs.lengths, pairs.widths, strict=True):
-        sides = [len(row["input_ids"]), len(row["rejected_ids"])]
+        sides = [len(row["input_ids"]), len(row["other_ids"])]
         assert (sum(sides), 2 * max(sides)) == (length, width)

@@ -82,7 +82,7 @@ def make_pairs(count: int) -> list[dict[str, Any]]:
     for number, row in enumerate(make_rows(count)):
         prompt = row["prompt_ids"]
         wrong = [2 + (prompt[0] + 29 + step * 7) % 60 for step in range(1 + number % 4)]
-        rejected = {"rejected_ids": [*prompt, *wrong, 1], "rejected_labels": [-100] * len(prompt) + [*wrong, 1]}
+        rejected = {"other_ids": [*prompt, *wrong, 1], "other_labels": [-100] * len(prompt) + [*wrong, 1]}
         pairs.append({**row, **rejected})
     return pairs
 
@@ -93,6 +93,16 @@ def make_words(count: int) -> list[dict[str, Any]]:
     for number in range(count):
         ids = [2 + (number * 7 + step * 11) % 60 for step in range(3 + number % 9)]
         rows.append({"input_ids": ids, "labels": [-100 if word % 5 == 0 else word % 2 for word in ids]})
+    return rows
+
+
+def make_text_pairs(count: int) -> list[dict[str, Any]]:
+    """Texts that belong to those with the words that follow theirs, in another order."""
+    rows = []
+    for row in make_words(count):
+        ids = row["input_ids"]
+        other = [2 + (word - 2 + 30) % 60 for word in reversed(ids)]
+        rows.append({"input_ids": ids, "labels": ids, "other_ids": other, "other_labels": other})
     return rows
 
 

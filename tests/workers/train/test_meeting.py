@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
@@ -25,7 +25,8 @@ class Rank:
     """One rank, and what it learned."""
 
     meeting: Meeting
-    losses: list[Loss] = field(default_factory=list)
+    losses: list[Loss]
+    told: threading.Event
 
 
 Gang = Callable[..., list[Rank]]
@@ -45,8 +46,14 @@ def build(port: int) -> Iterator[Callable[..., Rank]]:
 
     def build_rank(rank: int, size: int, *, timeout_s: float = SOON_S, silence_s: float = 30.0) -> Rank:
         losses: list[Loss] = []
+        told = threading.Event()
+
+        def on_loss(loss: Loss) -> None:
+            losses.append(loss)
+            told.set()
+
         place = Place(size, rank, "localhost", port, timeout_s, silence_s)
-        made.append(Rank(Meeting(place, losses.append), losses))
+        made.append(Rank(Meeting(place, on_loss), losses, told))
         return made[-1]
 
     yield build_rank
@@ -81,7 +88,8 @@ def test_all_learn_at_once_that_one_was_killed(meet: Gang) -> None:
     for rank in (leader, second):
         assert wait_for_loss(rank).reason is Reason.PeerLost
         assert "Rank 1" in wait_for_loss(rank).message
-    assert len(leader.losses) == 1
+        assert rank.told.wait(SOON_S)
+        assert len(rank.losses) == 1
 
 
 def test_all_learn_that_the_leader_was_killed(meet: Gang) -> None:
@@ -188,3 +196,14 @@ def _connect(port: int) -> socket.socket:
 def _say(port: int, hello: dict[str, object]) -> None:
     with _connect(port) as line:
         line.sendall(json.dumps(hello).encode() + b"\n")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_waits_for_the_others_says_so_again_and_again(port: int, rank: int) -> None:
+    waits: list[float] = []
+    place = Place(2, rank, "localhost", port, timeout_s=2.0)
+    meeting = Meeting(place, lambda _loss: None, lambda: waits.append(time.monotonic()))
+    with pytest.raises(PeerLostError):
+        meeting.meet(lambda _: STORE_PORT)
+    meeting.close()
+    assert len(waits) >= 2

@@ -8,7 +8,7 @@ digests, near    duplicates                                  contamination  what
 templates        conversations -> text, and what is learned  encoding       formats -> pieces of text
 tokenizing       text -> tokens and labels                   storing        Arrow files on the claim
 splitting, sides what is held out                            tally          what the report says, and whether to go on
-manifest         when all of it is complete
+labels           which labels there are                      manifest       when all of it is complete
 
 Rule of the house: no text of a dataset ever reaches a log, a status or a message; only positions and kinds of problems.
 """

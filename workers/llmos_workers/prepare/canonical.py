@@ -24,7 +24,7 @@ _WORD: Final = re.compile(r"\w+")
 def compute_digest(example: Example) -> bytes:
     """Return 16 bytes that are the same for examples that say the same."""
     tidy = [_tidy(example.messages), example.tools, _tidy(example.prompt), _tidy(example.text)]
-    tidy += [_tidy(example.rejected)] if example.rejected else []
+    tidy += [_tidy(each) for each in (example.rejected, example.positive) if each]
     tidy += [_tidy(example.words), example.labels] if example.labels else []
     key = orjson.dumps(tidy, option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
@@ -52,4 +52,6 @@ def get_prompt(example: Example) -> str:
 
 def get_whole(example: Example) -> str:
     """Return everything but the system message, which whole datasets share."""
-    return f"{get_prompt(example)}\n{example.answer}" if example.messages or example.prompt else example.text
+    if example.messages or example.prompt:
+        return f"{get_prompt(example)}\n{example.answer}"
+    return f"{example.text}\n{example.positive}" if example.positive else example.text

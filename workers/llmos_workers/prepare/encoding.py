@@ -22,15 +22,17 @@ class Text:
     needs_end: bool
     answer: str | None
     needs_beginning: bool = True
-    rejected: Text | None = None
-    """The same question with the worse answer."""
+    other: Text | None = None
+    """The second one of a pair: the same question with the worse answer, or what an anchor belongs to."""
     label: int | None = None
     """Of the whole text."""
+    is_enclosed: bool = False
+    """Encoded as the tokenizer does by itself, as whoever asks the result will."""
 
     @property
     def chars(self) -> int:
         """Length of everything."""
-        return sum(len(piece.text) for piece in self.pieces) + (self.rejected.chars if self.rejected else 0)
+        return sum(len(piece.text) for piece in self.pieces) + (self.other.chars if self.other else 0)
 
 
 class Formatter:
@@ -48,28 +50,33 @@ class Formatter:
             LineError: the chat template cannot show it.
         """
         text = self._build(example)
-        if not example.rejected:
-            return text
-        return replace(text, rejected=self._build(_take_rejected(example)))
+        if example.positive:
+            return replace(text, other=_enclose(example.positive))
+        if example.rejected:
+            return replace(text, other=self._build(_take_rejected(example)))
+        return text
 
     def encode(self, texts: Sequence[Text]) -> Rows:
-        """Encode a batch, whose texts all have a worse answer, or none."""
+        """Encode a batch, whose texts are all of one format."""
         rows = self._encode(texts)
         if self._labels:
-            return label_rows(self._tokens.enclose(rows), [text.label for text in texts])
-        rejected = [text.rejected for text in texts if text.rejected is not None]
-        return replace(rows, rejected=self._encode(rejected)) if rejected else rows
+            return label_rows(rows, [text.label for text in texts])
+        others = [text.other for text in texts if text.other is not None]
+        return replace(rows, other=self._encode(others)) if others else rows
 
     def _encode(self, texts: Sequence[Text]) -> Rows:
-        return self._tokens.encode(
+        rows = self._tokens.encode(
             [text.pieces for text in texts],
             begins=[text.needs_beginning for text in texts],
             ends=[text.needs_end for text in texts],
         )
+        return self._tokens.enclose(rows) if any(text.is_enclosed for text in texts) else rows
 
     def _build(self, example: Example) -> Text:
         if example.labels:
             return self._build_labelled(example)
+        if example.positive:
+            return _enclose(example.text)
         if example.messages:
             if self._template is None:
                 raise LineError("the base model has no chat template, which messages need")
@@ -84,11 +91,11 @@ class Formatter:
     def _build_labelled(self, example: Example) -> Text:
         numbers = number_labels(example, self._labels)
         if not example.words:
-            return Text((Piece(example.text, False),), False, None, label=numbers[0])
+            return Text((Piece(example.text, False),), False, None, label=numbers[0], is_enclosed=True)
         # As they stand in a text; of a word's tokens the first one has its label.
         spaced = (f" {word}" if place else word for place, word in enumerate(example.words))
         pieces = tuple(Piece(word, False, number) for word, number in zip(spaced, numbers, strict=True))
-        return Text(pieces, False, None)
+        return Text(pieces, False, None, is_enclosed=True)
 
     def _cut(self, text: str, spans: Sequence[tuple[int, int]], answer: str) -> Text:
         # What stands behind the last answer, such as a line break, teaches nothing.
@@ -100,6 +107,10 @@ class Formatter:
             end = stop
         # A chat template writes the beginning itself.
         return Text(tuple(pieces), not text[:end].endswith(self._tokens.end_texts), answer, needs_beginning=False)
+
+
+def _enclose(text: str) -> Text:
+    return Text((Piece(text, True),), False, None, is_enclosed=True)
 
 
 def _take_rejected(example: Example) -> Example:
@@ -115,8 +126,8 @@ def truncate(rows: Rows, most: int) -> Rows:
     within = np.arange(len(rows.ids)) - np.repeat(rows.bounds[:-1], rows.lengths)
     kept = within < most
     bounds = np.concatenate([[0], np.cumsum(lengths)])
-    rejected = truncate(rows.rejected, most) if rows.rejected else None
-    return Rows(rows.ids[kept], rows.labels[kept], bounds, np.minimum(rows.prompts, lengths), rejected)
+    other = truncate(rows.other, most) if rows.other else None
+    return Rows(rows.ids[kept], rows.labels[kept], bounds, np.minimum(rows.prompts, lengths), other)
 
 
 def label_rows(rows: Rows, labels: Sequence[int | None]) -> Rows:
@@ -134,12 +145,12 @@ def select(rows: Rows, chosen: npt.NDArray[np.bool_]) -> Rows:
         return rows
     kept = np.repeat(chosen, rows.lengths)
     bounds = np.concatenate([[0], np.cumsum(rows.lengths[chosen])])
-    rejected = select(rows.rejected, chosen) if rows.rejected else None
-    return Rows(rows.ids[kept], rows.labels[kept], bounds, rows.prompts[chosen], rejected)
+    other = select(rows.other, chosen) if rows.other else None
+    return Rows(rows.ids[kept], rows.labels[kept], bounds, rows.prompts[chosen], other)
 
 
 def count_learned(rows: Rows) -> npt.NDArray[np.int64]:
-    """Return how many tokens of each row are learned; of a pair, those of the answer with fewer."""
+    """Return how many tokens of each row are learned; of a pair, those of the one with fewer."""
     sums: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(rows.labels != IGNORED)])
     counts: npt.NDArray[np.int64] = sums[rows.bounds[1:]] - sums[rows.bounds[:-1]]
-    return np.minimum(counts, count_learned(rows.rejected)) if rows.rejected else counts
+    return np.minimum(counts, count_learned(rows.other)) if rows.other else counts

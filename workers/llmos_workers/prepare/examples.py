@@ -14,6 +14,7 @@ import orjson
 from llmos.api.finetunejob import Columns, DatasetFormat
 
 Message = dict[str, Any]
+Line = dict[str, Any]
 
 _MESSAGE_KEYS: Final = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 _ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
@@ -36,8 +37,8 @@ class LineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What is learned from one line: a conversation, a prompt and its completion, a text, which of two answers, or
-    labels: one for each of `words`, or one for the text."""
+    """What is learned from one line: a conversation, a prompt and its completion, a text, which of two answers, what
+    belongs to a text, or labels: one for each of `words`, or one for the text."""
 
     messages: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
@@ -46,6 +47,8 @@ class Example:
     """The text, or the completion of the prompt."""
     rejected: str = ""
     """The worse answer, where the last message, or the completion, is the better one."""
+    positive: str = ""
+    """What belongs to the text."""
     words: tuple[str, ...] = ()
     """What the text consists of."""
     labels: tuple[str, ...] = ()
@@ -64,23 +67,7 @@ def parse_line(data: bytes | None, form: DatasetFormat) -> Example:
     """
     if data is None:
         raise LineError("the line is longer than 8 MiB")
-    columns = form.columns
-    line = _load(data)
-    match form.type:
-        case "chat":
-            return _build_chat(_get(line, columns.messages), line.get("tools"))
-        case "instruction":
-            prompt, completion = _get_text(line, columns.prompt), _get_text(line, columns.completion)
-            return Example(prompt=prompt, text=completion)
-        case "text":
-            return Example(text=_get_text(line, columns.text))
-        case "preference":
-            return _build_preference(line, columns)
-        case "tokens-labels":
-            return _build_words(line, columns)
-        case "text-label":
-            label = _read_label(_get(line, columns.label), f"field {columns.label!r}")
-            return Example(text=_get_text(line, columns.text), labels=(label,))
+    return _BUILDERS[form.type](_load(data), form.columns)
 
 
 def _load(data: bytes) -> dict[str, Any]:
@@ -136,6 +123,19 @@ def _build_chat(messages: object, tools: object) -> Example:
     if last != "assistant":
         raise LineError("the last message is not the assistant's")
     return Example(messages=tuple(kept), tools=_check_tools(tools))
+
+
+def _build_instruction(line: Line, columns: Columns) -> Example:
+    return Example(prompt=_get_text(line, columns.prompt), text=_get_text(line, columns.completion))
+
+
+def _build_pair(line: Line, columns: Columns) -> Example:
+    return Example(text=_get_text(line, columns.anchor), positive=_get_text(line, columns.positive))
+
+
+def _build_labelled_text(line: Line, columns: Columns) -> Example:
+    label = _read_label(_get(line, columns.label), f"field {columns.label!r}")
+    return Example(text=_get_text(line, columns.text), labels=(label,))
 
 
 def _build_preference(line: dict[str, Any], columns: Columns) -> Example:
@@ -233,6 +233,17 @@ def _check_tools(tools: object) -> tuple[dict[str, Any], ...]:
     return tuple(tools)
 
 
+_BUILDERS: Final[dict[str, Callable[[Line, Columns], Example]]] = {
+    "chat": lambda line, columns: _build_chat(_get(line, columns.messages), line.get("tools")),
+    "instruction": _build_instruction,
+    "text": lambda line, columns: Example(text=_get_text(line, columns.text)),
+    "preference": _build_preference,
+    "tokens-labels": _build_words,
+    "text-label": _build_labelled_text,
+    "pairs": _build_pair,
+}
+
+
 def map_texts(example: Example, change: Callable[[str], str]) -> Example:
     """Return the example with every text of a person or a model changed; roles, names of fields and tools stay."""
     rejected = change(example.rejected) if example.rejected else ""
@@ -240,7 +251,8 @@ def map_texts(example: Example, change: Callable[[str], str]) -> Example:
         prompt = change(example.prompt) if example.prompt else ""
         words = tuple(map(change, example.words))
         text = " ".join(words) if words else change(example.text)
-        return replace(example, prompt=prompt, text=text, rejected=rejected, words=words)
+        positive = change(example.positive) if example.positive else ""
+        return replace(example, prompt=prompt, text=text, rejected=rejected, positive=positive, words=words)
     messages = tuple(
         {key: value if key == "role" else _map(value, change) for key, value in message.items()}
         for message in example.messages

@@ -130,12 +130,13 @@ class _Run:
 
     @property
     def _is_paired(self) -> bool:
-        return self.spec.dataset.format.type == "preference"
+        return self.spec.dataset.format.type in {"preference", "pairs"}
 
     def _build_template(self) -> ChatTemplate | None:
-        is_needed = self.spec.dataset.format.type == "chat"
+        form = self.spec.dataset.format.type
+        is_needed = form == "chat"
         # Prompts that are texts need none; a line with messages then says that there is none.
-        is_useful = self._is_paired and isinstance(self.tokenizer.chat_template, str)
+        is_useful = form == "preference" and isinstance(self.tokenizer.chat_template, str)
         return ChatTemplate(self.tokenizer) if is_needed or is_useful else None
 
     def _run_suite(self, suite: EvaluationSuite, formatter: Formatter, suites: Suites) -> dict[str, str]:

@@ -22,7 +22,7 @@ from llmos_workers.prepare.tokenizing import Rows
 
 DATA_NAME: Final = "data-00000-of-00001.arrow"
 _TRAINED: Final = {"input_ids": List(Value("int32")), "labels": List(Value("int32"))}
-_REJECTED: Final = {"rejected_ids": List(Value("int32")), "rejected_labels": List(Value("int32"))}
+_OTHER: Final = {"other_ids": List(Value("int32")), "other_labels": List(Value("int32"))}
 _ASKED: Final = {"prompt_ids": List(Value("int32")), "completion": Value("string")}
 _WRITE_BYTES: Final = 1 << 20
 
@@ -63,14 +63,14 @@ class HashingFile:
 class Store:
     """A folder of examples that is being written.
 
-    `is_asked` adds the columns of suites: the prompt and its answer; `is_paired` those of the worse answer.
+    `is_asked` adds the columns of suites: the prompt and its answer; `is_paired` those of the second one of a pair.
     """
 
     def __init__(self, folder: Path, *, is_asked: bool, is_paired: bool = False) -> None:
         """Make the folder and open its file."""
         folder.mkdir(parents=True)
         self._folder, self._is_asked = folder, is_asked
-        columns = _TRAINED | (_REJECTED if is_paired else {}) | (_ASKED if is_asked else {})
+        columns = _TRAINED | (_OTHER if is_paired else {}) | (_ASKED if is_asked else {})
         self._features = Features(columns)
         self._file = HashingFile(folder / DATA_NAME)
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._file, mode="w"), self._features.arrow_schema)
@@ -82,7 +82,7 @@ class Store:
         """Write a batch; `answers` are the completions, None where nothing is asked."""
         if not len(rows.prompts):
             return
-        sides = [rows] if rows.rejected is None else [rows, rows.rejected]
+        sides = [rows] if rows.other is None else [rows, rows.other]
         arrays = [_build_lists(values, side.bounds) for side in sides for values in (side.ids, side.labels)]
         if self._is_asked:
             widths = np.where([answer is None for answer in answers], 0, rows.prompts)

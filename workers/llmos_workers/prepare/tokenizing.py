@@ -64,8 +64,8 @@ class Rows:
     bounds: Places
     prompts: Places
     """Tokens of each row before what it learns last."""
-    rejected: Rows | None = None
-    """As many rows, with the worse answers of pairs."""
+    other: Rows | None = None
+    """As many rows, with the second ones of pairs."""
 
     @property
     def lengths(self) -> Places:
@@ -75,7 +75,7 @@ class Rows:
     @property
     def longest(self) -> Places:
         """Tokens of each row, or of the longer one of a pair."""
-        return np.maximum(self.lengths, self.rejected.lengths) if self.rejected else self.lengths
+        return np.maximum(self.lengths, self.other.lengths) if self.other else self.lengths
 
 
 class Encoder(Protocol):

@@ -161,7 +161,8 @@ class Attempt:
         if place.size == 1:
             return
         log.info("rank %d of %d looks for the others", place.rank, place.size)
-        meeting = Meeting(place, self._on_loss)
+        # Waiting for the others has a deadline of its own, and is no sign that this rank hangs.
+        meeting = Meeting(place, self._on_loss, self._pulse.activity.touch)
         self._closers.append(meeting.close)
         self._gang = ManyRanks(meeting)
         self._closers.append(self._gang.close)

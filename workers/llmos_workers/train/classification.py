@@ -60,9 +60,12 @@ class Sentences(Words):
 def _pad_texts(
     rows: Mapping[str, Any], padding: int, learned: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, ...]:
-    ids = rows["input_ids"]
-    mask = pad_rows([np.ones(len(row), dtype=np.int64) for row in ids], 0)
-    return torch.from_numpy(pad_rows(ids, padding)), *learned, torch.from_numpy(mask)
+    return torch.from_numpy(pad_rows(rows["input_ids"], padding)), *learned, mask_rows(rows["input_ids"])
+
+
+def mask_rows(rows: Sequence[Any]) -> torch.Tensor:
+    """1 where a row has something, 0 where it is filled."""
+    return torch.from_numpy(pad_rows([np.ones(len(row), dtype=np.int64) for row in rows], 0))
 
 
 class Classification:

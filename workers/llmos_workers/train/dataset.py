@@ -3,7 +3,7 @@
     /job/dataset/manifest.json                 written last: what is there, and for which base model
     /job/dataset/train | eval | suite-NAME     `datasets` folders with input_ids and labels (-100 = not learned); where
                                                there is an answer also prompt_ids and completion; of pairs also
-                                               rejected_ids and rejected_labels
+                                               other_ids and other_labels
 
 The folders are memory-mapped Arrow files: their size is no matter.
 """

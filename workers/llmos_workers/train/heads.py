@@ -1,7 +1,9 @@
-"""The heads of classifiers: one linear layer that says the class of each token, or of a text by its last token.
+"""What stands in the place of the base model's vocabulary where the result does not speak.
 
-The base model has none: it is made at random, from the run's seed, so that it is the same in each attempt, and the same
-when result and base are compared. What the base model is compared with is therefore a guess.
+A classifier gets one linear layer that says the class of each token, or of a text by its last token. The base model has
+none: it is made at random, from the run's seed, so that it is the same in each attempt, and the same when result and
+base are compared. What the base model is compared with is therefore a guess. An embedding model gets nothing: what
+its layers say is the result.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
 
 from llmos_workers.train.errors import TrainError
 from llmos_workers.train.settings import Settings
@@ -20,6 +22,7 @@ from llmos_workers.train.settings import Settings
 CLASSIFICATION: Final = frozenset({"token-classification", "sequence-classification"})
 HEADS: Final = ("classifier", "score")
 """Names that models give it; peft's as well."""
+_SPEECHLESS: Final = CLASSIFICATION | {"embedding"}
 _CLASSES: Final = {
     "token-classification": AutoModelForTokenClassification,
     "sequence-classification": AutoModelForSequenceClassification,
@@ -28,7 +31,7 @@ _CLASSES: Final = {
 
 @dataclass(frozen=True)
 class Head:
-    """What a classifier says. `padding` is the token that rows are filled with: a text ends before it."""
+    """What a model says that does not speak. `padding` is the token that rows are filled with: texts end before it."""
 
     task: str
     labels: tuple[str, ...]
@@ -41,6 +44,8 @@ class Head:
         Raises:
             TrainError: the base model's architecture has no such head.
         """
+        if self.task not in _CLASSES:
+            return AutoModel.from_pretrained(str(folder), dtype=dtype)
         names = dict(enumerate(self.labels))
         numbers = {label: number for number, label in names.items()}
         set_seed(self.seed)
@@ -58,6 +63,6 @@ class Head:
 
 def build_head(settings: Settings, labels: Sequence[str], padding: int) -> Head | None:
     """The head of a run; None for tasks whose result speaks."""
-    if settings.task not in CLASSIFICATION:
+    if settings.task not in _SPEECHLESS:
         return None
     return Head(settings.task, tuple(labels), padding, settings.seed)

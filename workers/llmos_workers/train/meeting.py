@@ -70,9 +70,11 @@ class Loss:
 class Meeting:
     """The open lines of one rank to the others. `on_loss` is called once, in a thread, when one of them is lost."""
 
-    def __init__(self, place: Place, on_loss: Callable[[Loss], None]) -> None:
-        """Nobody is there yet."""
-        self.place, self._on_loss = place, on_loss
+    def __init__(
+        self, place: Place, on_loss: Callable[[Loss], None], on_wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """Nobody is there yet. `on_wait` is called each second while the others are waited for."""
+        self.place, self._on_loss, self._on_wait = place, on_loss, on_wait
         self._lines: dict[int, _Line] = {}
         self._lock = threading.Lock()
         self._closed, self._lost = threading.Event(), threading.Event()
@@ -130,6 +132,7 @@ class Meeting:
         wanted = set(range(1, self.place.size))
         with _listen(self.place.port) as listener:
             while missing := sorted(wanted - self._lines.keys()):
+                self._on_wait()
                 if time.monotonic() >= deadline_s:
                     raise PeerLostError(
                         f"Of {self.place.size} ranks these did not come within {self.place.timeout_s:g} s: "
@@ -165,6 +168,7 @@ class Meeting:
     def _follow(self, deadline_s: float) -> tuple[str, int]:
         pause_s = 0.1
         while (left_s := deadline_s - time.monotonic()) > 0:
+            self._on_wait()
             with contextlib.suppress(OSError):
                 connection = socket.create_connection((self.place.leader, self.place.port), min(_HELLO_S, left_s))
                 line = _Line(connection, self.place.silence_s)
@@ -191,6 +195,7 @@ class Meeting:
                     return port
                 if time.monotonic() >= deadline_s:
                     break
+                self._on_wait()
                 line.send({})
         line.close()
         return None

@@ -31,6 +31,7 @@ _TASK_TYPES: Final = {
     # With these peft learns the head as well, and saves it with the adapter.
     "token-classification": "TOKEN_CLS",
     "sequence-classification": "SEQ_CLS",
+    "embedding": "FEATURE_EXTRACTION",
 }
 
 
@@ -71,7 +72,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device, head: Head | None = None) -> Any:
-    """A model, ready to be asked; with `head` it is a classifier."""
+    """A model, ready to be asked; with `head` it does not speak."""
     model = head.load(folder, dtype) if head else AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
     return model.to(device).eval()
 

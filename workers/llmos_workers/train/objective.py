@@ -4,6 +4,7 @@ causal-lm                   the next token of texts and conversations      here
 dpo                         which of two answers is the better one         preference.py
 token-classification        the label of each word                         classification.py
 sequence-classification     the label of a text                            classification.py
+embedding                   vectors of texts that belong together           embedding.py
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from llmos_workers.train.classification import Classification, Sentences, Words
 from llmos_workers.train.dataset import Examples, Layout, MicroBatch, Texts
+from llmos_workers.train.embedding import Contrast
 from llmos_workers.train.evaluation import Asked, Asking, compute_exact_match, compute_loss
 from llmos_workers.train.preference import Preference, Reference
 from llmos_workers.train.settings import Settings
@@ -71,4 +73,6 @@ def build_objective(settings: Settings, load_base: Callable[[], Any]) -> Objecti
         return Classification(Words())
     if settings.task == "sequence-classification":
         return Classification(Sentences())
+    if settings.task == "embedding":
+        return Contrast(settings.temperature)
     return NextToken()

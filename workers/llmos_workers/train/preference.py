@@ -42,7 +42,7 @@ class Pairs:
 
     def count_tokens(self, table: pyarrow.Table) -> tuple[Lengths, Lengths]:
         """Both answers with their prompts, and twice the longer one, to which the other is padded."""
-        chosen, rejected = count_items(table, "input_ids"), count_items(table, "rejected_ids")
+        chosen, rejected = count_items(table, "input_ids"), count_items(table, "other_ids")
         return chosen + rejected, 2 * np.maximum(chosen, rejected)
 
     def build(self, rows: Mapping[str, Any], padding: int) -> PairBatch:
@@ -51,7 +51,7 @@ class Pairs:
         return PairBatch(**vars(build_micro_batch(ids, labels, padding)))
 
 
-_COLUMNS: Final = (("input_ids", "rejected_ids"), ("labels", "rejected_labels"))
+_COLUMNS: Final = (("input_ids", "other_ids"), ("labels", "other_labels"))
 
 
 class Reference:

@@ -189,8 +189,8 @@ class Reporter:
             tokens=state.tokens,
             tokens_per_second=round(tokens_per_s, 1),
             eta_seconds=round(left / steps_per_s) if steps_per_s else None if left else 0,
-            loss=state.loss,
-            eval_loss=state.eval_loss,
+            loss=_shorten(state.loss),
+            eval_loss=_shorten(state.eval_loss),
             display=f"{state.step}/{self._total_steps}",
         )
 
@@ -202,3 +202,8 @@ class Reporter:
     def _build_checkpoint(self) -> dict[str, Any] | None:
         status: CheckpointStatus | None = self._checkpoint.status if self._checkpoint else None
         return status.to_manifest() if status else None
+
+
+def _shorten(value: float | None) -> float | None:
+    """To as many digits as a column of kubectl should show."""
+    return None if value is None else float(f"{value:.6g}")

@@ -30,6 +30,7 @@ from transformers import AutoConfig
 from llmos.api import FineTuneJob, MetricComparison
 from llmos_workers.train.checkpoints import Checkpoint, Lineage, MadeFrom, check_lineage
 from llmos_workers.train.dataset import Examples, PreparedDataset
+from llmos_workers.train.embedding import write_pooling
 from llmos_workers.train.errors import LossNotFiniteError, NotPreparedError
 from llmos_workers.train.evaluation import Asked, Asking
 from llmos_workers.train.files import (
@@ -128,6 +129,8 @@ class ResultMaker:
         model = model.to(read_dtype(self.base))
         model.save_pretrained(str(folder))
         load_tokenizer(self.base).save_pretrained(str(folder))
+        if self.lineage.settings.task == "embedding":
+            write_pooling(folder, model.config.get_text_config().hidden_size, self.lineage.settings.max_length)
         device = self.asking.device
         return model.to(device.device, device.compute).eval()
 

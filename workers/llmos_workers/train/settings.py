@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from llmos.api import FineTuneJob
 
-Task = Literal["causal-lm", "dpo", "token-classification", "sequence-classification"]
+Task = Literal["causal-lm", "dpo", "token-classification", "sequence-classification", "embedding"]
 LEARNING_RATES: Final = {
     ("causal-lm", "lora"): 2e-4,
     ("causal-lm", "full"): 2e-5,
@@ -25,6 +25,8 @@ LEARNING_RATES: Final = {
     ("token-classification", "full"): 2e-5,
     ("sequence-classification", "lora"): 2e-4,
     ("sequence-classification", "full"): 2e-5,
+    ("embedding", "lora"): 2e-4,
+    ("embedding", "full"): 2e-5,
 }
 
 
@@ -49,6 +51,7 @@ class Settings:
     seed: int
     task: Task = "causal-lm"
     beta: float = 0.1
+    temperature: float = 0.05
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def build_settings(job: FineTuneJob) -> Settings:
         seed=wanted.seed,
         task=method.task,
         beta=wanted.beta,
+        temperature=wanted.temperature,
     )
 
 

@@ -50,6 +50,7 @@ def _column(name: str) -> list[Case]:
 
 
 _COLUMNS: Final = ("messages", "prompt", "completion", "text", "tokens", "labels", "label", "chosen", "rejected")
+_COLUMNS_OF_PAIRS: Final = ("anchor", "positive")
 
 
 def _names(count: int) -> list[dict[str, str]]:
@@ -75,7 +76,7 @@ _DATASET: Final = [
     Case(_JOB, "spec.dataset", "required:source", {}, {"source": None}),
     *_source("spec.dataset.source"),
     *one_of(_JOB, "spec.dataset.format.type", "chat", "instruction", "text"),
-    *(case for name in _COLUMNS for case in _column(name)),
+    *(case for name in (*_COLUMNS, *_COLUMNS_OF_PAIRS) for case in _column(name)),
     *_share("spec.dataset.validate.maxErrorRate"),
     *one_of(_JOB, "spec.dataset.validate.overlong", "truncate", "drop", "fail"),
     Case(_JOB, "spec.dataset.clean.nearDedup.threshold", "minimum", 0.5, 0.49),
@@ -100,6 +101,7 @@ _TASKS: Final = [
             ("dpo", "preference", "chat"),
             ("token-classification", "tokens-labels", "text-label"),
             ("sequence-classification", "text-label", "tokens-labels"),
+            ("embedding", "pairs", "text"),
         )
     ),
     *(
@@ -111,6 +113,7 @@ _TASKS: Final = [
             (("dpo", "preference"), "reward_margin", "accuracy"),
             (("token-classification", "tokens-labels"), "f1", "exact_match"),
             (("sequence-classification", "text-label"), "accuracy", "reward_margin"),
+            (("embedding", "pairs"), "recall_at_1", "accuracy"),
         )
     ),
 ]
@@ -141,6 +144,7 @@ _TRAINER: Final = [
     *one_of(_JOB, "spec.trainer.precision", "auto", "float32", "bfloat16"),
     longest_text(_JOB, "spec.trainer.image", 512),
     *quantity(_JOB, "spec.trainer.memory"),
+    *quantity(_JOB, "spec.trainer.cpu"),
     *reference(_JOB, "spec.trainer.priorityClassName"),
     *_above_zero(f"{_PARAMETERS}.epochs", 1000),
     *limits(_JOB, f"{_PARAMETERS}.maxSteps", 1, 100000000),
@@ -152,6 +156,7 @@ _TRAINER: Final = [
     *limits(_JOB, f"{_PARAMETERS}.batchTokens", 16, 16777216),
     *limits(_JOB, f"{_PARAMETERS}.maxLength", 16, 1048576),
     *_above_zero(f"{_PARAMETERS}.beta", 100),
+    *_above_zero(f"{_PARAMETERS}.temperature", 10),
     *limits(_JOB, f"{_PARAMETERS}.seed", 0, 2147483647),
 ]
 _CHECKPOINT: Final = [
@@ -264,10 +269,14 @@ _OUTPUT: Final = [
             "rule",
             {"output": {"attachTo": _pools(1)}},
             {"output": {"attachTo": _pools(1)}, **_of_task(task, form)},
-            says="a classifier is not served beside",
+            says="classifiers and embeddings are not served beside",
             blamed="spec.output.attachTo",
         )
-        for task, form in (("token-classification", "tokens-labels"), ("sequence-classification", "text-label"))
+        for task, form in (
+            ("token-classification", "tokens-labels"),
+            ("sequence-classification", "text-label"),
+            ("embedding", "pairs"),
+        )
     ),
     *one_of(_JOB, "spec.output.kind", "adapter", "merged"),
     Case(
@@ -303,6 +312,7 @@ _OUTPUT: Final = [
     Case(_JOB, f"{_TARGET}.promoteAfter", "pattern", "2h", "2 h"),
     *limits(_JOB, "spec.retries.user", 0, 100),
     *limits(_JOB, "spec.retries.infrastructure", 0, 10000),
+    *limits(_JOB, "spec.retries.stalledAfterMinutes", 1, 1440),
 ]
 _PARAMETER: Final = "spec.search.parameters[]"
 _RATES: Final = {"name": "learningRate", "values": [0.001, 0.01]}

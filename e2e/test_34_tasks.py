@@ -1,4 +1,4 @@
-"""Story 33: what else a FineTuneJob makes of a real small model: an adapter merged into its base and served as a model
+"""Story 34: what else a FineTuneJob makes of a real small model: an adapter merged into its base and served as a model
 of its own, a model that prefers the better answers, and a classifier, which pools say that they do not serve."""
 
 from __future__ import annotations
