@@ -305,7 +305,7 @@ class Attempt:
         """Of the processes of a pod one speaks: the others know neither what was lost nor what was saved."""
         if not self._options.local_rank:
             return sys.stdout
-        out = Path(os.devnull).open("w")
+        out = Path(os.devnull).open("w")  # noqa: SIM115  it is closed with all else
         self._closers.append(out.close)
         return out
 
