@@ -395,6 +395,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("learn"), st.tuples(PLACES, st.integers(1, 90), st.floats(0.1, 3))),
     st.tuples(st.just("wait"), st.sampled_from([3, 5])),
     st.tuples(st.just("long"), st.just(400)),
+    st.tuples(st.just("refuse"), st.just("Pod")),
     st.tuples(st.just("cut"), st.tuples(st.sampled_from(WRITES), st.sampled_from(["Pod", "FineTuneJob"]))),
 )
 
@@ -422,6 +423,10 @@ class Tale:
             world.kube.fail_next(value[0], value[1], Unavailable("killed"))
             with contextlib.suppress(Unavailable):
                 await world.step()
+            world.kube._failures.clear()
+        elif action == "refuse":
+            world.kube.fail_next("apply", value, Forbidden("no pods here"))
+            await world.step()
             world.kube._failures.clear()
         elif action == "long":
             if not any(self.find(f"{trial}-{attempt}") for trial in range(1, 5) for attempt in range(1, 4)):
