@@ -161,11 +161,7 @@ def _plan_one(sight: CanarySight, target: AttachTo, before: CanaryStatus | None)
         return _Step(_as(before, "RolledBack", 0, words))
     if before.incumbent is None:
         return _Step(_begin(sight, target))
-    if before.state == "Promoting":
-        return _Step(_as(before, "Promoted", _ALL, before.message))
-    if before.state == "RollingBack":
-        return _Step(_roll_back(sight, sight.model, before))
-    return _go_on(sight, target, _observe(sight, target, before))
+    return _go_on(sight, target, sight.model, before)
 
 
 def _begin(sight: CanarySight, target: AttachTo) -> CanaryStatus:
@@ -220,7 +216,16 @@ def _observe(sight: CanarySight, target: AttachTo, before: CanaryStatus) -> Cana
     )
 
 
-def _go_on(sight: CanarySight, target: AttachTo, canary: CanaryStatus) -> _Step:
+def _go_on(sight: CanarySight, target: AttachTo, model: LLMModel, before: CanaryStatus) -> _Step:
+    """Do what was decided; decide else."""
+    if before.state == "Promoting":
+        return _Step(_as(before, "Promoted", _ALL, before.message))
+    if before.state == "RollingBack":
+        return _Step(_roll_back(sight, model, before))
+    return _decide(sight, target, _observe(sight, target, before))
+
+
+def _decide(sight: CanarySight, target: AttachTo, canary: CanaryStatus) -> _Step:
     incumbent = canary.incumbent.name if canary.incumbent is not None else ""
     if target.share == _ALL:
         return _Step(_as(canary, "Promoting", canary.weight, "weight was set to 100."))
