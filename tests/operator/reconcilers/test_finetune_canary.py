@@ -138,6 +138,21 @@ async def test_a_pool_of_which_nothing_is_known_yet_has_not_nothing_to_replace()
     assert world.canary["state"] == "Running"
 
 
+async def test_an_operator_that_is_killed_while_it_registers_is_followed_by_one_that_goes_on() -> None:
+    world = CanaryWorld()
+    world.serve()
+    await world.prepare()
+    await world.train()
+    world.complete()
+    world.kube.fail_next("apply", "LLMModel", Unavailable("killed"))
+    with contextlib.suppress(Unavailable):
+        await world.go()
+    assert world.adapter == {"baseModelRef": {"name": "smollm2"}}
+    await world.go()
+    assert (world.adapter["attachTo"], world.adapter["replaces"]) == (["chat"], [{**SHARE, "weight": 10}])
+    assert world.canary["state"] == "Waiting"
+
+
 async def test_it_waits_for_a_replica_and_says_what_the_pool_says() -> None:
     world = CanaryWorld()
     world.is_served = False
