@@ -83,7 +83,7 @@ class Place(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Whose pods are: a pool's or a job's, with parts left empty anybody's; of a pod in doubt, one not known."""
+    """Whose pods are: a pool's or a job's, with parts left empty anybody's; of a pod in doubt, one that is unknown."""
 
     namespace: str
     label: str = ""

@@ -15,9 +15,12 @@ from pathlib import Path
 
 from llmos_workers.train.attempts import Heartbeat
 from tests.training.train.gang_world import complete
-from tests.training.train.world import DEADLINE_S, World, steps_done
+from tests.training.train.world import World, steps_done
 
 MakeWorld = Callable[..., World]
+
+DEADLINE_S = 400.0
+"""Each process imports torch by itself, which takes a minute where others use the machine."""
 
 
 @contextmanager
