@@ -35,7 +35,15 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from llmos.api.names import LABEL_JOB, LABEL_MANAGED_BY, LABEL_POOL, MANAGED_BY
+from llmos.api.names import (
+    COMPONENT_PREPARE,
+    COMPONENT_TRAIN,
+    LABEL_COMPONENT,
+    LABEL_JOB,
+    LABEL_MANAGED_BY,
+    LABEL_POOL,
+    MANAGED_BY,
+)
 from llmos_operator.kube.client import Object, Objects
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
@@ -53,7 +61,7 @@ OWN_KINDS: Final = frozenset(
 TOLD_KINDS: Final = OWN_KINDS | {PODS.kind}
 """Their events bring bodies."""
 OWNER_LABELS: Final = (LABEL_POOL, LABEL_JOB)
-"""Whose a pod is; one that bears both is the pool's."""
+"""Whose a pod is."""
 CHILD_KINDS: Final = frozenset({SERVICES.kind})
 """Their events bring metadata; bodies come with answers."""
 AGE_S: Final = 300.0
@@ -150,7 +158,7 @@ class Store:
         if is_news and not is_gone and place not in self._doubted:
             self._put(place, version, item)
         elif not is_gone:
-            self._missing[place] = _owner_of(place, item["metadata"])
+            self._missing[place] = find_owner(place, item["metadata"])
         elif place not in self._doubted:
             self._missing.pop(place, None)
 
@@ -267,7 +275,7 @@ class Store:
     def _put(self, place: Place, version: int, item: Mapping[str, Any]) -> None:
         metadata = {key: value for key, value in item["metadata"].items() if key != "managedFields"}
         data = orjson.dumps({**item, "metadata": metadata})
-        owner = _owner_of(place, metadata)
+        owner = find_owner(place, metadata)
         self._bodies[place] = _Body(version, data, self._clock(), owner)
         if place.kind == PODS.kind:
             self._pods.setdefault(owner, set()).add(place)
@@ -295,12 +303,13 @@ def _is_watched(kind: str, metadata: Mapping[str, Any]) -> bool:
     return kind in OWN_KINDS or (metadata.get("labels") or {}).get(LABEL_MANAGED_BY) == MANAGED_BY
 
 
-def _owner_of(place: Place, metadata: Mapping[str, Any]) -> Owner:
+def find_owner(place: Place, metadata: Mapping[str, Any]) -> Owner:
+    """Return whose it is. One that bears both labels, for a person gave it one, is the owner's who makes its kind."""
     labels = metadata.get("labels") or {}
-    return next(
-        (Owner(place.namespace, each, labels[each]) for each in OWNER_LABELS if labels.get(each)),
-        Owner(place.namespace),
-    )
+    is_of_job = labels.get(LABEL_COMPONENT) in (COMPONENT_PREPARE, COMPONENT_TRAIN)
+    order = (LABEL_JOB, LABEL_POOL) if is_of_job else (LABEL_POOL, LABEL_JOB)
+    owners = (Owner(place.namespace, each, labels[each]) for each in order if labels.get(each))
+    return next(owners, Owner(place.namespace))
 
 
 def _read_version(item: Mapping[str, Any]) -> int | None:

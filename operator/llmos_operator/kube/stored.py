@@ -17,7 +17,7 @@ from llmos.api.names import FIELD_MANAGER, LABEL_MANAGED_BY, MANAGED_BY
 from llmos_operator.kube.client import Kube, Object, Objects
 from llmos_operator.kube.freshness import Freshness
 from llmos_operator.kube.resources import PODS, Resource, resource_of
-from llmos_operator.kube.store import OWN_KINDS, OWNER_LABELS, Owner, Place, Store, is_kept
+from llmos_operator.kube.store import OWN_KINDS, OWNER_LABELS, Owner, Place, Store, find_owner, is_kept
 
 _IS_LABEL: Final = re.compile(r"[\w./-]+")
 _WATCHED_PODS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
@@ -133,7 +133,7 @@ class StoredKube(Kube):
         for pod in pods:
             self._store.keep(Place.of(PODS.kind, pod["metadata"]), pod, told)
         self._store.keep_absence(PODS.kind, pods, told, owner)
-        return pods
+        return [pod for pod in pods if owner.covers(find_owner(Place.of(PODS.kind, pod["metadata"]), pod["metadata"]))]
 
     async def _list_own(self, resource: Resource) -> Objects:
         if not self._store.is_listed(resource.kind):

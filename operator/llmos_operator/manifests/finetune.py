@@ -157,6 +157,15 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
     return {"apiVersion": API_VERSION, "kind": "LLMModel", "metadata": metadata, "spec": spec}
 
 
+def build_bare_model(model: Manifest) -> Manifest:
+    """Return the LLMModel of a result without the places that it takes, which may be taken back."""
+    spec = model["spec"]
+    if "adapter" not in spec:
+        return model
+    adapter = {"baseModelRef": spec["adapter"]["baseModelRef"]}
+    return {**model, "metadata": dict(model["metadata"]), "spec": {**spec, "adapter": adapter}}
+
+
 def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:
     """Return the pod that checks, cleans and splits the dataset."""
     job, settings = template.job, template.settings

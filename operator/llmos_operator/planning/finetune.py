@@ -122,7 +122,10 @@ class JobPlan:
 
 def plan_job(sight: Sight) -> JobPlan:
     """Return the next step of a job."""
-    sight = replace(sight, pods=build_attempts(sight.pods, noted=sight.job.status.attempt, now=sight.now))
+    status = sight.job.status
+    is_evaluating = sight.live.is_evaluating if sight.live else status.phase == "Evaluating"
+    attempts = build_attempts(sight.pods, noted=status.attempt, now=sight.now, is_evaluating=is_evaluating)
+    sight = replace(sight, pods=attempts)
     record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live, sight.now)
     if sight.is_work_lost and not record.is_trained:
         record = replace(record, dataset=None, progress=None, last_checkpoint=None)

@@ -159,23 +159,34 @@ def _plan_one(sight: CanarySight, target: AttachTo, before: CanaryStatus | None)
     if sight.model is None:
         words = f"LLMModel {sight.job.spec.output.name} was deleted before it was judged."
         return _Step(_as(before, "RolledBack", 0, words))
-    if before.state == "Promoting":
-        return _Step(_as(before, "Promoted", _ALL, before.message))
-    if before.state == "RollingBack":
-        return _Step(_roll_back(sight, sight.model, before))
-    return _go_on(sight, target, _observe(sight, target, before))
+    if before.incumbent is None:
+        return _Step(_begin(sight, target))
+    return _go_on(sight, target, sight.model, before)
 
 
 def _begin(sight: CanarySight, target: AttachTo) -> CanaryStatus:
     name, result = target.replaces or "", sight.job.spec.output.name
     incumbent = find_incumbent(sight.pools.get(target.pool), name, result)
     canary = CanaryStatus(pool=target.pool, replaces=name, state="Waiting", result=ArmStatus(name=result))
+    if incumbent is None and target.share < _ALL and (unknown := _say_what_is_unknown(sight, target.pool)):
+        return _as(canary, "Waiting", target.share, unknown)
     if incumbent is None:
         return _as(canary, "Promoted", _ALL, f"It serves no adapter {name}, so the result answers that name at once.")
     canary = canary.model_copy(update={"incumbent": ArmStatus(name=incumbent.name)})
     if target.share == _ALL:
         return _as(canary, "Promoted", _ALL, "weight is 100.")
     return _as(canary, "Waiting", target.share, f"No replica serves {result} yet.")
+
+
+def _say_what_is_unknown(sight: CanarySight, name: str) -> str:
+    """Return why nobody knows whether a pool has something to replace; empty if that is known."""
+    pool = sight.pools.get(name)
+    if pool is None:
+        return f"There is no InferencePool {name}: make it, or remove its entry in attachTo."
+    if pool.spec.adapters is None:
+        return f"InferencePool {name} takes no adapters: set its spec.adapters, or remove its entry in attachTo."
+    is_told = pool.status.observed_generation > 0
+    return "" if is_told else f"The status of InferencePool {name} does not say yet which adapters it has."
 
 
 def _roll_back(sight: CanarySight, model: LLMModel, before: CanaryStatus) -> CanaryStatus:
@@ -205,7 +216,16 @@ def _observe(sight: CanarySight, target: AttachTo, before: CanaryStatus) -> Cana
     )
 
 
-def _go_on(sight: CanarySight, target: AttachTo, canary: CanaryStatus) -> _Step:
+def _go_on(sight: CanarySight, target: AttachTo, model: LLMModel, before: CanaryStatus) -> _Step:
+    """Do what was decided; decide else."""
+    if before.state == "Promoting":
+        return _Step(_as(before, "Promoted", _ALL, before.message))
+    if before.state == "RollingBack":
+        return _Step(_roll_back(sight, model, before))
+    return _decide(sight, target, _observe(sight, target, before))
+
+
+def _decide(sight: CanarySight, target: AttachTo, canary: CanaryStatus) -> _Step:
     incumbent = canary.incumbent.name if canary.incumbent is not None else ""
     if target.share == _ALL:
         return _Step(_as(canary, "Promoting", canary.weight, "weight was set to 100."))

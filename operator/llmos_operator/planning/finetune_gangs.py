@@ -7,7 +7,7 @@ pod. Pure.
 - The first pod that ends takes the others along: the attempt has ended, counts once, and what still runs of it is
   deleted. The next attempt begins when all of it has ended.
 - The end of rank 0 with a result is the end of the attempt with a result. Other ranks that are done before it have left
-  in order.
+  in order. While rank 0 makes the result, nothing is asked of them any more: their pods and nodes may go.
 - A rank that ended only because another one did says `PeerLost`, or repeats what the other one said. Where that is all
   that is known, what the other one's kubelet has to say (killed for its memory, evicted) is waited for a little.
 - Preemption is told by the leader's record, which the ledger writes, or by any pod, where Kueue stops it.
@@ -34,34 +34,41 @@ _OWN_WORDS_FIRST: Final = {"final": 0, "user": 1, "infrastructure": 2}
 _ALIVE: Final = (PodState.RUNNING, PodState.STARTING, PodState.WAITING)
 
 
-def build_attempts(pods: Iterable[JobPod], *, noted: int, now: datetime) -> tuple[JobPod, ...]:
+def build_attempts(
+    pods: Iterable[JobPod], *, noted: int, now: datetime, is_evaluating: bool = False
+) -> tuple[JobPod, ...]:
     """Return one pod for each attempt: itself, or what stands for its gang.
 
     Args:
         pods: pods of one job.
         noted: the attempt that the job's status names: its gang was made in full.
         now: the current time.
+        is_evaluating: rank 0 of that attempt makes the result, alone.
     """
     ordered = sorted(pods, key=lambda pod: (pod.number, pod.component, pod.rank))
     grouped = groupby(ordered, key=lambda pod: (pod.number, pod.component))
-    return tuple(_build_attempt(tuple(members), noted=noted, now=now) for _, members in grouped)
+    return tuple(
+        _build_attempt(tuple(members), noted=noted, now=now, is_evaluating=is_evaluating) for _, members in grouped
+    )
 
 
-def _build_attempt(members: Sequence[JobPod], *, noted: int, now: datetime) -> JobPod:
+def _build_attempt(members: Sequence[JobPod], *, noted: int, now: datetime, is_evaluating: bool) -> JobPod:
     leader, size = members[0], max(member.size for member in members)
     if leader.component != COMPONENT_TRAIN or size == 1:
         return replace(leader, members=tuple(members))
-    missing = tuple(sorted(set(range(size)) - {member.rank for member in members}))
-    end = _find_end(members, missing if leader.number <= noted else (), now)
-    state = _state_of(members, end)
+    is_alone = is_evaluating and leader.number == noted and leader.rank == 0 and leader.state is PodState.RUNNING
+    needed = (leader,) if is_alone else members
+    missing = () if is_alone else tuple(sorted(set(range(size)) - {member.rank for member in members}))
+    end = _find_end(needed, missing if leader.number <= noted else (), now)
+    state = _state_of(needed, end)
     return replace(
         leader,
         name=leader.gang,
         state=state,
         end=end,
-        stuck=next((member.stuck for member in members if member.stuck), None) if end is None else None,
+        stuck=next((member.stuck for member in needed if member.stuck), None) if end is None else None,
         must_go=end is not None and state is not PodState.ENDED,
-        is_lost=any(member.is_lost for member in members),
+        is_lost=any(member.is_lost for member in needed),
         is_deleted=all(member.is_deleted for member in members),
         size=size,
         members=tuple(members),

@@ -33,6 +33,7 @@ from llmos_operator.planning.finetune_trials import (
     COMPLETE,
     OVER,
     STOPPED,
+    begin_again,
     begin_trial,
     build_trial_job,
     build_trial_status,
@@ -41,6 +42,7 @@ from llmos_operator.planning.finetune_trials import (
 )
 
 HOUR_S: Final = 3600.0
+_MOST_WARNINGS: Final = 4
 _WAITING: Final = frozenset({"Pending", "Queued", "Suspended"})
 
 
@@ -52,6 +54,8 @@ class TrialPods:
     live: TrainReport | None = None
     seconds: Mapping[int, float] = field(default_factory=dict)
     """Accelerator seconds that its pods have held so far, by number of the attempt."""
+    unheard: str = ""
+    """Why the log of the running one could not be read."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class TrialPod:
     new: NewPod
     job: FineTuneJob
     """The job that the trial is."""
+    before: TrialStatus
+    """What is true of the trial as long as the pod is not there."""
 
 
 @dataclass(frozen=True)
@@ -135,17 +141,13 @@ def plan_search(sight: Sight, plan: JobPlan, pods: Mapping[int, TrialPods]) -> t
 def keep_trials(job: FineTuneJob, plan: JobPlan) -> SearchPlan:
     """Return the trials of a job whose search is over, or has not begun.
 
-    If what was prepared is lost, so are the results; what was spent stays spent.
+    If what was prepared is lost, so are the results; what was spent stays spent, and what was counted is not counted
+    again from pods that are still there.
     """
     trials, search = job.status.trials, job.spec.search
     if search is None or plan.record.is_trained:
         return SearchPlan(trials, job.status.best_trial)
-    return SearchPlan(
-        tuple(
-            begin_trial(search, trial.number).model_copy(update={"accelerator_seconds": trial.accelerator_seconds})
-            for trial in trials
-        )
-    )
+    return SearchPlan(tuple(begin_again(search, trial) for trial in trials))
 
 
 def find_bad_value(job: FineTuneJob, search: Search) -> Failure | None:
@@ -209,7 +211,7 @@ def _take_turn(sight: Sight, trial: TrialStatus, seen: TrialPods, *, is_spent: b
     if trial.state in {COMPLETE, STOPPED}:
         return _Turn(trial, trial, delete=_list_undeleted(seen))
     job = build_trial_job(sight.job, trial, suspend=sight.job.spec.suspend or is_spent)
-    plan = plan_job(replace(sight, job=job, pods=seen.pods, live=seen.live, output="absent"))
+    plan = plan_job(replace(sight, job=job, pods=seen.pods, live=seen.live, unheard=seen.unheard, output="absent"))
     status = build_trial_status(trial, plan, sight.now)
     if is_spent and status.state == "Suspended":
         status = status.model_copy(update={"message": "search.budgetAcceleratorHours leaves too little for it."})
@@ -295,7 +297,7 @@ def _conclude(this: _Pass, turns: Sequence[_Turn]) -> tuple[JobPlan, SearchPlan]
     trials, job = tuple(turn.trial for turn in turns), this.sight.job
     best, metrics = _find_best(job, turns)
     create = tuple(
-        TrialPod(turn.trial, turn.plan.create, turn.job)
+        TrialPod(turn.trial, turn.plan.create, turn.job, turn.before)
         for turn in turns
         if turn.plan is not None and turn.plan.create is not None and turn.job is not None
     )
@@ -305,15 +307,23 @@ def _conclude(this: _Pass, turns: Sequence[_Turn]) -> tuple[JobPlan, SearchPlan]
         _find_phase(job, trials),
         needs_files=True,
         told=describe_trials(found),
+        attach_warnings=this.plan.attach_warnings,
+        warnings=_find_warnings(this.plan, turns),
         delete=(*this.plan.delete, *(pod for turn in turns for pod in turn.delete)),
     )
     is_idle = not create and not count_pods(this.pods)
-    is_done = len(trials) == count_trials(this.search) and all(trial.state in OVER for trial in trials)
+    is_done = len(trials) >= count_trials(this.search) and all(trial.state in OVER for trial in trials)
     if is_idle and (is_done or this.is_spent):
         return _end(plan, found), found
     failure = next((f for turn in turns if turn.plan is not None and (f := turn.plan.failure) is not None), None)
     shown = failure if plan.phase in _WAITING else None
     return replace(plan, failure=shown, look_again_s=_next_look_s(turns, this.pods)), found
+
+
+def _find_warnings(plan: JobPlan, turns: Sequence[_Turn]) -> tuple[str, ...]:
+    """Return what does not act in the job or in its trials, each once."""
+    of_trials = (words for turn in turns if turn.plan is not None for words in turn.plan.warnings)
+    return tuple(dict.fromkeys((*plan.warnings, *of_trials)))[:_MOST_WARNINGS]
 
 
 def _next_look_s(turns: Sequence[_Turn], pods: Mapping[int, TrialPods]) -> float | None:
@@ -344,12 +354,12 @@ def _order(turn: _Turn) -> tuple[float, int]:
 def _sum_up(record: Record, search: Search, found: SearchPlan, metrics: tuple[MetricComparison, ...]) -> Record:
     """Return the record of the job with what its trials come to."""
     saved = [trial.last_checkpoint for trial in found.trials if trial.last_checkpoint is not None]
-    over = sum(trial.state in OVER for trial in found.trials)
+    over, most = sum(trial.state in OVER for trial in found.trials), max(count_trials(search), len(found.trials))
     best = next((trial.eval_loss for trial in found.trials if trial.number == found.best), None)
     return replace(
         record,
         metrics=metrics,
-        progress=TrainingProgress(eval_loss=best, display=f"{over}/{count_trials(search)} trials"),
+        progress=TrainingProgress(eval_loss=best, display=f"{over}/{most} trials"),
         last_checkpoint=max(saved, key=lambda checkpoint: checkpoint.time, default=None),
         lost_accelerator_seconds=round(sum(trial.lost_accelerator_seconds for trial in found.trials), 3),
     )
@@ -360,9 +370,10 @@ def _end(plan: JobPlan, found: SearchPlan) -> JobPlan:
     if found.best is None:
         told = " ".join(f"Trial {each.number}: {each.state}. {each.message}" for each in found.trials[-3:])
         failure = build_failure(Reason.NoTrialSucceeded, told)
-        return replace(plan, record=replace(plan.record, failure=failure), phase="Failed", failure=failure)
+        return replace(plan, record=replace(plan.record, failure=failure), phase="Failed", failure=failure, warnings=())
     digest = next(trial.output_digest for trial in found.trials if trial.number == found.best)
-    return replace(plan, record=replace(plan.record, output_digest=digest), phase="Evaluating", look_again_s=SOON_S)
+    record = replace(plan.record, output_digest=digest)
+    return replace(plan, record=record, phase="Evaluating", warnings=(), look_again_s=SOON_S)
 
 
 def find_output_folder(trial: int | None) -> str:

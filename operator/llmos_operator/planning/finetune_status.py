@@ -59,7 +59,7 @@ def build_job_status(
         search: what was planned about trials.
     """
     if refused is not None:
-        search = SearchPlan(job.status.trials, job.status.best_trial)
+        search = _without_new_pods(search)
         words = say_for_job(refused.reason, refused.message)
         plan = _as_refused(job, plan, Failure(refused.reason, words))
     record, is_over = plan.record, plan.phase in {"Succeeded", "Failed"}
@@ -102,6 +102,12 @@ def _as_refused(job: FineTuneJob, plan: JobPlan, refused: Failure) -> JobPlan:
     # What canaries came to is decided anew, from what the status said before.
     rollout = replace(plan.rollout, canaries=job.status.canaries)
     return replace(plan, record=record, phase="Pending", failure=refused, create=None, register=False, rollout=rollout)
+
+
+def _without_new_pods(search: SearchPlan) -> SearchPlan:
+    """Return the plan as if no pod had been made; what was seen of the other trials stays true."""
+    unmade = {each.trial.number: each.before for each in search.create}
+    return replace(search, trials=tuple(unmade.get(trial.number, trial) for trial in search.trials), create=())
 
 
 def _previous(job: FineTuneJob, plan: JobPlan) -> list[Condition]:

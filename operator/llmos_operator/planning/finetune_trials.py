@@ -31,6 +31,12 @@ def begin_trial(search: Search, number: int) -> TrialStatus:
     return TrialStatus(number=number, parameters=tuple(ParameterValue(name=n, value=v) for n, v in values.items()))
 
 
+def begin_again(search: Search, trial: TrialStatus) -> TrialStatus:
+    """Return a trial of which everything is lost but the account of its attempts."""
+    account = trial.model_dump(include={"attempt", "accelerator_seconds", "attempt_seconds"})
+    return begin_trial(search, trial.number).model_copy(update={**account, "attempts": trial.attempts})
+
+
 def build_trial_job(job: FineTuneJob, trial: TrialStatus, *, suspend: bool) -> FineTuneJob:
     """Return the job that a trial is.
 
@@ -81,7 +87,7 @@ def build_trial_status(trial: TrialStatus, plan: JobPlan, now: datetime) -> Tria
     progress = record.progress or TrainingProgress()
     return trial.model_copy(
         update={
-            "state": COMPLETE if record.is_trained else plan.phase,
+            "state": COMPLETE if record.is_trained else _find_state(plan),
             "step": progress.step,
             "total_steps": progress.total_steps,
             "eval_loss": _find_eval_loss(record, progress),
@@ -96,6 +102,12 @@ def build_trial_status(trial: TrialStatus, plan: JobPlan, now: datetime) -> Tria
             "failed_at": _find_failure_time(record, now),
         }
     )
+
+
+def _find_state(plan: JobPlan) -> str:
+    """Return the state of a trial without a result. What cannot fit would keep the search from its end by waiting."""
+    is_too_large = plan.failure is not None and plan.failure.reason is Reason.DoesNotFit
+    return FAILED if is_too_large else plan.phase
 
 
 def _find_failure_time(record: Record, now: datetime) -> datetime | None:

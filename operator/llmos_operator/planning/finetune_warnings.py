@@ -30,7 +30,8 @@ def find_attach_warnings(job: FineTuneJob, pools: Iterable[InferencePool]) -> tu
 
 
 def _judge_pool(job: FineTuneJob, name: str, pool: InferencePool | None) -> str:
-    base, rank = job.spec.base_model_ref.name, job.spec.method.lora.rank
+    base, searched = job.spec.base_model_ref.name, _find_searched_ranks(job)
+    rank = int(max(searched)) if searched else _find_rank(job)
     if pool is None:
         return (
             f"output.attachTo: there is no InferencePool {name} in namespace {job.metadata.namespace}. Create it, or "
@@ -48,10 +49,26 @@ def _judge_pool(job: FineTuneJob, name: str, pool: InferencePool | None) -> str:
         )
     if rank > pool.spec.adapters.max_rank:
         return (
-            f"output.attachTo: the adapter's rank is {rank}, InferencePool {name} takes at most "
-            f"{pool.spec.adapters.max_rank}. Raise its spec.adapters.maxRank; its replicas are then started anew."
+            f"output.attachTo: the adapter's rank is {'up to ' if searched else ''}{rank}, InferencePool {name} takes "
+            f"at most {pool.spec.adapters.max_rank}. Raise its spec.adapters.maxRank; its replicas are then started "
+            "anew."
         )
     return ""
+
+
+def _find_searched_ranks(job: FineTuneJob) -> tuple[float, ...]:
+    """Return the ranks between or of which a search chooses that has no result yet."""
+    if job.spec.search is None or job.status.output is not None:
+        return ()
+    ranks = next((each for each in job.spec.search.parameters if each.name == "rank"), None)
+    return () if ranks is None else ranks.values or (ranks.max or 0.0,)
+
+
+def _find_rank(job: FineTuneJob) -> int:
+    """Return the rank of the job's result."""
+    best = next((trial for trial in job.status.trials if trial.number == job.status.best_trial), None)
+    searched = (int(each.value) for each in (best.parameters if best else ()) if each.name == "rank")
+    return next(searched, job.spec.method.lora.rank)
 
 
 def find_warnings(job: FineTuneJob, *, total_steps: int, unheard: str) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from llmos_operator.kube.resources import (
 )
 from llmos_operator.manifests.finetune import (
     JobTemplate,
+    build_bare_model,
     build_job_config,
     build_output_model,
     build_prepare_pod,
@@ -267,12 +268,12 @@ async def _register(context: Context, observed: _Observed, plan: JobPlan) -> Obj
     desired = build_output_model(observed.job, plan.rollout.canaries if plan.rollout != NOTHING else None)
     existing = observed.output
     if existing is None:
-        return await context.kube.create(desired)
+        # What a creation sets no apply ever removes, and a pool that was left must not come back.
+        existing = await context.kube.create(build_bare_model(desired))
     if is_applied(desired, existing):
         return existing
-    # Not applied: what `create` made belongs to another manager to the API server, and would stay in the lists.
-    patch = {"metadata": {"resourceVersion": existing["metadata"]["resourceVersion"]}, "spec": desired["spec"]}
-    return await context.kube.merge(LLM_MODELS, desired["metadata"]["name"], desired["metadata"]["namespace"], patch)
+    desired["metadata"]["uid"] = existing["metadata"]["uid"]
+    return await context.kube.apply(desired)
 
 
 async def _apply_claim(context: Context, observed: _Observed, model: Object | None) -> None:

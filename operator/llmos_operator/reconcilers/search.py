@@ -20,6 +20,7 @@ from llmos_operator.planning.finetune_search import (
     plan_search,
 )
 from llmos_operator.planning.finetune_stall import end_stalled, get_patience
+from llmos_operator.planning.gangs import has_finished
 from llmos_operator.reconcilers.finetune_log import LogLook
 
 ReadLog = Callable[[Sequence[JobPod]], Awaitable[LogLook]]
@@ -55,7 +56,7 @@ async def look_at_search(
         raw = [pod for pod in pods if read_trial(pod) == number]
         log = await read_log(own)
         own = end_stalled(own, log.heard, after=get_patience(sight.job), now=sight.now)
-        seen[number] = TrialPods(own, log.report, compute_seconds(raw, sight.job, sight.now))
+        seen[number] = TrialPods(own, log.report, compute_seconds(raw, sight.job, sight.now), log.trouble)
     return plan_search(sight, plan, seen)
 
 
@@ -75,10 +76,19 @@ def _compute_held_s(pod: Object, now: datetime) -> float:
     began = read_time(str(status.get("startTime") or "") or None)
     if began is None:
         return 0.0
-    ends = [
-        read_time(each.get("state", {}).get("terminated", {}).get("finishedAt"))
-        for each in pod["status"].get("containerStatuses", ())
-        if each.get("name") == CONTAINER_TRAIN
-    ]
-    ended = next((end for end in ends if end is not None), None)
-    return max(0.0, ((ended or now) - began).total_seconds())
+    return max(0.0, ((_find_end(pod, began) or now) - began).total_seconds())
+
+
+def _find_end(pod: Object, began: datetime) -> datetime | None:
+    """Return when a pod gave its node back, as far as it says so; None if it has not."""
+    status = pod["status"]
+    ends = {
+        each.get("name"): end
+        for each in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+        if (end := read_time((each.get("state", {}).get("terminated") or {}).get("finishedAt"))) is not None
+    }
+    if CONTAINER_TRAIN in ends or not has_finished(pod):
+        return ends.get(CONTAINER_TRAIN)
+    # It ended before it trained: nothing was fetched, or its node was taken.
+    changes = (read_time(each.get("lastTransitionTime")) for each in status.get("conditions", ()))
+    return max((*ends.values(), *(change for change in changes if change is not None)), default=began)

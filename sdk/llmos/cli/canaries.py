@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from llmos.api import ArmStatus, AttachTo, CanaryStatus, FineTuneJob
 from llmos.cli.screen import build_table
@@ -73,9 +74,9 @@ def draw_canaries(job: FineTuneJob) -> list[RenderableType]:
     table = build_table("CANARIES", "POOL", "REPLACES", "STATE", "SHARE", "RESULT", "INCUMBENT", "WHY")
     for each in job.status.canaries:
         share = f"{each.weight} %"
-        table.add_row(
-            each.pool, each.replaces, each.state, share, _say_arm(each.result), _say_arm(each.incumbent), each.message
-        )
+        # What replicas say may have brackets, which are no markup.
+        why = Text(each.message)
+        table.add_row(each.pool, each.replaces, each.state, share, _say_arm(each.result), _say_arm(each.incumbent), why)
     return [table, ""]
 
 

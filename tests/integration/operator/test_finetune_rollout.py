@@ -36,7 +36,7 @@ async def serve(cluster: Cluster, **weights: int) -> None:
     pool = build_pool()
     identity = {"name": "chat", "namespace": cluster.namespace}
     head = {"apiVersion": pool["apiVersion"], "kind": pool["kind"], "metadata": identity}
-    await cluster.kube.apply_status({**head, "status": {"adapters": entries}})
+    await cluster.kube.apply_status({**head, "status": {"adapters": entries, "observedGeneration": 1}})
 
 
 def count(cluster: Cluster, requests: int, failed: int) -> None:

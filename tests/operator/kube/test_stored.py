@@ -11,7 +11,15 @@ from typing import Any, Final
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmos.api.names import API_VERSION, LABEL_JOB, LABEL_MANAGED_BY, LABEL_POOL, MANAGED_BY
+from llmos.api.names import (
+    API_VERSION,
+    COMPONENT_TRAIN,
+    LABEL_COMPONENT,
+    LABEL_JOB,
+    LABEL_MANAGED_BY,
+    LABEL_POOL,
+    MANAGED_BY,
+)
 from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES, Resource
 from llmos_operator.kube.store import AGE_S, Place
@@ -360,15 +368,19 @@ def test_pods_of_other_owners_and_namespaces_are_not_shown_nor_those_that_are_no
     job["metadata"]["labels"] = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_JOB: NAME}
     model = child("Pod", "m-0", "")
     model["metadata"]["labels"] = {LABEL_MANAGED_BY: MANAGED_BY}
-    for pod in (elsewhere, stranger, job, model, child("Pod", "b-0", "b")):
+    # A person who labels a pod of a job as a pool's does not take it from its job, which would train twice.
+    borrowed = child("Pod", "t-0", NAME)
+    borrowed["metadata"]["labels"] |= {LABEL_JOB: "t", LABEL_COMPONENT: COMPONENT_TRAIN}
+    for pod in (elsewhere, stranger, job, model, child("Pod", "b-0", "b"), borrowed):
         world.server.put(pod)
     for _ in range(2):
         for namespace, selector, names in (
             (NAMESPACE, f"{LABEL_POOL}={NAME}", ["a-1"]),
             (NAMESPACE, f"{LABEL_JOB}={NAME}", ["j-0"]),
-            (NAMESPACE, f"{OURS},{LABEL_POOL}", ["a-1", "b-0"]),
-            (NAMESPACE, OURS, ["a-1", "b-0", "j-0", "m-0"]),
-            ("", OURS, ["a-1", "b-0", "elsewhere", "j-0", "m-0"]),
+            (NAMESPACE, f"{LABEL_JOB}=t", ["t-0"]),
+            (NAMESPACE, f"{OURS},{LABEL_POOL}", ["a-1", "b-0", "t-0"]),
+            (NAMESPACE, OURS, ["a-1", "b-0", "j-0", "m-0", "t-0"]),
+            ("", OURS, ["a-1", "b-0", "elsewhere", "j-0", "m-0", "t-0"]),
             (NAMESPACE, f"{LABEL_POOL}={NAME},llmos.dev/component=replica", []),
         ):
             found = run(world.kube.list(PODS, namespace=namespace, label_selector=selector))

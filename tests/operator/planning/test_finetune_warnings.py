@@ -34,6 +34,16 @@ def test_a_pool_that_will_not_load_the_adapter_is_named_with_the_remedy(pools: l
     assert words in warning
 
 
+def test_a_search_may_find_a_rank_that_the_pool_does_not_take() -> None:
+    small, search = pool(adapters={"maxRank": 16}), {"parameters": [{"name": "rank", "values": [8, 64]}]}
+    (warning,) = find_attach_warnings(job(search=search), [small])
+    assert "the adapter's rank is up to 64" in warning
+    found = job(search=search).model_dump(by_alias=True)
+    trials = [{"number": n, "parameters": [{"name": "rank", "value": r}]} for n, r in ((1, 64), (2, 8))]
+    found["status"] = {"trials": trials, "bestTrial": 2, "output": {"digest": "sha256:1"}}
+    assert find_attach_warnings(FineTuneJob.model_validate(found), [small]) == ()
+
+
 def test_a_pool_that_takes_the_adapter_is_no_warning() -> None:
     assert find_attach_warnings(job(), [pool(adapters={})]) == ()
     assert find_attach_warnings(job(output={"name": "a"}), []) == ()

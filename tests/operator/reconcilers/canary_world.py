@@ -50,7 +50,7 @@ class CanaryWorld(JobWorld):
             share = {} if name is None else {"replaces": name, "weight": weight}
             pods = ["chat-0"] if serves else []
             entries.append({"name": model.metadata.name, "digest": "sha256:1", "replicas": pods, **share})
-        self.kube.set_status(INFERENCE_POOLS, "chat", NAMESPACE, adapters=entries)
+        self.kube.set_status(INFERENCE_POOLS, "chat", NAMESPACE, adapters=entries, observedGeneration=1)
 
     def ask(
         self, result: tuple[int, int] = (0, 0), incumbent: tuple[int, int] = (0, 0), *, ttft_s: float = 0.0

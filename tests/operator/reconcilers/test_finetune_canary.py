@@ -114,6 +114,45 @@ async def test_with_nothing_to_replace_it_is_attached_at_once(incumbents: tuple[
     assert "no adapter support" in world.canary["message"]
 
 
+async def test_a_pool_of_which_nothing_is_known_yet_has_not_nothing_to_replace() -> None:
+    world = CanaryWorld()
+    chat = world.kube.stored(INFERENCE_POOLS, NAMESPACE, "chat")
+    await world.prepare()
+    await world.train()
+    world.complete()
+    await world.go()
+    assert (world.canary["state"], world.adapter["replaces"]) == ("Waiting", [{**SHARE, "weight": 10}])
+    assert "status of InferencePool chat" in world.canary["message"]
+    world.kube.finish_deletion(INFERENCE_POOLS, "chat", NAMESPACE)
+    await world.step()
+    assert "no InferencePool chat" in world.canary["message"]
+    world.kube.put({**chat, "spec": {**chat["spec"], "adapters": None}})
+    world.kube.set_status(INFERENCE_POOLS, "chat", NAMESPACE, observedGeneration=1)
+    await world.step()
+    assert "spec.adapters" in world.canary["message"]
+    world.kube.put(chat)
+    world.serve()
+    await world.go_on()
+    assert (world.canary["state"], world.canary["incumbent"]["name"]) == ("Waiting", "support")
+    await world.go_on()
+    assert world.canary["state"] == "Running"
+
+
+async def test_an_operator_that_is_killed_while_it_registers_is_followed_by_one_that_goes_on() -> None:
+    world = CanaryWorld()
+    world.serve()
+    await world.prepare()
+    await world.train()
+    world.complete()
+    world.kube.fail_next("apply", "LLMModel", Unavailable("killed"))
+    with contextlib.suppress(Unavailable):
+        await world.go()
+    assert world.adapter == {"baseModelRef": {"name": "smollm2"}}
+    await world.go()
+    assert (world.adapter["attachTo"], world.adapter["replaces"]) == (["chat"], [{**SHARE, "weight": 10}])
+    assert world.canary["state"] == "Waiting"
+
+
 async def test_it_waits_for_a_replica_and_says_what_the_pool_says() -> None:
     world = CanaryWorld()
     world.is_served = False

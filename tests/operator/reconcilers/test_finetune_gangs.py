@@ -56,6 +56,20 @@ async def test_two_pods_find_each_other_train_as_one_and_are_gone_in_the_end() -
     assert world.job_pods() == []
 
 
+async def test_nodes_of_ranks_that_are_done_may_go_while_the_leader_makes_the_result() -> None:
+    world = await begin()
+    world.end_pod(WORKER, outcome="finished")
+    world.kube.logs[NAMESPACE, LEADER, "train", False] = '{"event": "progress", "phase": "evaluating"}\n'
+    world.pass_time(5)
+    assert (await world.step())["phase"] == "Evaluating"
+    world.kube.finish_deletion(PODS, WORKER, NAMESPACE)
+    status = await world.go()
+    assert (status["phase"], status["attempts"]) == ("Evaluating", {**ONCE, "infrastructure": 0})
+    assert (world.job_pods(), world.going()) == ([LEADER], [])
+    world.complete()
+    assert (await world.go(2))["phase"] == "Succeeded"
+
+
 async def test_a_second_pass_over_a_gang_writes_nothing() -> None:
     world = await begin()
     world.kube.forget_writes()

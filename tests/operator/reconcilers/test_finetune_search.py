@@ -13,7 +13,8 @@ from llmos.api.names import LABEL_TRIAL
 from llmos.api.search import Search, propose_parameters
 from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import PERSISTENT_VOLUME_CLAIMS, PODS
-from tests.operator.reconcilers.job_world import METRIC, JobWorld
+from tests.operator.reconcilers.job_world import METRIC, REPORT, JobWorld
+from tests.operator.reconcilers.quota_world import CLASS, accelerator
 from tests.operator.reconcilers.world import NAMESPACE
 
 RATE = {"name": "learningRate", "min": 1e-5, "max": 1e-2, "log": True}
@@ -267,6 +268,125 @@ async def test_a_lost_claim_loses_results_and_not_what_was_spent() -> None:
     assert world.trial(1)["state"] == "Pending"
 
 
+async def test_fewer_trials_than_have_begun_end_the_search_with_those() -> None:
+    world = SearchWorld(maxTrials=3, parallelism=3)
+    await world.begin()
+    world.change(search={**world.search, "maxTrials": 1, "parallelism": 1})
+    for number in (1, 2, 3):
+        world.run_pod(f"tune-train-{number}-1")
+        world.finish(f"{number}-1", 1.0 + number / 10)
+    status = await world.go(5)
+    assert (status["phase"], status.get("bestTrial"), world.ready()) == ("Succeeded", 1, ("True", "Registered"))
+
+
+async def test_what_a_search_will_not_get_is_told_while_it_goes_on() -> None:
+    world = SearchWorld()
+    world.change(output={"name": "support", "attachTo": [{"pool": "chat"}]})
+    status = await world.begin()
+    assert status["phase"] in {"Pending", "Training"}
+    assert any("no InferencePool chat" in each for each in status["warnings"])
+    world.run_pod("tune-train-1-1")
+    world.kube.fail_next("log", "Pod", Forbidden("no logs here"))
+    world.pass_time(5)
+    status = await world.step()
+    assert any("no logs here" in each for each in status["warnings"])
+
+
+async def test_a_pod_that_never_trained_holds_nothing_after_its_end() -> None:
+    world = SearchWorld(maxTrials=1, parallelism=1, budgetAcceleratorHours=1)
+    await world.begin()
+    world.run_pod("tune-train-1-1")
+    world.pass_time(20)
+    fetch = {"name": "fetch", "state": {"terminated": {"exitCode": 1, "finishedAt": world.stamp()}}}
+    world.kube.set_status(
+        PODS,
+        "tune-train-1-1",
+        NAMESPACE,
+        phase="Failed",
+        initContainerStatuses=[fetch],
+        containerStatuses=[{"name": "train", "state": {"waiting": {"reason": "PodInitializing"}}}],
+    )
+    await world.step()
+    world.pass_time(3000)
+    await world.step()
+    assert world.trial(1)["acceleratorSeconds"] == 20
+
+
+async def test_what_was_seen_of_trials_is_noted_though_the_pod_of_another_one_is_refused() -> None:
+    world = SearchWorld(maxTrials=2, parallelism=2)
+    await world.begin()
+    for number in (1, 2):
+        world.run_pod(f"tune-train-{number}-1")
+    await world.step()
+    world.end_pod("tune-train-2-1", code=137)
+    await world.step()
+    world.pass_time(400)
+    world.finish("1-1", 1.2)
+    world.kube.fail_next("apply", "Pod", Forbidden("exceeded quota"))
+    await world.step()
+    assert world.ready() == ("False", "ForbiddenByPolicy")
+    assert world.states()[0] == "Complete"
+    await world.go()
+    assert "tune-train-1-2" not in world.trial_pods(), "what was complete is done again"
+    assert world.trial(1)["attempts"]["infrastructure"] == 0
+    assert world.trial(2)["attempts"]["infrastructure"] == 1
+    assert world.trial_pods() == ["tune-train-2-2"]
+
+
+async def test_a_failure_before_the_claim_was_lost_counts_once() -> None:
+    world = SearchWorld(maxTrials=2, parallelism=1, retries={"user": 2, "infrastructure": 5})
+    await world.begin()
+    for attempt in (1, 2):
+        world.run_pod(f"tune-train-1-{attempt}")
+        world.pass_time(10)
+        world.end_pod(f"tune-train-1-{attempt}", code=1, reason="LossNotFinite", message="it broke")
+        await world.go()
+        if attempt == 1:
+            world.pass_time(400)
+            await world.go()
+    assert world.trial_pods() == ["tune-train-1-2"]
+    world.kube.finish_deletion(PERSISTENT_VOLUME_CLAIMS, "tune-work", NAMESPACE)
+    await world.go()
+    world.run_pod("tune-prepare-1")
+    await world.step()
+    world.end_pod("tune-prepare-1", outcome="prepared", report=REPORT)
+    await world.go(4)
+    assert world.trial(1)["attempts"] == {"user": 2, "infrastructure": 0, "preemptions": 0}
+    assert world.trial(1)["acceleratorSeconds"] == 20
+    world.pass_time(400)
+    await world.go()
+    assert world.trial_pods() == ["tune-train-1-3"]
+
+
+async def test_a_trial_that_cannot_fit_does_not_keep_the_search_from_its_end() -> None:
+    ranks = [{"name": "rank", "values": [512, 8]}]
+    world = SearchWorld(algorithm="grid", maxTrials=2, parallelism=1, parameters=ranks)
+    small = accelerator()
+    world.kube.put({**small, "spec": {**small["spec"], "memory": "4Gi"}})
+    world.change(trainer={"accelerator": {"class": CLASS}})
+    await world.begin(5)
+    assert world.states()[0] == "Failed"
+    assert world.trial(1)["reason"] == "DoesNotFit"
+    assert world.trial_pods() == ["tune-train-2-1"]
+    world.run_pod("tune-train-2-1")
+    world.finish("2-1", 1.2)
+    status = await world.go(5)
+    assert (status["phase"], status["bestTrial"]) == ("Succeeded", 2)
+
+
+async def test_trials_that_cannot_fit_go_on_when_their_class_has_more_memory() -> None:
+    ranks = [{"name": "rank", "values": [512, 500]}]
+    world = SearchWorld(algorithm="grid", maxTrials=2, parallelism=2, parameters=ranks)
+    small = accelerator()
+    world.kube.put({**small, "spec": {**small["spec"], "memory": "4Gi"}})
+    world.change(trainer={"accelerator": {"class": CLASS}})
+    status = await world.begin(5)
+    assert (status["phase"], world.ready()) == ("Failed", ("False", "NoTrialSucceeded"))
+    world.kube.put(accelerator())
+    await world.go()
+    assert world.trial_pods() == ["tune-train-1-1", "tune-train-2-1"]
+
+
 WRITES = ["apply", "apply_status", "delete"]
 PLACES = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(lambda place: f"{place[0]}-{place[1]}")
 ACTIONS = st.one_of(
@@ -275,6 +395,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("learn"), st.tuples(PLACES, st.integers(1, 90), st.floats(0.1, 3))),
     st.tuples(st.just("wait"), st.sampled_from([3, 5])),
     st.tuples(st.just("long"), st.just(400)),
+    st.tuples(st.just("refuse"), st.just("Pod")),
     st.tuples(st.just("cut"), st.tuples(st.sampled_from(WRITES), st.sampled_from(["Pod", "FineTuneJob"]))),
 )
 
@@ -302,6 +423,10 @@ class Tale:
             world.kube.fail_next(value[0], value[1], Unavailable("killed"))
             with contextlib.suppress(Unavailable):
                 await world.step()
+            world.kube._failures.clear()
+        elif action == "refuse":
+            world.kube.fail_next("apply", value, Forbidden("no pods here"))
+            await world.step()
             world.kube._failures.clear()
         elif action == "long":
             if not any(self.find(f"{trial}-{attempt}") for trial in range(1, 5) for attempt in range(1, 4)):

@@ -102,3 +102,11 @@ def test_a_canary_is_asked_for_by_options(llmos: Run) -> None:
         "name": "v2",
         "attachTo": [{"pool": "chat", "replaces": "support", "weight": 5, "promoteAfter": "2h"}],
     }
+
+
+def test_brackets_in_what_a_replica_says_are_shown_as_they_are(llmos: Run) -> None:
+    found = tried()
+    found["status"]["canaries"] = [canary(message="No replica serves it. AdapterTooLarge: [red] and [/model] differ.")]
+    result = llmos(Script(answer(found)), "get", "job/support-v2")
+    assert result.exit_code == 0
+    assert "[red] and [/model] differ" in " ".join(result.stdout.split())

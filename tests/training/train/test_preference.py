@@ -33,6 +33,16 @@ def pairs(tmp_path: Path) -> Examples:
     return Examples(tmp_path / "pairs" / "dataset" / "train", Pairs())
 
 
+def test_a_model_goes_on_training_after_its_reference_failed(base: Path) -> None:
+    """As with the step that is done again when memory did not suffice."""
+    settings = build_settings(FineTuneJob.model_validate(make_job(method=build_method("lora"), **DPO)))
+    model = load_trainable(base, settings, observe_device("float32"))
+    model.train()
+    with pytest.raises(MemoryError), Reference(lambda: None).of(model):
+        raise MemoryError
+    assert model.training
+
+
 @pytest.mark.parametrize(("tuning", "kind"), [("lora", None), ("lora", "merged"), ("full", None)])
 def test_it_learns_what_is_preferred(base: Path, tmp_path: Path, tuning: str, kind: str | None) -> None:
     hyperparameters = {"epochs": 10, "batchTokens": 256, "maxLength": 256, "learningRate": 0.003, "beta": 0.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llmos_workers.train.attempts import Heartbeat
 from tests.training.train.gang_world import complete
 from tests.training.train.world import World, steps_done
 
@@ -81,6 +83,19 @@ def test_the_pod_is_stopped_as_one(make_world: MakeWorld) -> None:
         assert process.wait(DEADLINE_S) == 143
     assert world.message["outcome"] == "stopped"
     assert world.checkpoints()[-1] == world.message["progress"]["step"]
+
+
+def test_one_process_speaks_for_the_pod(make_world: MakeWorld) -> None:
+    """What the others do not know (lost time, checkpoints) would stand in the status by turns."""
+    world, moments = make_world(), iter((1000.0, 1100.0))
+    before = Heartbeat(world.work / "attempts", attempt=1, accelerators=1, resumed_step=0, clock=lambda: next(moments))
+    before.beat(3)
+    before.close()
+    with command(world) as process:
+        assert process.wait(DEADLINE_S) == 0, world.log_path.read_text()[-3000:]
+    lines = [json.loads(line) for line in world.log_path.read_text().splitlines() if line.startswith('{"event"')]
+    told = [line["lostAcceleratorSeconds"] for line in lines if "lostAcceleratorSeconds" in line]
+    assert set(told) == {100.0}
 
 
 def test_the_pod_says_what_its_processes_failed_with(make_world: MakeWorld) -> None:

@@ -12,12 +12,13 @@ Rank 0 alone writes and reports. The others end after the loop.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import torch
 from transformers import get_scheduler
@@ -285,7 +286,7 @@ class Attempt:
         heartbeat = self._build_heartbeat(state) if is_leader else NoHeartbeat()
         self._closers.append(heartbeat.close)
         self._reporter = Reporter(
-            out=sys.stdout,
+            out=self._open_out(),
             events=EventLog(options.folder / "tensorboard" if is_leader else None, options.attempt),
             metrics=Metrics(options.metrics_port if is_leader else 0),
             examples=self._order.count,
@@ -299,6 +300,14 @@ class Attempt:
         self._closers.append(self._reporter.close)
         self._reporter.on_phase("training")
         return self._reporter, heartbeat
+
+    def _open_out(self) -> TextIO:
+        """Of the processes of a pod one speaks: the others know neither what was lost nor what was saved."""
+        if not self._options.local_rank:
+            return sys.stdout
+        out = Path(os.devnull).open("w")  # noqa: SIM115  it is closed with all else
+        self._closers.append(out.close)
+        return out
 
     def _build_heartbeat(self, state: State) -> Heartbeat:
         options = self._options

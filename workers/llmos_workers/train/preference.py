@@ -72,9 +72,12 @@ class Reference:
             return
         is_training = model.training
         model.eval()
-        with model.disable_adapter():
-            yield model
-        model.train(is_training)
+        try:
+            with model.disable_adapter():
+                yield model
+        finally:
+            # Memory may not have sufficed: the step is then done again.
+            model.train(is_training)
 
 
 class Preference:
