@@ -27,7 +27,7 @@ from llmos.api.names import ANNOTATION_ATTEMPT, CONTAINER_TRAIN
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 
-STEPS = 80
+STEPS = 40
 SAVE_EVERY = 4
 HANDOVER_S = 180.0
 """The job's deadline for its last checkpoint is 120 s; a step and its checkpoint take seconds."""

@@ -18,8 +18,8 @@ from typing import Final
 AT_A_TIME: Final = 64
 """Connections of one turn: those that are there already must not wait long either."""
 BACKLOG: Final = 2048
-MAX_OPENING: Final = 1024
-"""Connections whose TLS handshake is not over; while there are so many no further one is taken."""
+MAX_OPENING: Final = 8192
+"""Connections whose TLS handshake is not over, for `HANDSHAKE_S` at most; while there are so many none is taken."""
 PAUSE_S: Final = 0.2
 """After the system had no room for another one."""
 HANDSHAKE_S: Final = 10.0

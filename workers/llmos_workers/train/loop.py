@@ -1,9 +1,9 @@
 """The loop: at each step the same questions in the same order, so that a resumed run asks them like one that went on.
 
-is an evaluation due that this step has not had?   -> ask the held-out examples is a checkpoint due? -> snapshot,
-written in the background is there nothing more to learn?                    -> the last checkpoint, written at once
-does somebody want the accelerator back?           -> a checkpoint, written at once; the run is stopped else
--> one optimizer step
+- Is an evaluation due that this step has not had? Ask the held-out examples.
+- Is there nothing more to learn, or does somebody want the accelerators back? Save at once, and end or stop.
+- Is a checkpoint due? Take a copy, which is written in the background.
+- Do one optimizer step.
 """
 
 from __future__ import annotations
