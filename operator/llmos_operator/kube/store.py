@@ -27,7 +27,7 @@ size, and nobody can change them.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ CHILD_KINDS: Final = frozenset({SERVICES.kind})
 """Their events bring metadata; bodies come with answers."""
 AGE_S: Final = 300.0
 LIMIT_BYTES: Final = 64 * 1024**2
-"""Of all bodies together; what was not asked for longest goes first. A pool or a pod takes about 3 KiB."""
+"""Of all bodies together; what was not asked for longest goes first. A pool takes about 3 KiB, a pod about 8."""
 
 
 class Place(NamedTuple):
@@ -129,9 +129,11 @@ class Store:
         self._limit_bytes = limit_bytes
         self._size_bytes = 0
         self._bodies: OrderedDict[Place, _Body] = OrderedDict()
+        self._places: defaultdict[str, set[Place]] = defaultdict(set)
+        """Of the bodies, by kind: most lists are of kinds with a few objects."""
         self._pods: dict[Owner, set[Place]] = {}
         self._doubted: set[Place] = set()
-        self._missing: dict[Place, Owner] = {}
+        self._missing: defaultdict[str, dict[Place, Owner]] = defaultdict(dict)
         """Objects of told kinds that may exist and whose bodies are not known; of pods also whose they were."""
         self._listed: dict[str, tuple[float, float]] = {}
         """Versions of the lists of all objects of a kind, and when they were read."""
@@ -158,9 +160,9 @@ class Store:
         if is_news and not is_gone and place not in self._doubted:
             self._put(place, version, item)
         elif not is_gone:
-            self._missing[place] = find_owner(place, item["metadata"])
+            self._missing[kind][place] = find_owner(place, item["metadata"])
         elif place not in self._doubted:
-            self._missing.pop(place, None)
+            self._missing[kind].pop(place, None)
 
     def get(self, place: Place) -> Object | None:
         """Return a body that may be acted on; None if the API server must be asked."""
@@ -176,15 +178,14 @@ class Store:
 
     def list(self, kind: str) -> list[Object] | None:
         """Return the bodies of all objects of one of our own kinds; None if the API server must be asked."""
-        if not self.is_listed(kind) or any(place.kind == kind for place in self._missing):
+        if not self.is_listed(kind) or self._missing[kind]:
             return None
-        places = sorted(place for place in self._bodies if place.kind == kind)
+        places = sorted(self._places[kind])
         return [orjson.loads(self._bodies[place].data) for place in places]
 
     def list_pods(self, owner: Owner) -> Objects | None:
         """Return the bodies of the pods of a pool or a job, or of all; None if the API server must be asked."""
-        missing = [whose for place, whose in self._missing.items() if place.kind == PODS.kind]
-        if any(map(owner.may_cover, missing)) or not self.is_listed(PODS.kind):
+        if any(map(owner.may_cover, self._missing[PODS.kind].values())) or not self.is_listed(PODS.kind):
             return None
         owners = [owner] if owner.name else filter(owner.covers, self._pods)
         places = [place for each in owners for place in self._pods.get(each, ())]
@@ -213,7 +214,7 @@ class Store:
             return
         self._doubted.discard(place)
         if answer is None and newest == 0.0:
-            self._missing.pop(place, None)
+            self._missing[place.kind].pop(place, None)
         if answer is None or not _is_watched(place.kind, answer["metadata"]):
             return
         version, known = _read_version(answer), self._bodies.get(place)
@@ -230,11 +231,11 @@ class Store:
         if told.is_void:
             return
         shown = {Place.of(kind, item["metadata"]) for item in items}
-        absent = [place for place, whose in self._missing.items() if place.kind == kind and owner.covers(whose)]
+        absent = [place for place, whose in self._missing[kind].items() if owner.covers(whose)]
         for place in absent:
             if place not in told and place not in shown:
                 self._doubted.discard(place)
-                self._missing.pop(place)
+                self._missing[kind].pop(place)
 
     def is_listed(self, kind: str) -> bool:
         """Whether all objects of a kind were listed since they were forgotten."""
@@ -255,14 +256,15 @@ class Store:
             self._doubted.add(place)
             self._note(place, math.inf)
             if place.kind in TOLD_KINDS:
-                self._missing[place] = known.owner if known else self._missing.get(place, Owner(place.namespace))
+                missing = self._missing[place.kind]
+                missing[place] = known.owner if known else missing.get(place, Owner(place.namespace))
 
     def forget(self, kind: str = "") -> None:
         """Believe nothing, or nothing about a kind: another process may have written, or an event was lost."""
-        for place in [place for place in self._bodies if kind in ("", place.kind)]:
+        for place in tuple(self._places[kind] if kind else self._bodies):
             self._drop(place)
-        for place in [place for place in self._missing if kind in ("", place.kind)]:
-            del self._missing[place]
+        for missing in [self._missing[kind]] if kind else self._missing.values():
+            missing.clear()
         for listed in [listed for listed in self._listed if kind in ("", listed)]:
             del self._listed[listed]
         for told in self._requests:
@@ -277,9 +279,10 @@ class Store:
         data = orjson.dumps({**item, "metadata": metadata})
         owner = find_owner(place, metadata)
         self._bodies[place] = _Body(version, data, self._clock(), owner)
+        self._places[place.kind].add(place)
         if place.kind == PODS.kind:
             self._pods.setdefault(owner, set()).add(place)
-        self._missing.pop(place, None)
+        self._missing[place.kind].pop(place, None)
         self._size_bytes += len(data)
         while self._size_bytes > self._limit_bytes:
             self.doubt(next(iter(self._bodies)))  # An event that is still on its way may be older than it was.
@@ -287,6 +290,7 @@ class Store:
     def _drop(self, place: Place) -> None:
         if known := self._bodies.pop(place, None):
             self._size_bytes -= len(known.data)
+            self._places[place.kind].discard(place)
             if place.kind == PODS.kind:
                 self._pods[known.owner].discard(place)
                 if not self._pods[known.owner]:
