@@ -4,6 +4,7 @@ pod, and registers what it made; bad data and a result that is not good enough e
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from e2e.cluster.objects import Kubectl
 from e2e.cluster.paths import repository_dir
 from e2e.support.api import Api, Object
+from e2e.support.jobs import wait_for_job
 from e2e.support.objects import is_ready, read_condition
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
@@ -25,7 +27,6 @@ JOB = "support"
 JOB_S = 1500.0
 """Fetching 93 MB and converting it, for each pod anew, and some dozen steps on two busy cores."""
 STEPS = 24
-OVER = frozenset({"Succeeded", "Failed"})
 
 
 def read_base_model(namespace: str) -> Object:
@@ -58,19 +59,8 @@ async def base_model(api: Api, vllm_image: None, operator_process: OperatorProce
     )
 
 
-async def wait_for_status(api: Api, namespace: str, what: str, is_so: Any) -> Object:
-    """Wait until the job's status is as wanted, and return it. A job that ended otherwise is not waited for."""
-
-    def is_wanted(job: Object | None) -> bool:
-        status = (job or {}).get("status", {})
-        if status.get("phase") in OVER and not is_so(status):
-            raise AssertionError(f"{what}: the job ended before. {read_condition(job)}")
-        return bool(is_so(status))
-
-    job = await eventually(what, lambda: api.get("FineTuneJob", JOB, namespace), is_wanted, timeout_s=JOB_S, poll_s=2)
-    assert job is not None
-    status: Object = job["status"]
-    return status
+async def wait_for_status(api: Api, namespace: str, what: str, is_so: Callable[[Any], object]) -> Object:
+    return await wait_for_job(api, namespace, JOB, what, is_so, timeout_s=JOB_S)
 
 
 async def list_train_pods(api: Api, namespace: str) -> list[Object]:

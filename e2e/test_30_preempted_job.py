@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,12 +18,13 @@ import pytest
 from e2e.cluster.node import PRETEND_GPUS
 from e2e.cluster.objects import Kubectl
 from e2e.support.api import Api, Object
+from e2e.support.jobs import wait_for_job
 from e2e.support.objects import PRETEND_CLASS, build_model, build_pool, is_ready, read_condition, wait_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.tenants import is_gated, tenants, wait_for_tenant
 from e2e.support.waiting import eventually
-from e2e.test_27_finetune import JOB, JOB_S, OVER, build_job, list_train_pods, read_base_model
+from e2e.test_27_finetune import JOB, JOB_S, build_job, list_train_pods, read_base_model
 from llmos.api.names import ANNOTATION_ATTEMPT, CONTAINER_TRAIN
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
@@ -43,19 +45,10 @@ def build_borrowing_job(namespace: str, uri: str) -> Object:
     return job
 
 
-async def wait_for_status(api: Api, namespace: str, what: str, is_so: Any, *, timeout_s: float = JOB_S) -> Object:
-    """Wait until the job's status is as wanted, and return it. A job that ended otherwise is not waited for."""
-
-    def is_wanted(job: Object | None) -> bool:
-        status = (job or {}).get("status", {})
-        if status.get("phase") in OVER and not is_so(status):
-            raise AssertionError(f"{what}: the job ended before. {read_condition(job)}")
-        return bool(is_so(status))
-
-    job = await eventually(what, lambda: api.get("FineTuneJob", JOB, namespace), is_wanted, timeout_s=timeout_s)
-    assert job is not None
-    status: Object = job["status"]
-    return status
+async def wait_for_status(
+    api: Api, namespace: str, what: str, is_so: Callable[[Any], object], *, timeout_s: float = JOB_S
+) -> Object:
+    return await wait_for_job(api, namespace, JOB, what, is_so, timeout_s=timeout_s)
 
 
 async def read_first_step(api: Api, kubectl: Kubectl, namespace: str) -> int:

@@ -7,12 +7,14 @@ claim is a folder of the node, which both may write.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from e2e.support.api import Api, Object, RefusedError
-from e2e.support.objects import is_ready, read_condition
+from e2e.support.jobs import wait_for_job
+from e2e.support.objects import is_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
@@ -25,7 +27,6 @@ JOB = "pair"
 JOB_S = 1800.0
 """Each pod of each attempt fetches and converts 93 MB, and two trainers share the cores of one machine."""
 STEPS, NODES = 16, 2
-OVER = frozenset({"Succeeded", "Failed"})
 
 
 def build_job(namespace: str, uri: str, nodes: int = NODES) -> Object:
@@ -49,19 +50,8 @@ async def list_gang(api: Api, namespace: str) -> list[Object]:
     return sorted(pods, key=lambda pod: str(pod["metadata"]["labels"][LABEL_RANK]))
 
 
-async def wait_for_status(api: Api, namespace: str, what: str, is_so: Any) -> Object:
-    """Wait until the job's status is as wanted, and return it. A job that ended otherwise is not waited for."""
-
-    def is_wanted(job: Object | None) -> bool:
-        status = (job or {}).get("status", {})
-        if status.get("phase") in OVER and not is_so(status):
-            raise AssertionError(f"{what}: the job ended before. {read_condition(job)}")
-        return bool(is_so(status))
-
-    job = await eventually(what, lambda: api.get("FineTuneJob", JOB, namespace), is_wanted, timeout_s=JOB_S, poll_s=1)
-    assert job is not None
-    status: Object = job["status"]
-    return status
+async def wait_for_status(api: Api, namespace: str, what: str, is_so: Callable[[Any], object]) -> Object:
+    return await wait_for_job(api, namespace, JOB, what, is_so, timeout_s=JOB_S)
 
 
 async def test_two_pods_train_as_one_and_go_on_when_one_of_them_is_deleted(

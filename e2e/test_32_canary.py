@@ -17,11 +17,12 @@ import pytest
 
 from e2e.support.api import Api, Object
 from e2e.support.gateway import Gateway
+from e2e.support.jobs import wait_for_job
 from e2e.support.objects import build_adapter, build_pool, is_ready, read_condition, wait_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
-from e2e.test_27_finetune import OVER, build_job, read_base_model
+from e2e.test_27_finetune import build_job, read_base_model
 from llmos.api import Reason
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3000)]
@@ -61,21 +62,6 @@ async def tune(api: Api, source: Source, namespace: str, name: str) -> None:
     target = {"pool": "pool", "replaces": NAME, "weight": WEIGHT, "promoteAfter": f"{WATCH_S}s"}
     job["spec"]["output"] = {"name": name, "attachTo": [target]}
     await api.create(job)
-
-
-async def wait_for(api: Api, namespace: str, name: str, what: str, is_so: Callable[[Object], bool]) -> Object:
-    """Wait until a job's status is as wanted, and return it. A job that ended otherwise is not waited for."""
-
-    def is_wanted(job: Object | None) -> bool:
-        status = (job or {}).get("status", {})
-        if status.get("phase") in OVER and not is_so(status):
-            raise AssertionError(f"{what}: the job ended before. {read_condition(job)}")
-        return is_so(status)
-
-    job = await eventually(what, lambda: api.get("FineTuneJob", name, namespace), is_wanted, timeout_s=JOB_S, poll_s=1)
-    assert job is not None
-    status: Object = job["status"]
-    return status
 
 
 def is_in(*states: str) -> Callable[[Object], bool]:
@@ -142,9 +128,9 @@ async def test_a_good_result_takes_over_and_a_bad_one_is_rolled_back(
         assert await clients.count(40) == {NAME: 40}
 
         await tune(api, source, namespace, GOOD)
-        await wait_for(api, namespace, GOOD, "the canary runs", is_in("Running"))
+        await wait_for_job(api, namespace, GOOD, "the canary runs", is_in("Running"), timeout_s=JOB_S)
         await check_share(clients)
-        status = await wait_for(api, namespace, GOOD, "promotion", is_in("Promoted"))
+        status = await wait_for_job(api, namespace, GOOD, "promotion", is_in("Promoted"), timeout_s=JOB_S)
         (canary,) = status["canaries"]
         assert min(canary["result"]["requests"], canary["incumbent"]["requests"]) >= 50
         assert canary["result"]["ttftMilliseconds"] > 0
@@ -158,7 +144,7 @@ async def test_a_good_result_takes_over_and_a_bad_one_is_rolled_back(
         await settle(clients, lambda answers: set(answers) == {GOOD})
 
         await tune(api, source, namespace, BAD)
-        status = await wait_for(api, namespace, BAD, "the rollback", is_in("RolledBack"))
+        status = await wait_for_job(api, namespace, BAD, "the rollback", is_in("RolledBack"), timeout_s=JOB_S)
         (canary,) = status["canaries"]
         assert canary["incumbent"]["name"] == GOOD
         assert canary["result"]["failed"] > 0

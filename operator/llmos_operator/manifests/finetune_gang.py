@@ -12,17 +12,16 @@ from typing import Final
 
 from llmos.api import FineTuneJob
 from llmos.api.names import (
-    COMPONENT_LEADERS,
     COMPONENT_TRAIN,
     CPU_CLASS,
     GANG_PORT,
-    LABEL_COMPONENT,
     LABEL_GANG_SIZE,
     LABEL_JOB,
     LABEL_RANK,
     LABEL_REPLICA,
 )
-from llmos_operator.manifests.common import Manifest, build_metadata, build_owner
+from llmos_operator.manifests.common import Manifest
+from llmos_operator.manifests.gang import build_meeting_service
 from llmos_operator.planning.quota_view import DOMAIN_LABELS
 
 HOST_LABEL: Final = "kubernetes.io/hostname"
@@ -49,23 +48,7 @@ def compute_peers_name(job: FineTuneJob) -> str:
 
 def build_peers_service(job: FineTuneJob) -> Manifest:
     """Return the headless Service of the leaders of a job's attempts, which are found before they are ready."""
-    metadata = job.metadata
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": build_metadata(
-            compute_peers_name(job),
-            metadata.namespace or "",
-            labels={LABEL_JOB: metadata.name, LABEL_COMPONENT: COMPONENT_LEADERS},
-            owner=build_owner(job.kind, metadata),
-        ),
-        "spec": {
-            "clusterIP": "None",
-            "publishNotReadyAddresses": True,
-            "selector": {LABEL_JOB: metadata.name, LABEL_COMPONENT: COMPONENT_TRAIN, LABEL_RANK: "0"},
-            "ports": [{"name": "gang", "port": GANG_PORT, "targetPort": GANG_PORT, "protocol": "TCP"}],
-        },
-    }
+    return build_meeting_service(job, compute_peers_name(job), LABEL_JOB, COMPONENT_TRAIN, {"gang": GANG_PORT})
 
 
 def build_member_labels(member: Member) -> dict[str, str]:

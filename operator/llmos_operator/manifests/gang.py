@@ -8,7 +8,9 @@ pinned to its node anyway.
 
 from __future__ import annotations
 
-from llmos.api import InferencePool
+from collections.abc import Mapping
+
+from llmos.api import FineTuneJob, InferencePool
 from llmos.api.names import (
     COMPONENT_LEADERS,
     COMPONENT_REPLICA,
@@ -31,23 +33,38 @@ def compute_leaders_name(pool: InferencePool) -> str:
 
 def build_leaders_service(pool: InferencePool) -> Manifest:
     """Return the headless Service of the leaders, draining and starting ones included."""
-    metadata = pool.metadata
+    ports = {"control": CONTROL_PORT, "gang": GANG_PORT}
+    return build_meeting_service(pool, compute_leaders_name(pool), LABEL_POOL, COMPONENT_REPLICA, ports)
+
+
+def build_meeting_service(
+    owner: InferencePool | FineTuneJob, name: str, label: str, component: str, ports: Mapping[str, int]
+) -> Manifest:
+    """Return a headless Service by which the leaders of an owner's gangs are found, before they are ready.
+
+    Args:
+        owner: the pool or job whose gangs they are.
+        name: of the Service.
+        label: that names the owner on its pods.
+        component: of the pods.
+        ports: of a leader, by name.
+    """
+    metadata = owner.metadata
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": build_metadata(
-            compute_leaders_name(pool),
+            name,
             metadata.namespace or "",
-            labels={LABEL_POOL: metadata.name, LABEL_COMPONENT: COMPONENT_LEADERS},
-            owner=build_owner(pool.kind, metadata),
+            labels={label: metadata.name, LABEL_COMPONENT: COMPONENT_LEADERS},
+            owner=build_owner(owner.kind, metadata),
         ),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {LABEL_POOL: metadata.name, LABEL_COMPONENT: COMPONENT_REPLICA, LABEL_RANK: "0"},
+            "selector": {label: metadata.name, LABEL_COMPONENT: component, LABEL_RANK: "0"},
             "ports": [
-                {"name": "control", "port": CONTROL_PORT, "targetPort": CONTROL_PORT, "protocol": "TCP"},
-                {"name": "gang", "port": GANG_PORT, "targetPort": GANG_PORT, "protocol": "TCP"},
+                {"name": key, "port": port, "targetPort": port, "protocol": "TCP"} for key, port in ports.items()
             ],
         },
     }

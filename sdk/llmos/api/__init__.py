@@ -8,7 +8,6 @@ from llmos.api.architecture import ModelArchitecture
 from llmos.api.canary import ArmStatus, AttachTo, CanaryStatus, Replacement
 from llmos.api.finetunejob import (
     Checkpointing,
-    Dataset,
     Evaluate,
     FineTuneJob,
     FineTuneJobSpec,
@@ -19,6 +18,7 @@ from llmos.api.finetunejob import (
     Output,
     Trainer,
 )
+from llmos.api.finetunejob_dataset import Dataset
 from llmos.api.finetunejob_status import (
     Attempts,
     CheckpointStatus,

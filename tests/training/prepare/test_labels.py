@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from llmos.api.finetunejob import DatasetFormat
+from llmos.api.finetunejob_dataset import DatasetFormat
 from llmos_workers.prepare.canonical import compute_digest
 from llmos_workers.prepare.errors import DatasetInvalidError, NothingToLearnError
 from llmos_workers.prepare.examples import LineError, map_texts, parse_line

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from llmos.api.finetunejob import DatasetFormat
+from llmos.api.finetunejob_dataset import DatasetFormat
 from llmos_workers.prepare.errors import DatasetInvalidError
 from llmos_workers.prepare.examples import Example, LineError, map_texts, parse_line
 from llmos_workers.prepare.reading import MAX_LINE_BYTES, Line, LineReader, list_files

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmos.api.finetunejob import DatasetFormat
+from llmos.api.finetunejob_dataset import DatasetFormat
 from llmos_workers.prepare.canonical import compute_digest
 from llmos_workers.prepare.errors import DatasetInvalidError
 from llmos_workers.prepare.examples import LineError, map_texts, parse_line

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from llmos.api.finetunejob import Columns, DatasetFormat
+from llmos.api.finetunejob_dataset import Columns, DatasetFormat
 
 Message = dict[str, Any]
 Line = dict[str, Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from llmos.api.finetunejob import DatasetFormat
+from llmos.api.finetunejob_dataset import DatasetFormat
 from llmos_workers.prepare.errors import DatasetInvalidError, NothingToLearnError
 from llmos_workers.prepare.examples import Example, LineError, parse_line
 from llmos_workers.prepare.reading import Line

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from typing import Any, Final, Literal
 
 from llmos.api import DatasetReport
-from llmos.api.finetunejob import Dataset
+from llmos.api.finetunejob_dataset import Dataset
 from llmos.api.finetunejob_status import DatasetExample
 from llmos_workers.prepare.errors import (
     DatasetInvalidError,
