@@ -1,10 +1,13 @@
 """Story 34: what else a FineTuneJob makes of a real small model: an adapter merged into its base and served as a model
-of its own, a model that prefers the better answers, and a classifier, which pools say that they do not serve."""
+of its own, a model that prefers the better answers, classifiers of words and of texts, and a model that makes vectors.
+What does not speak is served by vLLM, too, and asked through the gateway."""
 
 from __future__ import annotations
 
+from operator import mul
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -15,7 +18,6 @@ from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
 from e2e.test_27_finetune import read_base_model
-from llmos.api import Reason
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3000)]
 
@@ -74,6 +76,13 @@ async def complete(api: Api, job: Object) -> tuple[dict[str, Any], Object]:
     return {metric["name"]: metric for metric in done["status"]["evaluation"]["metrics"]}, model
 
 
+async def serve(api: Api, namespace: str, model: str) -> None:
+    await api.create(build_pool(namespace, model))
+    await eventually(
+        "the pool is ready", lambda: api.get("InferencePool", model, namespace), is_ready, timeout_s=1200, poll_s=2
+    )
+
+
 @pytest.mark.usefixtures("base_model")
 async def test_a_merged_result_is_served_as_a_model_of_its_own(
     api: Api, source: Source, namespace: str, gateway: Gateway, key: str
@@ -84,10 +93,7 @@ async def test_a_merged_result_is_served_as_a_model_of_its_own(
     assert metrics["eval_loss"]["result"] < 0.5 * metrics["eval_loss"]["base"]
     assert "adapter" not in model["spec"]
     assert model["status"]["resolved"]["architecture"] == "LlamaForCausalLM"
-    await api.create(build_pool(namespace, "doorman"))
-    await eventually(
-        "the pool is ready", lambda: api.get("InferencePool", "doorman", namespace), is_ready, timeout_s=1200, poll_s=2
-    )
+    await serve(api, namespace, "doorman")
     web = openai.DefaultAsyncHttpxClient(trust_env=False)
     async with openai.AsyncOpenAI(base_url=gateway.url, api_key=key, max_retries=0, http_client=web) as client:
         answer = await client.completions.create(model="doorman", prompt=QUESTION, max_tokens=24, temperature=0)
@@ -113,9 +119,19 @@ async def test_a_job_learns_which_answers_are_preferred(api: Api, source: Source
     assert model["spec"]["adapter"]["baseModelRef"] == {"name": "smollm2"}
 
 
+async def ask(gateway: Gateway, key: str, path: str, model: str, texts: list[str]) -> list[dict[str, Any]]:
+    """Ask for what a model makes of texts."""
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        answer = await client.post(f"{gateway.url}{path}", json={"model": model, "input": texts}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    data: list[dict[str, Any]] = answer.json()["data"]
+    return data
+
+
 @pytest.mark.usefixtures("base_model")
-async def test_a_classifier_is_registered_and_pools_say_that_they_do_not_serve_it(
-    api: Api, source: Source, namespace: str
+async def test_a_classifier_of_words_is_served(
+    api: Api, source: Source, namespace: str, gateway: Gateway, key: str
 ) -> None:
     job = build_job(
         namespace,
@@ -130,10 +146,53 @@ async def test_a_classifier_is_registered_and_pools_say_that_they_do_not_serve_i
     metrics, model = await complete(api, job)
     assert metrics["eval_accuracy"]["base"] < 0.9 < metrics["eval_accuracy"]["result"]
     assert model["status"]["resolved"]["architecture"] == "LlamaForTokenClassification"
-    await api.create(build_pool(namespace, "rooms"))
-    await eventually(
-        "the pool says so",
-        lambda: api.get("InferencePool", "rooms", namespace),
-        lambda pool: read_condition(pool).get("reason") == Reason.UnknownArchitecture,
-        timeout_s=60,
+    await serve(api, namespace, "rooms")
+    (first,) = await ask(gateway, key, "/v1/pooling", "rooms", ["There are 41 mice in the cellar"])
+    labels = [("NUMBER", "O", "ROOM")[row.index(max(row))] for row in first["data"]]
+    assert (labels[0], labels[-1]) == ("O", "ROOM")
+    assert "NUMBER" in labels[1:-1]
+
+
+@pytest.mark.usefixtures("base_model")
+async def test_a_classifier_of_texts_is_served(
+    api: Api, source: Source, namespace: str, gateway: Gateway, key: str
+) -> None:
+    job = build_job(
+        namespace,
+        "moods",
+        f"{source.url}/moods-set",
+        "text-label",
+        method={"task": "sequence-classification", "tuning": "full"},
+        evaluate={"everySteps": 20, "gates": [{"metric": "eval_accuracy", "min": 0.9}]},
+        hyperparameters={"maxSteps": 20, "learningRate": 0.0002},
     )
+    job["spec"]["checkpoint"]["storage"]["size"] = "8Gi"
+    _, model = await complete(api, job)
+    assert model["status"]["resolved"]["architecture"] == "LlamaForSequenceClassification"
+    await serve(api, namespace, "moods")
+    answers = await ask(gateway, key, "/v1/classify", "moods", ["I love room 7", "I hate room 9"])
+    assert [answer["label"] for answer in answers] == ["good", "bad"]
+
+
+@pytest.mark.usefixtures("base_model")
+async def test_vectors_of_texts_that_belong_together_are_near(
+    api: Api, source: Source, namespace: str, gateway: Gateway, key: str
+) -> None:
+    job = build_job(
+        namespace,
+        "finder",
+        f"{source.url}/pairs-set",
+        "pairs",
+        method={"task": "embedding"},
+        hyperparameters={"maxSteps": 10, "learningRate": 0.0005},
+    )
+    job["spec"]["output"]["kind"] = "merged"
+    _, model = await complete(api, job)
+    assert model["status"]["resolved"]["architecture"] == "LlamaModel"
+    await serve(api, namespace, "finder")
+    texts = ["Where do cats sleep?", "Cats sleep on the sofa.", "Where do dogs sleep?", "Dogs sleep on the mat."]
+    vectors = [answer["embedding"] for answer in await ask(gateway, key, "/v1/embeddings", "finder", texts)]
+    near = [[sum(map(mul, vectors[i], vectors[j])) for j in (1, 3)] for i in (0, 2)]
+    assert sum(map(mul, vectors[0], vectors[0])) == pytest.approx(1, abs=0.01)
+    assert near[0][0] > near[0][1]
+    assert near[1][1] > near[1][0]

@@ -49,6 +49,8 @@ def build_folders() -> dict[str, Folder]:
         "password-set": Folder(build_password_dataset()),
         "preference-set": Folder(build_preferences()),
         "words-set": Folder(build_words()),
+        "moods-set": Folder(build_moods()),
+        "pairs-set": Folder(build_pairs()),
         "broken-set": Folder(
             _with_list({"train.jsonl": b'{"prompt": "a", "completion": "b"}\n{"question": "no prompt"}\nno JSON\n'})
         ),
@@ -111,6 +113,28 @@ def build_words(count: int = 200) -> dict[str, bytes]:
             }
         )
         for number in range(count)
+    ]
+    return _with_list({"train.jsonl": "\n".join(lines).encode()})
+
+
+def build_moods(count: int = 200) -> dict[str, bytes]:
+    """Texts that are good or bad."""
+    moods = (("love", "good"), ("hate", "bad"))
+    lines = [
+        json.dumps({"text": f"I {moods[number % 2][0]} room {number}", "label": moods[number % 2][1]})
+        for number in range(count)
+    ]
+    return _with_list({"train.jsonl": "\n".join(lines).encode()})
+
+
+def build_pairs() -> dict[str, bytes]:
+    """Questions, and the sentences that answer them."""
+    animals = ("cats", "dogs", "birds", "foxes", "mice", "goats", "bears", "bees", "cows", "hens", "owls", "pigs")
+    places = ("sofa", "mat", "roof", "hill", "shelf", "barn", "rug", "beam", "lawn", "porch", "wall", "field")
+    lines = [
+        json.dumps({"anchor": f"Where do {animal} {verb}?", "positive": f"{animal.title()} {verb} on the {place}."})
+        for verb in ("sleep", "eat", "play", "sit", "wait", "rest")
+        for animal, place in zip(animals, places, strict=True)
     ]
     return _with_list({"train.jsonl": "\n".join(lines).encode()})
 

@@ -1,7 +1,7 @@
 """The public server: which paths there are, and where each goes. Nothing else of an engine can be reached.
 
 A dispatcher of a dictionary and two prefixes does here what a web framework would, at a fraction of its time: it is
-called for every request, and there are six paths.
+called for every request, and there are few paths.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ PARTS: Final = {
     "/v1/completions": ApiPart.COMPLETIONS,
     "/v1/embeddings": ApiPart.EMBEDDINGS,
     "/v1/responses": ApiPart.RESPONSES,
+    "/v1/classify": ApiPart.CLASSIFY,
+    "/v1/pooling": ApiPart.POOLING,
 }
+ENGINE_PATHS: Final = {"/v1/classify": "/classify", "/v1/pooling": "/pooling"}
+"""Where the engine has another path than the gateway, whose callers all begin with /v1."""
 MODELS: Final = "/v1/models"
 SWEEP_S: Final = 1.0
 DRAIN_POLL_S: Final = 0.1
@@ -116,7 +120,7 @@ class PublicServer:
         if call.part is not None:
             if method != "POST":
                 return await road.refuse(call, MethodNotAllowedError("POST"))
-            return await road.ask_model(call, path)
+            return await road.ask_model(call, ENGINE_PATHS.get(path, path))
         if path == MODELS or path.startswith(f"{MODELS}/"):
             if method != "GET":
                 return await road.refuse(call, MethodNotAllowedError("GET"))

@@ -40,6 +40,12 @@ class ApiPart(StrEnum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
     RESPONSES = "responses"
+    CLASSIFY = "classify"
+    POOLING = "pooling"
+
+
+SPEECHLESS: Final = frozenset({ApiPart.EMBEDDINGS, ApiPart.CLASSIFY, ApiPart.POOLING})
+"""Parts whose answers have no tokens."""
 
 
 _SAMPLING: Final = frozenset(
@@ -85,6 +91,17 @@ _GENERATION: Final = _SAMPLING | frozenset(
         "watermarking",
     ]
 )
+_POOLED: Final = frozenset(
+    [
+        "add_special_tokens",
+        "input",
+        "model",
+        "padding",
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "use_activation",
+    ]
+)
 PASSED: Final[Mapping[ApiPart, frozenset[str]]] = {
     ApiPart.CHAT: _GENERATION
     | frozenset(
@@ -104,21 +121,9 @@ PASSED: Final[Mapping[ApiPart, frozenset[str]]] = {
         ]
     ),
     ApiPart.COMPLETIONS: _GENERATION | {"prompt", "suffix"},
-    ApiPart.EMBEDDINGS: frozenset(
-        [
-            "add_special_tokens",
-            "dimensions",
-            "embed_dtype",
-            "encoding_format",
-            "endianness",
-            "input",
-            "model",
-            "padding",
-            "truncate_prompt_tokens",
-            "truncation_side",
-            "use_activation",
-        ]
-    ),
+    ApiPart.EMBEDDINGS: _POOLED | {"dimensions", "embed_dtype", "encoding_format", "endianness"},
+    ApiPart.CLASSIFY: _POOLED,
+    ApiPart.POOLING: _POOLED | {"dimensions", "embed_dtype", "encoding_format", "endianness", "task"},
     ApiPart.RESPONSES: _SAMPLING
     | frozenset(
         [
@@ -160,6 +165,7 @@ _CONSTRAINTS: Final = frozenset(
 )
 _NOT_KEPT: Final = "answers are not kept; send the whole conversation in 'input'"
 _OF_ALL: Final = {"best_of": "send 'n'", "use_beam_search": "answers are sampled; send 'n' for several"}
+_NO_CONVERSATION: Final = {"messages": "send texts in 'input'"}
 REFUSED: Final[Mapping[ApiPart, Mapping[str, str]]] = {
     ApiPart.CHAT: _OF_ALL
     | {
@@ -177,6 +183,8 @@ REFUSED: Final[Mapping[ApiPart, Mapping[str, str]]] = {
         "prompt": "there are no stored prompts; send it in 'input'",
     },
     ApiPart.EMBEDDINGS: {},
+    ApiPart.CLASSIFY: _NO_CONVERSATION,
+    ApiPart.POOLING: _NO_CONVERSATION | {"data": "send 'input'"},
 }
 """Fields that are refused, and what to send instead."""
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from llmos_gateway.protocol.errors import BadRequestError
-from llmos_gateway.protocol.fields import CACHE_SALT, ApiPart, check_fields, find_dropped, strip_constraints
+from llmos_gateway.protocol.fields import CACHE_SALT, SPEECHLESS, ApiPart, check_fields, find_dropped, strip_constraints
 
 __all__ = ["MAX_DEPTH", "ApiPart", "ModelRequest", "build_upstream_body", "parse_request"]
 
@@ -29,6 +29,8 @@ _PROMPT_FIELD: Final[Mapping[ApiPart, str]] = {
     ApiPart.COMPLETIONS: "prompt",
     ApiPart.EMBEDDINGS: "input",
     ApiPart.RESPONSES: "input",
+    ApiPart.CLASSIFY: "input",
+    ApiPart.POOLING: "input",
 }
 _LENGTH_FIELDS: Final[Mapping[ApiPart, tuple[str, ...]]] = {
     ApiPart.CHAT: ("max_completion_tokens", "max_tokens"),
@@ -199,7 +201,7 @@ def _read_count(fields: Mapping[str, Any], name: str) -> int | None:
 
 
 def _read_answer_tokens(part: ApiPart, fields: Mapping[str, Any]) -> int | None:
-    if part is ApiPart.EMBEDDINGS:
+    if part in SPEECHLESS:
         return 0
     # All are looked at: engines do not agree about which one goes first.
     numbers = [_read_count(fields, name) for name in _LENGTH_FIELDS[part]]

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from llmos_gateway.catalog import ApiKey, Pool
 from llmos_gateway.protocol.errors import ApiError
-from llmos_gateway.protocol.requests import ApiPart
+from llmos_gateway.protocol.fields import SPEECHLESS, ApiPart
 from llmos_gateway.protocol.usage import Usage
 from llmos_gateway.proxy.purse import Purse
 from llmos_gateway.proxy.tracing import Span
@@ -127,7 +127,7 @@ class Call:
 
     def estimate_part(self, size: int) -> Usage:
         """Return what so many bytes of an answer that is no stream hold, as the gateway sees it."""
-        tokens = 0 if self.part is ApiPart.EMBEDDINGS else size // BYTES_PER_TOKEN
+        tokens = 0 if self.part in SPEECHLESS else size // BYTES_PER_TOKEN
         return Usage(self.prompt_tokens, tokens, 0, is_exact=False)
 
     def compute_ttft_s(self) -> float | None:

@@ -3,11 +3,18 @@
 The list is what vLLM 0.32 registers for text generation, natively or through Transformers, also for models that read
 images or audio beside text. Speech-to-text and action models are left out: they do not answer chat requests. An engine
 image of another version may know more; its owner says so with `allow_unknown_architecture`.
+
+Of each decoder the engine also serves what has another head in the place of the vocabulary, or none: classifiers of
+texts and of tokens, and embedding models. It finds out by the name's ending (`_SUFFIX_TO_DEFAULTS` in its
+`config/model.py`). Encoders (BERT and its like) are left out: how much memory they need is not known here.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+_DECODER: Final = "ForCausalLM"
+_SPEECHLESS: Final = ("ForSequenceClassification", "ForTokenClassification", "Model")
 
 KNOWN_ARCHITECTURES: Final = frozenset(
     [
@@ -267,4 +274,15 @@ KNOWN_ARCHITECTURES: Final = frozenset(
 
 def is_known_architecture(name: str) -> bool:
     """Whether the engine of this release can serve the architecture of that name."""
-    return name in KNOWN_ARCHITECTURES
+    return name in KNOWN_ARCHITECTURES or is_speechless(name)
+
+
+def is_speechless(name: str) -> bool:
+    """Whether it is a known decoder that classifies texts or tokens, or makes vectors, instead of speaking."""
+    if name in KNOWN_ARCHITECTURES:
+        return False
+    return any(
+        f"{name.removesuffix(ending)}{_DECODER}" in KNOWN_ARCHITECTURES
+        for ending in _SPEECHLESS
+        if name.endswith(ending)
+    )

@@ -12,7 +12,7 @@ The Secret stands in the gateway's namespace, carries the label `llmos.dev/compo
     sha256      hex
     namespaces  names with commas, or * for all
     models      optional: patterns of `namespace/pool`, or of a pool's name alone, with commas
-    endpoints   optional: of chat, completions, embeddings, responses
+    endpoints   optional: of chat, completions, embeddings, responses, classify, pooling
     expiresAt   optional: RFC 3339
     tenant      optional: name of a Tenant, whose rights and limits the key has; if there is none, the key opens nothing
     tail        optional: the key's last characters, for people to tell keys apart
@@ -40,7 +40,7 @@ TAIL_CHARACTERS: Final = 4
 SECRET_TYPE: Final = "llmos.dev/api-key"  # noqa: S105 - the type of a Secret, not a password
 SECRET_SELECTOR: Final = f"{LABEL_COMPONENT}={COMPONENT_API_KEY}"
 ALL_NAMESPACES: Final = "*"
-Part = Literal["chat", "completions", "embeddings", "responses"]
+Part = Literal["chat", "completions", "embeddings", "responses", "classify", "pooling"]
 """Parts of the API that a key may be limited to."""
 
 _KEY = re.compile(rf"{KEY_PREFIX}([0-9A-Za-z]{{{ID_CHARACTERS}}})-[0-9A-Za-z]{{{SECRET_CHARACTERS}}}")

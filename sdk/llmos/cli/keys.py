@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmos.api.apikeys import StoredKey
     from llmos.client import ListedKey
 
-PARTS: Final = ("chat", "completions", "embeddings", "responses")
+PARTS: Final = ("chat", "completions", "embeddings", "responses", "classify", "pooling")
 """Of the API, as in `llmos.api.apikeys.Part`, which would cost --help the import of all models."""
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _COLUMNS: Final = ("NAME", "ID", "LAST", "TENANT", "NAMESPACES", "MODELS", "ENDPOINTS", "EXPIRES")

@@ -57,7 +57,7 @@ class KeyRights:
     models: tuple[str, ...] = ()
     """Patterns of `namespace/pool`, or of a pool's name alone."""
     endpoints: tuple[str, ...] = ()
-    """Of chat, completions, embeddings, responses."""
+    """Of chat, completions, embeddings, responses, classify, pooling."""
     expires_at: datetime | None = None
     tenant: str = ""
 

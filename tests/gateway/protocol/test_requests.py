@@ -90,8 +90,11 @@ def test_many_brackets_beside_each_other_are_not_deep() -> None:
     assert parse({**CHAT, "tools": [{"a": [i]} for i in range(1000)]}).model == "chat"
 
 
-def test_embeddings_have_no_streams() -> None:
-    assert not parse({"model": "m", "input": "a", "stream": True}, ApiPart.EMBEDDINGS).is_stream
+@pytest.mark.parametrize("part", [ApiPart.EMBEDDINGS, ApiPart.CLASSIFY, ApiPart.POOLING])
+def test_what_does_not_speak_has_no_streams_and_no_tokens_to_answer(part: ApiPart) -> None:
+    request = parse({"model": "m", "input": "a", "stream": True, "max_tokens": 9}, part)
+    assert not request.is_stream
+    assert request.answer_tokens == 0
 
 
 FORCED = {"include_usage": True, "continuous_usage_stats": True}
@@ -208,6 +211,8 @@ PROMPTS: dict[ApiPart, dict[str, Any]] = {
     ApiPart.COMPLETIONS: {"prompt": "hi"},
     ApiPart.EMBEDDINGS: {"input": "hi"},
     ApiPart.RESPONSES: {"input": "hi"},
+    ApiPart.CLASSIFY: {"input": "hi"},
+    ApiPart.POOLING: {"input": "hi"},
 }
 COUNTS = {"n", "max_tokens", "max_completion_tokens", "max_output_tokens"}
 HANDLED = {"model", "messages", "prompt", "input", "stream", "stream_options", "structured_outputs", *COUNTS}

@@ -300,9 +300,10 @@ async def test_another_attempt_costs_nothing_more() -> None:
         await wait_for_used(stage, 4 * 10)
 
 
-async def test_embeddings_reserve_their_prompt_only() -> None:
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/classify", "/v1/pooling"])
+async def test_what_does_not_speak_reserves_its_prompt_only(path: str) -> None:
     async with open_engine(count_so({"prompt_tokens": 3})) as engine, open_tenant(engine, perDay="100") as stage:
-        async with stage.post({"model": "chat", "input": "Paris"}, "/v1/embeddings", headers=HEADERS) as response:
+        async with stage.post({"model": "chat", "input": "Paris"}, path, headers=HEADERS) as response:
             assert response.status == 200
             assert response.headers["x-ratelimit-remaining-tokens"] == "78"
         await wait_for_used(stage, 3)

@@ -117,8 +117,50 @@ async def test_every_part_of_the_api_is_passed_on(path: str, body: dict[str, Any
 
 
 @pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/classify", {"model": "chat", "input": ["a", "b"], "use_activation": False}),
+        ("/pooling", {"model": "chat", "input": "a", "task": "token_classify"}),
+    ],
+)
+async def test_labels_are_asked_of_the_engine_at_its_own_path(path: str, body: dict[str, Any]) -> None:
+    async def tell_path(_: Engine, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"path": request.path})
+
+    async with (
+        open_engine(tell_path) as engine,
+        open_gateway(engine.address) as stage,
+        stage.post({**body, "priority": 1}, f"/v1{path}") as answer,
+    ):
+        assert await answer.json() == {"path": path}
+    assert engine.bodies == [{**body, "model": "qwen", "cache_salt": SALT}]
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/pooling"])
+async def test_labels_of_a_conversation_are_refused_with_what_to_send(path: str) -> None:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "a"}]}
+    async with open_engine() as engine, open_gateway(engine.address) as stage, stage.post(body, path) as response:
+        assert response.status == 400
+        error = await stage.read_error(response)
+    assert (error["code"], error["param"]) == ("unsupported_field", "messages")
+    assert "'input'" in error["message"]
+    assert not engine.bodies
+
+
+@pytest.mark.parametrize(
     "path",
-    ["/", "/health", "/metrics", "/v1/load_lora_adapter", "/v1/chat/completions/", "/v1/../metrics", "/tokenize"],
+    [
+        "/",
+        "/health",
+        "/metrics",
+        "/classify",
+        "/pooling",
+        "/v1/score",
+        "/v1/load_lora_adapter",
+        "/v1/chat/completions/",
+        "/v1/../metrics",
+        "/tokenize",
+    ],
 )
 async def test_nothing_else_of_the_engine_can_be_reached(path: str) -> None:
     async with open_engine() as engine, open_gateway(engine.address) as stage:

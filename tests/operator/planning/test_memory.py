@@ -163,6 +163,21 @@ def test_an_architecture_the_engine_does_not_know_is_refused_unless_the_image_kn
     fitting(plan_memory(parse_architecture(config), Accelerators(1, 80), allow_unknown_architecture=True))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["LlamaForSequenceClassification", "Qwen2ForTokenClassification", "LlamaModel", "Gemma2ForTokenClassification"],
+)
+def test_a_known_decoder_is_served_without_its_vocabulary_too(name: str) -> None:
+    fitting(plan(LLAMA_8B | {"architectures": [name]}, 1, 80))
+
+
+@pytest.mark.parametrize(
+    "name", ["PalmTreeForTokenClassification", "BertModel", "Model", "LlamaForImageClassification"]
+)
+def test_other_heads_and_encoders_are_refused(name: str) -> None:
+    assert refused(plan(LLAMA_8B | {"architectures": [name]}, 1, 80)).reason is Misfit.UNKNOWN_ARCHITECTURE
+
+
 def test_heads_that_do_not_divide_become_pipeline_stages() -> None:
     config = LLAMA_8B | {"num_attention_heads": 40, "hidden_size": 5120, "num_key_value_heads": 10}
     result = fitting(plan(config, 16, 24))

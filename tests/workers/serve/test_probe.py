@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from llmos_workers.serve.probe import parse_load
+import pytest
+from aiohttp import web
+
+from llmos_workers.serve.probe import EngineProbe, ProbeResult, parse_load
 
 METRICS = """
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -66,3 +69,39 @@ def test_a_value_that_is_no_number_is_left_out() -> None:
 
 def test_no_metrics_mean_no_load() -> None:
     assert parse_load("").in_flight == 0
+
+
+async def probe_engine(statuses: dict[str, int]) -> ProbeResult:
+    """Ask an engine that answers these paths, and 404 at all others."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=statuses.get(request.path, 404), text=request.path)
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        async with EngineProbe(runner.addresses[0][1], "tiny") as probe:
+            return await probe.generate_one(5.0)
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/classify", "/pooling"])
+async def test_an_engine_is_ready_when_it_does_what_its_model_can(path: str) -> None:
+    # vLLM says 501 where the path is there, and the model has no such task.
+    result = await probe_engine({"/v1/embeddings": 501, "/classify": 501, path: 200})
+    assert (result.succeeded, result.answer) == (True, f"status 200: {path}")
+
+
+async def test_an_engine_that_serves_nothing_is_not_ready_and_its_first_answer_is_told() -> None:
+    assert await probe_engine({"/classify": 501}) == ProbeResult(False, True, "status 404: /v1/completions")
+
+
+async def test_an_engine_that_fails_is_asked_for_nothing_else() -> None:
+    assert await probe_engine({"/v1/completions": 500, "/classify": 200}) == ProbeResult(
+        False, True, "status 500: /v1/completions"
+    )

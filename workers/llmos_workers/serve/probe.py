@@ -28,6 +28,8 @@ _CACHED: Final = "vllm:prompt_tokens_cached_total"
 _CACHED_BEFORE: Final = "vllm:prefix_cache_hits_total"
 _WANTED: Final = (_RUNNING, _WAITING, *_PROGRESS, _STEPS, _PREEMPTIONS, _CACHED, _CACHED_BEFORE)
 _ROUTE_MISSING: Final = frozenset({400, 404, 405, 501})
+_SPEECHLESS_PATHS: Final = ("/v1/embeddings", "/classify", "/pooling")
+"""Vectors, labels of texts, labels of tokens. An engine serves the ones that its model has."""
 _MAX_ANSWER: Final = 200
 
 
@@ -68,15 +70,16 @@ class EngineProbe:
         return parse_load(text) if status == 200 else None
 
     async def generate_one(self, timeout_s: float) -> ProbeResult:
-        """Ask for one token or, of a model that generates none, for one embedding."""
+        """Ask for one token or, of a model that generates none, for one embedding or one label."""
         body = {"model": self._model, "prompt": "Hello", "max_tokens": 1}
         status, text = await self._ask("POST", "/v1/completions", body, timeout_s)
         if status in _ROUTE_MISSING:
-            embed_body = {"model": self._model, "input": "Hello"}
-            embed_status, embed_text = await self._ask("POST", "/v1/embeddings", embed_body, timeout_s)
-            # Where neither is served, the first answer says more.
-            if embed_status == 200:
-                status, text = embed_status, embed_text
+            for path in _SPEECHLESS_PATHS:
+                found = await self._ask("POST", path, {"model": self._model, "input": "Hello"}, timeout_s)
+                # Where none is served, the first answer says more.
+                if found[0] == 200:
+                    status, text = found
+                    break
         answer = f"status {status}: {text[:_MAX_ANSWER]}" if status else text
         return ProbeResult(status == 200, status > 0, answer)
 
