@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from llmos_gateway.http.public import PARTS
+from llmos_gateway.http.public import ENGINE_PATHS, PARTS
 from tests.gateway.stage import CHAT, DEADLINE_S, KEY
 
 MARK = "smuggled"
@@ -63,7 +63,7 @@ class Target:
         heads = received.split(b"HTTP/1.1 ")[1:] + received.split(b"HTTP/1.0 ")[1:]
         statuses = [int(head[:3]) for head in heads]
         assert all(200 <= status < 300 or 400 <= status < 500 for status in statuses), received
-        assert all(path in PARTS for path, _ in self.seen)
+        assert {path for path, _ in self.seen} <= {ENGINE_PATHS.get(path, path) for path in PARTS}
         assert not any(MARK in json.dumps(body.get("model", "")) for _, body in self.seen)
         return statuses
 
