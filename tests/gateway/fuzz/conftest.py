@@ -35,13 +35,13 @@ class Target:
     seen: list[tuple[str, Any]] = field(default_factory=list)
     """Paths and bodies that reached the engine."""
 
-    def send(self, data: bytes) -> bytes:
-        """Send bytes and return what comes back until the gateway closes or is silent."""
+    def send(self, data: bytes, quiet_s: float = QUIET_S) -> bytes:
+        """Send bytes and return what comes back until the gateway closes or is silent for so long."""
         received = b""
         with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S) as connection:
             try:
                 connection.sendall(data)
-                connection.settimeout(QUIET_S)
+                connection.settimeout(quiet_s)
                 while piece := connection.recv(65536):
                     received += piece
             except (TimeoutError, ConnectionError):
@@ -51,7 +51,8 @@ class Target:
     def ask(self, body: bytes, path: str = "/v1/chat/completions") -> tuple[int, bytes]:
         """Send a body in a well-formed request; return status and body of the answer."""
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
-        received = self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        # It is whole, and the gateway closes after its answer, however busy the machine is.
+        received = self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, DEADLINE_S)
         answer_head, _, answer = received.partition(b"\r\n\r\n")
         return int(answer_head.split(b" ", 2)[1]), answer
 
