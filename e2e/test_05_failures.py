@@ -370,7 +370,7 @@ TOLD_ELSEWHERE: dict[Reason, str] = {
     Reason.QueueInactive: "tests/operator/planning/test_kueue",
     Reason.QueueNotFound: "tests/integration/operator/test_kueue",
     Reason.WaitsForKueue: "tests/integration/operator/test_kueue",
-    Reason.ConversionFailed: "tests/workers/fetch: needs the image with vLLM and a broken GGUF file",
+    Reason.ConversionFailed: "tests/training/fetch: a tokenizer that nobody knows; needs torch",
     Reason.FetchFailed: "tests/operator/planning/test_models: the net below all others",
     Reason.ReplicaFailed: "tests/operator/planning/test_failures: the net below all others",
     Reason.ModelFilesMissing: "tests/workers/serve: a volume that lost its files",
