@@ -2,11 +2,13 @@
 
 The table of `reasons` speaks to whoever looks after a model or a pool. A job has its sources, storage and memory in
 other fields, much of it cannot be changed once it exists, and what it did so far is not lost. An empty cause is the one
-of the table. The steps of a model ask for no accelerator, so that it needs words of its own, too.
+of the table. The steps of a model ask for no accelerator, so that it needs words of its own, too. A pool whose replicas
+fetch for themselves is told whose fields are meant.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Final
 
@@ -141,9 +143,19 @@ _MODEL_WORDS: Final[dict[Reason, tuple[str, str]]] = {
 _BY_KIND: Final = {KIND: _WORDS, "LLMModel": _MODEL_WORDS}
 
 
+_FIELD_OF_MODEL: Final = re.compile(r"(?<!LLMModel's )\bspec\.(?=(?:source|storage|format|trustRemoteCode)\b)")
+
+
+def name_model_fields(text: str) -> str:
+    """Return words for whoever looks at a pool, which has no such fields: they are its model's."""
+    return _FIELD_OF_MODEL.sub("the LLMModel's spec.", text)
+
+
 def find_info(reason: Reason, kind: str) -> ReasonInfo:
     """Return what a reason means on an object of this kind, and what to do."""
     info, words = REASONS[reason], _BY_KIND.get(kind, {})
+    if kind == "InferencePool":
+        return replace(info, cause=name_model_fields(info.cause), remedy=name_model_fields(info.remedy))
     if reason not in words:
         return info
     cause, remedy = words[reason]
