@@ -295,7 +295,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.Draining: _good(_POOL, "Progressing", "Replicas finish their requests before they go."),
     Reason.Complete: _good(_POOL, "Progressing", "Nothing is left to do."),
     Reason.InvalidSpec: _bad(
-        (*_ALL_OF_PODS, "Tenant"),
+        (*_ALL_OF_PODS, "Tenant", "AcceleratorClass"),
         "Ready",
         "The object holds a value that the operator cannot use.",
         "Correct the field that the message names.",
