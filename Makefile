@@ -38,7 +38,7 @@ test: install ## Unit and integration tests (real etcd and kube-apiserver; the f
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 TRAINING := .venv-training
-test-training: $(TRAINING)/.installed ## Tests of what needs torch: preparing datasets and training (a download of 3 GB the first time)
+test-training: $(TRAINING)/.installed ## Tests of what needs torch: preparing datasets, training, converting GGUF (a download of 3 GB the first time)
 	$(TRAINING)/bin/python -m pytest tests/training
 
 $(TRAINING)/.installed: $(VENV)/.installed requirements/training.txt

@@ -8,6 +8,7 @@ A caller's own words (models that do not exist, paths) never become labels. Tena
 from __future__ import annotations
 
 import itertools
+from collections import Counter as CountOf
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
@@ -51,6 +52,8 @@ class PoolSeries:
         self._tpot = metrics.tpot_s.labels(*labels)
         self._duration = metrics.duration_s.labels(*labels)
         self._queue = metrics.queue_s.labels(*labels)
+        self._retries = metrics.retries
+        self._errors = metrics.errors
 
     def count(self, part: str, status: int) -> None:
         """One request ended with this status."""
@@ -58,6 +61,12 @@ class PoolSeries:
         if counter is None:
             counter = self._by_code[part, status] = self._requests.labels(*self._labels, part, str(status))
         counter.inc()
+
+    def count_upstream_error(self, kind: str, *, is_retried: bool) -> None:
+        """One attempt failed before the caller saw anything."""
+        self._errors.labels(*self._labels, kind).inc()
+        if is_retried:
+            self._retries.labels(*self._labels, kind).inc()
 
     def observe_tokens(self, usage: Usage) -> None:
         """Count the tokens of one request."""
@@ -98,12 +107,8 @@ class Metrics:
             "How long requests waited for a replica or for their turn, of those that did.",
             _QUEUE_BUCKETS_S,
         )
-        self._retries = Counter(
-            "llmos_gateway_retries", "Requests sent to another replica.", ("pool", "reason"), registry=registry
-        )
-        self._errors = Counter(
-            "llmos_gateway_upstream_errors", "Attempts that a replica failed.", ("pool", "kind"), registry=registry
-        )
+        self.retries = self._count("retries", "Requests sent to another replica.", "reason")
+        self.errors = self._count("upstream_errors", "Attempts that a replica failed.", "kind")
         self._log_dropped = Counter(
             "llmos_gateway_access_log_dropped", "Lines of the access log that found no room.", registry=registry
         )
@@ -148,8 +153,6 @@ class Metrics:
     def forget_pool(self, pool_id: str) -> None:
         """Drop the series of a pool that is gone."""
         self.retain_models(pool_id, ())
-        for metric in (self._retries, self._errors):
-            metric.remove_by_labels({"pool": pool_id})
 
     def retain_models(self, pool_id: str, models: Collection[str]) -> None:
         """Drop the series of all models and adapters of a pool but these."""
@@ -166,15 +169,9 @@ class Metrics:
             del self._series[labels]
         for metric in (
             self.requests, self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.ttft_s, self.tpot_s,
-            self.duration_s, self.queue_s,
+            self.duration_s, self.queue_s, self.retries, self.errors,
         ):  # fmt: skip
             metric.remove_by_labels({"pool": pool_id, "model": model})
-
-    def count_upstream_error(self, pool_id: str, kind: str, *, is_retried: bool) -> None:
-        """One attempt failed before the caller saw anything."""
-        self._errors.labels(pool_id, kind).inc()
-        if is_retried:
-            self._retries.labels(pool_id, kind).inc()
 
     def count_dropped_lines(self, number: int) -> None:
         """Lines of the access log were lost."""
@@ -191,7 +188,21 @@ class Metrics:
 
     def watch_budgets(self, name: str, text: str, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
         """Read a gauge for each tenant and window at each scrape."""
-        self._registry.register(_BudgetGauge(f"llmos_gateway_{name}", text, read))
+        labels = ("tenant", "window")
+
+        def collect() -> Iterable[tuple[tuple[str, ...], float]]:
+            return itertools.islice((((tenant, window), value) for tenant, window, value in read()), MAX_TENANTS * 3)
+
+        self._registry.register(_Gauge(f"llmos_gateway_{name}", text, labels, collect))
+
+    def watch_requests(self, name: str, text: str, read: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        """Count requests, each given by its pool, model and tenant, at each scrape; 0 for what had some before."""
+
+        def collect() -> Iterable[tuple[tuple[str, ...], float]]:
+            now = CountOf((pool, model, self._name_tenant(tenant)) for pool, model, tenant in read())
+            return ((labels, now[labels]) for labels in {*self._series, *now} if labels[0])
+
+        self._registry.register(_Gauge(f"llmos_gateway_{name}", text, _POOL, collect))
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Read a gauge at each scrape."""
@@ -199,36 +210,32 @@ class Metrics:
 
     def watch_pools(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
         """Read a gauge for each pool at each scrape."""
-        self._registry.register(_PoolGauge(f"llmos_gateway_{name}", text, read))
+
+        def collect() -> Iterable[tuple[tuple[str, ...], float]]:
+            return (((pool_id,), value) for pool_id, value in read().items())
+
+        self._registry.register(_Gauge(f"llmos_gateway_{name}", text, ("pool",), collect))
 
     def render(self) -> bytes:
         """Return the text format that Prometheus scrapes."""
         return generate_latest(self._registry)
 
 
-class _PoolGauge(Collector):
-    """One value for each pool that has one now."""
+class _Gauge(Collector):
+    """One value for each combination of labels that has one now."""
 
-    def __init__(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
-        self._name, self._text, self._read = name, text, read
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Return the values of this moment."""
-        family = GaugeMetricFamily(self._name, self._text, labels=("pool",))
-        for pool_id, value in self._read().items():
-            family.add_metric((pool_id,), value)
-        return (family,)
-
-
-class _BudgetGauge(Collector):
-    """One value for each tenant and window of its budget."""
-
-    def __init__(self, name: str, text: str, read: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
-        self._name, self._text, self._read = name, text, read
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        read: Callable[[], Iterable[tuple[tuple[str, ...], float]]],
+    ) -> None:
+        self._name, self._text, self._labels, self._read = name, text, labels, read
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Return the values of this moment."""
-        family = GaugeMetricFamily(self._name, self._text, labels=("tenant", "window"))
-        for tenant, window, value in itertools.islice(self._read(), MAX_TENANTS * 3):
-            family.add_metric((tenant, window), value)
+        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, value in self._read():
+            family.add_metric(labels, value)
         return (family,)

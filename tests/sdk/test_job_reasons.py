@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from llmos.api import REASONS, FineTuneJobSpec, Reason
+from llmos.api import REASONS, FineTuneJobSpec, InferencePoolSpec, Reason
 from llmos.api.job_reasons import find_info, say_for_job
 
 OF_JOBS = [reason for reason, info in REASONS.items() if "FineTuneJob" in info.kinds]
@@ -28,6 +28,15 @@ def test_the_fields_that_a_remedy_names_exist(reason: Reason) -> None:
     for top in ("trainer", "checkpoint", "retries", "hyperparameters", "dataset", "method"):
         for field in re.findall(rf"\b{top}\.(\w+)", find_info(reason, "FineTuneJob").remedy):
             assert f"'{field}'" in schema, f"{reason}: {top}.{field}"
+
+
+@pytest.mark.parametrize("reason", [reason for reason, info in REASONS.items() if "InferencePool" in info.kinds])
+def test_the_fields_that_a_pool_is_told_of_exist_or_are_said_to_be_another_s(reason: Reason) -> None:
+    info = find_info(reason, "InferencePool")
+    fields = {str(field.alias or name) for name, field in InferencePoolSpec.model_fields.items()}
+    of_others = r"(LLMModel's|Tenant's|whose) spec\.[\w.]+|spec\.[\w.]+ of the Tenant"
+    said = re.sub(of_others, "", f"{info.cause} {info.remedy}")
+    assert set(re.findall(r"\bspec\.(\w+)", said)) <= fields
 
 
 def test_other_kinds_have_the_words_of_the_table() -> None:

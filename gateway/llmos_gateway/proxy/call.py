@@ -50,6 +50,7 @@ class Call:
         "status",
         "task",
         "usage",
+        "waits",
     )
 
     def __init__(self, http: web.BaseRequest, part: ApiPart | None, request_id: str, arrived_s: float) -> None:
@@ -75,6 +76,8 @@ class Call:
         """What its caller is told of them."""
         self.queue_s = 0.0
         """Time that it was held."""
+        self.waits = False
+        """Whether it is held, or waits for its turn, now."""
         self.attempts = 0
         self.replica = ""
         self.first_s: float | None = None

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -116,7 +116,8 @@ class Delivery:
             except ReplicaError as error:
                 present = [endpoint.address for endpoint in pool.endpoints]
                 goes_on = retries.may_go_on(attempt.address, error, present)
-                self._tools.metrics.count_upstream_error(pool.id, error.kind, is_retried=goes_on)
+                series = self._tools.metrics.find_series(pool.id, pool.model, self._order.key.tenant)
+                series.count_upstream_error(error.kind, is_retried=goes_on)
                 if not goes_on:
                     return await self._give_up(error)
                 if isinstance(error, MissingError):
@@ -134,9 +135,9 @@ class Delivery:
         if wanted.adapter is not None:
             # Others have replicas while this one waits for its own: its turn is theirs.
             self._end_turn()
-        call, began_s, comment = self._call, self._tools.clock(), self._find_comment(pool)
+        call = self._call
         try:
-            with self._stream.kept_alive(comment) if self._stream else nullcontext():
+            with self._waiting(self._find_comment(pool)):
                 return await self._tools.holding.wait(
                     wanted.id,
                     self._order.key.identity,
@@ -153,8 +154,19 @@ class Delivery:
             call.is_counted = True
             raise
         finally:
-            call.queue_s += self._tools.clock() - began_s
             self._was_let_in = True
+
+    @contextmanager
+    def _waiting(self, comment: str) -> Iterator[None]:
+        """Count the request as one that waits, and keep its stream alive."""
+        call, began_s = self._call, self._tools.clock()
+        call.waits = True
+        try:
+            with self._stream.kept_alive(comment) if self._stream else nullcontext():
+                yield
+        finally:
+            call.waits = False
+            call.queue_s += self._tools.clock() - began_s
 
     def _find_comment(self, pool: Pool | None) -> str:
         if pool is not None and pool.endpoints:
@@ -171,10 +183,9 @@ class Delivery:
         """Return True if the request may be sent now; False once it has waited, for the pool may have changed."""
         if self._place is not None:
             return True
-        call, tools = self._call, self._tools
-        began_s = 0.0
+        call = self._call
         try:
-            place = tools.queueing.enter(
+            place = self._tools.queueing.enter(
                 pool,
                 self._order.key,
                 prompt_tokens=call.prompt_tokens,
@@ -183,16 +194,12 @@ class Delivery:
             )
             self._was_let_in = True
             if not place.may_go:
-                began_s = tools.clock()
-                with self._stream.kept_alive(WAITING_FOR_TURN) if self._stream else nullcontext():
+                with self._waiting(WAITING_FOR_TURN):
                     if await place.wait(call.prompt_tokens, arrived_s=call.arrived_s):
                         self._place = place
                 return False
         except HoldRefused as refusal:
             raise self._refuse(refusal) from None
-        finally:
-            if began_s:
-                call.queue_s += tools.clock() - began_s
         self._place = place
         return True
 

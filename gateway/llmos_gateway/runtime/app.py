@@ -248,10 +248,14 @@ class Gateway:
         metrics = self._metrics
         metrics.watch("requests_in_flight", "Requests on the road, held ones included.", lambda: len(road.calls))
         metrics.watch("connections", "Open connections of callers.", lambda: server.connections)
-        metrics.watch_pools(
+        metrics.watch_requests(
             "held_requests",
             "Requests that wait for a replica, or for their turn.",
-            lambda: self._count(lambda load: load.queued),
+            lambda: (
+                (call.pool.id, call.pool.model, call.key.tenant)
+                for call in road.calls
+                if call.waits and call.pool and call.key
+            ),
         )
         metrics.watch_pools(
             "running_requests", "Requests on a replica.", lambda: self._count(lambda load: load.running)

@@ -31,7 +31,13 @@ _IMAGE_REASONS = frozenset(
         "SignatureValidationFailed",
     }
 )
-_STORAGE_WORDS = ("persistentvolumeclaim", "persistent volume", "storageclass")
+_STORAGE_WORDS = ("persistentvolumeclaim", "persistent volume", "storageclass", "pvc(s)", "enough free storage")
+_PLACE_WORDS = ("volume node affinity", "persistentvolume's node affinity", "volume zone")
+"""A bound volume keeps the pod from some nodes; those that it can reach are full or do not fit."""
+_PLACE_REMEDY = (
+    "Its files lie in a volume that only some nodes can reach: make room there, or keep them with accessMode "
+    "ReadWriteMany where the StorageClass can do that."
+)
 _EXIT_KILLED = 137
 _OUT_OF_MEMORY_KILL = "OOMKilled"
 _MESSAGE_LIMIT = 1200
@@ -167,19 +173,26 @@ def failure_of_unscheduled_pod(pod: JsonObject, now: datetime, after_s: float) -
         message = condition.get("message", "")
         if any(word in message.lower() for word in _STORAGE_WORDS):
             return build_failure(Reason.ClaimNotBound, f"The scheduler says: {message}")
-        return build_failure(Reason.Unschedulable, f"{_describe_devices(pod)}The scheduler says: {message}")
+        told = f"{_describe_devices(pod, message)}The scheduler says: {message}"
+        is_kept_away = any(word in message.lower() for word in _PLACE_WORDS)
+        return build_failure(Reason.Unschedulable, f"{told} {_PLACE_REMEDY}" if is_kept_away else told)
     return None
 
 
-def _describe_devices(pod: JsonObject) -> str:
+def _describe_devices(pod: JsonObject, message: str) -> str:
     """Return which accelerators a pod asks for, by the names of their resources; nothing if it asks for none."""
-    wanted = [
-        f"{number} {name}"
+    wanted = {
+        name: number
         for container in pod.get("spec", {}).get("containers", ())
         for name, number in (container.get("resources", {}).get("limits") or {}).items()
         if "/" in name
-    ]
-    return f"Pod {pod['metadata']['name']} asks for {', '.join(wanted)} and no node has that free. " if wanted else ""
+    }
+    if not wanted:
+        return ""
+    asks = f"Pod {pod['metadata']['name']} asks for {', '.join(f'{number} {name}' for name, number in wanted.items())}"
+    # A taint, a selector or a volume may be what keeps it waiting, while accelerators are free.
+    is_short = any(f"Insufficient {name}" in message for name in wanted)
+    return f"{asks} and no node has that free. " if is_short else f"{asks}. "
 
 
 def failure_of_slow_creation(pod: JsonObject, now: datetime, after_s: float, reason: Reason) -> Failure | None:

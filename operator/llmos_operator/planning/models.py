@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from llmos.api import FetchProgress, LLMModel, LLMModelSpec, LLMModelStatus, Reason, ResolvedModel
+from llmos.api.job_reasons import say_for
 from llmos.api.names import (
     ANNOTATION_INPUTS,
     ANNOTATION_SOURCE_HASH,
@@ -144,7 +145,7 @@ def _stuck(job: JsonObject, pod: JsonObject | None, now: datetime, patience_s: f
 def _in_words_of_steps(failure: Failure) -> Failure:
     if failure.reason in _WORDS_OF_REPLICAS:
         return build_failure(Reason.FetchFailed, failure.message)
-    return failure
+    return replace(failure, message=say_for(LLMModel.info.kind, failure.reason, failure.message))
 
 
 def _completed_step(name: StepName, step: Step, pod: JsonObject | None, condition: JsonObject, now: datetime) -> Step:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
 from llmos.api.inferencepool import AdapterStatus
+from llmos.api.job_reasons import name_model_fields
 from llmos.api.names import (
     CONDITION_ADMITTED,
     CONDITION_AVAILABLE,
@@ -111,6 +112,7 @@ def build_pool_status(
         now: the current time.
         admission: what the quota says; None if it does not concern the pool.
     """
+    layout, refused = replace(layout, refusal=_in_words_of_pools(layout.refusal)), _in_words_of_pools(refused)
     count = _count(size, replicas, revision)
     gated = sum(replica.is_gated for replica in replicas)
     not_admitted = _not_admitted(admission, gated, stands_still=_stands_still(pool, size, replicas, revision))
@@ -225,7 +227,12 @@ def _first_failure(pool: InferencePool, replicas: Sequence[Replica], revision: s
         earlier = last_failure(CONDITION_PROGRESSING, pool.status.conditions)
     else:
         earlier = None
-    return next(iter([*failed, *stuck]), earlier)
+    return _in_words_of_pools(next(iter([*failed, *stuck]), earlier))
+
+
+def _in_words_of_pools(failure: Failure | None) -> Failure | None:
+    """Planner and fetch step speak of the model's fields, and a pool has no such fields."""
+    return failure and replace(failure, message=name_model_fields(failure.message))
 
 
 def _no_room(pool: InferencePool, size: PoolSize, pods: int) -> Failure | None:

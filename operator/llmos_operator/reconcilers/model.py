@@ -62,6 +62,9 @@ async def reconcile_model(context: Context, key: Key) -> Result:
     try:
         model = LLMModel.model_validate(current)
     except ValidationError as error:
+        if "deletionTimestamp" in current["metadata"]:
+            # What cannot be read, after a rollback for example, must not keep its namespace from going.
+            return await _let_go_unless_used(context, current)
         await apply_invalid_status(context, current, error)
         return DONE
     if model.metadata.deletion_timestamp is not None:
@@ -83,9 +86,7 @@ async def reconcile_model(context: Context, key: Key) -> Result:
 async def _reconcile_deletion(context: Context, current: Object, model: LLMModel) -> Result:
     if FINALIZER_IN_USE not in model.metadata.finalizers:
         return DONE
-    namespace, name = model.metadata.namespace or "", model.metadata.name
-    pools = await context.kube.list(INFERENCE_POOLS, namespace=namespace)
-    users = tuple(sorted(p["metadata"]["name"] for p in pools if name in _models_of(p)))
+    users = await _find_users(context, current)
     if users:
         stored = any(c.type == CONDITION_STORED and c.status == "True" for c in model.status.conditions)
         facts = ModelFacts(
@@ -98,10 +99,28 @@ async def _reconcile_deletion(context: Context, current: Object, model: LLMModel
         await apply_status_if_changed(
             context.kube, current, build_model_status(model, facts, context.now()), context.now()
         )
+    return await _let_go_unless_used(context, current, users)
+
+
+async def _find_users(context: Context, model: Object) -> tuple[str, ...]:
+    metadata = model["metadata"]
+    pools = await context.kube.list(INFERENCE_POOLS, namespace=metadata["namespace"])
+    return tuple(sorted(pool["metadata"]["name"] for pool in pools if metadata["name"] in _models_of(pool)))
+
+
+async def _let_go_unless_used(context: Context, model: Object, users: tuple[str, ...] | None = None) -> Result:
+    """Take our finalizer away if no pool uses the model, else look again soon."""
+    metadata = model["metadata"]
+    if FINALIZER_IN_USE not in metadata.get("finalizers", ()):
+        return DONE
+    if await _find_users(context, model) if users is None else users:
         return Result(requeue_after_s=IN_USE_RETRY_S)
-    finalizers = [finalizer for finalizer in model.metadata.finalizers if finalizer != FINALIZER_IN_USE]
     await context.kube.patch_metadata(
-        LLM_MODELS, name, namespace, finalizers=finalizers, resource_version=model.metadata.resource_version
+        LLM_MODELS,
+        metadata["name"],
+        metadata["namespace"],
+        finalizers=[finalizer for finalizer in metadata["finalizers"] if finalizer != FINALIZER_IN_USE],
+        resource_version=metadata["resourceVersion"],
     )
     return DONE
 

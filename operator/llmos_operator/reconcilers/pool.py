@@ -8,7 +8,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel
+from llmos.api import AcceleratorClass, InferencePool, LLMModel, Reason
 from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
     ANNOTATION_FAILURE,
@@ -34,7 +34,7 @@ from llmos_operator.manifests.replica import (
     compute_url,
 )
 from llmos_operator.planning.claims import Tenants
-from llmos_operator.planning.failures import Failure
+from llmos_operator.planning.failures import Failure, build_failure, describe_fields
 from llmos_operator.planning.gang_endings import pods_to_remove, pods_to_retire
 from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost
 from llmos_operator.planning.isolation import build_refusal
@@ -203,9 +203,13 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
         _observe_tenants(context, pool),
     )
     has_quota = needs_gate(pool.spec.accelerator.class_name, tenants)
-    parsed_model = context.shared.parse(LLMModel, model) if model else None
-    parsed_class = context.shared.parse(AcceleratorClass, accelerator) if accelerator else None
-    layout = plan_layout(pool, parsed_model, parsed_class)
+    parsed_model = parsed_class = None
+    try:
+        parsed_model = context.shared.parse(LLMModel, model) if model else None
+        parsed_class = context.shared.parse(AcceleratorClass, accelerator) if accelerator else None
+        layout = plan_layout(pool, parsed_model, parsed_class)
+    except ValidationError as error:
+        layout = _build_unreadable(pool, error)
     if layout.plan is None:
         # Without a plan nothing new is made, but what runs goes on, and may still shrink.
         revision = pool.status.revision or _newest_revision(pods)
@@ -217,6 +221,13 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
         return _Observed(current, pool, None, layout, revision, pods, has_quota, error.failure)
     template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings, token_hash)
     return _Observed(current, pool, template, layout, compute_revision(template), pods, has_quota)
+
+
+def _build_unreadable(pool: InferencePool, error: ValidationError) -> Layout:
+    """Return that what the pool refers to, and not the pool itself, holds a value that cannot be used."""
+    names = {LLMModel.info.kind: pool.spec.model_ref.name, AcceleratorClass.info.kind: pool.spec.accelerator.class_name}
+    detail = f"{error.title} {names[error.title]}: {describe_fields(error)}."
+    return Layout(refusal=build_failure(Reason.InvalidSpec, detail))
 
 
 async def _observe_tenants(context: Context, pool: InferencePool) -> list[Object]:

@@ -2,11 +2,13 @@
 
 The table of `reasons` speaks to whoever looks after a model or a pool. A job has its sources, storage and memory in
 other fields, much of it cannot be changed once it exists, and what it did so far is not lost. An empty cause is the one
-of the table.
+of the table. The steps of a model ask for no accelerator, so that it needs words of its own, too. A pool whose replicas
+fetch for themselves is told whose fields are meant.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Final
 
@@ -131,12 +133,32 @@ _WORDS: Final[dict[Reason, tuple[str, str]]] = {
 }
 
 
+_MODEL_WORDS: Final[dict[Reason, tuple[str, str]]] = {
+    Reason.Unschedulable: (
+        "The scheduler finds no node for the step that inspects or fetches the model.",
+        "Free what the message says is missing, or add nodes; the step asks for no accelerator, and starts by itself "
+        "when there is room.",
+    ),
+}
+_BY_KIND: Final = {KIND: _WORDS, "LLMModel": _MODEL_WORDS}
+
+
+_FIELD_OF_MODEL: Final = re.compile(r"(?<!LLMModel's )\bspec\.(?=(?:source|storage|format|trustRemoteCode)\b)")
+
+
+def name_model_fields(text: str) -> str:
+    """Return words for whoever looks at a pool, which has no such fields: they are its model's."""
+    return _FIELD_OF_MODEL.sub("the LLMModel's spec.", text)
+
+
 def find_info(reason: Reason, kind: str) -> ReasonInfo:
     """Return what a reason means on an object of this kind, and what to do."""
-    info = REASONS[reason]
-    if kind != KIND or reason not in _WORDS:
+    info, words = REASONS[reason], _BY_KIND.get(kind, {})
+    if kind == "InferencePool":
+        return replace(info, cause=name_model_fields(info.cause), remedy=name_model_fields(info.remedy))
+    if reason not in words:
         return info
-    cause, remedy = _WORDS[reason]
+    cause, remedy = words[reason]
     return replace(info, cause=cause or info.cause, remedy=remedy or info.remedy)
 
 
@@ -145,7 +167,12 @@ def say_for_job(reason: Reason, message: str) -> str:
 
     A fetch step for a dataset has already cut `spec.` off the fields that a remedy names.
     """
-    general, ours = REASONS[reason], find_info(reason, KIND)
+    return say_for(KIND, reason, message)
+
+
+def say_for(kind: str, reason: Reason, message: str) -> str:
+    """Return a message that was put together from the table, in the words that fit a kind. Others stay as they are."""
+    general, ours = REASONS[reason], find_info(reason, kind)
     if message.startswith(general.cause):
         message = ours.cause + message.removeprefix(general.cause)
     for remedy in (general.remedy, general.remedy.replace("spec.source.", "source.")):

@@ -264,7 +264,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.SecretNotFound: _bad(
-        _MODEL_AND_JOB,
+        _ALL_OF_PODS,
         "Resolved",
         "The Secret that spec.source.secretRef names does not exist.",
         "Create it in the model's namespace, for example with: "
@@ -272,7 +272,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.ClaimNotBound: _bad(
-        _MODEL_AND_JOB,
+        _ALL_OF_PODS,
         "Stored",
         "The PersistentVolumeClaim finds no volume.",
         "Check spec.storage.storageClassName and that the cluster has a provisioner for it (kubectl get storageclass).",
@@ -295,7 +295,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.Draining: _good(_POOL, "Progressing", "Replicas finish their requests before they go."),
     Reason.Complete: _good(_POOL, "Progressing", "Nothing is left to do."),
     Reason.InvalidSpec: _bad(
-        _ALL_OF_PODS,
+        (*_ALL_OF_PODS, "Tenant", "AcceleratorClass"),
         "Ready",
         "The object holds a value that the operator cannot use.",
         "Correct the field that the message names.",
@@ -323,7 +323,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "on-change",
     ),
     Reason.NoNodeHasAccelerator: _bad(
-        _POOL,
+        ("InferencePool", "AcceleratorClass"),
         "Planned",
         "No node offers this accelerator in that number.",
         "Choose another class or count, add such a node, or check that the device plugin runs on it.",
@@ -528,7 +528,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "back-off",
     ),
     Reason.KueueNotInstalled: _bad(
-        _TENANT_AND_POOL,
+        (*_TENANT_AND_POOL, "FineTuneJob"),
         "Admitted",
         "This installation leaves admission to Kueue, and the cluster has no Kueue: there is no kind LocalQueue. "
         "Nothing is released meanwhile.",

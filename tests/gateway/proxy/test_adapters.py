@@ -187,7 +187,8 @@ async def test_a_replica_that_lost_the_adapter_is_left_for_another_and_keeps_its
     assert {line["attempts"] for line in lines[:6]} == {1, 2}
     assert sum(line["attempts"] for line in lines[:6]) == 7, "one 404 is remembered for a while"
     assert {line["replica"] for line in lines[6:]} == {lost, holder.address}, "it serves its model as ever"
-    assert 'llmos_gateway_retries_total{pool="team/chat",reason="missing"} 1.0' in metrics
+    of_adapter = 'model="support",pool="team/chat",reason="missing"'
+    assert f'llmos_gateway_retries_total{{{of_adapter},tenant=""}} 1.0' in metrics
 
 
 async def test_when_all_replicas_lost_the_adapter_its_requests_wait_and_one_tries_for_all() -> None:

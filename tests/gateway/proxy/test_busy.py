@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
 
 from llmos.api.load import PoolLoad
 from llmos.api.scaling import Scaling
@@ -119,8 +120,10 @@ async def test_keys_of_one_tenant_wait_within_one_bound_and_what_was_held_is_let
             assert "tenant or API key" in (await stage.read_error(response))["message"]
         other = asyncio.create_task(_ask(stage))
         await stage.wait_for_load(queued=6)
+        assert _find_held(await stage.scrape()) == {"acme": 5, "": 1}
         stage.put_endpoints(engine.address)
         assert await asyncio.gather(*held, other) == [ANSWER] * 6
+        assert _find_held(await stage.scrape()) == {"acme": 0, "": 0}
 
 
 async def test_what_waits_for_its_turn_is_held_without_another_look_at_the_bound_when_the_last_replica_goes() -> None:
@@ -176,3 +179,11 @@ async def _ask(stage: Stage, number: int = 0) -> object:
     async with stage.post(headers=_present(number)) as response:
         assert response.status == 200, await response.text()
         return await response.json()
+
+
+def _find_held(metrics: str) -> dict[str, float]:
+    """Return how many requests wait for the pool's model, by tenant."""
+    samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
+    held = [sample for sample in samples if sample.name == "llmos_gateway_held_requests"]
+    assert {(sample.labels["pool"], sample.labels["model"]) for sample in held} == {(POOL, "qwen")}
+    return {sample.labels["tenant"]: sample.value for sample in held}

@@ -10,8 +10,9 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.gateway.engines import Engine, open_engine
+from tests.gateway.engines import Engine, fail_with, open_engine
 from tests.gateway.stage import CHAT, DEADLINE_S, KEY, POOL, open_gateway
+from tests.gateway.values import api_key, key_text, tenant
 
 PROMPT = "a very private question"
 PRIVATE: dict[str, Any] = {**CHAT, "messages": [{"role": "user", "content": PROMPT}]}
@@ -56,13 +57,33 @@ async def test_a_callers_words_never_become_labels() -> None:
 
 
 async def test_a_deleted_pool_takes_its_series_with_it() -> None:
-    async with open_engine() as engine, open_gateway(engine.address) as stage:
-        async with stage.post() as response:
-            await response.read()
+    async with open_engine(fail_with(503, "draining")) as bad, open_engine() as good, open_gateway() as stage:
+        stage.put_endpoints(bad.address, good.address)
+        for _ in range(2):
+            async with stage.post() as response:
+                await response.read()
+        await stage.read_log(2)
+        names = {sample for sample, pool_id in read_samples(await stage.scrape()) if pool_id == POOL}
+        assert {f"llmos_gateway_{name}" for name in ("requests_total", "retries_total", "held_requests")} <= names
         stage.catalog.remove_pool(POOL)
-        assert f'llmos_gateway_requests_total{{code="200",endpoint="chat",model="qwen",pool="{POOL}"' not in (
-            await stage.scrape()
-        )
+        left = {sample for sample, pool_id in read_samples(await stage.scrape()) if pool_id == POOL}
+        assert left <= {"llmos_gateway_running_requests", "llmos_gateway_dispatch_window"}, "what is there now"
+
+
+async def test_a_retry_is_counted_as_its_tenant_s_and_of_what_it_asked_for() -> None:
+    async with open_engine(fail_with(503, "draining")) as bad, open_engine() as good, open_gateway() as stage:
+        stage.put_endpoints(bad.address, good.address)
+        stage.catalog.put_tenant(tenant("acme", "team"))
+        stage.catalog.keys.put(api_key(1, tenant="acme"))
+        for _ in range(2):
+            async with stage.post(headers={"Authorization": f"Bearer {key_text(1)}"}) as response:
+                assert response.status == 200
+                await response.read()
+        again = sum(line["attempts"] - 1 for line in await stage.read_log(2))
+        metrics = await stage.scrape()
+    assert again > 0
+    of_tenant = f'model="qwen",pool="{POOL}",reason="declined",tenant="acme"'
+    assert f"llmos_gateway_retries_total{{{of_tenant}}} {again}.0" in metrics
 
 
 async def test_the_access_log_says_what_happened_and_nothing_that_was_said() -> None:

@@ -52,7 +52,7 @@ async def test_a_request_that_the_caller_saw_nothing_of_goes_to_another_replica(
     assert len(bad.bodies) == 1
     assert len(good.bodies) == 1
     assert line["attempts"] == 2
-    assert 'llmos_gateway_retries_total{pool="team/chat"' in metrics
+    assert 'llmos_gateway_retries_total{model="qwen",pool="team/chat",reason="' in metrics
     assert load["finishedTotal"] == 1
     assert "failedTotal" not in load
 
@@ -238,7 +238,7 @@ def test_the_pause_grows_to_its_longest_and_stays_there() -> None:
 
 async def _wait_for_tries(stage: Stage, number: int) -> None:
     async def has_tried() -> bool:
-        line = 'llmos_gateway_upstream_errors_total{kind="unreachable",pool="team/chat"} '
+        line = 'llmos_gateway_upstream_errors_total{kind="unreachable",model="qwen",pool="team/chat",tenant=""} '
         found = [text for text in (await stage.scrape()).splitlines() if text.startswith(line)]
         return bool(found) and float(found[0].removeprefix(line)) >= number
 

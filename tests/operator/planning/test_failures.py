@@ -153,6 +153,14 @@ UNSCHEDULED: dict[str, tuple[dict[str, Any], Reason | None]] = {
         unscheduled("0/1 nodes: 1 node(s) didn't find available persistent volumes to bind."),
         Reason.ClaimNotBound,
     ),
+    "a claim whose volume is gone": (
+        unscheduled("0/1 nodes: 1 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)."),
+        Reason.ClaimNotBound,
+    ),
+    "a volume on another node": (
+        unscheduled("0/2 nodes: 1 Insufficient nvidia.com/gpu, 1 node(s) had volume node affinity conflict."),
+        Reason.Unschedulable,
+    ),
     "it is only for a moment yet": (unscheduled("0/3 nodes", since_s=5), None),
     "a gate that someone set on purpose": (unscheduled("gated", reason="SchedulingGated"), None),
     "a pod that has its node": (build_pod(phase="Pending"), None),
@@ -253,3 +261,23 @@ def test_a_pod_that_finds_no_node_says_which_accelerators_it_asks_for() -> None:
     assert "asks for 4 nvidia.com/gpu and no node has that free" in failure.message
     assert "3 Insufficient nvidia.com/gpu" in failure.message
     assert "memory" not in failure.message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "1 node(s) didn't match PersistentVolume's node affinity",
+        "1 node(s) had volume node affinity conflict",
+        "1 node(s) had no available volume zone",
+    ],
+    ids=["Kubernetes 1.34", "before", "zones"],
+)
+def test_a_pod_that_its_volume_keeps_from_free_accelerators_says_so(words: str) -> None:
+    pod = unscheduled(f"0/2 nodes are available: 1 node(s) had untolerated taint, {words}.")
+    pod["spec"]["containers"] = [{"name": "engine", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]
+    failure = failure_of_unscheduled_pod(pod, NOW, 10)
+    assert failure is not None
+    assert failure.reason is Reason.Unschedulable
+    assert "asks for 1 nvidia.com/gpu. " in failure.message
+    assert "ReadWriteMany" in failure.message
+    assert "no node has that free" not in failure.message

@@ -135,6 +135,19 @@ def test_a_step_that_waits_says_for_what() -> None:
     assert stuck.reason is Reason.ImagePullFailed
 
 
+def test_a_step_that_finds_no_node_asks_for_no_accelerators_to_be_freed() -> None:
+    running = job()
+    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": stamp(60)}
+    pod = pod_of(running, phase="Pending", conditions=[{**waits, "message": "0/3 nodes: 3 Insufficient memory."}])
+    stuck = observe(running, pods=[pod]).stuck
+    assert stuck is not None
+    assert stuck.reason is Reason.Unschedulable
+    assert "inspects or fetches" in stuck.message
+    assert "3 Insufficient memory" in stuck.message
+    assert "replica" not in stuck.message
+    assert "Free accelerators" not in stuck.message
+
+
 @given(status=any_status, end=st.sampled_from(["", "Complete", "Failed", "Suspended"]))
 def test_any_pod_of_any_job_can_be_read(status: dict[str, Any], end: str) -> None:
     for name in ("inspect", "fetch"):

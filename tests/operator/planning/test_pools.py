@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
+from llmos.api.job_reasons import find_info
 from llmos.api.reasons import REASONS
 from llmos.api.scaling import ScalingStatus
 from llmos_operator.planning.failures import Failure, build_failure
@@ -179,8 +180,18 @@ def test_every_failure_reaches_ready_with_its_cause_and_its_remedy(reason: Reaso
     }[how]()
     (ready,) = [c for c in status.conditions if c.type == "Ready"]
     assert (ready.status, ready.reason) == ("False", reason.value)
-    for words in (REASONS[reason].cause, "These numbers: 42.", REASONS[reason].remedy):
+    info = find_info(reason, "InferencePool")
+    for words in (info.cause, "These numbers: 42.", info.remedy):
         assert words in ready.message
+
+
+@pytest.mark.parametrize("how", ["failed", "no plan"])
+def test_a_field_of_the_model_is_not_looked_for_in_the_pool(how: str) -> None:
+    told = Failure(Reason.DiskFull, "The model needs 3 GiB more. Raise spec.storage.size to at least 9Gi.")
+    once = status_of(replica(FAILED, failure=told)) if how == "failed" else status_of(layout=Layout(refusal=told))
+    assert "Raise the LLMModel's spec.storage.size to at least 9Gi." in once.conditions[-1].message
+    again = status_of(replica(STARTING, 1, attempt=1), previous=once)
+    assert again.conditions[-1].message.count("the LLMModel's") <= 1
 
 
 def test_a_failure_says_how_many_replicas_answer_meanwhile() -> None:

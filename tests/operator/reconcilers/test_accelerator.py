@@ -57,3 +57,23 @@ async def test_a_class_without_nodes_says_so() -> None:
     (stored,) = world.kube.all(ACCELERATOR_CLASSES)
     assert condition(stored)["reason"] == "NoNodeHasAccelerator"
     assert "gpu=none" in condition(stored)["message"]
+
+
+async def test_a_class_that_cannot_be_read_says_so_and_keeps_no_other_from_being_found() -> None:
+    broken = {"memory": "80Gi", "costWeight": -1}
+    world = World(
+        {
+            "apiVersion": "llmos.dev/v1alpha1",
+            "kind": "AcceleratorClass",
+            "metadata": {"name": "nvidia-l4"},
+            "spec": broken,
+        },
+        node("a"),
+        node("b", "NVIDIA-L4", 1),
+    )
+    await world.reconcile("AcceleratorClass", "", "")
+    h100, l4 = world.kube.all(ACCELERATOR_CLASSES)
+    assert condition(h100)["reason"] == "NodesFound"
+    assert condition(l4)["reason"] == "InvalidSpec"
+    assert "spec.costWeight" in condition(l4)["message"]
+    assert l4["spec"] == broken, "nothing was found over it"

@@ -9,7 +9,7 @@ import pytest
 
 from llmos.api import Reason
 from llmos_operator.kube.errors import Forbidden
-from llmos_operator.kube.resources import JOBS, LLM_MODELS, PERSISTENT_VOLUME_CLAIMS, PODS
+from llmos_operator.kube.resources import INFERENCE_POOLS, JOBS, LLM_MODELS, PERSISTENT_VOLUME_CLAIMS, PODS
 from tests.operator.reconcilers.world import NAMESPACE, RESOLVED, World, build_model, build_pool, condition
 
 CLAIM: dict[str, Any] = {"mode": "claim", "size": "5Gi"}
@@ -271,3 +271,16 @@ async def test_a_model_that_waits_for_its_pools_to_go_is_still_stored() -> None:
     model = await world.model()
     assert condition(model)["reason"] == "InUse"
     assert condition(model, "Stored")["status"] == "True"
+
+
+async def test_a_model_that_cannot_be_read_any_more_can_still_be_deleted_once_no_pool_uses_it() -> None:
+    world = World(build_model(), build_pool())
+    model = await world.model()
+    world.kube.put({**model, "spec": {**model["spec"], "format": "of-a-newer-version"}})
+    assert condition(await world.model())["reason"] == "InvalidSpec"
+    await world.kube.delete(LLM_MODELS, "smollm2", NAMESPACE)
+    assert (await world.reconcile("LLMModel", "smollm2")).requeue_after_s == 5
+    assert len(world.kube.all(LLM_MODELS)) == 1
+    world.kube.finish_deletion(INFERENCE_POOLS, "chat", NAMESPACE)
+    await world.reconcile("LLMModel", "smollm2")
+    assert world.kube.all(LLM_MODELS) == []

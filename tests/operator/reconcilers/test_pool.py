@@ -203,6 +203,43 @@ async def test_the_words_of_the_scheduler_reach_the_pool() -> None:
     assert "Insufficient nvidia.com/gpu" in condition(pool)["message"]
 
 
+async def test_a_claim_that_is_lost_under_a_pool_is_told() -> None:
+    world = World(build_model(), build_pool())
+    await world.pool()
+    (name,) = world.pod_names()
+    lost = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": 'persistentvolumeclaim "model-smollm2" not found',
+        "lastTransitionTime": world.stamp(),
+    }
+    world.kube.set_status(PODS, name, NAMESPACE, phase="Pending", conditions=[lost])
+    world.pass_time(11)
+    told = condition(await world.pool())
+    assert told["reason"] == "ClaimNotBound"
+    assert 'persistentvolumeclaim "model-smollm2" not found' in told["message"]
+
+
+async def test_a_secret_that_is_gone_when_a_replica_fetches_is_told_and_holds_no_accelerator_for_ever() -> None:
+    world = World(build_model(source={"uri": "hf://org/name@main", "secretRef": {"name": "hf"}}), build_pool())
+    await world.pool()
+    (name,) = world.pod_names()
+    world.kube.put({**world.pods()[0], "spec": {**world.pods()[0]["spec"], "nodeName": "node-1"}})
+    absent = {"reason": "CreateContainerConfigError", "message": 'secret "hf" not found'}
+    fetch = {"name": "fetch", "image": "worker-lite", "state": {"waiting": absent}}
+    world.kube.set_status(
+        PODS, name, NAMESPACE, phase="Pending", startTime=world.stamp(), initContainerStatuses=[fetch]
+    )
+    told = condition(await world.pool())
+    assert told["reason"] == "SecretNotFound"
+    assert 'secret "hf" not found' in told["message"]
+    assert "kubectl create secret" in told["message"]
+    world.pass_time(61)
+    await world.pool()
+    assert world.kube.stored(PODS, NAMESPACE, name)["spec"]["activeDeadlineSeconds"] == 1
+
+
 async def test_a_policy_that_forbids_the_pod_is_told_and_retried_slowly() -> None:
     world = World(build_model(), build_pool())
     world.kube.fail_next("apply", "Pod", Forbidden("violates PodSecurity restricted", code=403))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmos_operator.kube.resources import INFERENCE_POOLS, PODS
+from llmos_operator.kube.resources import INFERENCE_POOLS, LLM_MODELS, PODS
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
 
 
@@ -111,3 +111,18 @@ async def test_a_hung_worker_is_not_given_the_time_of_a_drain() -> None:
     await world.pool()
     (engine,) = world.pods()[0]["spec"]["containers"]
     assert engine["livenessProbe"]["terminationGracePeriodSeconds"] == 30
+
+
+async def test_a_pool_is_not_blamed_for_a_model_that_cannot_be_read() -> None:
+    world = World(build_model(), build_pool())
+    await world.pool()
+    world.start_pods()
+    assert condition(await world.pool())["reason"] == "Ready"
+    (model,) = world.kube.all(LLM_MODELS)
+    world.kube.put({**model, "spec": {**model["spec"], "format": "of-a-newer-version"}})
+    told = await world.pool()
+    assert condition(told)["reason"] == "InvalidSpec"
+    assert "LLMModel smollm2: the LLMModel's spec.format: " in condition(told)["message"]
+    assert told["status"]["readyReplicas"] == 1, "what runs goes on"
+    world.kube.put(model)
+    assert condition(await world.pool())["reason"] == "Ready"

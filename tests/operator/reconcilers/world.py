@@ -4,12 +4,14 @@ do."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from llmos.api import Reason
+from llmos.api import REASONS, Reason
 from llmos.api.names import API_VERSION, CONTAINER_ENGINE
 from llmos.api.scaling import ScalingStatus
+from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import INFERENCE_POOLS, JOBS, LLM_MODELS, PODS
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key, Result
@@ -77,12 +79,22 @@ def build_scaled_pool(name: str = "chat", **scaling: Any) -> dict[str, Any]:
     return pool
 
 
+class TellingKube(FakeKube):
+    """A cluster in which no condition says what the table of reasons, and with it the documentation, does not."""
+
+    async def apply_status(self, manifest: Mapping[str, Any]) -> Object:
+        told = manifest["status"].get("conditions", ())
+        unknown = [c["reason"] for c in told if manifest["kind"] not in REASONS[Reason(c["reason"])].kinds]
+        assert unknown == [], f"the table has them for other kinds than {manifest['kind']}"
+        return await super().apply_status(manifest)
+
+
 class World:
     """Reconcile keys against a fake cluster and play the other controllers."""
 
     def __init__(self, *objects: dict[str, Any], settings: Settings | None = None) -> None:
         self.time = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
-        self.kube = FakeKube(*objects, now=lambda: self.time)
+        self.kube: FakeKube = TellingKube(*objects, now=lambda: self.time)
         self.in_flight: dict[str, int] = {}
         self.context = Context(
             kube=self.kube, settings=settings or Settings(), now=lambda: self.time, observe_in_flight=self._in_flight

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +95,27 @@ def test_both_programs_are_installed(program: str) -> None:
     command = [str(Path(sys.executable).with_name(program)), "status", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert "--all-namespaces" in done.stdout
+
+
+@pytest.mark.parametrize("program", ["llmos", "kubectl-llmos"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(program: str, shell: str) -> None:
+    variable = f"_{program.upper().replace('-', '_')}_COMPLETE"
+
+    def complete(*words: str) -> str:
+        typed = " ".join((program, *words))
+        asked = {variable: f"complete_{shell}", "COMP_WORDS": typed, "COMP_CWORD": str(len(words))}
+        asked |= {"_TYPER_COMPLETE_ARGS": typed, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(program))],
+            env={**os.environ, **asked},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        return done.stdout
+
+    assert {"status", "suspend"} <= set(re.findall(r"[a-z]+", complete("s")))
+    assert "chat" not in complete("s")
+    assert "--all-namespaces" in complete("status", "--a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import time
@@ -9,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from llmos_workers.fetch.download import Downloader
 from llmos_workers.fetch.errors import (
@@ -23,10 +25,11 @@ from llmos_workers.fetch.progress import Progress
 from llmos_workers.fetch.retry import RetryPolicy
 from llmos_workers.fetch.sources import RemoteFile
 from llmos_workers.fetch.sources.https import WebSource
-from tests.workers.fetch.servers import Fault, FileServer
+from tests.workers.fetch.servers import Fault, FileServer, serve
 
 DATA = bytes(range(256)) * 12_000  # 3 MB: several chunks
 SHA256 = hashlib.sha256(DATA).hexdigest()
+PARALLEL = 3
 WEIGHTS = RemoteFile("w.bin", len(DATA), checksum=f"sha256:{SHA256}")
 
 
@@ -161,6 +164,28 @@ def test_the_first_failure_stops_the_others(server: FileServer, tmp_path: Path) 
     with pytest.raises(SourceNotFoundError):
         fetch(server, tmp_path, patient, RemoteFile("slow.bin", len(DATA)), RemoteFile("missing.bin", 1))
     assert time.monotonic() - started_s < 30
+
+
+def test_files_come_at_the_same_time_and_no_more_of_them_than_allowed(tmp_path: Path, quick: RetryPolicy) -> None:
+    at_once, most, gate = 0, 0, asyncio.Event()
+
+    async def give_when_all_have_come(_request: web.Request) -> web.Response:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        if at_once == PARALLEL:
+            # One more than allowed would come now.
+            asyncio.get_running_loop().call_later(0.2, gate.set)
+        await asyncio.wait_for(gate.wait(), 20)
+        at_once -= 1
+        return web.Response(body=DATA)
+
+    wanted = [RemoteFile(f"{number}.bin", len(DATA), checksum=f"sha256:{SHA256}") for number in range(PARALLEL + 2)]
+    with serve(give_when_all_have_come) as url, closing(WebSource(f"{url}/m")) as source:
+        progress = Progress(sum(file.size_bytes for file in wanted), io.StringIO())
+        Downloader(source, progress, quick, parallel=PARALLEL).fetch_all(wanted, tmp_path)
+    assert most == PARALLEL
+    assert {path.read_bytes() == DATA for path in tmp_path.iterdir()} == {True}
 
 
 def test_nobody_listening_is_unavailable(tmp_path: Path, quick: RetryPolicy) -> None:
