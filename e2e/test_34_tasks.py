@@ -147,7 +147,7 @@ async def test_a_classifier_of_words_is_served(
     assert metrics["eval_accuracy"]["base"] < 0.9 < metrics["eval_accuracy"]["result"]
     assert model["status"]["resolved"]["architecture"] == "LlamaForTokenClassification"
     await serve(api, namespace, "rooms")
-    (first,) = await ask(gateway, key, "/v1/pooling", "rooms", ["There are 41 mice in the cellar"])
+    (first,) = await ask(gateway, key, "/pooling", "rooms", ["There are 41 mice in the cellar"])
     labels = [("NUMBER", "O", "ROOM")[row.index(max(row))] for row in first["data"]]
     assert (labels[0], labels[-1]) == ("O", "ROOM")
     assert "NUMBER" in labels[1:-1]
@@ -170,7 +170,7 @@ async def test_a_classifier_of_texts_is_served(
     _, model = await complete(api, job)
     assert model["status"]["resolved"]["architecture"] == "LlamaForSequenceClassification"
     await serve(api, namespace, "moods")
-    answers = await ask(gateway, key, "/v1/classify", "moods", ["I love room 7", "I hate room 9"])
+    answers = await ask(gateway, key, "/classify", "moods", ["I love room 7", "I hate room 9"])
     assert [answer["label"] for answer in answers] == ["good", "bad"]
 
 
@@ -191,7 +191,7 @@ async def test_vectors_of_texts_that_belong_together_are_near(
     assert model["status"]["resolved"]["architecture"] == "LlamaModel"
     await serve(api, namespace, "finder")
     texts = ["Where do cats sleep?", "Cats sleep on the sofa.", "Where do dogs sleep?", "Dogs sleep on the mat."]
-    vectors = [answer["embedding"] for answer in await ask(gateway, key, "/v1/embeddings", "finder", texts)]
+    vectors = [answer["embedding"] for answer in await ask(gateway, key, "/embeddings", "finder", texts)]
     near = [[sum(map(mul, vectors[i], vectors[j])) for j in (1, 3)] for i in (0, 2)]
     assert sum(map(mul, vectors[0], vectors[0])) == pytest.approx(1, abs=0.01)
     assert near[0][0] > near[0][1]
