@@ -151,7 +151,10 @@ def _find_warnings(plan: JobPlan, sight: Sight) -> tuple[str, ...]:
     if plan.record.is_trained or plan.phase == "Failed":
         return ()
     progress = plan.record.progress
-    return find_warnings(sight.job, total_steps=progress.total_steps if progress else 0, unheard=sight.unheard)
+    steps = progress.total_steps if progress else 0
+    is_running = plan.live is not None and plan.live.component == COMPONENT_TRAIN
+    trouble = sight.live.storage_trouble if sight.live else None if is_running else ""
+    return find_warnings(sight.job, total_steps=steps, unheard=sight.unheard, trouble=trouble)
 
 
 def with_rollout(plan: JobPlan, rollout: CanaryPlan) -> JobPlan:

@@ -125,14 +125,47 @@ class Trainer(ApiModel):
 
 
 class CheckpointStorage(ApiModel):
-    """The claim that holds the prepared dataset, the checkpoints and the result."""
+    """Where the prepared dataset, the checkpoints and the result are: in a claim, in an object store, or in both."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.mode) || self.mode == 'claim' || has(self.uri)",
+            "what is in a pod's own space goes with it: name an object store in uri, or set mode to claim",
+        ),
+        Rule("!has(self.secretRef) || has(self.uri)", "secretRef is for an object store: name one in uri"),
+    )
+
+    mode: Literal["claim", "ephemeral"] | None = None
+    """claim: a PersistentVolumeClaim, which is there as long as the job or its model. ephemeral: the own space of each
+    pod; what is to stay is in uri. Absent = ephemeral with uri, else claim."""
+    uri: (
+        Annotated[
+            str,
+            Field(max_length=512),
+            Rule(
+                r"self.matches('^(s3|gs)://[a-z0-9][a-z0-9._-]{1,221}[a-z0-9](/[A-Za-z0-9!_.*()=-]+)*/?$')",
+                "the URI must be s3://bucket/path or gs://bucket/path, without credentials, spaces and query",
+            ),
+        ]
+        | None
+    ) = None
+    """Folder in an object store, s3://bucket/path or gs://bucket/path. Each complete checkpoint and the result are put
+    below it, in NAMESPACE/JOB, while training goes on; an attempt goes on from the newest complete one of both places.
+    Nothing there is removed with the job."""
+    secret_ref: LocalReference | None = None
+    """Secret whose keys become environment variables of the containers that read and write uri, for example
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL."""
     size: Quantity = "20Gi"
-    """Size of the claim."""
+    """Size of the claim, or of each pod's own space."""
     storage_class_name: Name | None = None
     """StorageClass of the claim; empty means the cluster's default."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = "ReadWriteOnce"
     """ReadWriteMany lets pods on several nodes share the claim, where the StorageClass can do it."""
+
+    @property
+    def has_claim(self) -> bool:
+        """Whether there is a claim."""
+        return (self.mode or ("ephemeral" if self.uri else "claim")) == "claim"
 
 
 class OnPreempt(ApiModel):
@@ -284,6 +317,12 @@ class FineTuneJobSpec(ApiModel):
             "self.trainer.nodes == 1 || self.checkpoint.storage.accessMode == 'ReadWriteMany'",
             "several nodes share the claim of the job: set checkpoint.storage.accessMode to ReadWriteMany, with a "
             "StorageClass that can do it (of a job that has begun it cannot be changed: make a new one), or nodes to 1",
+            field_path=".trainer.nodes",
+        ),
+        Rule(
+            "self.trainer.nodes == 1 || !has(self.checkpoint.storage.uri) || (has(self.checkpoint.storage.mode) && "
+            "self.checkpoint.storage.mode == 'claim')",
+            "several nodes share a claim: set checkpoint.storage.mode to claim, beside the uri, or nodes to 1",
             field_path=".trainer.nodes",
         ),
         Rule(

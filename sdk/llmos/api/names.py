@@ -120,6 +120,10 @@ CONTAINER_INSPECT: Final = "inspect"
 CONTAINER_SHARE: Final = "share"
 CONTAINER_PREPARE: Final = "prepare"
 CONTAINER_TRAIN: Final = "train"
+CONTAINER_RESTORE: Final = "restore"
+"""Brings what an object store has before a job trains;"""
+CONTAINER_KEEP: Final = "keep"
+"""puts the prepared dataset there."""
 ENGINE_PORT: Final = 8000
 CONTROL_PORT: Final = 8001
 SHARE_PORT: Final = 8002
