@@ -51,7 +51,7 @@ def run_moto(folder: Path) -> Iterator[str]:
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + 120
+    deadline_s = time.monotonic() + 240
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
             httpx.get(f"{url}/moto-api/")

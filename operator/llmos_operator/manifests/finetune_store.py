@@ -44,13 +44,15 @@ def build_store_volumes(job: FineTuneJob, settings: Settings) -> list[Manifest]:
 
 def build_keep_container(job: FineTuneJob, settings: Settings) -> Manifest:
     """Return the container that puts the prepared dataset."""
-    command = [*_command("put", job), "--folder", f"{WORK_DIR}/dataset"]
+    uri = f"{compute_store_uri(job)}/dataset"
+    command = ["python", "-m", "llmos_workers.offsite", "put", "--uri", uri, "--folder", f"{WORK_DIR}/dataset"]
     return _build_container(CONTAINER_KEEP, command, job, settings)
 
 
 def build_restore_container(job: FineTuneJob, number: int, settings: Settings) -> Manifest:
     """Return the init container of attempt `number`."""
-    command = [*_command("restore", job), "--work", WORK_DIR, "--attempt", str(number)]
+    place = ("--uri", compute_store_uri(job), "--work", WORK_DIR)
+    command = ["python", "-m", "llmos_workers.offsite", "restore", *place, "--attempt", str(number)]
     if job.spec.checkpoint.storage.has_claim:
         command.append("--has-claim")
     return _build_container(CONTAINER_RESTORE, command, job, settings)
@@ -75,10 +77,6 @@ def give_store(container: Manifest, job: FineTuneJob, settings: Settings) -> Non
 
 def _source(job: FineTuneJob) -> ModelSource:
     return ModelSource(uri=compute_store_uri(job), secret_ref=job.spec.checkpoint.storage.secret_ref)
-
-
-def _command(step: str, job: FineTuneJob) -> list[str]:
-    return ["python", "-m", "llmos_workers.offsite", step, "--uri", compute_store_uri(job)]
 
 
 def _build_container(name: str, command: list[str], job: FineTuneJob, settings: Settings) -> Manifest:

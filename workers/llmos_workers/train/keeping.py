@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from llmos.api.finetunejob import Checkpointing
+from llmos.api.finetunejob_checkpoint import Checkpointing
 from llmos_workers.fetch.errors import FetchError
 from llmos_workers.offsite.remote import RemoteFolder
 from llmos_workers.offsite.uploading import Events, Local, Uploader
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 END_S: Final = 10.0
 """Kept back from the deadline of SIGTERM, for the process has to end."""
+LAST_CHECKPOINT_S: Final = 30.0
+"""Longest wait for the last checkpoint before the result goes up: with the result it is hardly needed any more."""
 RESULT_S: Final = 1800.0
 """Longest wait for the result to be in the object store, where that is the only place;"""
 SECOND_PLACE_S: Final = 120.0
@@ -71,6 +73,7 @@ class Keeping:
         """
         uploader = self._uploader or self._build_uploader(Events(_forget, _forget, _do_nothing))
         has_claim = self._wanted.storage.has_claim
+        uploader.finish(time.monotonic() + LAST_CHECKPOINT_S)
         try:
             uploader.publish_result(
                 output, time.monotonic() + (SECOND_PLACE_S if has_claim else RESULT_S), self._may_go_on

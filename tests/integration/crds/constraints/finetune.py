@@ -20,6 +20,7 @@ _URI_SAYS: Final = "the URI must start with one of"
 _PARAMETERS: Final = "spec.trainer.hyperparameters"
 _TARGET: Final = "spec.output.attachTo[]"
 _SUITE: Final = "spec.evaluate.suites[]"
+_STORAGE: Final = "spec.checkpoint.storage"
 
 
 def _source(path: str) -> list[Case]:
@@ -59,6 +60,10 @@ def _names(count: int) -> list[dict[str, str]]:
 
 def _pools(count: int) -> list[dict[str, str]]:
     return [{"pool": f"pool-{number}"} for number in range(count)]
+
+
+def _on_two_nodes(storage: dict[str, str]) -> dict[str, Any]:
+    return {"trainer": {"nodes": 2}, "checkpoint": {"storage": {"accessMode": "ReadWriteMany", **storage}}}
 
 
 _METHOD: Final = [
@@ -167,6 +172,30 @@ _CHECKPOINT: Final = [
     *quantity(_JOB, "spec.checkpoint.storage.size"),
     *reference(_JOB, "spec.checkpoint.storage.storageClassName"),
     *one_of(_JOB, "spec.checkpoint.storage.accessMode", "ReadWriteOnce", "ReadWriteMany"),
+    Case(_JOB, _STORAGE, "rule", {"mode": "ephemeral", "uri": "s3://bucket"}, {"mode": "ephemeral"}, says="goes with"),
+    Case(
+        _JOB,
+        _STORAGE,
+        "rule",
+        {"secretRef": {"name": "a"}, "uri": "gs://bucket/a"},
+        {"secretRef": {"name": "a"}},
+        says="secretRef is for",
+    ),
+    Case(_JOB, f"{_STORAGE}.mode", "enum", "claim", "other"),
+    Case(_JOB, f"{_STORAGE}.uri", "rule", "s3://bucket/a/b_c/", "s3://key:secret@bucket/a", says="the URI must be s3"),
+    Case(_JOB, f"{_STORAGE}.uri", "rule", "gs://b.u/a", "hf://org/name", says="the URI must be s3"),
+    Case(_JOB, f"{_STORAGE}.uri", "maxLength", "s3://b.u/" + "a" * 503, "s3://b.u/" + "a" * 504),
+    Case(_JOB, f"{_STORAGE}.secretRef", "required:name", {"name": "store"}, {}),
+    *reference(_JOB, f"{_STORAGE}.secretRef.name"),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        _on_two_nodes({"uri": "s3://bucket", "mode": "claim"}),
+        _on_two_nodes({"uri": "s3://bucket"}),
+        says="several nodes share a claim",
+        blamed="spec.trainer.nodes",
+    ),
     *one_of(_JOB, "spec.earlyStopping.metric", "eval_loss"),
     *one_of(_JOB, "spec.earlyStopping.mode", "min"),
     *limits(_JOB, "spec.earlyStopping.patience", 1, 1000),
