@@ -25,6 +25,7 @@ from llmos.api import AcceleratorClass, CanaryStatus, FineTuneJob, LLMModel, Mod
 from llmos.api.names import (
     ANNOTATION_ACCELERATOR_CLASS,
     ANNOTATION_ATTEMPT,
+    ANNOTATION_JUDGED_BY,
     API_VERSION,
     COMPONENT_PREPARE,
     COMPONENT_STORAGE,
@@ -69,7 +70,7 @@ from llmos_operator.manifests.steps import (
     build_source_volumes,
     read_claim_uri,
 )
-from llmos_operator.planning.finetune_canary import build_replacements, list_attached
+from llmos_operator.planning.finetune_canary import are_final, build_replacements, list_attached
 from llmos_operator.planning.finetune_cpu import count_threads, plan_cpu_request
 from llmos_operator.planning.finetune_memory import plan_container_memory
 from llmos_operator.planning.finetune_places import compute_store_uri, find_output_uri
@@ -164,7 +165,13 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
             spec["adapter"]["replaces"] = build_replacements(canaries)
         elif output.attach_to:
             spec["adapter"]["attachTo"] = [each.pool for each in output.attach_to]
-    metadata = build_metadata(output.name, job.metadata.namespace or "", labels={LABEL_JOB: job.metadata.name})
+    is_judged = canaries is not None and not are_final(canaries)
+    metadata = build_metadata(
+        output.name,
+        job.metadata.namespace or "",
+        labels={LABEL_JOB: job.metadata.name},
+        annotations={ANNOTATION_JUDGED_BY: job.metadata.name} if is_judged else None,
+    )
     return {"apiVersion": API_VERSION, "kind": "LLMModel", "metadata": metadata, "spec": spec}
 
 

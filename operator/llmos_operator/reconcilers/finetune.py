@@ -57,7 +57,7 @@ from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.kueue import choose_queue, find_superseded
 from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
-from llmos_operator.reconcilers.canary import look_at_canaries
+from llmos_operator.reconcilers.canary import end_canaries, look_at_canaries
 from llmos_operator.reconcilers.finetune_log import look_at_log
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
@@ -97,6 +97,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     current = await context.kube.get(FINE_TUNE_JOBS, key.name, key.namespace)
     if current is None or "deletionTimestamp" in current["metadata"]:
         context.canaries.forget(key)
+        await end_canaries(context, key)
         return await tend_orphans(context, LABEL_JOB, key)
     try:
         job = FineTuneJob.model_validate(current)

@@ -140,7 +140,8 @@ class Attempt:
         except Stopped:
             self._keeping.finish(self._stop.requested_s)
             raise
-        return outcome
+        # Meanwhile the last checkpoint may have come to where it is safe.
+        return outcome | {name: fact for name, fact in self.facts.items() if name == "lastCheckpoint" and fact}
 
     def _run(self) -> dict[str, Any]:
         outcome = read_outcome(self._output, self._lineage)
@@ -207,8 +208,12 @@ class Attempt:
 
     @cached_property
     def _objective(self) -> Objective:
-        base, device = self._options.base, self._device
-        return build_objective(self._settings, lambda: load_model(base, device.compute, device.device))
+        def load_base() -> Any:
+            # Asked for in the middle of a step, and as long as all loading.
+            with self._pulse.activity.by_effort():
+                return load_model(self._options.base, self._device.compute, self._device.device)
+
+        return build_objective(self._settings, load_base)
 
     @cached_property
     def _head(self) -> Head | None:
