@@ -62,6 +62,11 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
     raise RuntimeError(log.read_text())
 
 
+def make_bucket(server: str, name: str) -> None:
+    """Make a bucket. The first request takes long where others use the machine: moto imports what it needs then."""
+    httpx.put(f"{server}/{name}", timeout=120).raise_for_status()
+
+
 @dataclass
 class Door:
     """Lets requests through to the server, as far as it is open. moto knows no wrong credentials, so this does."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from llmos.api.canary import AttachTo
 from llmos.api.finetunejob_checkpoint import Checkpointing
-from llmos.api.finetunejob_dataset import Dataset
+from llmos.api.finetunejob_dataset import Dataset, DatasetFormat
 from llmos.api.finetunejob_rules import OUTPUT_RULES, TASK_RULES
 from llmos.api.finetunejob_status import FineTuneJobStatus
 from llmos.api.llmmodel import ModelSource
@@ -141,10 +141,16 @@ class EarlyStopping(ApiModel):
 class EvaluationSuite(ApiModel):
     """Questions that base and result are both asked."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("!has(self.format) || has(self.source)", "format is that of an own source: name one, or leave it out"),
+    )
+
     name: Annotated[str, Field(max_length=40, pattern=r"^[a-z][a-z0-9_]*$")]
     """Part of the names of its metrics, for example `<name>_loss` and `<name>_exact_match`."""
     source: ModelSource | None = None
-    """Where its JSON lines are, in the dataset's format. Absent = the held-out examples."""
+    """Where its JSON lines are. Absent = the held-out examples."""
+    format: DatasetFormat | None = None
+    """How these lines are read, for example instruction beside a dataset of chats. Absent = as the dataset's."""
     metrics: Annotated[tuple[SuiteMetric, ...], Field(min_length=1, max_length=4), ListSet()] = ("loss",)
     """loss: mean loss for each token of the answers, for each pair of them, or for each label. exact_match (task
     causal-lm): share of the prompts that are answered, at temperature 0, with the very words of the dataset; case,

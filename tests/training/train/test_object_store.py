@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from llmos_workers.offsite.main import main as offsite
@@ -19,7 +18,7 @@ from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt
 from llmos_workers.train.errors import KeepingError
 from llmos_workers.train.main import build_options
-from tests.object_store import Door, open_door, run_moto
+from tests.object_store import Door, make_bucket, open_door, run_moto
 from tests.training.train.world import World, finish, start_attempt, steps_done, wait_for
 
 MakeWorld = Callable[..., World]
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with run_moto(tmp_path_factory.mktemp("moto")) as url:
-        httpx.put(f"{url}/{BUCKET}").raise_for_status()
+        make_bucket(url, BUCKET)
         yield url
 
 

@@ -28,7 +28,7 @@ from llmos_workers.fetch.inspection import inspect_model
 from llmos_workers.fetch.retry import RetryPolicy
 from llmos_workers.fetch.sources import open_source
 from llmos_workers.fetch.volume import Volume
-from tests.object_store import run_moto
+from tests.object_store import make_bucket, run_moto
 from tests.workers.fetch.models import PARAMETERS, build_model
 from tests.workers.fetch.servers import Fault, FileServer
 
@@ -38,7 +38,7 @@ BUCKET = "models"
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with run_moto(tmp_path_factory.mktemp("moto")) as url:
-        httpx.put(f"{url}/{BUCKET}").raise_for_status()
+        make_bucket(url, BUCKET)
         yield url
 
 

@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from llmos_workers.offsite.remote import RemoteFolder
 from llmos_workers.train.files import describe_file
-from tests.object_store import Door, open_door, run_moto
+from tests.object_store import Door, make_bucket, open_door, run_moto
 
 BUCKET = "checkpoints"
 
@@ -19,7 +18,7 @@ BUCKET = "checkpoints"
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with run_moto(tmp_path_factory.mktemp("moto")) as url:
-        httpx.put(f"{url}/{BUCKET}").raise_for_status()
+        make_bucket(url, BUCKET)
         yield url
 
 

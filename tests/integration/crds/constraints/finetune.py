@@ -45,13 +45,17 @@ def _below_one(path: str) -> list[Case]:
     return [Case(_JOB, path, "minimum", 0, -0.1), Case(_JOB, path, "exclusiveMaximum", 0.99, 1)]
 
 
-def _column(name: str) -> list[Case]:
-    path = f"spec.dataset.format.columns.{name}"
+def _column(name: str, of: str = "spec.dataset.format") -> list[Case]:
+    path = f"{of}.columns.{name}"
     return [longest_text(_JOB, path, 128), Case(_JOB, path, "minLength", "a", "")]
 
 
 _COLUMNS: Final = ("messages", "prompt", "completion", "text", "tokens", "labels", "label", "chosen", "rejected")
 _COLUMNS_OF_PAIRS: Final = ("anchor", "positive")
+
+
+def _with_suite(form: dict[str, str]) -> dict[str, Any]:
+    return {"evaluate": {"suites": [{"name": "quiz", "source": {"uri": "hf://a/b"}, "format": form}]}}
 
 
 def _names(count: int) -> list[dict[str, str]]:
@@ -225,6 +229,18 @@ _EVALUATE: Final = [
     longest_text(_JOB, f"{_SUITE}.name", 40),
     Case(_JOB, f"{_SUITE}.name", "pattern", "a_1", "a-1"),
     *_source(f"{_SUITE}.source"),
+    Case(_JOB, _SUITE, "rule", {"format": {}}, {"format": {}, "source": None}, says="format is that of an own source"),
+    *one_of(_JOB, f"{_SUITE}.format.type", "chat", "instruction", "text"),
+    *(case for name in (*_COLUMNS, *_COLUMNS_OF_PAIRS) for case in _column(name, f"{_SUITE}.format")),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        _with_suite({"type": "text"}),
+        _with_suite({"type": "pairs"}),
+        says="a suite has a format that the task does not",
+        blamed="spec.evaluate.suites",
+    ),
     Case(_JOB, f"{_SUITE}.metrics", "minItems", ["loss"], []),
     Case(
         _JOB,
