@@ -55,6 +55,8 @@ def build_restore_container(job: FineTuneJob, number: int, settings: Settings) -
     command = ["python", "-m", "llmos_workers.offsite", "restore", *place, "--attempt", str(number)]
     if job.spec.checkpoint.storage.has_claim:
         command.append("--has-claim")
+    if not job.spec.checkpoint.keep_best:
+        command.append("--without-best")
     return _build_container(CONTAINER_RESTORE, command, job, settings)
 
 

@@ -39,6 +39,14 @@ def test_the_newest_and_the_best_come_whole(root: RemoteFolder, tmp_path: Path) 
     assert came.read_bytes().startswith(b"weights.pt of 40 ")
 
 
+def test_the_best_stays_where_no_result_is_made_from_it(root: RemoteFolder, tmp_path: Path) -> None:
+    for step, loss in ((10, 0.1), (20, 0.5)):
+        put(root, tmp_path, step, eval_loss=loss)
+    words = ["restore", "--uri", root.uri, "--work", str(tmp_path / "work"), "--attempt", "2", "--has-claim"]
+    assert main([*words, "--without-best"]) == 0
+    assert [path.name for path in (tmp_path / "work" / "checkpoints").iterdir()] == ["step-00000020"]
+
+
 def test_what_the_volume_has_that_is_newer_stays(root: RemoteFolder, tmp_path: Path) -> None:
     put(root, tmp_path, 40)
     make_checkpoint(tmp_path / "work" / "checkpoints", 50)

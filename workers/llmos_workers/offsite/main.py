@@ -1,6 +1,7 @@
 """The command line of what comes and goes before and after the pods of a job; see docs/concepts/fine-tuning.md.
 
     python -m llmos_workers.offsite restore --uri URI --work /job --attempt N [--trial N] [--has-claim]
+                                                [--without-best]
     python -m llmos_workers.offsite put --uri URI --folder /job/dataset
 
 Errors go to the termination log as {"reason", "message"}, with exit code 1; never a credential. With `--has-claim`
@@ -54,7 +55,16 @@ def _run(options: argparse.Namespace) -> None:
         RETRY.call(lambda: publish_folder(remote, options.folder))
         log.info("%s is in %s", options.folder, remote.uri)
         return
-    restore(Restoring(remote, options.work, options.attempt, options.trial, brings_dataset=not options.has_claim))
+    restore(
+        Restoring(
+            remote,
+            options.work,
+            options.attempt,
+            options.trial,
+            brings_dataset=not options.has_claim,
+            brings_best=not options.without_best,
+        )
+    )
 
 
 def _fail(options: argparse.Namespace, reason: str, message: str) -> int:
@@ -80,6 +90,7 @@ def _build_parser() -> argparse.ArgumentParser:
     bring.add_argument("--attempt", type=int, required=True, help="number of the attempt")
     bring.add_argument("--trial", type=int, default=0, help="number of the trial of a search; 0 = the job has none")
     bring.add_argument("--has-claim", action="store_true", help="the volume is a claim, which holds the dataset")
+    bring.add_argument("--without-best", action="store_true", help="the result is made from the newest checkpoint")
     put = steps.add_parser("put", parents=[common], help="put a complete folder")
     put.add_argument("--folder", type=Path, required=True, help="a folder with a manifest.json")
     return parser

@@ -1,7 +1,7 @@
 """Before an attempt: what the object store has and the volume lacks comes to the volume.
 
 The attempt then finds everything where a claim would have it, and goes on from the newest checkpoint of both places.
-A best checkpoint comes, too, for the result is made from it. What is damaged is said and passed over.
+The best one comes, too, where the result is made from it. What is damaged is said and passed over.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Restoring:
     trial: int = 0
     brings_dataset: bool = False
     """The volume is empty: the dataset is in the object store, too."""
+    brings_best: bool = True
+    """The result is made from the best checkpoint."""
     retry: RetryPolicy = RETRY
 
     @property
@@ -85,7 +87,7 @@ def _bring_checkpoints(restoring: Restoring) -> None:
     for one in reversed(newer):
         if _bring_checkpoint(store, one, folder, restoring.retry):
             break
-    best = find_best(found)
+    best = find_best(found) if restoring.brings_best else None
     if best is not None and not is_complete(folder / f"step-{best.step:08d}"):
         _bring_checkpoint(store, best, folder, restoring.retry)
 

@@ -163,7 +163,7 @@ class Uploader:
                 self._say(f"The object store {self._run.uri}: {type(error).__name__}. The pod's log has the traceback.")
                 self._give_back(batch)
             else:
-                if failures and batch:
+                if failures:
                     failures = 0
                     self._events.on_trouble("")
                 self._done()
