@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import time
@@ -12,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from llmos_workers.fetch.fetching import FetchRequest, fetch_model
+from llmos_workers.fetch.inspection import inspect_model
+from llmos_workers.fetch.sources import open_source
+from llmos_workers.fetch.volume import Volume
 from llmos_workers.offsite.main import main as offsite
 from llmos_workers.train import keeping
 from llmos_workers.train.arguments import build_parser
@@ -138,10 +143,19 @@ def test_a_kill_in_mid_upload_leaves_the_checkpoint_before_and_what_is_half_ther
     assert not any(name.split("/")[-2] in half for name in door.names(BUCKET) if "/checkpoints/" in name)
 
 
-def test_a_result_that_was_put_is_reported_by_the_next_pod(make_kept: MakeKept, tmp_path: Path) -> None:
+def test_a_result_that_was_put_is_a_models_source_and_is_reported_by_the_next_pod(
+    make_kept: MakeKept, tmp_path: Path
+) -> None:
     world = make_kept(mode="ephemeral")
     keep_dataset(world)
     first = world.complete()
+    uri = f"{world.store_uri}/output"
+    with open_source(uri) as source:
+        facts = inspect_model(source, "auto", is_adapter=True)
+        folder = fetch_model(FetchRequest(uri, is_adapter=True), source, Volume(tmp_path / "volume"), io.StringIO())
+    assert facts.adapter is not None
+    assert facts.adapter.rank == 4
+    assert (folder / "adapter_model.safetensors").read_bytes() == world.result_files()["adapter_model.safetensors"]
     after = bring(world, tmp_path / "next")
     again = after.complete()
     assert again["output"] == first["output"]

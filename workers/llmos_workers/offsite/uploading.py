@@ -37,7 +37,9 @@ HURRIED_PAUSE_S: Final = 1.0
 """The pause when the process is about to end: it is now or never."""
 NOTES_S: Final = 15.0
 """The record of the attempt goes up so often: what is lost with the volume is known to this precision."""
-_SMALL: Final = ("attempts/*.json", "tensorboard/*")
+_NOTES: Final = "attempts/*.json"
+_EVENTS: Final = "tensorboard/*"
+"""Event files grow with the run, and an object is always put whole: they go with checkpoints only."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,11 @@ class Uploader:
         failures = 0
         while (batch := self._take(_compute_pause_s(failures))) is not None:
             try:
-                self._put_small()
+                self._put_changed(_NOTES)
                 for one in batch:
                     self._put(one)
                 if batch:
+                    self._put_changed(_EVENTS)
                     self._store.prune(keep=self._keep, keep_best=self._keep_best)
             except FetchError as error:
                 failures += 1
@@ -191,17 +194,17 @@ class Uploader:
         log.info("the checkpoint of step %d is in the object store after %.1f s", one.step, time.monotonic() - began_s)
         self._events.on_uploaded(one.status.model_copy(update={"uri": uri}))
 
-    def _put_small(self) -> None:
-        """Put the records of the attempt and its event files, as far as they changed."""
-        for path in (path for pattern in _SMALL for path in sorted(self._folder.glob(pattern))):
+    def _put_changed(self, pattern: str) -> None:
+        """Put files that changed since they were put."""
+        for path in sorted(self._folder.glob(pattern)):
             stat = path.stat()
             now = (stat.st_size, stat.st_mtime_ns)
             if self._sizes.get(path) != now:
-                self._run.put(path.relative_to(self._folder).as_posix(), path.read_bytes())
+                self._run.put(path.relative_to(self._folder).as_posix(), path)
                 self._sizes[path] = now
 
     def _say(self, trouble: str) -> None:
-        log.warning("%s Training goes on without it.", trouble)
+        log.warning("%s", trouble)
         self._events.on_trouble(trouble)
 
     def _give_back(self, batch: tuple[Local, ...]) -> None:
