@@ -1,8 +1,9 @@
 """What this gateway sees of canaries: each beside the adapter that answers most of the name's other requests.
 
 Both are counted from the moment on when the canary has its share, and begin anew when the share or the files change:
-then the two always saw the same time and the same traffic. What never reached a replica, and what its caller gave up,
-says nothing of either and is not counted.
+then the two always saw the same time and the same traffic. What never reached a replica says nothing of either and is
+not counted. What its caller gave up before anything came is counted apart: it is no failure, and yet an adapter that
+never answers has nothing else.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Outcome:
     is_failed: bool
     ttft_s: float | None = None
     tpot_s: float | None = None
+    is_given_up: bool = False
+    """Its caller left before anything came."""
 
 
 @dataclass(slots=True)
@@ -30,10 +33,14 @@ class _Account:
 
     requests: int = 0
     failed: int = 0
+    given_up: int = 0
     ttft: Histogram = field(default_factory=Histogram)
     tpot: Histogram = field(default_factory=Histogram)
 
     def add(self, outcome: Outcome) -> None:
+        if outcome.is_given_up:
+            self.given_up += 1
+            return
         self.requests += 1
         self.failed += outcome.is_failed
         if outcome.ttft_s is not None and not outcome.is_failed:
@@ -43,7 +50,11 @@ class _Account:
 
     def build(self) -> ArmLoad:
         return ArmLoad.model_construct(
-            requests_total=self.requests, failed_total=self.failed, ttft=self.ttft.build(), tpot=self.tpot.build()
+            requests_total=self.requests,
+            failed_total=self.failed,
+            given_up_total=self.given_up,
+            ttft=self.ttft.build(),
+            tpot=self.tpot.build(),
         )
 
 

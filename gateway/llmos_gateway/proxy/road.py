@@ -144,9 +144,14 @@ class Road:
 
     def _compare(self, call: Call) -> None:
         """Count a request for or beside a canary."""
-        if call.asked is None or call.pool is None or not call.attempts or call.status == CALLER_GONE_STATUS:
+        if call.asked is None or call.pool is None or not call.attempts:
             return
-        outcome = Outcome(call.status >= _FAULT, call.compute_ttft_s(), call.compute_tpot_s())
+        if call.status != CALLER_GONE_STATUS:
+            outcome = Outcome(call.status >= _FAULT, call.compute_ttft_s(), call.compute_tpot_s())
+        elif call.first_s is None:
+            outcome = Outcome(is_failed=False, is_given_up=True)
+        else:
+            return
         self._tools.canaries.ended(call.asked, call.pool, outcome)
 
     async def _ask_model(self, call: Call, path: str) -> web.StreamResponse:

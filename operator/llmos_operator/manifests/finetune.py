@@ -7,6 +7,8 @@
     pod JOB-train-N        fetches the base model, if that is not in a claim, and trains; with more of them
                            (`JOB-train-N-1` ...) where a job trains on several nodes (`finetune_gang`)
 
+With `checkpoint.storage.uri` there is an object store beside the claim, or in its place (`finetune_store`).
+
 The prepare pod goes to the nodes of the training's class, though it asks for no accelerator: where a volume is bound
 when its first pod comes, it is then bound where training can reach it. What the volume says about its nodes the train
 pod's selector repeats, for the quota ledger chooses nodes by it.
@@ -23,6 +25,7 @@ from llmos.api import AcceleratorClass, CanaryStatus, FineTuneJob, LLMModel, Mod
 from llmos.api.names import (
     ANNOTATION_ACCELERATOR_CLASS,
     ANNOTATION_ATTEMPT,
+    ANNOTATION_JUDGED_BY,
     API_VERSION,
     COMPONENT_PREPARE,
     COMPONENT_STORAGE,
@@ -51,6 +54,13 @@ from llmos_operator.manifests.finetune_gang import (
     build_member_labels,
     build_member_placement,
 )
+from llmos_operator.manifests.finetune_store import (
+    build_keep_container,
+    build_restore_container,
+    build_store_volumes,
+    build_work_volume,
+    give_store,
+)
 from llmos_operator.manifests.replica import build_placement
 from llmos_operator.manifests.steps import (
     SOURCE_DIR,
@@ -60,10 +70,10 @@ from llmos_operator.manifests.steps import (
     build_source_volumes,
     read_claim_uri,
 )
-from llmos_operator.planning.finetune_canary import build_replacements, list_attached
+from llmos_operator.planning.finetune_canary import are_final, build_replacements, list_attached
 from llmos_operator.planning.finetune_cpu import count_threads, plan_cpu_request
 from llmos_operator.planning.finetune_memory import plan_container_memory
-from llmos_operator.planning.finetune_search import find_output_folder
+from llmos_operator.planning.finetune_places import compute_store_uri, find_output_uri
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.settings import Settings
 
@@ -144,8 +154,10 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
         canaries: where it takes the place of others; None if the job knows of no such place.
     """
     output = job.spec.output
-    folder = find_output_folder(job.status.best_trial)
-    spec: Manifest = {"source": {"uri": f"pvc://{compute_work_claim_name(job)}/{folder}"}}
+    storage = job.spec.checkpoint.storage
+    spec: Manifest = {"source": {"uri": find_output_uri(job, compute_work_claim_name(job), job.status.best_trial)}}
+    if storage.secret_ref is not None and not storage.has_claim:
+        spec["source"]["secretRef"] = {"name": storage.secret_ref.name}
     if job.spec.makes_adapter:
         spec["adapter"] = {"baseModelRef": {"name": job.spec.base_model_ref.name}}
         if canaries is not None:
@@ -153,7 +165,13 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
             spec["adapter"]["replaces"] = build_replacements(canaries)
         elif output.attach_to:
             spec["adapter"]["attachTo"] = [each.pool for each in output.attach_to]
-    metadata = build_metadata(output.name, job.metadata.namespace or "", labels={LABEL_JOB: job.metadata.name})
+    is_judged = canaries is not None and not are_final(canaries)
+    metadata = build_metadata(
+        output.name,
+        job.metadata.namespace or "",
+        labels={LABEL_JOB: job.metadata.name},
+        annotations={ANNOTATION_JUDGED_BY: job.metadata.name} if is_judged else None,
+    )
     return {"apiVersion": API_VERSION, "kind": "LLMModel", "metadata": metadata, "spec": spec}
 
 
@@ -181,7 +199,12 @@ def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:
         "limits": {"memory": PREPARE_MEMORY["limits"]},
     }
     main = _build_main(template, CONTAINER_PREPARE, arguments, mounts, resources)
-    pod = _build_pod(template, COMPONENT_PREPARE, number, [*fetches, *init], main, [*named.values()])
+    init = [*fetches, *init]
+    if not job.spec.checkpoint.storage.has_claim:
+        # What is prepared goes with the pod's own space, unless somebody keeps it.
+        named |= {volume["name"]: volume for volume in build_store_volumes(job, settings)}
+        init, main = [*init, main], build_keep_container(job, settings)
+    pod = _build_pod(template, COMPONENT_PREPARE, number, init, main, [*named.values()])
     pod["spec"]["terminationGracePeriodSeconds"] = PREPARE_STOP_S
     return pod
 
@@ -217,7 +240,12 @@ def build_train_pod(
     shm: Manifest = {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - shared memory of the loader's processes
     main = _build_main(template, CONTAINER_TRAIN, arguments, [*mounts, shm], _build_resources(template))
     main["env"] += build_env((("OMP_NUM_THREADS", str(count_threads(trainer))),))
-    volumes = [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    named = {volume["name"]: volume for volume in (*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}})}
+    if compute_store_uri(job) and rank == 0:
+        give_store(main, job, template.settings)
+        init = [*init, build_restore_container(job, number, template.settings)]
+        named |= {volume["name"]: volume for volume in build_store_volumes(job, template.settings)}
+    volumes = [*named.values()]
     pod = _build_pod(template, COMPONENT_TRAIN, number, init, main, volumes)
     metadata, spec = pod["metadata"], pod["spec"]
     metadata["name"] = member.name
@@ -335,7 +363,7 @@ def _build_pod(
     labels = {LABEL_JOB: job.metadata.name, LABEL_COMPONENT: component}
     if init:
         labels[LABEL_FETCHES] = "true"
-    work = {"name": "work", "persistentVolumeClaim": {"claimName": compute_work_claim_name(job)}}
+    work = build_work_volume(job, compute_work_claim_name(job))
     spec: Manifest = {
         # The operator makes the next attempt; a pod that restarts by itself would hold its accelerators.
         "restartPolicy": "Never",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmos.api.names import COMPONENT_TRAIN, LABEL_REPLICA, LABEL_TRIAL
+from llmos.api.names import COMPONENT_TRAIN, CONTAINER_RESTORE, CONTAINER_TRAIN, LABEL_REPLICA, LABEL_TRIAL
 from llmos_operator.manifests.common import Manifest
 
 
@@ -18,9 +18,17 @@ def build_trial_pod(pod: Manifest, job_name: str, trial: int, number: int) -> Ma
     metadata, spec = pod["metadata"], pod["spec"]
     name = compute_trial_pod_name(job_name, trial, number)
     labels = {**metadata["labels"], LABEL_TRIAL: str(trial), LABEL_REPLICA: name}
-    (main,) = spec["containers"]
-    told = {**main, "command": [*main["command"], "--trial", str(trial)]}
-    return {**pod, "metadata": {**metadata, "name": name, "labels": labels}, "spec": {**spec, "containers": [told]}}
+    changed = {
+        key: [_tell(each, trial) for each in spec[key]] for key in ("initContainers", "containers") if key in spec
+    }
+    return {**pod, "metadata": {**metadata, "name": name, "labels": labels}, "spec": {**spec, **changed}}
+
+
+def _tell(container: Manifest, trial: int) -> Manifest:
+    """Return a container that knows of the trial, if it has to."""
+    if container["name"] not in {CONTAINER_TRAIN, CONTAINER_RESTORE}:
+        return container
+    return {**container, "command": [*container["command"], "--trial", str(trial)]}
 
 
 def compute_trial_pod_name(job_name: str, trial: int, number: int) -> str:

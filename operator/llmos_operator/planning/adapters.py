@@ -21,7 +21,7 @@ from llmos.api.inferencepool import Adapters, AdapterStatus
 from llmos.api.names import CONDITION_ADAPTERS_READY, CONDITION_READY
 from llmos_operator.planning.adapter_weights import Weights, compute_weights
 from llmos_operator.planning.conditions import Fact, is_false, is_true
-from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.failures import Failure, build_failure, name_model
 
 LOADED: Final = "Loaded"
 LOADING: Final = "Loading"
@@ -110,8 +110,15 @@ def _refuse(pool: InferencePool, adapters: Adapters, model: LLMModel) -> Failure
         detail = f"LLMModel {name} changes {model.spec.adapter.base_model_ref.name}, and the pool serves {base}."
         return build_failure(Reason.AdapterDoesNotFit, detail)
     if (unready := _find_unreadiness(model)) is not None:
-        return build_failure(Reason.ModelNotReady, unready)
-    rank = model.status.resolved.adapter.rank if model.status.resolved and model.status.resolved.adapter else 0
+        return name_model(build_failure(Reason.ModelNotReady, unready), name)
+    facts = model.status.resolved.adapter if model.status.resolved else None
+    if facts is not None and facts.head:
+        detail = (
+            f"LLMModel {name} has an output layer of its own ({facts.head}), as classifiers have, and the pool's model "
+            "answers with words: engines do not serve both. docs/how-to/fine-tune.md says what serves a classifier."
+        )
+        return build_failure(Reason.AdapterDoesNotFit, detail)
+    rank = facts.rank if facts is not None else 0
     if rank > adapters.max_rank:
         detail = f"Its rank is {rank}, and the pool's spec.adapters.maxRank {adapters.max_rank}."
         return build_failure(Reason.AdapterTooLarge, detail)

@@ -16,6 +16,8 @@ quantile of the normal distribution.
 
     clearly worse       the bound at z(n) is above the tolerance                              -> roll back
     perhaps worse       the bound at 1.64 is (95 %, once)                                     -> go on, never promote
+    silent              the time is over, LEAST_UNANSWERED requests were sent to it and none was answered,
+                        while the incumbent answers                                           -> roll back
     not worse           neither, the time is over and both had LEAST_REQUESTS                 -> promote
 """
 
@@ -31,6 +33,8 @@ from llmos.api.load import LATENCY_BUCKETS_S, ArmLoad, CanaryLoad, Latencies
 
 LEAST_REQUESTS: Final = 50
 """Of each of the two, before the result takes all."""
+LEAST_UNANSWERED: Final = 5
+"""Requests that an adapter did not answer, before it is taken for one that answers none: callers are impatient, too."""
 LEAST_COMPARED: Final = 10
 """Values of each of the two, before anything is said of their difference."""
 ERROR_TOLERANCE: Final = 0.01
@@ -78,6 +82,8 @@ def judge_canary(load: CanaryLoad, *, is_due: bool) -> Verdict:
     found = tuple(_compare(load.result, load.incumbent))
     if worse := [each.words for each in found if each.is_clearly_worse]:
         return Verdict("roll-back", " ".join(worse))
+    if is_due and (words := _say_if_silent(load.result, load.incumbent)):
+        return Verdict("roll-back", words)
     if doubts := [each.words for each in found if each.is_perhaps_worse]:
         tail = "That may be chance; it is not promoted while it looks so." if is_due else "That may be chance."
         return Verdict("keep", " ".join([*doubts, tail]), is_undecided=is_due)
@@ -87,6 +93,18 @@ def judge_canary(load: CanaryLoad, *, is_due: bool) -> Verdict:
         return Verdict("keep", words, is_undecided=is_due)
     told = " ".join([f"No regression in {counts}.", *(each.words for each in found)])
     return Verdict("promote" if is_due else "keep", told)
+
+
+def _say_if_silent(result: ArmLoad, incumbent: ArmLoad) -> str:
+    """Return that a canary answered nothing at all; empty if it did, or nobody can tell whose fault that is."""
+    sent, answered = result.requests_total + result.given_up_total, result.requests_total - result.failed_total
+    others = incumbent.requests_total - incumbent.failed_total
+    if answered or sent < LEAST_UNANSWERED or not others:
+        return ""
+    return (
+        f"None of the {sent} requests that were sent to it was answered: {result.failed_total} failed, and "
+        f"{result.given_up_total} were given up by their callers. The incumbent answered {others}."
+    )
 
 
 def _compare(result: ArmLoad, incumbent: ArmLoad) -> Iterator[_Comparison]:

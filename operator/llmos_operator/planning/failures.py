@@ -89,6 +89,13 @@ def build_failure(reason: Reason, detail: str = "") -> Failure:
     return Failure(reason, _shorten(describe(reason, detail)))
 
 
+def name_model(failure: Failure, name: str) -> Failure:
+    """Return the failure with a remedy that can be typed as it stands: the table does not know the model's name."""
+    if failure.reason is not Reason.ModelNotReady:
+        return failure
+    return Failure(failure.reason, failure.message.replace("llmmodel NAME", f"llmmodel {name}"))
+
+
 def describe_fields(error: ValidationError) -> str:
     """Return which fields of an object cannot be read, and why."""
     return "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:5])

@@ -27,7 +27,7 @@ from typing import Final, Literal
 from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, InferencePool, LLMModel, Reason
 from llmos.api.job_reasons import say_for_job
 from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CONDITION_READY, CPU_CLASS
-from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.failures import Failure, build_failure, name_model
 from llmos_operator.planning.finetune_canary import NOTHING, CanaryPlan
 from llmos_operator.planning.finetune_gangs import build_attempts
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
@@ -132,8 +132,8 @@ def plan_job(sight: Sight) -> JobPlan:
     plan = _plan_step(sight, record)
     return replace(
         plan,
-        record=replace(plan.record, failure=_in_words_of_jobs(plan.record.failure)),
-        failure=_in_words_of_jobs(plan.failure),
+        record=replace(plan.record, failure=_in_words_of_jobs(sight.job, plan.record.failure)),
+        failure=_in_words_of_jobs(sight.job, plan.failure),
         attach_warnings=find_attach_warnings(sight.job, sight.pools),
         warnings=_find_warnings(plan, sight),
         delete=_plan_deletions(plan, sight.pods),
@@ -141,9 +141,12 @@ def plan_job(sight: Sight) -> JobPlan:
     )
 
 
-def _in_words_of_jobs(failure: Failure | None) -> Failure | None:
+def _in_words_of_jobs(job: FineTuneJob, failure: Failure | None) -> Failure | None:
     """What models and pools share with jobs was put into words for them."""
-    return Failure(failure.reason, say_for_job(failure.reason, failure.message)) if failure is not None else None
+    if failure is None:
+        return None
+    said = Failure(failure.reason, say_for_job(failure.reason, failure.message))
+    return name_model(said, job.spec.base_model_ref.name)
 
 
 def _find_warnings(plan: JobPlan, sight: Sight) -> tuple[str, ...]:
@@ -151,7 +154,10 @@ def _find_warnings(plan: JobPlan, sight: Sight) -> tuple[str, ...]:
     if plan.record.is_trained or plan.phase == "Failed":
         return ()
     progress = plan.record.progress
-    return find_warnings(sight.job, total_steps=progress.total_steps if progress else 0, unheard=sight.unheard)
+    steps = progress.total_steps if progress else 0
+    is_running = plan.live is not None and plan.live.component == COMPONENT_TRAIN
+    trouble = sight.live.storage_trouble if sight.live else None if is_running else ""
+    return find_warnings(sight.job, total_steps=steps, unheard=sight.unheard, trouble=trouble)
 
 
 def with_rollout(plan: JobPlan, rollout: CanaryPlan) -> JobPlan:

@@ -10,6 +10,12 @@ that gateways go on by it whoever is away. Rolling back has two steps, the share
 request is on its way to an adapter that goes. Promoted and RolledBack are final: from then on the LLMModel is its
 owner's, and nothing is written to it any more.
 
+A result that no replica holds, though some are ready, is rolled back after `promoteAfter`, at least HOLD_S: until then
+it may be fetched and loaded. The time of a pool that sleeps, or is not there, does not count.
+
+A job that is deleted before it decided takes the shares of its result back: nobody would judge them any more. That it
+has not decided yet stands on the LLMModel (`ANNOTATION_JUDGED_BY`), for the job's status goes with it.
+
 A person decides by the job: weight 100 promotes, an entry that is removed detaches; gates are judged anew.
 """
 
@@ -33,6 +39,8 @@ from llmos_operator.planning.finetune_gates import all_passed
 
 LOOK_S: Final = 5.0
 SOON_S: Final = 0.1
+HOLD_S: Final = 600.0
+"""Least time to fetch and load an adapter."""
 _ALL: Final = 100
 _FINAL: Final = frozenset({"Promoted", "RolledBack"})
 _GOING: Final = frozenset({"RollingBack", "RolledBack"})
@@ -70,7 +78,7 @@ class CanaryPlan:
     @property
     def is_over(self) -> bool:
         """Whether nothing happens by itself any more."""
-        return all(each.state in _FINAL for each in self.canaries)
+        return are_final(self.canaries)
 
     @property
     def regressed(self) -> Failure | None:
@@ -105,6 +113,16 @@ def plan_canaries(sight: CanarySight) -> CanaryPlan:
         undecided=any(step.is_undecided for step in steps),
         look_again_s=(SOON_S if any(map(_is_decided, canaries)) else LOOK_S) if is_open else None,
     )
+
+
+def are_final(canaries: Iterable[CanaryStatus]) -> bool:
+    """Whether nothing is left to decide."""
+    return all(each.state in _FINAL for each in canaries)
+
+
+def take_shares_back(replaces: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Return `spec.adapter.replaces` of a result whose job is gone before it decided: without the shares."""
+    return [{**each, "weight": _ALL if each.get("weight", _ALL) == _ALL else 0} for each in replaces]
 
 
 def is_settled(job: FineTuneJob) -> bool:
@@ -205,11 +223,13 @@ def _observe(sight: CanarySight, target: AttachTo, before: CanaryStatus) -> Cana
     load = sight.loads.get(target.pool, CanaryLoad())
     entry = _find_entry(sight, target.pool)
     is_served, moment = entry is not None and bool(entry.replicas), sight.now.replace(microsecond=0)
+    is_awake = target.pool in sight.pools and sight.pools[target.pool].status.ready_replicas > 0
     return before.model_copy(
         update={
             "weight": target.share,
             # With another share everything begins anew.
             "since": (before.since if before.weight == target.share else None) or (moment if is_served else None),
+            "waiting_since": (before.waiting_since or moment) if is_awake and not is_served else None,
             "result": _build_arm(result, load.result),
             "incumbent": _build_arm(incumbent.name if incumbent is not None else known, load.incumbent),
         }
@@ -235,12 +255,22 @@ def _decide(sight: CanarySight, target: AttachTo, canary: CanaryStatus) -> _Step
     if incumbent in sight.gone:
         words = f"LLMModel {incumbent} was deleted, so that there is nobody else to answer."
         return _Step(_as(canary, "Promoting", canary.weight, words))
+    hold_s = compute_hold_s(target)
+    if canary.waiting_since is not None and sight.now >= canary.waiting_since + timedelta(seconds=hold_s):
+        why = _say_why_not_served(sight, canary)
+        words = f"No replica held it for {round(hold_s / 60)} minutes, though some were ready. {why}"
+        return _Step(_as(canary, "RollingBack", canary.weight, words))
     if canary.since is None:
         return _Step(_as(canary, "Waiting", canary.weight, _say_why_not_served(sight, canary)))
     due = canary.since + timedelta(seconds=target.watch_s)
     verdict = judge_canary(sight.loads.get(canary.pool, CanaryLoad()), is_due=sight.now >= due)
     states: dict[str, CanaryState] = {"promote": "Promoting", "roll-back": "RollingBack", "keep": "Running"}
     return _Step(_as(canary, states[verdict.decision], canary.weight, verdict.message), verdict.is_undecided)
+
+
+def compute_hold_s(target: AttachTo) -> float:
+    """Return for how long ready replicas may not hold the result."""
+    return max(HOLD_S, target.watch_s)
 
 
 def _say_why_not_served(sight: CanarySight, canary: CanaryStatus) -> str:

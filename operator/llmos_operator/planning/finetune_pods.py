@@ -179,7 +179,8 @@ def _state_of(pod: Pod, component: str, now: datetime) -> PodState:
 
 
 def _container_state(pod: Pod, name: str) -> Mapping[str, Any]:
-    statuses = pod.get("status", {}).get("containerStatuses", ())
+    # Without a claim `prepare` is an init container, for what it made is then put into an object store.
+    statuses = container_statuses(pod)
     state: Mapping[str, Any] = next((each.get("state") or {} for each in statuses if each.get("name") == name), {})
     return state
 

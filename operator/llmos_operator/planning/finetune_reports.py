@@ -26,6 +26,7 @@ Outcome = Literal["prepared", "complete", "stopped", "failed", ""]
 _OUTCOMES = {"prepared", "complete", "stopped"}
 _MOST_METRICS = 64
 _LONGEST_DIGEST = 128
+_LONGEST_TROUBLE = 1000
 _LARGEST_NUMBER = 2**53
 
 
@@ -41,6 +42,8 @@ class TrainReport:
     """When the worker last did something, by the clock of its node."""
     metrics: tuple[MetricComparison, ...] = ()
     output_digest: str = ""
+    storage_trouble: str = ""
+    """What is wrong with the object store, with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _read_report(data: JsonObject) -> TrainReport:
     evaluation, output = _as_object(data.get("evaluation")), _as_object(data.get("output"))
     metrics = evaluation.get("metrics")
     found = [_read(MetricComparison, item) for item in metrics] if isinstance(metrics, list) else []
-    digest = output.get("digest")
+    digest, trouble = output.get("digest"), data.get("storageTrouble")
     progress = _read(TrainingProgress, data.get("progress"))
     return TrainReport(
         progress=_with_display(progress) if progress else None,
@@ -96,6 +99,7 @@ def _read_report(data: JsonObject) -> TrainReport:
         active_at=_read_moment(data.get("activeAt")),
         metrics=tuple(metric for metric in found if metric is not None)[:_MOST_METRICS],
         output_digest=digest[:_LONGEST_DIGEST] if isinstance(digest, str) else "",
+        storage_trouble=trouble[:_LONGEST_TROUBLE] if isinstance(trouble, str) else "",
     )
 
 

@@ -377,7 +377,7 @@ def _end(plan: JobPlan, found: SearchPlan) -> JobPlan:
 
 
 def find_output_folder(trial: int | None) -> str:
-    """Return where in the claim the result is; `trial` is the one that made it, if trials were made."""
+    """Return where in the claim or object store the result is; `trial` is the one that made it, if trials were made."""
     return "output" if trial is None else f"trials/{trial}/output"
 
 

@@ -35,8 +35,9 @@ from llmos_operator.planning.conditions import Fact, build_conditions, is_false,
 from llmos_operator.planning.failures import Failure, describe
 from llmos_operator.planning.finetune import JobPlan
 from llmos_operator.planning.finetune_canary import build_promoted_fact
+from llmos_operator.planning.finetune_places import find_output_uri
 from llmos_operator.planning.finetune_pods import PodState
-from llmos_operator.planning.finetune_search import NO_SEARCH, SearchPlan, find_output_folder
+from llmos_operator.planning.finetune_search import NO_SEARCH, SearchPlan
 
 
 def build_job_status(
@@ -126,7 +127,7 @@ def _build_output(job: FineTuneJob, plan: JobPlan, claim_name: str, best_trial: 
     name = job.spec.output.name
     return OutputStatus(
         digest=plan.record.output_digest,
-        uri=f"pvc://{claim_name}/{find_output_folder(best_trial)}" if claim_name else "",
+        uri=find_output_uri(job, claim_name, best_trial),
         model_ref=LocalReference(name=name) if plan.record.is_registered else None,
     )
 

@@ -62,6 +62,7 @@ def _build_status(job: FineTuneJob, trial: TrialStatus) -> FineTuneJobStatus:
         attempts=trial.attempts,
         lost_accelerator_seconds=trial.lost_accelerator_seconds,
         output=OutputStatus(digest=trial.output_digest) if trial.output_digest else None,
+        warnings=job.status.warnings,
         conditions=_build_conditions(job, trial),
     )
 

@@ -4,6 +4,8 @@
   room for the rank.
 - Early stopping that can never act. It needs one evaluation to compare with and `patience` more, all before the last
   step: with S steps, one each E steps, there are (S - 1) // E of them.
+- The object store takes no checkpoints (`checkpoint.storage.uri`), as the trainer says in its progress lines. Between
+  two of them the warning stays as it is.
 - The operator may not read the log of the attempt: it knows neither its progress nor whether it hangs.
 """
 
@@ -15,6 +17,7 @@ from llmos.api import FineTuneJob, InferencePool
 from llmos.api.finetunejob import compute_evaluate_every
 
 _LONGEST = 400
+_STORAGE = "checkpoint.storage.uri:"
 
 
 def find_attach_warnings(job: FineTuneJob, pools: Iterable[InferencePool]) -> tuple[str, ...]:
@@ -71,15 +74,24 @@ def _find_rank(job: FineTuneJob) -> int:
     return next(searched, job.spec.method.lora.rank)
 
 
-def find_warnings(job: FineTuneJob, *, total_steps: int, unheard: str) -> tuple[str, ...]:
+def find_warnings(job: FineTuneJob, *, total_steps: int, unheard: str, trouble: str | None = None) -> tuple[str, ...]:
     """Return what else does not act.
 
     Args:
         job: the job.
         total_steps: of the run; 0 if they are not known yet.
         unheard: why the log of the attempt cannot be read; empty if it can.
+        trouble: what the attempt says is wrong with the object store; None if it was not asked in this pass.
     """
-    return tuple(each[:_LONGEST] for each in (*_judge_stopping(job, total_steps), *_judge_log(unheard)))
+    found = (*_judge_stopping(job, total_steps), *_judge_storage(job, trouble), *_judge_log(unheard))
+    return tuple(each[:_LONGEST] for each in found)
+
+
+def _judge_storage(job: FineTuneJob, trouble: str | None) -> Iterator[str]:
+    if trouble is None:
+        yield from (each for each in job.status.warnings if each.startswith(_STORAGE))
+    elif trouble:
+        yield f"{_STORAGE} checkpoints are not uploaded. {trouble}"
 
 
 def _judge_stopping(job: FineTuneJob, total_steps: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan, Reason
 from llmos.api.names import CONDITION_READY, CPU_CLASS
 from llmos_operator.planning.engine_profile import GIB, EngineSettings
-from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.failures import Failure, build_failure, name_model
 from llmos_operator.planning.gang_shape import refuse_claim, refuse_shape
 from llmos_operator.planning.memory import plan_memory
 from llmos_operator.planning.memory_cpu import plan_cpu_memory
@@ -109,9 +109,10 @@ def _refuse_model(pool: InferencePool, model: LLMModel | None) -> Failure | None
         return None
     ready = next((c for c in model.status.conditions if c.type == CONDITION_READY), None)
     if ready is None or ready.observed_generation < model.metadata.generation:
-        return build_failure(Reason.ModelNotReady, f"LLMModel {name} is being looked at.")
+        return name_model(build_failure(Reason.ModelNotReady, f"LLMModel {name} is being looked at."), name)
     if ready.status != "True" and model.metadata.deletion_timestamp is None:
-        return build_failure(Reason.ModelNotReady, f"LLMModel {name} says {ready.reason}: {ready.message}")
+        says = f"LLMModel {name} says {ready.reason}: {ready.message}"
+        return name_model(build_failure(Reason.ModelNotReady, says), name)
     return None
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 from llmos.api import FineTuneJob, InferencePool, LLMModel
 from llmos.api.load import CanaryLoad
+from llmos.api.names import ANNOTATION_JUDGED_BY, LABEL_JOB
 from llmos_operator.kube.client import Object
+from llmos_operator.kube.errors import Conflict, NotFound
 from llmos_operator.kube.resources import INFERENCE_POOLS, LLM_MODELS
 from llmos_operator.planning.finetune import JobPlan, Ownership
 from llmos_operator.planning.finetune_canary import (
@@ -17,6 +20,7 @@ from llmos_operator.planning.finetune_canary import (
     find_incumbent,
     is_settled,
     plan_canaries,
+    take_shares_back,
 )
 from llmos_operator.planning.finetune_gates import judge_gates
 from llmos_operator.reconcilers.base import Context, Key
@@ -43,6 +47,22 @@ async def look_at_canaries(
     if rollout.is_over:
         context.canaries.forget(key)
     return rollout
+
+
+async def end_canaries(context: Context, job: Key) -> None:
+    """Take back the shares of results whose job is gone before it had decided about them."""
+    models = await context.kube.list(LLM_MODELS, namespace=job.namespace, label_selector=f"{LABEL_JOB}={job.name}")
+    for model in models:
+        metadata, adapter = model["metadata"], model["spec"].get("adapter") or {}
+        if (metadata.get("annotations") or {}).get(ANNOTATION_JUDGED_BY) != job.name:
+            continue
+        patch = {
+            "metadata": {"uid": metadata["uid"], "annotations": {ANNOTATION_JUDGED_BY: None}},
+            "spec": {"adapter": {"replaces": take_shares_back(adapter.get("replaces") or ())}},
+        }
+        # Who deleted or replaced it meanwhile has decided.
+        with contextlib.suppress(NotFound, Conflict):
+            await context.kube.merge(LLM_MODELS, metadata["name"], job.namespace, patch)
 
 
 async def _observe_pools(context: Context, job: FineTuneJob) -> dict[str, InferencePool]:

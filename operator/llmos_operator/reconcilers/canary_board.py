@@ -81,7 +81,8 @@ def _is_same(one: CanaryLoad, other: CanaryLoad) -> bool:
 
 
 def _count(load: CanaryLoad) -> int:
-    return load.result.requests_total + load.incumbent.requests_total
+    arms = (load.result, load.incumbent)
+    return sum(arm.requests_total + arm.given_up_total for arm in arms)
 
 
 def _add(one: CanaryLoad, other: CanaryLoad) -> CanaryLoad:
@@ -97,6 +98,7 @@ def _add_arms(one: ArmLoad, other: ArmLoad) -> ArmLoad:
     return ArmLoad(
         requests_total=one.requests_total + other.requests_total,
         failed_total=one.failed_total + other.failed_total,
+        given_up_total=one.given_up_total + other.given_up_total,
         ttft=_add_latencies(one.ttft, other.ttft),
         tpot=_add_latencies(one.tpot, other.tpot),
     )

@@ -57,7 +57,7 @@ from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.kueue import choose_queue, find_superseded
 from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
-from llmos_operator.reconcilers.canary import look_at_canaries
+from llmos_operator.reconcilers.canary import end_canaries, look_at_canaries
 from llmos_operator.reconcilers.finetune_log import look_at_log
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
@@ -97,6 +97,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     current = await context.kube.get(FINE_TUNE_JOBS, key.name, key.namespace)
     if current is None or "deletionTimestamp" in current["metadata"]:
         context.canaries.forget(key)
+        await end_canaries(context, key)
         return await tend_orphans(context, LABEL_JOB, key)
     try:
         job = FineTuneJob.model_validate(current)
@@ -113,7 +114,8 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     )
     plan = with_rollout(plan, await look_at_canaries(context, key, job, plan, observed.sight.output, observed.output))
     refused = await _apply(context, observed, plan, search)
-    has_claim = observed.claim is not None or (plan.needs_files and refused is None)
+    wants_claim = job.spec.checkpoint.storage.has_claim
+    has_claim = observed.claim is not None or (wants_claim and plan.needs_files and refused is None)
     # Of a lost result the status keeps saying where it was: nothing is ever registered in its place.
     is_result_lost = observed.sight.is_work_lost and plan.record.is_trained and not plan.record.is_registered
     claim_name = compute_work_claim_name(job) if has_claim or is_result_lost else ""
@@ -248,7 +250,8 @@ async def _apply(context: Context, observed: _Observed, plan: JobPlan, search: S
         return build_refusal(error.message)
     try:
         if plan.needs_files:
-            await _apply_claim(context, observed, model)
+            if observed.job.spec.checkpoint.storage.has_claim:
+                await _apply_claim(context, observed, model)
             await apply_if_needed(context.kube, build_job_config(observed.job), observed.config)
         if plan.create is not None:
             await _make(context, observed, plan, plan.create)

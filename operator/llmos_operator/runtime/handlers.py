@@ -119,7 +119,7 @@ class Router:
             self._sink.add_after(build_work_key(key), 0.0)
         elif is_news := self._references.see(key, body):
             self._sink.add(build_work_key(key))
-        for concerned in self._find_concerned(resource, key, is_news=is_news):
+        for concerned in self._find_concerned(resource, key, metadata.get("labels") or {}, is_news=is_news):
             self._sink.add(concerned)
         # What a tenant may have is reckoned from what exists, which stands in the classes' status.
         if resource is ACCELERATOR_CLASSES or (resource is TENANTS and is_news):
@@ -131,12 +131,15 @@ class Router:
         for target in set(targets_before).difference(self._references.targets(key)):
             self._sink.add(build_work_key(target))
 
-    def _find_concerned(self, resource: Resource, key: Key, *, is_news: bool) -> set[Key]:
-        """Return what has to look again because an object changed: whoever refers to it; the pools of an adapter; the
-        adapters of a pool, whose files are shared while a pool wants them."""
+    def _find_concerned(self, resource: Resource, key: Key, labels: Mapping[str, str], *, is_news: bool) -> set[Key]:
+        """Return what has to look again because an object changed: whoever refers to it; the pools of an adapter, and
+        the job that made it, also if that is gone; the adapters of a pool, whose files are shared while a pool wants
+        them."""
+        job = labels.get(LABEL_JOB)
+        made_by = (Key(FINE_TUNE_JOBS.kind, key.namespace, job),) if job else ()
         targets, referrers = self._references.targets(key), set(self._references.referrers(key))
         if resource is LLM_MODELS:
-            return referrers.union(targets)
+            return referrers.union(targets, made_by)
         if resource is not INFERENCE_POOLS:
             return referrers
         named = [target for target in targets if target.kind == LLM_MODELS.kind][1:]

@@ -7,7 +7,6 @@ from llmos.api.acceleratorclass import AcceleratorClass, AcceleratorClassSpec, A
 from llmos.api.architecture import ModelArchitecture
 from llmos.api.canary import ArmStatus, AttachTo, CanaryStatus, Replacement
 from llmos.api.finetunejob import (
-    Checkpointing,
     Evaluate,
     FineTuneJob,
     FineTuneJobSpec,
@@ -18,6 +17,7 @@ from llmos.api.finetunejob import (
     Output,
     Trainer,
 )
+from llmos.api.finetunejob_checkpoint import Checkpointing
 from llmos.api.finetunejob_dataset import Dataset
 from llmos.api.finetunejob_status import (
     Attempts,

@@ -103,6 +103,8 @@ class CanaryStatus(ApiModel):
     """Waiting (no replica serves the result yet), Running, Promoting, Promoted, RollingBack or RolledBack."""
     since: datetime | None = None
     """Since when the result has its first share."""
+    waiting_since: datetime | None = None
+    """Since when the pool has replicas that are ready, and none of them holds the result."""
     result: ArmStatus | None = None
     """The result, as the gateways see it."""
     incumbent: ArmStatus | None = None

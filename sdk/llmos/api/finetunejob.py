@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llmos.api.canary import AttachTo
-from llmos.api.finetunejob_dataset import Dataset
+from llmos.api.finetunejob_checkpoint import Checkpointing
+from llmos.api.finetunejob_dataset import Dataset, DatasetFormat
 from llmos.api.finetunejob_rules import OUTPUT_RULES, TASK_RULES
 from llmos.api.finetunejob_status import FineTuneJobStatus
 from llmos.api.llmmodel import ModelSource
@@ -124,42 +125,6 @@ class Trainer(ApiModel):
     """PriorityClass of the pods."""
 
 
-class CheckpointStorage(ApiModel):
-    """The claim that holds the prepared dataset, the checkpoints and the result."""
-
-    size: Quantity = "20Gi"
-    """Size of the claim."""
-    storage_class_name: Name | None = None
-    """StorageClass of the claim; empty means the cluster's default."""
-    access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = "ReadWriteOnce"
-    """ReadWriteMany lets pods on several nodes share the claim, where the StorageClass can do it."""
-
-
-class OnPreempt(ApiModel):
-    """What happens when the accelerators are wanted back."""
-
-    deadline_seconds: Annotated[int, Field(ge=1, le=86400)] = 120
-    """Longest wait for a checkpoint; what was learned since the last one is then lost, and learned again."""
-
-
-class Checkpointing(ApiModel):
-    """How often everything that training needs to go on is saved."""
-
-    every_steps: Annotated[int, Field(ge=1, le=100000000)] = 200
-    """Save after so many optimizer steps,"""
-    every_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
-    """and after so many minutes, whichever comes first. A run that is shorter than both is saved at its best
-    evaluations and at its end."""
-    keep: Annotated[int, Field(ge=1, le=100)] = 3
-    """Newest checkpoints that are kept."""
-    keep_best: bool = True
-    """Keep the one with the best value of earlyStopping.metric, too, and make the result from it."""
-    on_preempt: OnPreempt = OnPreempt()
-    """What happens when the accelerators are wanted back."""
-    storage: CheckpointStorage = CheckpointStorage()
-    """Where they are."""
-
-
 class EarlyStopping(ApiModel):
     """Stop when it no longer gets better."""
 
@@ -176,10 +141,16 @@ class EarlyStopping(ApiModel):
 class EvaluationSuite(ApiModel):
     """Questions that base and result are both asked."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("!has(self.format) || has(self.source)", "format is that of an own source: name one, or leave it out"),
+    )
+
     name: Annotated[str, Field(max_length=40, pattern=r"^[a-z][a-z0-9_]*$")]
     """Part of the names of its metrics, for example `<name>_loss` and `<name>_exact_match`."""
     source: ModelSource | None = None
-    """Where its JSON lines are, in the dataset's format. Absent = the held-out examples."""
+    """Where its JSON lines are. Absent = the held-out examples."""
+    format: DatasetFormat | None = None
+    """How these lines are read, for example instruction beside a dataset of chats. Absent = as the dataset's."""
     metrics: Annotated[tuple[SuiteMetric, ...], Field(min_length=1, max_length=4), ListSet()] = ("loss",)
     """loss: mean loss for each token of the answers, for each pair of them, or for each label. exact_match (task
     causal-lm): share of the prompts that are answered, at temperature 0, with the very words of the dataset; case,
@@ -284,6 +255,12 @@ class FineTuneJobSpec(ApiModel):
             "self.trainer.nodes == 1 || self.checkpoint.storage.accessMode == 'ReadWriteMany'",
             "several nodes share the claim of the job: set checkpoint.storage.accessMode to ReadWriteMany, with a "
             "StorageClass that can do it (of a job that has begun it cannot be changed: make a new one), or nodes to 1",
+            field_path=".trainer.nodes",
+        ),
+        Rule(
+            "self.trainer.nodes == 1 || !has(self.checkpoint.storage.uri) || (has(self.checkpoint.storage.mode) && "
+            "self.checkpoint.storage.mode == 'claim')",
+            "several nodes share a claim: set checkpoint.storage.mode to claim, beside the uri, or nodes to 1",
             field_path=".trainer.nodes",
         ),
         Rule(

@@ -30,6 +30,13 @@ TASK_RULES: Final = (
     ),
     Rule(
         "!has(self.evaluate.suites) || self.evaluate.suites.all(suite, "
+        f"!has(suite.format) || suite.format.type in {_FORMATS}[self.method.task])",
+        "a suite has a format that the task does not learn from: causal-lm takes chat, instruction or text, and each "
+        "other task has one format",
+        field_path=".evaluate.suites",
+    ),
+    Rule(
+        "!has(self.evaluate.suites) || self.evaluate.suites.all(suite, "
         f"suite.metrics.all(metric, metric in {_METRICS}[self.method.task]))",
         "a suite has a metric that the task has not: causal-lm has loss and exact_match, dpo has loss, reward_accuracy "
         "and reward_margin, classification has loss, accuracy and f1, embedding has loss and recall_at_1",

@@ -108,6 +108,8 @@ class ResolvedAdapter(ApiModel):
     """Inner size of its matrices, the largest one."""
     target_modules: Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=256)] = ()
     """Modules that it changes."""
+    head: Annotated[str, Field(max_length=128)] = ""
+    """Output layer of its own, for example that of a classifier; empty = it answers with the base model's words."""
 
 
 class ResolvedModel(ApiModel):

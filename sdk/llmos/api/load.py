@@ -43,6 +43,8 @@ class ArmLoad(_Wire):
     """Requests that were sent to a replica and ended; cancelled ones are not counted."""
     failed_total: Count = 0
     """Of these, requests that ended with a status of 500 or above."""
+    given_up_total: Count = 0
+    """Requests that were sent to a replica and whose caller left before anything came; of no other count a part."""
     ttft: Latencies = Latencies()
     """As of a pool."""
     tpot: Latencies = Latencies()

@@ -570,8 +570,8 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.AdapterDoesNotFit: _bad(
         _POOL,
         "AdaptersReady",
-        "An LLMModel is no adapter, or it is one of another base model.",
-        "Attach only adapters whose spec.adapter.baseModelRef is the pool's modelRef.",
+        "An LLMModel is no adapter, it is one of another base model, or it has an output layer of its own.",
+        "Attach only adapters whose spec.adapter.baseModelRef is the pool's modelRef, and no classifiers.",
         "on-change",
     ),
     Reason.TooManyAdapters: _bad(

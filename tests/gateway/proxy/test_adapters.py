@@ -12,7 +12,7 @@ from aiohttp import web
 
 from llmos_gateway.catalog import Adapter, HoldLimits, Pool
 from llmos_gateway.proxy.limits import Limits
-from tests.gateway.engines import Engine, answer, fail_with, open_engine
+from tests.gateway.engines import Engine, answer, fail_with, hang, open_engine
 from tests.gateway.proxy.budget_stage import HEADERS, open_tenant, read_used
 from tests.gateway.proxy.test_simulator import open_simulator
 from tests.gateway.stage import CHAT, POOL, SALT, open_gateway, split_events
@@ -283,6 +283,20 @@ async def test_requests_for_a_name_are_dealt_out_and_both_adapters_are_compared(
     assert sum(load["incumbent"]["ttft"]["counts"]) == asked["support"]
     assert (load["replaces"], load["weight"]) == ("support", 30)
     assert Counter(line["model"] for line in log) == asked
+
+
+async def test_what_its_callers_gave_up_before_an_answer_is_counted_apart() -> None:
+    async with open_engine(hang) as engine, open_gateway(engine.address) as stage:
+        adapters = (Adapter("v2", "v2", frozenset({engine.address}), replaces="support", weight=50), Adapter("support"))
+        stage.catalog.put_pool(replace(pool(POOL), adapters=adapters))
+        for body in (ASK, STREAM):
+            asking = asyncio.create_task(read_status(stage.post(body)))
+            await stage.wait_for_load(running=1)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await stage.wait_for_load(running=0)
+        load = (await stage.read_load())["canaries"]["v2"]
+    assert load["result"] == {"givenUpTotal": 2}
 
 
 async def test_only_what_a_replica_failed_counts_against_a_canary() -> None:

@@ -226,3 +226,29 @@ async def test_what_the_checkpoints_rest_on_cannot_be_changed(cluster: Cluster) 
     await cluster.write(suspend=True)
     with pytest.raises(Invalid, match="make a new FineTuneJob"):
         await cluster.write(baseModelRef={"name": "another"})
+
+
+async def test_a_job_without_a_claim_keeps_everything_in_its_object_store(cluster: Cluster) -> None:
+    storage = {"uri": "s3://bucket/ml", "secretRef": {"name": "store"}}
+    await cluster.begin(checkpoint={"storage": storage})
+    await cluster.go()
+    assert await cluster.names(PERSISTENT_VOLUME_CLAIMS) == []
+    spec = (await cluster.get(PODS, "tune-prepare-1"))["spec"]
+    assert [each["name"] for each in spec["initContainers"]][-1] == "prepare"
+    assert [each["name"] for each in spec["containers"]] == ["keep"]
+    await cluster.prepare()
+    await cluster.go()
+    spec = (await cluster.get(PODS, "tune-train-1"))["spec"]
+    assert spec["initContainers"][-1]["name"] == "restore"
+    await cluster.end(
+        "tune-train-1",
+        outcome="complete",
+        evaluation={"metrics": [METRIC]},
+        output={"digest": "sha256:out", "kind": "adapter"},
+        lastCheckpoint={**CHECKPOINT, "uri": "s3://bucket/ml/a/tune/checkpoints/step-00000040.1"},
+    )
+    status = await cluster.go()
+    place = f"s3://bucket/ml/{cluster.namespace}/tune"
+    assert (status["phase"], status["output"]["uri"]) == ("Succeeded", f"{place}/output")
+    source = (await cluster.get(LLM_MODELS, "support"))["spec"]["source"]
+    assert source == {"uri": f"{place}/output", "secretRef": {"name": "store"}}

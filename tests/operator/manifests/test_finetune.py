@@ -19,6 +19,7 @@ from llmos_operator.manifests.finetune import (
     read_node_labels,
 )
 from llmos_operator.manifests.finetune_gang import build_peers_service
+from llmos_operator.manifests.finetune_trials import build_trial_pod
 from llmos_operator.planning.settings import Settings
 from tests.operator.reconcilers.job_world import build_base, build_job
 
@@ -54,9 +55,51 @@ def test_each_container_sees_its_own_secret_and_the_one_that_reads_data_sees_non
     assert mounted == {"tmp", "work", "job", "model"}
 
 
+STORE = {"uri": "s3://bucket/ml", "secretRef": {"name": "store-secret"}}
+
+
+def test_without_a_claim_what_was_prepared_is_put_away_by_a_container_that_read_nothing() -> None:
+    spec = build_prepare_pod(template(checkpoint={"storage": {**STORE, "size": "5Gi"}}), 1)["spec"]
+    init = {each["name"]: secrets_of(each) for each in spec["initContainers"]}
+    assert [*init][-1] == "prepare"
+    assert "store-secret" not in [name for names in init.values() for name in names]
+    (main,) = spec["containers"]
+    assert (main["name"], secrets_of(main)) == ("keep", ["store-secret"])
+    assert main["command"][3:] == ["put", "--uri", "s3://bucket/ml/team-a/tune/dataset", "--folder", "/job/dataset"]
+    assert {"name": "work", "emptyDir": {"sizeLimit": "5Gi"}} in spec["volumes"]
+
+
+@pytest.mark.parametrize("mode", ["claim", "ephemeral"])
+def test_the_trainer_and_what_brings_its_checkpoints_see_the_secret_of_the_store(mode: str) -> None:
+    pod = build_train_pod(template(checkpoint={"storage": {**STORE, "mode": mode}}), 3, has_quota=False)
+    restore = pod["spec"]["initContainers"][-1]
+    (main,) = pod["spec"]["containers"]
+    assert {each["name"]: secrets_of(each) for each in (restore, main)} == {
+        "restore": ["store-secret"],
+        "train": ["store-secret"],
+    }
+    assert ("--has-claim" in restore["command"]) == (mode == "claim")
+    assert main["command"][main["command"].index("--store-uri") + 1] == "s3://bucket/ml/team-a/tune"
+    assert pod["metadata"]["labels"][LABEL_FETCHES] == "true"
+    names = [each["name"] for each in main["env"]]
+    assert len(names) == len(set(names))
+    trial = build_trial_pod(pod, "tune", 4, 1)["spec"]
+    for container in (trial["initContainers"][-1], trial["containers"][0]):
+        assert container["command"][-2:] == ["--trial", "4"]
+
+
+def test_only_rank_0_of_a_gang_reads_and_writes_the_store() -> None:
+    storage = {**STORE, "mode": "claim", "accessMode": "ReadWriteMany"}
+    on_two = template(trainer={"accelerator": {"class": "cpu"}, "nodes": 2}, checkpoint={"storage": storage})
+    worker = build_train_pod(on_two, 3, has_quota=False, rank=1, size=2)["spec"]
+    assert secrets_of(worker["containers"][0]) == []
+    assert [each["name"] for each in worker["initContainers"]] == ["fetch"]
+
+
 @pytest.mark.parametrize("build", [lambda t: build_prepare_pod(t, 1), lambda t: build_train_pod(t, 1, has_quota=True)])
-def test_every_mount_has_its_volume_and_every_name_is_there_once(build: Any) -> None:
-    spec = build(template())["spec"]
+@pytest.mark.parametrize("storage", [{}, STORE, {**STORE, "mode": "claim"}], ids=["claim", "store", "both"])
+def test_every_mount_has_its_volume_and_every_name_is_there_once(build: Any, storage: dict[str, Any]) -> None:
+    spec = build(template(checkpoint={"storage": storage}))["spec"]
     names = [volume["name"] for volume in spec["volumes"]]
     assert len(names) == len(set(names))
     containers = [*spec.get("initContainers", ()), *spec["containers"]]

@@ -39,7 +39,7 @@ def adapter(name: str = "a", *, age: int = 0, digest: str = ONE, rank: int = 8, 
         "maxContext": 0,
         "weightsBytes": 2,
         "dtype": "float32",
-        "adapter": {"rank": rank},
+        "adapter": {"rank": rank, "head": change.pop("head", "")},
     }
     ready = change.pop("ready", "True")
     condition = {
@@ -95,14 +95,23 @@ def test_adapters_are_those_that_the_pool_names_and_those_that_name_the_pool() -
 def test_each_reason_not_to_load_an_adapter_is_named_with_a_remedy() -> None:
     plan = plan_adapters(
         pool(maxRank=16),
-        [adapter("large", rank=17), adapter("foreign", base="other"), adapter("broken", ready="False")],
+        [
+            adapter("large", rank=17),
+            adapter("foreign", base="other"),
+            adapter("broken", ready="False"),
+            adapter("classifier", head="score"),
+        ],
     )
     assert names(plan) == []
     assert reasons(plan) == {
         "large": Reason.AdapterTooLarge,
         "foreign": Reason.AdapterDoesNotFit,
         "broken": Reason.ModelNotReady,
+        "classifier": Reason.AdapterDoesNotFit,
     }
+    words = {name: failure.message for name, _, failure in plan.refused}
+    assert "an output layer of its own (score)" in words["classifier"]
+    assert "kubectl describe llmmodel broken" in words["broken"]
     assert all(len(failure.message.split(". ")) > 1 for _, _, failure in plan.refused)
 
 

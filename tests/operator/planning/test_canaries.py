@@ -144,6 +144,25 @@ def test_without_streams_only_errors_are_compared() -> None:
     assert "TTFT" not in verdict.message
 
 
+@pytest.mark.parametrize(
+    ("result", "incumbent", "decision"),
+    [
+        (ArmLoad(given_up_total=20), arm(500), "roll-back"),
+        (ArmLoad(requests_total=3, failed_total=3, given_up_total=4), arm(40), "roll-back"),
+        (ArmLoad(given_up_total=4), arm(500), "keep"),
+        (ArmLoad(requests_total=1, given_up_total=20), arm(500), "keep"),
+        (ArmLoad(given_up_total=20), ArmLoad(given_up_total=200), "keep"),
+        (ArmLoad(given_up_total=20), arm(30, 30), "keep"),
+    ],
+    ids=["silent", "fails or is silent", "too few", "answered one", "both silent", "incumbent fails"],
+)
+def test_one_that_answers_nothing_goes_when_its_time_is_over(
+    result: ArmLoad, incumbent: ArmLoad, decision: str
+) -> None:
+    assert judge(result, incumbent).decision == decision
+    assert judge(result, incumbent, is_due=False).decision == "keep"
+
+
 def test_the_boundary_grows_slowly() -> None:
     steps = [compute_boundary_z(10**power) for power in range(1, 8)]
     assert all(low < high for low, high in pairwise(steps))

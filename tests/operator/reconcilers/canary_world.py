@@ -28,6 +28,7 @@ class CanaryWorld(JobWorld):
             self.kube.put(build_model(name, adapter=ADAPTER))
         self.boot, self.counts = "first", [[0, 0], [0, 0]]
         self.is_served = True
+        self.ready_replicas = 0
 
     async def register(self) -> dict[str, Any]:
         """Up to the LLMModel of the result."""
@@ -50,7 +51,8 @@ class CanaryWorld(JobWorld):
             share = {} if name is None else {"replaces": name, "weight": weight}
             pods = ["chat-0"] if serves else []
             entries.append({"name": model.metadata.name, "digest": "sha256:1", "replicas": pods, **share})
-        self.kube.set_status(INFERENCE_POOLS, "chat", NAMESPACE, adapters=entries, observedGeneration=1)
+        facts = {"adapters": entries, "observedGeneration": 1, "readyReplicas": self.ready_replicas}
+        self.kube.set_status(INFERENCE_POOLS, "chat", NAMESPACE, **facts)
 
     def ask(
         self, result: tuple[int, int] = (0, 0), incumbent: tuple[int, int] = (0, 0), *, ttft_s: float = 0.0

@@ -102,6 +102,11 @@ class JobWorld(Cluster):
         statuses = [{"name": container, "state": state}]
         self.kube.set_status(PODS, name, NAMESPACE, phase=phase, startTime=self.stamp(), containerStatuses=statuses)
 
+    def set_statuses(self, name: str, phase: str, init: list[dict[str, Any]], containers: list[dict[str, Any]]) -> None:
+        """What the kubelet says of all containers of a pod."""
+        statuses = {"initContainerStatuses": init, "containerStatuses": containers}
+        self.kube.set_status(PODS, name, NAMESPACE, phase=phase, startTime=self.stamp(), **statuses)
+
     def tell(self, name: str, **line: Any) -> None:
         """The trainer writes a progress line."""
         text = json.dumps({"event": "progress", "phase": "training", **line})

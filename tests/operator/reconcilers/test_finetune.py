@@ -486,6 +486,17 @@ async def test_an_operator_that_is_cut_off_anywhere_is_followed_by_one_that_goes
     assert world.job_pods() == []
 
 
+async def test_the_remedy_for_a_base_model_that_is_not_ready_names_it() -> None:
+    world = JobWorld()
+    base = build_base()
+    base["status"]["conditions"][0]["status"] = "False"
+    world.kube.put(base)
+    await world.go()
+    assert world.ready() == ("False", "ModelNotReady")
+    (ready,) = [each for each in world.status_now()["conditions"] if each["type"] == "Ready"]
+    assert "kubectl describe llmmodel smollm2. The job begins by itself" in ready["message"]
+
+
 async def test_a_job_waits_for_a_base_model_that_is_not_there() -> None:
     world = JobWorld(baseModelRef={"name": "absent"})
     status = await world.go()

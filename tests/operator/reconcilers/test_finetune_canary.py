@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmos.api.names import ANNOTATION_JUDGED_BY
 from llmos_operator.kube.errors import Unavailable
-from llmos_operator.kube.resources import INFERENCE_POOLS, LLM_MODELS
+from llmos_operator.kube.resources import FINE_TUNE_JOBS, INFERENCE_POOLS, LLM_MODELS
 from tests.operator.reconcilers.canary_world import RESULT, TARGET, CanaryWorld
 from tests.operator.reconcilers.job_world import METRIC
 from tests.operator.reconcilers.world import NAMESPACE
@@ -162,6 +163,63 @@ async def test_it_waits_for_a_replica_and_says_what_the_pool_says() -> None:
     world.kube.finish_deletion(INFERENCE_POOLS, "chat", NAMESPACE)
     await world.go_on()
     assert "no InferencePool chat" in world.canary["message"]
+
+
+async def test_one_that_no_ready_replica_holds_is_rolled_back_after_its_time_and_sleep_does_not_count() -> None:
+    world = CanaryWorld()
+    world.is_served = False
+    await world.register()
+    await world.go_on(2 * HALF_AN_HOUR_S)
+    assert "waitingSince" not in world.canary
+    world.ready_replicas = 2
+    await world.go_on()
+    await world.go_on(HALF_AN_HOUR_S - 5)
+    assert world.canary["state"] == "Waiting"
+    for _ in range(3):
+        await world.go_on()
+    assert (world.canary["state"], world.canary["weight"]) == ("RolledBack", 0)
+    assert "No replica held it for 30 minutes" in world.canary["message"]
+    assert world.ready() == ("False", "CanaryRegressed")
+
+
+async def test_one_that_is_held_in_time_is_not_taken_for_lost() -> None:
+    world = CanaryWorld()
+    world.is_served, world.ready_replicas = False, 1
+    await world.register()
+    await world.go_on(HALF_AN_HOUR_S - 60)
+    world.is_served = True
+    await world.go_on()
+    world.is_served = False
+    await world.go_on(120)
+    assert world.canary["state"] == "Running"
+
+
+@pytest.mark.parametrize("ends_first", [False, True], ids=["the operator sees it go", "it was away"])
+async def test_a_job_that_is_deleted_before_it_decided_takes_the_share_back(ends_first: bool) -> None:
+    world = await begin()
+    assert world.output(RESULT)["metadata"]["annotations"] == {ANNOTATION_JUDGED_BY: "tune"}
+    if ends_first:
+        world.context.canaries.clear()
+    world.kube.finish_deletion(FINE_TUNE_JOBS, "tune", NAMESPACE)
+    await world.reconcile("FineTuneJob", "tune")
+    assert world.adapter["replaces"] == [{**SHARE, "weight": 0}]
+    assert world.adapter["attachTo"] == ["chat"]
+    assert not world.output(RESULT)["metadata"].get("annotations")
+    world.kube.forget_writes()
+    await world.reconcile("FineTuneJob", "tune")
+    assert world.kube.changes == []
+
+
+async def test_what_a_job_had_decided_stays_when_it_is_deleted() -> None:
+    world = await begin()
+    world.ask((60, 0), (500, 0))
+    await world.go_on(HALF_AN_HOUR_S)
+    await world.go_on()
+    assert world.canary["state"] == "Promoted"
+    assert not world.output(RESULT)["metadata"].get("annotations")
+    world.kube.finish_deletion(FINE_TUNE_JOBS, "tune", NAMESPACE)
+    await world.reconcile("FineTuneJob", "tune")
+    assert world.adapter["replaces"] == [{**SHARE, "weight": 100}]
 
 
 async def test_a_person_promotes_by_weight_100_and_detaches_by_removing_the_entry() -> None:

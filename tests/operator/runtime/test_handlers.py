@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llmos.api.names import LABEL_POOL
+from llmos.api.names import LABEL_JOB, LABEL_POOL
 from llmos_operator.kube.config import Connection
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
@@ -363,3 +363,11 @@ def test_a_job_looks_again_when_a_pool_comes_changes_or_goes_that_is_to_load_its
     assert sink.take() == set()
     router.see_own(INFERENCE_POOLS, "DELETED", pool(version="3"))
     assert job in sink.take()
+
+
+def test_a_job_is_looked_for_when_a_model_comes_that_it_made_also_if_it_is_gone() -> None:
+    router, sink = build()
+    made = own("result")
+    made["metadata"]["labels"] = {LABEL_JOB: "gone"}
+    router.see_own(LLM_MODELS, None, made)
+    assert Key("FineTuneJob", "ns", "gone") in sink.take()

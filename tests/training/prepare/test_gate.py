@@ -19,6 +19,7 @@ from llmos_workers.prepare.errors import (
     SourceGoneError,
 )
 from llmos_workers.prepare.main import build_failure_json, build_result_json
+from llmos_workers.prepare.manifest import compute_inputs
 from llmos_workers.prepare.preparing import prepare
 from tests.training.prepare.conftest import Desk
 from tests.training.prepare.values import build_job, chat
@@ -160,6 +161,30 @@ def test_a_suite_holds_its_first_questions_up_to_its_limit(desk: Desk) -> None:
     desk.prepare(suites=suites)
     assert desk.load("suite-quiz")["completion"] == ["0", "1", "2", "3"]
     assert not (desk.places.dataset / "suite-heldout").exists()
+
+
+def test_a_suite_may_have_a_format_of_its_own_which_counts_as_an_input(desk: Desk) -> None:
+    desk.put([chat(f"question {number}", f"answer {number}") for number in range(20)])
+    desk.put([{"ask": "capital of France?", "say": "Paris"}], "suite-quiz")
+    quiz = {"name": "quiz", "source": {"uri": "https://example.com/q.jsonl"}}
+    columns = {"prompt": "ask", "completion": "say"}
+    own = {**quiz, "format": {"type": "instruction", "columns": columns}}
+    prepared = desk.prepare(suites=[own])
+    (row,) = desk.load("suite-quiz")
+    assert (row["completion"], desk.say(row["prompt_ids"])) == ("Paris", "capital of France?")
+    assert desk.learned(row).startswith("Paris")
+    assert compute_inputs(build_job(suites=[own]).spec) == prepared.inputs
+    assert compute_inputs(build_job(suites=[quiz]).spec) != prepared.inputs
+
+
+def test_a_suite_of_conversations_has_the_chat_template_beside_a_dataset_without(desk: Desk) -> None:
+    desk.put([{"text": f"a text of {number} words"} for number in range(20)])
+    desk.put([chat("capital of France?", "Paris")], "suite-quiz")
+    own = {"name": "quiz", "source": {"uri": "https://example.com/q.jsonl"}, "format": {"type": "chat"}}
+    desk.prepare(suites=[own], format={"type": "text"})
+    (row,) = desk.load("suite-quiz")
+    assert row["completion"] == "Paris"
+    assert desk.say(row["prompt_ids"]).endswith("assistant\n")
 
 
 def test_a_broken_suite_ends_the_job(desk: Desk) -> None:

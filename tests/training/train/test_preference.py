@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmos.api import FineTuneJob
+from llmos_workers.pulse import Activity, Pulse
+from llmos_workers.train.arguments import build_parser
+from llmos_workers.train.attempt import Attempt
 from llmos_workers.train.dataset import Examples
+from llmos_workers.train.main import build_options
 from llmos_workers.train.model import get_learned, load_trainable, observe_device
 from llmos_workers.train.preference import Pairs, Preference, Reference, compute_log_probabilities
 from llmos_workers.train.settings import build_settings
@@ -41,6 +47,26 @@ def test_a_model_goes_on_training_after_its_reference_failed(base: Path) -> None
     with pytest.raises(MemoryError), Reference(lambda: None).of(model):
         raise MemoryError
     assert model.training
+
+
+def test_that_the_reference_is_loaded_in_the_middle_of_a_step_is_a_sign_of_life(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = {"now": 1000.0, "used": 0.0}
+
+    def load_slowly(*_arguments: object) -> str:
+        clocks["now"], clocks["used"] = clocks["now"] + 600, clocks["used"] + 300
+        activity.look()
+        return "the base model"
+
+    monkeypatch.setattr("llmos_workers.train.attempt.load_model", load_slowly)
+    activity = Activity(lambda: clocks["now"], lambda: clocks["used"])
+    world = make_world(method=build_method("full"), **DPO)
+    attempt = Attempt(build_options(build_parser().parse_args(world.arguments)), Pulse(io.StringIO(), "", activity))
+    reference = attempt._objective._reference  # type: ignore[attr-defined]
+    with activity.by_effort(False), reference.of(torch.nn.Linear(1, 1)) as loaded:
+        assert loaded == "the base model"
+        assert activity.at.timestamp() == 1600
 
 
 @pytest.mark.parametrize(("tuning", "kind"), [("lora", None), ("lora", "merged"), ("full", None)])

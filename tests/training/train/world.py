@@ -6,6 +6,7 @@ seconds that the imports take. One test starts the real command.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -122,8 +123,11 @@ def write_dataset(work: Path, parts: dict[str, list[dict[str, Any]]], labels: Se
     for name, rows in parts.items():
         features = datasets.Features({column: answer if column == "completion" else integers for column in rows[0]})
         datasets.Dataset.from_list(rows, features=features).save_to_disk(str(work / "dataset" / name))
-    manifest = {"digest": DATASET_DIGEST, "baseDigest": BASE_DIGEST, "report": {}, "files": {}, "labels": labels}
-    (work / "dataset" / "manifest.json").write_text(json.dumps(manifest))
+    folder = work / "dataset"
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
+    files = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    manifest = {"digest": DATASET_DIGEST, "baseDigest": BASE_DIGEST, "report": {}, "files": files, "labels": labels}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def make_job(**changes: Any) -> dict[str, Any]:
@@ -154,6 +158,9 @@ class World:
     base_digest: str = BASE_DIGEST
     attempt: int = 1
     trial: int = 0
+    store_uri: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+    """More variables of the attempts."""
 
     def with_job(self, **changes: Any) -> World:
         """The same claim with another job."""
@@ -171,6 +178,7 @@ class World:
             f"--base-digest={self.base_digest}",
             f"--attempt={self.attempt}",
             f"--trial={self.trial}",
+            f"--store-uri={self.store_uri}",
             "--metrics-port=0",
         ]
 
@@ -193,8 +201,9 @@ class World:
     def start(self, *, address_space_bytes: int = 0) -> BaseProcess:
         """Begin an attempt."""
         self.message_path.unlink(missing_ok=True)
+        files = (str(self.message_path), str(self.log_path))
         process = _SERVER.Process(
-            target=_run, args=(self.arguments, str(self.message_path), str(self.log_path), address_space_bytes)
+            target=_run, args=(self.arguments, *files, address_space_bytes, dict(self.environment))
         )
         process.start()
         return process
@@ -303,7 +312,7 @@ def count_attempts(world: World) -> int:
     return len(list((world.work / "attempts").glob("*.json")))
 
 
-def _run(arguments: list[str], message: str, log: str, address_space_bytes: int) -> None:
+def _run(arguments: list[str], message: str, log: str, address_space_bytes: int, environment: dict[str, str]) -> None:
     import resource  # noqa: PLC0415
 
     from llmos_workers.ending import end_on_sigterm  # noqa: PLC0415
@@ -315,7 +324,7 @@ def _run(arguments: list[str], message: str, log: str, address_space_bytes: int)
         os.dup2(descriptor, standard)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    os.environ["LLMOS_TERMINATION_LOG"] = message
+    os.environ |= {"LLMOS_TERMINATION_LOG": message, **environment}
     if address_space_bytes:
         with Path("/proc/self/statm").open() as file:
             used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -85,6 +85,21 @@ def test_what_no_engine_serves_is_refused(setting: dict[str, Any]) -> None:
         compute_adapter_facts({**json.loads(build_adapter()["adapter_config.json"]), **setting})
 
 
+@pytest.mark.parametrize(
+    ("setting", "head"),
+    [
+        ({}, ""),
+        ({"task_type": "CAUSAL_LM"}, ""),
+        ({"modules_to_save": ["score"]}, "score"),
+        ({"modules_to_save": ["classifier"], "task_type": "TOKEN_CLS"}, "classifier"),
+        ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
+    ],
+)
+def test_the_head_of_a_classifier_is_told(setting: dict[str, Any], head: str) -> None:
+    config = json.loads(build_adapter()["adapter_config.json"])
+    assert compute_adapter_facts({**config, **setting}).head == head
+
+
 def test_an_adapter_that_is_not_said_to_be_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidSourceError, match=r"spec\.adapter\.baseModelRef"):
         inspect(tmp_path, build_adapter(), is_adapter=False)

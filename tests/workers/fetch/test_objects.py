@@ -1,18 +1,12 @@
 """s3:// and gs:// with obstore's real client against a real S3 server (moto) in a process of its own.
 
-moto cannot be installed beside kubernetes>=37 either, so uv runs it in an environment of its own. The XML interface of
-Google's store is the same for listing and reading, so the one server stands for both.
+The XML interface of Google's store is the same for listing and reading, so the one server stands for both.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +28,7 @@ from llmos_workers.fetch.inspection import inspect_model
 from llmos_workers.fetch.retry import RetryPolicy
 from llmos_workers.fetch.sources import open_source
 from llmos_workers.fetch.volume import Volume
+from tests.object_store import make_bucket, run_moto
 from tests.workers.fetch.models import PARAMETERS, build_model
 from tests.workers.fetch.servers import Fault, FileServer
 
@@ -42,44 +37,9 @@ BUCKET = "models"
 
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        str(Path(sys.executable).with_name("uv")),
-        "run",
-        "--no-project",
-        "--with",
-        "moto[server]>=5",
-        "moto_server",
-        "-H",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "UV_SYSTEM_CERTS": "1"})
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_up(url, process, log)
-        httpx.put(f"{url}/{BUCKET}").raise_for_status()
+    with run_moto(tmp_path_factory.mktemp("moto")) as url:
+        make_bucket(url, BUCKET)
         yield url
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + 120
-    while time.monotonic() < deadline_s and process.poll() is None:
-        try:
-            httpx.get(f"{url}/moto-api/")
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    raise RuntimeError(log.read_text())
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ _UNSUPPORTED: Final = (
     "trainable_token_indices",
 )
 _HEADS: Final = frozenset({"classifier", "score"})
+_HEAD_TASKS: Final = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"})
 _RETRAIN: Final = "Train it without that, or merge it into its base model and serve that."
 
 
@@ -132,11 +133,19 @@ def compute_adapter_facts(config: Mapping[str, Any]) -> ResolvedAdapter:
         return ResolvedAdapter(
             rank=rank,
             target_modules=tuple(sorted({str(name)[:_MAX_MODULE_CHARS] for name in names}))[:_MAX_MODULES],
+            head=_find_head(config),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise InvalidSourceError(
             f"{ADAPTER_CONFIG} does not say the rank as PEFT does (r, rank_pattern)", "Repair the file at the source."
         ) from error
+
+
+def _find_head(config: Mapping[str, Any]) -> str:
+    """Return the output layer that the adapter has in the place of the vocabulary, as PEFT's settings say."""
+    saved = sorted(_HEADS.intersection(map(str, config.get("modules_to_save") or ())))
+    task = str(config.get("task_type") or "")
+    return saved[0] if saved else task if task in _HEAD_TASKS else ""
 
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from llmos.api import DatasetReport
-from llmos.api.finetunejob import FineTuneJobSpec
+from llmos.api.finetunejob import EvaluationSuite, FineTuneJobSpec
 from llmos_workers.prepare.batching import Batches, Waiting
 from llmos_workers.prepare.canonical import compute_digest, get_whole
 from llmos_workers.prepare.contamination import Suites
@@ -122,10 +122,13 @@ class Gate:
 class SuiteReader:
     """Reads a suite: all its questions into the index, and the first ones into its folder."""
 
-    def __init__(self, spec: FineTuneJobSpec, formatter: Formatter, suites: Suites, store: Store, limit: int) -> None:
-        """Take the job, the index, and the folder with the number of examples that it shall hold."""
+    def __init__(
+        self, spec: FineTuneJobSpec, suite: EvaluationSuite, formatter: Formatter, suites: Suites, store: Store
+    ) -> None:
+        """Take the job, the suite, the index, and the folder of its examples."""
         self._dataset, self._formatter = spec.dataset, formatter
-        self._suites, self._store, self._limit = suites, store, limit
+        self._format = suite.format or spec.dataset.format
+        self._suites, self._store, self._limit = suites, store, suite.limit
         self._tally = Tally()
         self._batches = Batches(spec, formatter, self._tally)
 
@@ -154,7 +157,7 @@ class SuiteReader:
         return self._store.count
 
     def _take(self, line: Line) -> None:
-        example = parse_line(line.data, self._dataset.format)
+        example = parse_line(line.data, self._format)
         text = self._formatter.build_text(example)
         self._suites.add(example)
         if self._store.count < self._limit and self._batches.add(Waiting(line.label, 0.0, text)):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from llmos.api import DatasetReport
-from llmos.api.finetunejob import FineTuneJobSpec
+from llmos.api.finetunejob import EvaluationSuite, FineTuneJobSpec
 
 MANIFEST_NAME: Final = "manifest.json"
 
@@ -53,10 +53,15 @@ def read_dataset_manifest(folder: Path) -> DatasetManifest | None:
         return None
 
 
+def _say_format(suite: EvaluationSuite) -> str:
+    return f" {suite.format.model_dump_json(by_alias=True, exclude_defaults=True)}" if suite.format else ""
+
+
 def compute_inputs(spec: FineTuneJobSpec) -> str:
     """Return a digest of what the job says about the examples; fields that a newer API adds do not change it."""
     suites = "\n".join(
-        f"{suite.name} {suite.source and suite.source.uri} {suite.limit}" for suite in spec.evaluate.suites
+        f"{suite.name} {suite.source and suite.source.uri} {suite.limit}{_say_format(suite)}"
+        for suite in spec.evaluate.suites
     )
     dataset = spec.dataset.model_dump_json(by_alias=True, exclude_defaults=True, exclude={"source": {"secret_ref"}})
     length = str(spec.trainer.hyperparameters.max_length)

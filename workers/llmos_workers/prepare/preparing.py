@@ -134,7 +134,7 @@ class _Run:
 
     def _build_template(self) -> ChatTemplate | None:
         form = self.spec.dataset.format.type
-        is_needed = form == "chat"
+        is_needed = "chat" in {form, *(suite.format.type for suite in self.spec.evaluate.suites if suite.format)}
         # Prompts that are texts need none; a line with messages then says that there is none.
         is_useful = form == "preference" and isinstance(self.tokenizer.chat_template, str)
         return ChatTemplate(self.tokenizer) if is_needed or is_useful else None
@@ -143,7 +143,7 @@ class _Run:
         name = f"suite-{suite.name}"
         reader = LineReader(list_files(self.places.source(name)), prefix=f"{name}/")
         with closing(Store(self.places.dataset / name, is_asked=True, is_paired=self._is_paired)) as store:
-            count = SuiteReader(self.spec, formatter, suites, store, suite.limit).read(reader)
+            count = SuiteReader(self.spec, suite, formatter, suites, store).read(reader)
             log.info("suite %s: %d examples", suite.name, count)
             return store.finish()[1]
 

@@ -34,6 +34,7 @@ from llmos_workers.train.evaluation import Asking
 from llmos_workers.train.events import EventLog
 from llmos_workers.train.gang import Gang, ManyRanks
 from llmos_workers.train.heads import Head, build_head
+from llmos_workers.train.keeping import Keeping, NoKeeping, build_keeping
 from llmos_workers.train.loop import Feeder, Schedule, TrainingLoop
 from llmos_workers.train.meeting import Loss, Meeting, Place
 from llmos_workers.train.merging import check_mergeable
@@ -81,6 +82,8 @@ class Options:
     """Which accelerator of the pod is this process's."""
     trial: int = 0
     """Number of the trial of a search; 0 for a job that trains once."""
+    store_uri: str = ""
+    """Folder of the job in an object store; empty where nothing is kept there."""
 
     @property
     def folder(self) -> Path:
@@ -130,6 +133,17 @@ class Attempt:
             Stopped: SIGTERM came; all is saved.
             TrainError: one of its subclasses.
         """
+        try:
+            outcome = self._run()
+            if self._gang.is_leader:
+                self._keeping.publish(self._output)
+        except Stopped:
+            self._keeping.finish(self._stop.requested_s)
+            raise
+        # Meanwhile the last checkpoint may have come to where it is safe.
+        return outcome | {name: fact for name, fact in self.facts.items() if name == "lastCheckpoint" and fact}
+
+    def _run(self) -> dict[str, Any]:
         outcome = read_outcome(self._output, self._lineage)
         if outcome is not None:
             log.info("the result is there already")
@@ -142,7 +156,9 @@ class Attempt:
         # From here on SIGTERM waits for the step; before, there is nothing that could be lost.
         self._stop.listen()
         reporter, heartbeat = self._build_reports(state, newest)
-        writer = CheckpointWriter(store, reporter.on_checkpoint)
+        self._keeping.start(store, reporter, self._pulse.activity)
+        self._closers.append(self._keeping.close)
+        writer = CheckpointWriter(store, self._build_on_saved(store, reporter))
         self._closers.append(writer.close)
         with self._pulse.activity.by_effort(False):
             self._build_loop(state, learner, store, writer, reporter, heartbeat).run()
@@ -192,8 +208,12 @@ class Attempt:
 
     @cached_property
     def _objective(self) -> Objective:
-        base, device = self._options.base, self._device
-        return build_objective(self._settings, lambda: load_model(base, device.compute, device.device))
+        def load_base() -> Any:
+            # Asked for in the middle of a step, and as long as all loading.
+            with self._pulse.activity.by_effort():
+                return load_model(self._options.base, self._device.compute, self._device.device)
+
+        return build_objective(self._settings, load_base)
 
     @cached_property
     def _head(self) -> Head | None:
@@ -295,6 +315,7 @@ class Attempt:
             checkpoint=newest,
             state=state,
             activity=self._pulse.activity,
+            survives=options.job.spec.checkpoint.storage.has_claim,
         )
         self._pulse.speak = self._reporter.on_pulse
         self._closers.append(self._reporter.close)
@@ -308,6 +329,21 @@ class Attempt:
         out = Path(os.devnull).open("w")  # noqa: SIM115  it is closed with all else
         self._closers.append(out.close)
         return out
+
+    def _build_on_saved(self, store: CheckpointStore, reporter: Reporter) -> Callable[[Checkpoint, float], None]:
+        def on_saved(checkpoint: Checkpoint, took_s: float) -> None:
+            reporter.on_checkpoint(checkpoint, took_s)
+            self._keeping.offer(checkpoint, store.best)
+
+        return on_saved
+
+    @cached_property
+    def _keeping(self) -> Keeping | NoKeeping:
+        options = self._options
+        if not self._gang.is_leader:
+            return NoKeeping()
+        wanted = options.job.spec.checkpoint
+        return build_keeping(options.store_uri, options.folder, wanted, options.attempt, options.trial, self._tick)
 
     def _build_heartbeat(self, state: State) -> Heartbeat:
         options = self._options

@@ -87,6 +87,8 @@ class CheckpointStore:
         """Keep the newest `keep`, and the best one."""
         self._folder, self._lineage, self._keep, self._keep_best = folder, lineage, keep, keep_best
         self._complete: dict[int, Checkpoint] = {}
+        self.is_needed: Callable[[int], bool] = lambda _step: False
+        """Whether the checkpoint of a step may not be removed yet."""
 
     def observe(self) -> Checkpoint | None:
         """Find what is complete, remove what was half written, and return the newest.
@@ -150,7 +152,7 @@ class CheckpointStore:
     def _prune(self) -> None:
         best = self.best
         kept = set(sorted(self._complete)[-self._keep :]) | ({best.manifest.step} if best else set())
-        for step in [step for step in self._complete if step not in kept]:
+        for step in [step for step in self._complete if step not in kept and not self.is_needed(step)]:
             shutil.rmtree(self._complete.pop(step).folder, ignore_errors=True)
 
     def _verify(self, choose: Callable[[], Checkpoint | None]) -> Checkpoint | None:

@@ -7,6 +7,7 @@
     ├── LossNotFiniteError        LossNotFinite        1
     ├── OutOfMemoryError          OutOfMemory          1
     ├── DiskFullError             DiskFull             1
+    ├── KeepingError              what the store said  1
     ├── PeerLostError             PeerLost             1
     └── PeerFailedError           what the other said  1
     Stopped                       (no failure)         143
@@ -69,6 +70,15 @@ class DiskFullError(TrainError):
     """The claim has no room."""
 
     reason = Reason.DiskFull
+
+
+class KeepingError(TrainError):
+    """What was made could not be put into the object store, and it is nowhere else."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        """Keep the reason, and the words that name the remedy."""
+        Exception.__init__(self, message)
+        self.reason = reason
 
 
 class PeerLostError(TrainError):

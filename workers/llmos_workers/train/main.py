@@ -121,6 +121,7 @@ def build_options(parsed: argparse.Namespace) -> Options:
         attempt=parsed.attempt,
         accelerators=parsed.accelerators,
         metrics_port=parsed.metrics_port,
+        store_uri=parsed.store_uri,
         place=_build_place(parsed),
         local_rank=parsed.local_rank,
     )

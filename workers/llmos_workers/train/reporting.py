@@ -77,13 +77,16 @@ class Reporter:
         checkpoint: Checkpoint | None,
         state: State,
         activity: Activity,
+        survives: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin at `state`; `activity` is told of everything."""
+        """Begin at `state`; `activity` is told of everything. What the volume has counts if it `survives` the pod."""
         self._out, self._events, self._metrics, self._clock = out, events, metrics, clock
         self._examples, self._total_steps = examples, total_steps
-        self._lost_s, self._checkpoint, self._state = lost_s, checkpoint, state
-        self._activity = activity
+        self._lost_s, self._state = lost_s, state
+        self._activity, self._survives = activity, survives
+        self._saved = checkpoint.status if checkpoint is not None and survives else None
+        self._trouble = ""
         self._phase: Phase = "training"
         self._lock = threading.Lock()
         self._printed_s = float("-inf")
@@ -116,10 +119,25 @@ class Reporter:
         """A checkpoint is complete."""
         self._activity.touch()
         with self._lock:
-            self._checkpoint = checkpoint
+            if self._survives:
+                self._saved = checkpoint.status
             self._metrics.checkpoints.inc()
             self._metrics.checkpoint_s.set(took_s)
             self._print()
+
+    def on_uploaded(self, status: CheckpointStatus) -> None:
+        """A checkpoint is complete in the object store."""
+        with self._lock:
+            if self._saved is None or status.step >= self._saved.step:
+                self._saved = status
+            self._print()
+
+    def on_trouble(self, words: str) -> None:
+        """Something is wrong with the object store, or no longer (then there are no words)."""
+        with self._lock:
+            if self._trouble != words:
+                self._trouble = words
+                self._print()
 
     def on_phase(self, phase: Phase) -> None:
         """Something else begins."""
@@ -153,7 +171,7 @@ class Reporter:
         """Progress, last checkpoint and lost time, as progress lines and termination messages have them."""
         return {
             "progress": self._build_progress().to_manifest(),
-            "lastCheckpoint": self._build_checkpoint(),
+            "lastCheckpoint": self._saved.to_manifest() if self._saved is not None else None,
             "lostAcceleratorSeconds": round(self._lost_s, 3),
         }
 
@@ -165,6 +183,7 @@ class Reporter:
         self._printed_s = self._clock()
         active_at = self._activity.at.isoformat()
         line = {"event": "progress", "phase": self._phase, "activeAt": active_at, **self.build_facts()}
+        line |= {"storageTrouble": self._trouble} if self._trouble else {}
         print(json.dumps(line), file=self._out, flush=True)
         self._update_metrics()
 
@@ -198,10 +217,6 @@ class Reporter:
         (began_s, first_step, first_tokens), (now_s, step, tokens) = self._times[0], self._times[-1]
         span_s = now_s - began_s
         return ((tokens - first_tokens) / span_s, (step - first_step) / span_s) if span_s > 0 else (0.0, 0.0)
-
-    def _build_checkpoint(self) -> dict[str, Any] | None:
-        status: CheckpointStatus | None = self._checkpoint.status if self._checkpoint else None
-        return status.to_manifest() if status else None
 
 
 def _shorten(value: float | None) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType
 
 from llmos_workers.train.errors import EXIT_STOPPED
@@ -18,6 +19,8 @@ class StopSignal:
     def __init__(self) -> None:
         """Nobody does yet."""
         self.requested = False
+        self.requested_s = 0.0
+        """When, by the monotonic clock."""
 
     def listen(self) -> None:
         """Take SIGTERM from now on."""
@@ -26,4 +29,4 @@ class StopSignal:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
             os._exit(EXIT_STOPPED)
-        self.requested = True
+        self.requested, self.requested_s = True, time.monotonic()

@@ -115,6 +115,8 @@ def _manifest(kind: str, path: str, value: Any) -> Object:
         del spec["replicas"]
     if path == "spec.trainer.nodes":
         spec["checkpoint"] = {"storage": {"accessMode": "ReadWriteMany"}}
+    if path.startswith("spec.checkpoint.storage.secretRef"):
+        spec["checkpoint"] = {"storage": {"uri": "s3://bucket"}}
     if path.startswith(("spec.adapter.attachTo", "spec.adapter.replaces")):
         spec["adapter"] = {"baseModelRef": {"name": "base"}}
     if path.startswith("spec.search") and path != "spec.search.parameters":

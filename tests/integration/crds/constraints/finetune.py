@@ -20,6 +20,7 @@ _URI_SAYS: Final = "the URI must start with one of"
 _PARAMETERS: Final = "spec.trainer.hyperparameters"
 _TARGET: Final = "spec.output.attachTo[]"
 _SUITE: Final = "spec.evaluate.suites[]"
+_STORAGE: Final = "spec.checkpoint.storage"
 
 
 def _source(path: str) -> list[Case]:
@@ -44,13 +45,17 @@ def _below_one(path: str) -> list[Case]:
     return [Case(_JOB, path, "minimum", 0, -0.1), Case(_JOB, path, "exclusiveMaximum", 0.99, 1)]
 
 
-def _column(name: str) -> list[Case]:
-    path = f"spec.dataset.format.columns.{name}"
+def _column(name: str, of: str = "spec.dataset.format") -> list[Case]:
+    path = f"{of}.columns.{name}"
     return [longest_text(_JOB, path, 128), Case(_JOB, path, "minLength", "a", "")]
 
 
 _COLUMNS: Final = ("messages", "prompt", "completion", "text", "tokens", "labels", "label", "chosen", "rejected")
 _COLUMNS_OF_PAIRS: Final = ("anchor", "positive")
+
+
+def _with_suite(form: dict[str, str]) -> dict[str, Any]:
+    return {"evaluate": {"suites": [{"name": "quiz", "source": {"uri": "hf://a/b"}, "format": form}]}}
 
 
 def _names(count: int) -> list[dict[str, str]]:
@@ -59,6 +64,10 @@ def _names(count: int) -> list[dict[str, str]]:
 
 def _pools(count: int) -> list[dict[str, str]]:
     return [{"pool": f"pool-{number}"} for number in range(count)]
+
+
+def _on_two_nodes(storage: dict[str, str]) -> dict[str, Any]:
+    return {"trainer": {"nodes": 2}, "checkpoint": {"storage": {"accessMode": "ReadWriteMany", **storage}}}
 
 
 _METHOD: Final = [
@@ -167,6 +176,30 @@ _CHECKPOINT: Final = [
     *quantity(_JOB, "spec.checkpoint.storage.size"),
     *reference(_JOB, "spec.checkpoint.storage.storageClassName"),
     *one_of(_JOB, "spec.checkpoint.storage.accessMode", "ReadWriteOnce", "ReadWriteMany"),
+    Case(_JOB, _STORAGE, "rule", {"mode": "ephemeral", "uri": "s3://bucket"}, {"mode": "ephemeral"}, says="goes with"),
+    Case(
+        _JOB,
+        _STORAGE,
+        "rule",
+        {"secretRef": {"name": "a"}, "uri": "gs://bucket/a"},
+        {"secretRef": {"name": "a"}},
+        says="secretRef is for",
+    ),
+    Case(_JOB, f"{_STORAGE}.mode", "enum", "claim", "other"),
+    Case(_JOB, f"{_STORAGE}.uri", "rule", "s3://bucket/a/b_c/", "s3://key:secret@bucket/a", says="the URI must be s3"),
+    Case(_JOB, f"{_STORAGE}.uri", "rule", "gs://b.u/a", "hf://org/name", says="the URI must be s3"),
+    Case(_JOB, f"{_STORAGE}.uri", "maxLength", "s3://b.u/" + "a" * 503, "s3://b.u/" + "a" * 504),
+    Case(_JOB, f"{_STORAGE}.secretRef", "required:name", {"name": "store"}, {}),
+    *reference(_JOB, f"{_STORAGE}.secretRef.name"),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        _on_two_nodes({"uri": "s3://bucket", "mode": "claim"}),
+        _on_two_nodes({"uri": "s3://bucket"}),
+        says="several nodes share a claim",
+        blamed="spec.trainer.nodes",
+    ),
     *one_of(_JOB, "spec.earlyStopping.metric", "eval_loss"),
     *one_of(_JOB, "spec.earlyStopping.mode", "min"),
     *limits(_JOB, "spec.earlyStopping.patience", 1, 1000),
@@ -196,6 +229,18 @@ _EVALUATE: Final = [
     longest_text(_JOB, f"{_SUITE}.name", 40),
     Case(_JOB, f"{_SUITE}.name", "pattern", "a_1", "a-1"),
     *_source(f"{_SUITE}.source"),
+    Case(_JOB, _SUITE, "rule", {"format": {}}, {"format": {}, "source": None}, says="format is that of an own source"),
+    *one_of(_JOB, f"{_SUITE}.format.type", "chat", "instruction", "text"),
+    *(case for name in (*_COLUMNS, *_COLUMNS_OF_PAIRS) for case in _column(name, f"{_SUITE}.format")),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        _with_suite({"type": "text"}),
+        _with_suite({"type": "pairs"}),
+        says="a suite has a format that the task does not",
+        blamed="spec.evaluate.suites",
+    ),
     Case(_JOB, f"{_SUITE}.metrics", "minItems", ["loss"], []),
     Case(
         _JOB,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -51,7 +51,7 @@ class ObjectSource:
         if not parts.netloc or "@" in parts.netloc:
             raise InvalidSourceError(f"{redact(uri)} is not {parts.scheme}://bucket/path")
         with self._translate():
-            self._store = _build_store(parts.scheme, parts.netloc)
+            self._store = build_store(parts.scheme, parts.netloc)
 
     def observe_listing(self) -> Listing:
         """List the objects below the path."""
@@ -97,23 +97,29 @@ class ObjectSource:
             return []
         return [RemoteFile(self._path, item["size"], version=(item["e_tag"] or "").strip('"'))]
 
-    @contextmanager
-    def _translate(self) -> Iterator[None]:
-        try:
-            yield
-        except (exceptions.BaseError, OSError, ValueError) as error:
-            raise self._build_error(error) from error
+    def _translate(self) -> AbstractContextManager[None]:
+        return translate_store_errors(self._place)
 
-    def _build_error(self, error: Exception) -> FetchError:
-        text = redact(str(error)).partition("\n")[0]
-        said = f"{self._place}: {text[:600]}"
-        if is_untrusted(error):
-            return CertificateNotTrustedError(f"The store's certificate is not trusted ({said})")
-        for kinds, pattern, build in _ERRORS:
-            if isinstance(error, kinds) and (pattern is None or pattern.search(text)):
-                return build(said)
-        status = _STATUS.search(text)
-        return build_status_error(int(status[1]), self._place, {}) if status else SourceUnavailableError(said)
+
+@contextmanager
+def translate_store_errors(place: str) -> Iterator[None]:
+    """Turn what obstore raises into errors with a reason; `place` is the bucket, for people."""
+    try:
+        yield
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        raise _build_error(error, place) from error
+
+
+def _build_error(error: Exception, place: str) -> FetchError:
+    text = redact(str(error)).partition("\n")[0]
+    said = f"{place}: {text[:600]}"
+    if is_untrusted(error):
+        return CertificateNotTrustedError(f"The store's certificate is not trusted ({said})")
+    for kinds, pattern, build in _ERRORS:
+        if isinstance(error, kinds) and (pattern is None or pattern.search(text)):
+            return build(said)
+    status = _STATUS.search(text)
+    return build_status_error(int(status[1]), place, {}) if status else SourceUnavailableError(said)
 
 
 def _build_changed(said: str) -> FetchError:
@@ -144,22 +150,23 @@ _ERRORS: Final[tuple[tuple[tuple[type[Exception], ...], re.Pattern[str] | None, 
 )
 
 
-def _build_store(scheme: str, bucket: str) -> S3Store | GCSStore:
+def build_store(scheme: str, bucket: str, user_agent: str = "llmos-fetch") -> S3Store | GCSStore:
+    """A client of a bucket, with what the environment says about credentials and addresses."""
     # One quick repetition inside obstore; longer pauses are retry.py's, where they can be seen and bounded.
     retry: RetryConfig = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}
     if scheme == "gs":
-        return GCSStore(bucket, client_options=_build_client_options(), retry_config=retry)
-    return S3Store(bucket, client_options=_build_client_options(), retry_config=retry)
+        return GCSStore(bucket, client_options=_build_client_options(user_agent), retry_config=retry)
+    return S3Store(bucket, client_options=_build_client_options(user_agent), retry_config=retry)
 
 
-def _build_client_options() -> ClientConfig:
+def _build_client_options(user_agent: str) -> ClientConfig:
     options: ClientConfig = {
         "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
         "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
         # The default limits a whole download to 30 s; a stalled one is what read_timeout ends.
         "timeout": timedelta(days=1),
         "allow_http": True,
-        "user_agent": "llmos-fetch",
+        "user_agent": user_agent,
     }
     bundle = Path(os.environ.get("SSL_CERT_FILE", ""))
     if bundle.is_file():

@@ -1,0 +1,96 @@
+"""The command line of what comes and goes before and after the pods of a job; see docs/concepts/fine-tuning.md.
+
+    python -m llmos_workers.offsite restore --uri URI --work /job --attempt N [--trial N] [--has-claim]
+                                                [--without-best]
+    python -m llmos_workers.offsite put --uri URI --folder /job/dataset
+
+Errors go to the termination log as {"reason", "message"}, with exit code 1; never a credential. With `--has-claim`
+an object store that cannot be reached is only said: the claim has all that the attempt needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from llmos_workers.fetch.errors import DiskFullError, FetchError
+from llmos_workers.fetch.main import TERMINATION_LOG, build_ca_environment
+from llmos_workers.fetch.redaction import redact
+from llmos_workers.offsite.folders import RETRY, publish_folder
+from llmos_workers.offsite.remote import RemoteFolder
+from llmos_workers.offsite.restore import Restoring, restore
+from llmos_workers.offsite.words import explain
+from llmos_workers.train.errors import is_disk_full
+
+log = logging.getLogger("llmos_workers.offsite")
+
+_MAX_MESSAGE: Final = 1500
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step and return its exit code."""
+    options = _build_parser().parse_args(arguments)
+    os.environ.update(build_ca_environment(os.environ))
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("llmos_workers").setLevel(logging.INFO)
+    try:
+        _run(options)
+    except FetchError as error:
+        return _fail(options, error.reason, explain(error, options.uri))
+    except OSError as error:
+        told = "Raise checkpoint.storage.size in a new FineTuneJob." if is_disk_full(error) else "See the pod's log."
+        return _fail(options, DiskFullError.reason if is_disk_full(error) else FetchError.reason, f"{error}. {told}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    remote = RemoteFolder(options.uri)
+    if options.step == "put":
+        RETRY.call(lambda: publish_folder(remote, options.folder))
+        log.info("%s is in %s", options.folder, remote.uri)
+        return
+    restore(
+        Restoring(
+            remote,
+            options.work,
+            options.attempt,
+            options.trial,
+            brings_dataset=not options.has_claim,
+            brings_best=not options.without_best,
+        )
+    )
+
+
+def _fail(options: argparse.Namespace, reason: str, message: str) -> int:
+    message = redact(message)
+    if getattr(options, "has_claim", False):
+        log.warning("the attempt goes on from its claim alone: %s", message)
+        return 0
+    log.error("%s: %s", reason, message)
+    path = Path(os.environ.get("LLMOS_TERMINATION_LOG", TERMINATION_LOG))
+    # Outside a pod the default does not exist, and creating a file in /dev would help nobody.
+    if path != TERMINATION_LOG or path.exists():
+        path.write_text(json.dumps({"reason": str(reason), "message": message[:_MAX_MESSAGE]}))
+    return 1
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m llmos_workers.offsite", description="Keep a job's files apart.")
+    steps = parser.add_subparsers(dest="step", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--uri", required=True, help="folder of the job, for example s3://bucket/path/team/job")
+    bring = steps.add_parser("restore", parents=[common], help="bring what an attempt needs")
+    bring.add_argument("--work", type=Path, required=True, help="the job's volume")
+    bring.add_argument("--attempt", type=int, required=True, help="number of the attempt")
+    bring.add_argument("--trial", type=int, default=0, help="number of the trial of a search; 0 = the job has none")
+    bring.add_argument("--has-claim", action="store_true", help="the volume is a claim, which holds the dataset")
+    bring.add_argument("--without-best", action="store_true", help="the result is made from the newest checkpoint")
+    put = steps.add_parser("put", parents=[common], help="put a complete folder")
+    put.add_argument("--folder", type=Path, required=True, help="a folder with a manifest.json")
+    return parser
