@@ -1,12 +1,18 @@
-"""The pod of a trial: a train pod with a name, a label and a folder of its own. Everything else is the job's."""
+"""The pod of a trial: a train pod with name, label, values and folder of its own. Everything else is the job's."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
 
 from llmos.api.names import COMPONENT_TRAIN, LABEL_REPLICA, LABEL_TRIAL
 from llmos_operator.manifests.common import Manifest
 
+_VALUES = "--parameters"
 
-def build_trial_pod(pod: Manifest, job_name: str, trial: int, number: int) -> Manifest:
+
+def build_trial_pod(pod: Manifest, job_name: str, trial: int, number: int, values: Mapping[str, float]) -> Manifest:
     """Return the train pod of a job as that of a trial.
 
     Args:
@@ -14,13 +20,25 @@ def build_trial_pod(pod: Manifest, job_name: str, trial: int, number: int) -> Ma
         job_name: name of the job.
         trial: number of the trial.
         number: of the trial's attempt.
+        values: what it trains with.
     """
     metadata, spec = pod["metadata"], pod["spec"]
     name = compute_trial_pod_name(job_name, trial, number)
     labels = {**metadata["labels"], LABEL_TRIAL: str(trial), LABEL_REPLICA: name}
     (main,) = spec["containers"]
-    told = {**main, "command": [*main["command"], "--trial", str(trial)]}
+    of_trial = ["--trial", str(trial), _VALUES, json.dumps(dict(values))]
+    told = {**main, "command": [*main["command"], *of_trial]}
     return {**pod, "metadata": {**metadata, "name": name, "labels": labels}, "spec": {**spec, "containers": [told]}}
+
+
+def read_trial_values(pod: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a pod was told to train with; nothing if it says nothing that can be read."""
+    command = [*pod["spec"]["containers"][0].get("command", ())]
+    try:
+        values = json.loads(command[command.index(_VALUES) + 1])
+        return {str(name): float(value) for name, value in values.items()}
+    except (ValueError, IndexError, AttributeError, TypeError):
+        return {}
 
 
 def compute_trial_pod_name(job_name: str, trial: int, number: int) -> str:

@@ -27,6 +27,7 @@ from llmos.api.search import Search, apply_parameters, count_trials
 from llmos_operator.planning.failures import Failure, build_failure, describe_fields
 from llmos_operator.planning.finetune import PROGRESS_S, SOON_S, JobPlan, NewPod, Phase, Sight, plan_job
 from llmos_operator.planning.finetune_pods import JobPod, PodState
+from llmos_operator.planning.finetune_proposals import propose_values
 from llmos_operator.planning.finetune_record import Record
 from llmos_operator.planning.finetune_reports import TrainReport
 from llmos_operator.planning.finetune_trials import (
@@ -56,6 +57,8 @@ class TrialPods:
     """Accelerator seconds that its pods have held so far, by number of the attempt."""
     unheard: str = ""
     """Why the log of the running one could not be read."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """What its pods were told to train with."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def keep_trials(job: FineTuneJob, plan: JobPlan) -> SearchPlan:
     trials, search = job.status.trials, job.spec.search
     if search is None or plan.record.is_trained:
         return SearchPlan(trials, job.status.best_trial)
-    return SearchPlan(tuple(begin_again(search, trial) for trial in trials))
+    return SearchPlan(tuple(begin_again(trial) for trial in trials))
 
 
 def find_bad_value(job: FineTuneJob, search: Search) -> Failure | None:
@@ -195,9 +198,9 @@ def judge_rung(value: float, others: Sequence[float], reduction_factor: int) -> 
 
 def _list_trials(sight: Sight, pods: Mapping[int, TrialPods]) -> list[TrialStatus]:
     """Return the trials that the status knows, and those whose pods were made before it was written."""
-    search, known = sight.job.spec.search, {trial.number: trial for trial in sight.job.status.trials}
+    known = {trial.number: trial for trial in sight.job.status.trials}
     unknown = sorted(pods.keys() - known.keys())
-    return [*known.values(), *(begin_trial(search, number) for number in unknown if search is not None)]
+    return [*known.values(), *(begin_trial(number, pods[number].values) for number in unknown if pods[number].values)]
 
 
 def _count_time(trial: TrialStatus, seen: TrialPods) -> TrialStatus:
@@ -287,7 +290,8 @@ def _begin_trials(
     while going < search.parallelism and len(begun) < count_trials(search) and not job.spec.suspend:
         if not has_budget(search, trials, pods, job, more=made + 1):
             break
-        trial = begin_trial(search, len(begun) + 1)
+        number = len(begun) + 1
+        trial = begin_trial(number, propose_values(search, number, [turn.trial for turn in begun]))
         begun.append(_Turn(trial, trial))
         going, made = going + 1, made + 1
     return begun

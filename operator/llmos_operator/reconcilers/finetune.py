@@ -49,6 +49,7 @@ from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job, with_rollout
 from llmos_operator.planning.finetune_canary import NOTHING
 from llmos_operator.planning.finetune_pods import JobPod, build_job_pods
+from llmos_operator.planning.finetune_proposals import read_values
 from llmos_operator.planning.finetune_search import SearchPlan, TrialPod
 from llmos_operator.planning.finetune_stall import end_stalled, get_patience
 from llmos_operator.planning.finetune_status import build_job_status
@@ -310,7 +311,8 @@ async def _build_new_pods(
         for rank in sorted(new.ranks, reverse=True)
     ]
     if trial is not None:
-        pods = [build_trial_pod(pod, job.metadata.name, trial.trial.number, new.number) for pod in pods]
+        values = read_values(trial.trial)
+        pods = [build_trial_pod(pod, job.metadata.name, trial.trial.number, new.number, values) for pod in pods]
     if not observed.queue:
         return pods
     attempt = pods[0]["metadata"]["labels"][LABEL_REPLICA]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from llmos.api.names import LABEL_TRIAL
 from llmos.api.search import Search, propose_parameters
 from llmos_operator.kube.errors import Forbidden, Unavailable
-from llmos_operator.kube.resources import PERSISTENT_VOLUME_CLAIMS, PODS
+from llmos_operator.kube.resources import FINE_TUNE_JOBS, PERSISTENT_VOLUME_CLAIMS, PODS
+from llmos_operator.manifests.finetune_trials import read_trial_values
 from tests.operator.reconcilers.job_world import METRIC, REPORT, JobWorld
 from tests.operator.reconcilers.quota_world import CLASS, accelerator
 from tests.operator.reconcilers.world import NAMESPACE
@@ -38,6 +40,14 @@ class SearchWorld(JobWorld):
 
     def trial(self, number: int) -> dict[str, Any]:
         return next(dict(each) for each in self.status_now()["trials"] if each["number"] == number)
+
+    def values(self, number: int) -> dict[str, float]:
+        """What a trial is to train with, as its status has it."""
+        return {each["name"]: each["value"] for each in self.trial(number)["parameters"]}
+
+    def told_to(self, name: str) -> dict[str, float]:
+        """The same as its pod has it."""
+        return read_trial_values(self.pod(name))
 
     def states(self) -> list[str]:
         return [trial["state"] for trial in self.status_now()["trials"]]
@@ -74,10 +84,11 @@ async def test_two_at_a_time_with_values_of_their_own_and_the_best_is_registered
     assert (status["phase"], world.ready()) == ("Training", ("False", "Training"))
     for number in (1, 2):
         pod = world.pod(f"tune-train-{number}-1")
-        assert pod["spec"]["containers"][0]["command"][-2:] == ["--trial", str(number)]
         search = Search.model_validate({"parameters": [RATE]})
-        values = {each["name"]: each["value"] for each in world.trial(number)["parameters"]}
+        values = world.values(number)
         assert values == propose_parameters(search, number)
+        told = ["--trial", str(number), "--parameters", json.dumps(values)]
+        assert pod["spec"]["containers"][0]["command"][-4:] == told
         world.run_pod(f"tune-train-{number}-1")
     await world.step()
     world.finish("2-1", 1.2)
@@ -101,6 +112,55 @@ async def test_two_at_a_time_with_values_of_their_own_and_the_best_is_registered
     world.kube.forget_writes()
     await world.go()
     assert world.kube.changes == []
+
+
+async def run_trials(world: SearchWorld, count: int) -> None:
+    """Trials one after another; the lower their rate, the better."""
+    for number in range(1, count + 1):
+        world.run_pod(f"tune-train-{number}-1")
+        world.finish(f"{number}-1", 1.0 + world.values(number)["learningRate"])
+        await world.go()
+
+
+async def test_what_tpe_proposes_is_written_down_before_its_pod_and_never_proposed_again() -> None:
+    world = SearchWorld(algorithm="tpe", maxTrials=8, parallelism=1)
+    await world.begin()
+    await run_trials(world, 5)
+    search = Search.model_validate({**world.search})
+    assert [world.values(number) == propose_parameters(search, number) for number in range(1, 7)] == [True] * 4 + [
+        False,
+        False,
+    ]
+    proposed = world.values(6)
+    assert world.told_to("tune-train-6-1") == proposed
+    # Another history would lead to another proposal; that of a trial that has begun stays, whatever becomes of its pod.
+    job = world.kube.stored(FINE_TUNE_JOBS, NAMESPACE, "tune")
+    for trial in job["status"]["trials"][:5]:
+        trial["evalLoss"] = 9 - trial["evalLoss"]
+    world.kube.put(job)
+    world.kube.finish_deletion(PODS, "tune-train-6-1", NAMESPACE)
+    await world.go()
+    world.pass_time(400)
+    await world.go()
+    assert (world.values(6), world.told_to("tune-train-6-2")) == (proposed, proposed)
+    # The claim is lost, and with it all results: those values are trained with again.
+    before = [world.values(number) for number in range(1, 7)]
+    world.kube.finish_deletion(PODS, "tune-train-6-2", NAMESPACE)
+    world.kube.finish_deletion(PERSISTENT_VOLUME_CLAIMS, "tune-work", NAMESPACE)
+    await world.go()
+    assert [world.values(number) for number in range(1, 7)] == before
+
+
+async def test_a_trial_that_the_status_lost_keeps_the_values_of_its_pod() -> None:
+    world = SearchWorld(algorithm="tpe", maxTrials=8, parallelism=1)
+    await world.begin()
+    await run_trials(world, 5)
+    told = world.told_to("tune-train-6-1")
+    job = world.kube.stored(FINE_TUNE_JOBS, NAMESPACE, "tune")
+    job["status"]["trials"] = [{**trial, "evalLoss": 3.0} for trial in job["status"]["trials"][:5]]
+    world.kube.put(job)
+    await world.go()
+    assert world.values(6) == told
 
 
 async def test_gates_are_those_of_the_best_trial() -> None:
@@ -492,5 +552,38 @@ def test_no_history_breaks_a_search(actions: list[tuple[str, Any]]) -> None:
         tale.world.kube.forget_writes()
         await tale.world.step()
         assert tale.world.kube.changes == []
+
+    asyncio.run(check())
+
+
+PLACES_OF_PROPOSED = st.tuples(st.integers(5, 8), st.integers(1, 3)).map(lambda place: f"{place[0]}-{place[1]}")
+ACTIONS_ON_PROPOSED = st.one_of(
+    st.tuples(st.sampled_from(["run", "kill", "vanish", "gone", "fail"]), PLACES_OF_PROPOSED),
+    st.tuples(st.just("finish"), st.tuples(PLACES_OF_PROPOSED, st.floats(0.1, 1.5))),
+    st.tuples(st.just("wait"), st.sampled_from([5, 400])),
+    st.tuples(st.just("cut"), st.tuples(st.sampled_from(WRITES), st.sampled_from(["Pod", "FineTuneJob"]))),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(ACTIONS_ON_PROPOSED, min_size=5, max_size=30))
+def test_no_history_gives_a_trial_that_has_begun_other_values(actions: list[tuple[str, Any]]) -> None:
+    async def check() -> None:
+        tale = Tale()
+        tale.world = world = SearchWorld(
+            retries={"user": 1, "infrastructure": 5}, algorithm="tpe", maxTrials=8, parallelism=2
+        )
+        await world.begin()
+        await run_trials(world, 4)
+        begun = {number: world.values(number) for number in range(1, 6)}
+        for action, value in actions:
+            await tale.act(action, value)
+            await world.step()
+            tale.end_those_that_were_asked()
+            for trial in world.status_now()["trials"]:
+                values = begun.setdefault(trial["number"], world.values(trial["number"]))
+                assert values == world.values(trial["number"])
+            for name in world.trial_pods():
+                assert world.told_to(name) == begun[int(name.split("-")[2])]
 
     asyncio.run(check())

@@ -154,6 +154,8 @@ class World:
     base_digest: str = BASE_DIGEST
     attempt: int = 1
     trial: int = 0
+    parameters: str = "{}"
+    """Of the trial."""
 
     def with_job(self, **changes: Any) -> World:
         """The same claim with another job."""
@@ -171,6 +173,7 @@ class World:
             f"--base-digest={self.base_digest}",
             f"--attempt={self.attempt}",
             f"--trial={self.trial}",
+            f"--parameters={self.parameters}",
             "--metrics-port=0",
         ]
 

@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--attempt", type=int, default=1, help="number of the attempt, from 1 on")
     parser.add_argument("--accelerators", type=int, default=1, help="accelerators that the attempt holds")
     parser.add_argument("--trial", type=int, default=0, help="number of the trial of a search; 0 = the job has none")
+    parser.add_argument("--parameters", default="{}", metavar="JSON", help="hyperparameters of that trial, by name")
     parser.add_argument("--metrics-port", type=int, default=CONTROL_PORT, help="port of /metrics; 0 = none")
     parser.add_argument("--nodes", type=int, default=1, help="pods that train together")
     parser.add_argument("--rank", type=int, default=0, help="which of them this is; 0 leads")
