@@ -392,6 +392,8 @@ async def test_every_reason_that_names_a_problem_is_provoked_by_a_story() -> Non
         Reason.AdapterTooLarge: "test_28_adapters",
         Reason.TooManyAdapters: "tests/operator/planning/test_adapters",
         Reason.BaseModelChanged: "tests/operator/reconcilers/test_finetune: a base with another digest",
+        Reason.TeacherChanged: "tests/operator/reconcilers/test_finetune_teacher",
+        Reason.TeacherMismatch: "tests/training/prepare/test_teacher",
         Reason.CanaryRegressed: "test_32_canary",
         Reason.CheckpointMismatch: "tests/training/train: checkpoints of another dataset, base or settings",
         Reason.DatasetInvalid: "test_27_finetune",

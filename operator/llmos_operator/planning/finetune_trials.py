@@ -55,6 +55,7 @@ def _build_status(job: FineTuneJob, trial: TrialStatus) -> FineTuneJobStatus:
     return FineTuneJobStatus(
         phase="Evaluating" if trial.state == "Evaluating" else "",
         base_digest=job.status.base_digest,
+        teacher_digest=job.status.teacher_digest,
         claim_name=job.status.claim_name,
         dataset_report=job.status.dataset_report,
         progress=TrainingProgress(step=trial.step, total_steps=trial.total_steps, eval_loss=trial.eval_loss),

@@ -145,6 +145,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         kube.get(LLM_MODELS, spec.output.name, namespace),
     )
     service = await _observe_service(context, job, namespace)
+    teacher = await _observe_teacher(context, job, namespace)
     tenants = await observe_tenants(context)
     own = [pod for pod in pods if _is_owned(pod, job)]
     queue = choose_queue(job, tenants.all, context.settings)
@@ -160,6 +161,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         now=context.now(),
         pods=end_stalled(of_job, log.heard, after=get_patience(job), now=context.now()),
         base=context.shared.parse(LLMModel, base) if base else None,
+        teacher=context.shared.parse(LLMModel, teacher) if teacher else None,
         accelerator=context.shared.parse(AcceleratorClass, accelerator) if accelerator else None,
         live=log.report,
         unheard=log.trouble,
@@ -186,6 +188,11 @@ async def _observe_pools(context: Context, job: FineTuneJob) -> tuple[InferenceP
 
 async def _observe_class(context: Context, name: str) -> Object | None:
     return None if name == CPU_CLASS else await context.kube.get(ACCELERATOR_CLASSES, name)
+
+
+async def _observe_teacher(context: Context, job: FineTuneJob, namespace: str) -> Object | None:
+    distill = job.spec.method.distill
+    return await context.kube.get(LLM_MODELS, distill.teacher_ref.name, namespace) if distill is not None else None
 
 
 async def _observe_service(context: Context, job: FineTuneJob, namespace: str) -> Object | None:
@@ -298,10 +305,13 @@ async def _make(
 async def _build_new_pods(
     context: Context, observed: _Observed, plan: JobPlan, new: NewPod, trial: TrialPod | None
 ) -> list[Object]:
-    base, job = observed.sight.base, trial.job if trial is not None else observed.job
-    if base is None:
+    sight, job = observed.sight, trial.job if trial is not None else observed.job
+    if sight.base is None:
         raise LookupError(f"a pod of FineTuneJob {job.metadata.name} was planned without its base model")
-    template = JobTemplate(job, base, observed.sight.accelerator, plan.record.base_digest, context.settings)
+    digests = plan.record.base_digest, plan.record.teacher_digest
+    template = JobTemplate(
+        job, sight.base, sight.accelerator, digests[0], context.settings, sight.teacher, teacher_digest=digests[1]
+    )
     if new.component != COMPONENT_TRAIN:
         return [build_prepare_pod(template, new.number)]
     is_ours = observed.has_quota and not observed.queue

@@ -134,6 +134,8 @@ class MetricComparison(ApiModel):
     """Of the base model."""
     result: float
     """Of the result."""
+    teacher: float | None = None
+    """Of the teacher, for task distill."""
     examples: Annotated[int, Field(ge=0)] = 0
     """Examples that were asked."""
 
@@ -226,6 +228,8 @@ class FineTuneJobStatus(ApiModel):
     """One word for people: Pending, Preparing, Queued, Training, Evaluating, Suspended, Canary, Succeeded or Failed."""
     base_digest: Annotated[str, Field(max_length=128)] = ""
     """Digest of the base model; the job never goes on with another."""
+    teacher_digest: Annotated[str, Field(max_length=128)] = ""
+    """Digest of the teacher, for task distill; the job never goes on with another."""
     claim_name: Annotated[str, Field(max_length=253)] = ""
     """PersistentVolumeClaim that holds dataset, checkpoints and result."""
     dataset_report: DatasetReport | None = None

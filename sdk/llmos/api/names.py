@@ -129,6 +129,7 @@ GATEWAY_PORT: Final = 8080
 GATEWAY_ADMIN_PORT: Final = 8081
 """Of the gateway's health, metrics and load; never exposed to clients."""
 MODEL_DIR: Final = "/model"
+TEACHER_DIR: Final = "/teacher"
 WORK_DIR: Final = "/job"
 """Where the claim of a FineTuneJob is mounted: dataset/, checkpoints/, output/."""
 JOB_FILE: Final = "/etc/llmos/job/job.json"

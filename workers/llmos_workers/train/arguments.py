@@ -17,6 +17,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, default=Path(MODEL_DIR), help="folder of the base model")
     parser.add_argument("--work", type=Path, default=Path(WORK_DIR), help="the claim of the job")
     parser.add_argument("--base-digest", required=True, help="digest of the base model")
+    parser.add_argument("--teacher", type=Path, help="folder of the model that teaches (task distill)")
+    parser.add_argument("--teacher-digest", default="", help="digest of that model")
     parser.add_argument("--attempt", type=int, default=1, help="number of the attempt, from 1 on")
     parser.add_argument("--accelerators", type=int, default=1, help="accelerators that the attempt holds")
     parser.add_argument("--trial", type=int, default=0, help="number of the trial of a search; 0 = the job has none")

@@ -79,6 +79,9 @@ class Options:
     place: Place = field(default_factory=Place)
     local_rank: int = 0
     """Which accelerator of the pod is this process's."""
+    teacher: Path | None = None
+    """The model that teaches, for task distill."""
+    teacher_digest: str = ""
     trial: int = 0
     """Number of the trial of a search; 0 for a job that trains once."""
 
@@ -180,7 +183,7 @@ class Attempt:
 
     @cached_property
     def _settings(self) -> Settings:
-        return build_settings(self._options.job)
+        return build_settings(self._options.job, self._options.teacher_digest)
 
     @cached_property
     def _device(self) -> Device:
@@ -192,8 +195,12 @@ class Attempt:
 
     @cached_property
     def _objective(self) -> Objective:
-        base, device = self._options.base, self._device
-        return build_objective(self._settings, lambda: load_model(base, device.compute, device.device))
+        base, teacher, device = self._options.base, self._options.teacher, self._device
+        return build_objective(
+            self._settings,
+            lambda: load_model(base, device.compute, device.device),
+            (lambda: load_model(teacher, device.compute, device.device)) if teacher else None,
+        )
 
     @cached_property
     def _head(self) -> Head | None:
@@ -368,7 +375,7 @@ class Attempt:
             self._max_tokens,
             tick,
             self._pulse.activity,
-            self._objective.compute_loss_sum,
+            self._objective.compute_eval_loss_sum,
         )
 
     def _build_result_maker(self) -> ResultMaker:

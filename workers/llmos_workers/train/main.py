@@ -119,6 +119,8 @@ def build_options(parsed: argparse.Namespace) -> Options:
         base=parsed.model,
         work=parsed.work,
         base_digest=parsed.base_digest,
+        teacher=parsed.teacher,
+        teacher_digest=parsed.teacher_digest,
         attempt=parsed.attempt,
         accelerators=parsed.accelerators,
         metrics_port=parsed.metrics_port,

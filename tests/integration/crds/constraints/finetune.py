@@ -61,9 +61,28 @@ def _pools(count: int) -> list[dict[str, str]]:
     return [{"pool": f"pool-{number}"} for number in range(count)]
 
 
+_TAUGHT: Final = {"task": "distill", "distill": {"teacherRef": {"name": "teacher"}}}
 _METHOD: Final = [
     Case(_JOB, "spec.method.task", "enum", "causal-lm", "other"),
     *one_of(_JOB, "spec.method.tuning", "lora", "full"),
+    Case(_JOB, "spec.method.distill", "required:teacherRef", {}, {"teacherRef": None}),
+    Case(_JOB, "spec.method.distill.teacherRef", "required:name", {}, {"name": None}),
+    *reference(_JOB, "spec.method.distill.teacherRef.name"),
+    *_above_zero("spec.method.distill.temperature", 100),
+    *_above_zero("spec.method.distill.alpha", 1),
+    *(
+        Case(_JOB, "spec.method", "rule", _TAUGHT, refused, says="method.distill is for", blamed="spec.method.distill")
+        for refused in ({"task": "distill"}, {**_TAUGHT, "task": "causal-lm"})
+    ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"method": _TAUGHT},
+        {"method": {**_TAUGHT, "distill": {"teacherRef": {"name": "m"}}}},
+        says="a model cannot be its own teacher",
+        blamed="spec.method.distill.teacherRef",
+    ),
     *limits(_JOB, "spec.method.lora.rank", 1, 512),
     *limits(_JOB, "spec.method.lora.alpha", 1, 4096),
     *_below_one("spec.method.lora.dropout"),
