@@ -66,6 +66,7 @@ from llmos_operator.reconcilers.kueue import KueueLook, build_kueue_metadata, lo
 from llmos_operator.reconcilers.orphans import remove_lost_pods, tend_orphans
 from llmos_operator.reconcilers.search import look_at_search, read_trial
 from llmos_operator.reconcilers.tenant import observe_tenants
+from llmos_operator.reconcilers.tidy import delete_tidy_pod, tend_files
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed, is_applied
 
 REFUSED_RETRY_S: Final = 15.0
@@ -112,6 +113,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
         observed.built,
         lambda pods: look_at_log(context, pods, key.namespace),
     )
+    plan, search, tidying = await tend_files(context, observed.sight, plan, search, observed.pods)
     plan = with_rollout(plan, await look_at_canaries(context, key, job, plan, observed.sight.output, observed.output))
     refused = await _apply(context, observed, plan, search)
     has_claim = observed.claim is not None or (plan.needs_files and refused is None)
@@ -121,6 +123,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     status = build_job_status(job, plan, claim_name=claim_name, refused=refused, now=context.now(), search=search)
     await apply_status_if_changed(context.kube, current, status, context.now())
     await _delete(context, observed, plan)
+    await delete_tidy_pod(context, tidying)
     train = [pod for pod in observed.pods if _is_train(pod)]
     await tend_pods(context, job, observed.queue, train, has_quota=observed.has_quota)
     looks = (

@@ -14,11 +14,11 @@ from llmos_operator.kube.client import Object
 from llmos_operator.manifests.finetune_trials import read_trial_values
 from llmos_operator.planning.failures import read_attempt, read_time
 from llmos_operator.planning.finetune import JobPlan, Sight
+from llmos_operator.planning.finetune_budget import TrialPods
 from llmos_operator.planning.finetune_pods import JobPod
 from llmos_operator.planning.finetune_proposals import LIBRARY
 from llmos_operator.planning.finetune_search import (
     SearchPlan,
-    TrialPods,
     keep_trials,
     needs_trials,
     plan_search,

@@ -109,6 +109,8 @@ class EndedAttempt(ApiModel):
 
     number: Annotated[int, Field(ge=1)]
     """Of the attempt."""
+    trial: Annotated[int, Field(ge=1)] | None = None
+    """Of which trial it is an attempt, where the job searches."""
     stage: Literal["prepare", "train"]
     """What its pod did."""
     counts_as: Literal["user", "infrastructure", "preemption"]
@@ -211,6 +213,8 @@ class TrialStatus(ApiModel):
     """Its newest complete checkpoint."""
     output_digest: Annotated[str, Field(max_length=128)] = ""
     """Of its result."""
+    files_removed: bool = False
+    """Its checkpoints and result are no longer in the claim: another trial is the best."""
     reason: Annotated[str, Field(max_length=64)] = ""
     """Why it goes on no more, or waits."""
     message: Annotated[str, Field(max_length=512)] = ""

@@ -45,6 +45,7 @@ COMPONENT_INSPECT: Final = "inspect"
 COMPONENT_FETCH: Final = "fetch"
 COMPONENT_PREPARE: Final = "prepare"
 COMPONENT_TRAIN: Final = "train"
+COMPONENT_TIDY: Final = "tidy"
 COMPONENT_SHARE: Final = "share"
 """The pod and the Service that give the files of an adapter to replicas."""
 COMPONENT_ADAPTER_KEY: Final = "adapter-key"
@@ -120,6 +121,7 @@ CONTAINER_INSPECT: Final = "inspect"
 CONTAINER_SHARE: Final = "share"
 CONTAINER_PREPARE: Final = "prepare"
 CONTAINER_TRAIN: Final = "train"
+CONTAINER_TIDY: Final = "tidy"
 ENGINE_PORT: Final = 8000
 CONTROL_PORT: Final = 8001
 SHARE_PORT: Final = 8002

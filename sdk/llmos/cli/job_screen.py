@@ -48,11 +48,14 @@ def _draw_history(job: FineTuneJob) -> list[RenderableType]:
     """The last attempts that ended without a result."""
     if not job.status.history:
         return []
-    table = build_table("ENDED ATTEMPTS", "NUMBER", "STAGE", "REASON", "COUNTS AS", "STEP", "STARTED", "ENDED")
+    has_trials = any(each.trial is not None for each in job.status.history)
+    first = ("TRIAL",) if has_trials else ()
+    table = build_table("ENDED ATTEMPTS", *first, "NUMBER", "STAGE", "REASON", "COUNTS AS", "STEP", "STARTED", "ENDED")
     for each in job.status.history:
+        trial = (str(each.trial or ""),) if has_trials else ()
         step = "" if each.step is None else str(each.step)
         times = (f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "" for moment in (each.started_at, each.ended_at))
-        table.add_row(str(each.number), each.stage, each.reason, each.counts_as, step, *times)
+        table.add_row(*trial, str(each.number), each.stage, each.reason, each.counts_as, step, *times)
     return [table, ""]
 
 

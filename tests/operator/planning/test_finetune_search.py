@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.api import FineTuneJob
-from llmos_operator.planning.finetune_search import compute_reserve_s, find_output_folder, has_budget, judge_rung
+from llmos_operator.planning.finetune_budget import compute_reserve_s, has_budget
+from llmos_operator.planning.finetune_search import find_output_folder, judge_rung
 from llmos_operator.planning.finetune_trials import begin_trial, spend
 
 LOSSES = st.lists(st.floats(0, 10), min_size=1, max_size=40)

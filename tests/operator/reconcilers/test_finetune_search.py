@@ -72,6 +72,11 @@ class SearchWorld(JobWorld):
             progress={"step": 100, "totalSteps": 100},
         )
 
+    async def tidy(self) -> dict[str, Any]:
+        """The files of the other trials are removed, and what waited for that is done."""
+        self.kube.set_status(PODS, "tune-tidy", NAMESPACE, phase="Succeeded")
+        return await self.go()
+
     def learn(self, place: str, step: int, loss: float) -> None:
         """A trial's attempt tells how far it is."""
         self.tell(f"tune-train-{place}", progress={"step": step, "totalSteps": 100, "evalLoss": loss})
@@ -102,7 +107,8 @@ async def test_two_at_a_time_with_values_of_their_own_and_the_best_is_registered
         world.finish(place, loss)
         await world.go()
     world.finish("4-1", 1.3)
-    status = await world.go(5)
+    await world.go(5)
+    status = await world.tidy()
     assert (status["phase"], status["bestTrial"], world.ready()) == ("Succeeded", 3, ("True", "Registered"))
     assert status["output"]["digest"] == "sha256:3-1"
     assert status["output"]["uri"] == "pvc://tune-work/trials/3/output"
@@ -227,6 +233,7 @@ async def test_a_trial_that_fails_is_not_the_end_of_the_others() -> None:
     world.run_pod("tune-train-2-1")
     world.finish("2-1", 1.0)
     status = await world.go(5)
+    status = await world.tidy()
     assert (status["phase"], status["bestTrial"]) == ("Succeeded", 2)
 
 
@@ -260,6 +267,7 @@ async def test_the_budget_ends_a_search_with_the_best_so_far() -> None:
     for place in ("2-1", "3-1"):
         world.kube.finish_deletion(PODS, f"tune-train-{place}", NAMESPACE)
     status = await world.go(6)
+    status = await world.tidy()
     assert (status["phase"], status["bestTrial"]) == ("Succeeded", 1)
     assert sum(trial["acceleratorSeconds"] for trial in status["trials"]) <= 200
     assert len(status["trials"]) == 3
@@ -336,6 +344,7 @@ async def test_fewer_trials_than_have_begun_end_the_search_with_those() -> None:
         world.run_pod(f"tune-train-{number}-1")
         world.finish(f"{number}-1", 1.0 + number / 10)
     status = await world.go(5)
+    status = await world.tidy()
     assert (status["phase"], status.get("bestTrial"), world.ready()) == ("Succeeded", 1, ("True", "Registered"))
 
 
@@ -434,17 +443,49 @@ async def test_a_trial_that_cannot_fit_does_not_keep_the_search_from_its_end() -
     assert (status["phase"], status["bestTrial"]) == ("Succeeded", 2)
 
 
-async def test_trials_that_cannot_fit_go_on_when_their_class_has_more_memory() -> None:
+async def test_trials_that_cannot_fit_wait_for_a_class_with_more_memory_and_go_on() -> None:
     ranks = [{"name": "rank", "values": [512, 500]}]
     world = SearchWorld(algorithm="grid", maxTrials=2, parallelism=2, parameters=ranks)
     small = accelerator()
     world.kube.put({**small, "spec": {**small["spec"], "memory": "4Gi"}})
     world.change(trainer={"accelerator": {"class": CLASS}})
     status = await world.begin(5)
-    assert (status["phase"], world.ready()) == ("Failed", ("False", "NoTrialSucceeded"))
+    # It has not failed: nobody would look at it any more, and yet it would begin some day.
+    assert (status["phase"], world.ready()) == ("Pending", ("False", "DoesNotFit"))
+    assert "completionTime" not in status
+    assert world.states() == ["Failed", "Failed"]
+    world.kube.forget_writes()
+    await world.go()
+    assert world.kube.changes == []
     world.kube.put(accelerator())
     await world.go()
     assert world.trial_pods() == ["tune-train-1-1", "tune-train-2-1"]
+
+
+async def test_attempts_of_trials_stand_in_the_history_of_the_job() -> None:
+    world = SearchWorld(maxTrials=2, parallelism=2)
+    await world.begin()
+    for number in (1, 2):
+        world.run_pod(f"tune-train-{number}-1")
+    await world.step()
+    world.pass_time(5)
+    world.end_pod("tune-train-2-1", code=137)
+    await world.go()
+    world.pass_time(5)
+    world.end_pod("tune-train-1-1", code=1, reason="LossNotFinite", message="it broke")
+    await world.go()
+    told = [(each["trial"], each["number"], each["countsAs"], each["reason"]) for each in world.status_now()["history"]]
+    assert told == [(2, 1, "infrastructure", "NodeLost"), (1, 1, "user", "LossNotFinite")]
+    world.pass_time(400)
+    await world.go()
+    for attempt in range(2, 14):
+        world.run_pod(f"tune-train-2-{attempt}")
+        world.end_pod(f"tune-train-2-{attempt}", code=137)
+        await world.go()
+        world.pass_time(400)
+        await world.go()
+    history = world.status_now()["history"]
+    assert [each["number"] for each in history] == list(range(4, 14))
 
 
 WRITES = ["apply", "apply_status", "delete"]
