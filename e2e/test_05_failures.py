@@ -391,6 +391,8 @@ TOLD_ELSEWHERE: dict[Reason, str] = {
     Reason.AdapterTooLarge: "e2e/test_28_adapters",
     Reason.TooManyAdapters: "tests/operator/planning/test_adapters",
     Reason.BaseModelChanged: "tests/operator/reconcilers/test_finetune: a base with another digest",
+    Reason.TeacherChanged: "tests/operator/reconcilers/test_finetune_teacher",
+    Reason.TeacherMismatch: "tests/training/prepare/test_teacher",
     Reason.CanaryRegressed: "e2e/test_32_canary",
     Reason.CheckpointMismatch: "tests/training/train: checkpoints of another dataset, base or settings",
     Reason.DatasetInvalid: "e2e/test_27_finetune",

@@ -37,6 +37,7 @@ import orjson
 
 from llmos.api.names import (
     COMPONENT_PREPARE,
+    COMPONENT_TIDY,
     COMPONENT_TRAIN,
     LABEL_COMPONENT,
     LABEL_JOB,
@@ -310,7 +311,7 @@ def _is_watched(kind: str, metadata: Mapping[str, Any]) -> bool:
 def find_owner(place: Place, metadata: Mapping[str, Any]) -> Owner:
     """Return whose it is. One that bears both labels, for a person gave it one, is the owner's who makes its kind."""
     labels = metadata.get("labels") or {}
-    is_of_job = labels.get(LABEL_COMPONENT) in (COMPONENT_PREPARE, COMPONENT_TRAIN)
+    is_of_job = labels.get(LABEL_COMPONENT) in (COMPONENT_PREPARE, COMPONENT_TRAIN, COMPONENT_TIDY)
     order = (LABEL_JOB, LABEL_POOL) if is_of_job else (LABEL_POOL, LABEL_JOB)
     owners = (Owner(place.namespace, each, labels[each]) for each in order if labels.get(each))
     return next(owners, Owner(place.namespace))

@@ -4,7 +4,7 @@
     ConfigMap JOB-job      the job as its pods read it (`JOB_FILE`)
     pod JOB-prepare-N      init containers fetch dataset, suites and base model, each with its own Secret only; the
                            container that reads strangers' data sees none of them
-    pod JOB-train-N        fetches the base model, if that is not in a claim, and trains; with more of them
+    pod JOB-train-N        fetches base model and teacher, if they are not in claims, and trains; with more of them
                            (`JOB-train-N-1` ...) where a job trains on several nodes (`finetune_gang`)
 
 With `checkpoint.storage.uri` there is an object store beside the claim, or in its place (`finetune_store`).
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmos.api import AcceleratorClass, CanaryStatus, FineTuneJob, LLMModel, ModelSource
+from llmos.api import AcceleratorClass, CanaryStatus, FineTuneJob, LLMModel, ModelSource, ResolvedModel
 from llmos.api.names import (
     ANNOTATION_ACCELERATOR_CLASS,
     ANNOTATION_ATTEMPT,
@@ -37,6 +37,7 @@ from llmos.api.names import (
     LABEL_COMPONENT,
     LABEL_FETCHES,
     LABEL_JOB,
+    TEACHER_DIR,
     WORK_DIR,
 )
 from llmos_operator.manifests.common import (
@@ -91,6 +92,8 @@ class JobTemplate:
     accelerator: AcceleratorClass | None
     base_digest: str
     settings: Settings
+    teacher: LLMModel | None = None
+    teacher_digest: str = ""
 
     @property
     def image(self) -> str:
@@ -187,19 +190,19 @@ def build_bare_model(model: Manifest) -> Manifest:
 def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:
     """Return the pod that checks, cleans and splits the dataset."""
     job, settings = template.job, template.settings
-    model_dir, volumes, mounts, init = _model_files(template, template.image)
+    models = _model_files(template, template.image)
     sources = _sources(job)
     fetches = [_build_fetch(template, folder, source, index) for index, (folder, source) in enumerate(sources)]
-    named = {volume["name"]: volume for volume in (*volumes, *build_ca_volumes(settings))}
+    named = {volume["name"]: volume for volume in (*models.volumes, *build_ca_volumes(settings))}
     for index, (_, source) in enumerate(sources):
         named |= {volume["name"]: volume for volume in build_source_volumes(source, _prefix(index))}
-    arguments = ("python", "-m", "llmos_workers.prepare", *_common_arguments(template, model_dir))
+    arguments = ("python", "-m", "llmos_workers.prepare", *_common_arguments(template, models))
     resources = {
         "requests": {"cpu": "500m", "memory": PREPARE_MEMORY["requests"]},
         "limits": {"memory": PREPARE_MEMORY["limits"]},
     }
-    main = _build_main(template, CONTAINER_PREPARE, arguments, mounts, resources)
-    init = [*fetches, *init]
+    main = _build_main(template, CONTAINER_PREPARE, arguments, models.mounts, resources)
+    init = [*fetches, *models.init]
     if not job.spec.checkpoint.storage.has_claim:
         # What is prepared goes with the pod's own space, unless somebody keeps it.
         named |= {volume["name"]: volume for volume in build_store_volumes(job, settings)}
@@ -230,23 +233,24 @@ def build_train_pod(
     """
     job, trainer = template.job, template.job.spec.trainer
     member = Member(compute_pod_name(job, COMPONENT_TRAIN, number), rank, size)
-    model_dir, volumes, mounts, init = _model_files(template, template.image)
+    models = _model_files(template, template.image)
+    told_digest = ("--teacher-digest", template.teacher_digest) if template.teacher is not None else ()
     arguments = (
-        *("python", "-m", "llmos_workers.train", *_common_arguments(template, model_dir)),
+        *("python", "-m", "llmos_workers.train", *_common_arguments(template, models), *told_digest),
         *("--attempt", str(number)),
         *("--accelerators", str(size * trainer.accelerators_per_node)),
         *build_member_args(job, member, template.settings.start_timeout_s),
     )
     shm: Manifest = {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - shared memory of the loader's processes
-    main = _build_main(template, CONTAINER_TRAIN, arguments, [*mounts, shm], _build_resources(template))
+    main = _build_main(template, CONTAINER_TRAIN, arguments, [*models.mounts, shm], _build_resources(template))
     main["env"] += build_env((("OMP_NUM_THREADS", str(count_threads(trainer))),))
-    named = {volume["name"]: volume for volume in (*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}})}
+    named = {volume["name"]: volume for volume in (*models.volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}})}
+    init = [*models.init]
     if compute_store_uri(job) and rank == 0:
         give_store(main, job, template.settings)
         init = [*init, build_restore_container(job, number, template.settings)]
         named |= {volume["name"]: volume for volume in build_store_volumes(job, template.settings)}
-    volumes = [*named.values()]
-    pod = _build_pod(template, COMPONENT_TRAIN, number, init, main, volumes)
+    pod = _build_pod(template, COMPONENT_TRAIN, number, init, main, [*named.values()])
     metadata, spec = pod["metadata"], pod["spec"]
     metadata["name"] = member.name
     metadata["labels"] |= build_member_labels(member)
@@ -314,19 +318,41 @@ def _build_fetch(template: JobTemplate, folder: str, source: ModelSource, index:
     return container
 
 
-def _model_files(template: JobTemplate, image: str) -> tuple[str, list[Manifest], list[Manifest], list[Manifest]]:
-    resolved = template.base.status.resolved
-    if resolved is None:
-        raise ValueError(f"LLMModel {template.base.metadata.name} is not resolved: plan the job before its pods")
-    return build_model_files(template.base, resolved, image, template.settings)
+@dataclass(frozen=True)
+class _ModelFiles:
+    """Where a pod finds base model and teacher, and what brings them there."""
+
+    base: str
+    teacher: str
+    volumes: list[Manifest]
+    mounts: list[Manifest]
+    init: list[Manifest]
 
 
-def _common_arguments(template: JobTemplate, model_dir: str) -> tuple[str, ...]:
+def _model_files(template: JobTemplate, image: str) -> _ModelFiles:
+    base = build_model_files(template.base, _resolved(template.base), image, template.settings)
+    if template.teacher is None:
+        return _ModelFiles(base[0], "", *base[1:])
+    resolved = _resolved(template.teacher)
+    teacher = build_model_files(template.teacher, resolved, image, template.settings, "teacher-", TEACHER_DIR)
+    # Both have `tmp`, and the authorities to trust.
+    volumes = {volume["name"]: volume for volume in (*base[1], *teacher[1])}
+    return _ModelFiles(base[0], teacher[0], [*volumes.values()], base[2] + teacher[2], base[3] + teacher[3])
+
+
+def _resolved(model: LLMModel) -> ResolvedModel:
+    if model.status.resolved is None:
+        raise ValueError(f"LLMModel {model.metadata.name} is not resolved: plan the job before its pods")
+    return model.status.resolved
+
+
+def _common_arguments(template: JobTemplate, models: _ModelFiles) -> tuple[str, ...]:
     return (
         *("--job", JOB_FILE),
-        *("--model", model_dir),
+        *("--model", models.base),
         *("--work", WORK_DIR),
         *("--base-digest", template.base_digest),
+        *(("--teacher", models.teacher) if models.teacher else ()),
     )
 
 
@@ -394,7 +420,7 @@ def _build_pod(
 
 
 def _build_resources(template: JobTemplate) -> Manifest:
-    memory = plan_container_memory(template.job.spec, template.base, template.accelerator)
+    memory = plan_container_memory(template.job.spec, template.base, template.accelerator, template.teacher)
     requests = {"cpu": plan_cpu_request(template.job.spec.trainer), "memory": memory}
     if template.accelerator is None:
         return {"requests": requests, "limits": {"memory": memory}}

@@ -89,9 +89,9 @@ def _step_args(step: Literal["inspect", "fetch"], model: LLMModel) -> list[str]:
     return args
 
 
-def build_step_volumes(model: LLMModel, settings: Settings) -> list[Manifest]:
+def build_step_volumes(model: LLMModel, settings: Settings, prefix: str = "") -> list[Manifest]:
     """Return the volumes that a step container mounts, except the model's own."""
-    of_source = build_source_volumes(model.spec.source)
+    of_source = build_source_volumes(model.spec.source, prefix)
     # The order is part of a replica's revision: another one would have all pools roll out anew.
     claims = [volume for volume in of_source if "persistentVolumeClaim" in volume]
     return [
@@ -149,8 +149,10 @@ def build_source_container(
     return container
 
 
-def build_fetch_container(model: LLMModel, resolved: ResolvedModel, image: str, settings: Settings) -> Manifest:
-    """Return the container that fetches the model into the volume named `model`."""
+def build_fetch_container(
+    model: LLMModel, resolved: ResolvedModel, image: str, settings: Settings, prefix: str = ""
+) -> Manifest:
+    """Return the container that fetches the model into the volume named `model`; a prefix tells several apart."""
     # An emptyDir's limit, and that of many local volumes, does not show in the file system's free space.
     capacity = str(parse_quantity_bytes(model.spec.storage.size))
     command = [
@@ -159,31 +161,35 @@ def build_fetch_container(model: LLMModel, resolved: ResolvedModel, image: str, 
         *("--dest", MODEL_DIR),
         *("--capacity-bytes", capacity),
     ]
-    container = build_source_container(CONTAINER_FETCH, image, command, model.spec.source, settings)
-    container["volumeMounts"].append({"name": "model", "mountPath": MODEL_DIR})
+    name = f"{CONTAINER_FETCH}-{prefix}".rstrip("-")
+    container = build_source_container(name, image, command, model.spec.source, settings, prefix)
+    container["volumeMounts"].append({"name": f"{prefix}model", "mountPath": MODEL_DIR})
     return container
 
 
 def build_model_files(
-    model: LLMModel, resolved: ResolvedModel, image: str, settings: Settings
+    model: LLMModel, resolved: ResolvedModel, image: str, settings: Settings, prefix: str = "", root: str = MODEL_DIR
 ) -> tuple[str, list[Manifest], list[Manifest], list[Manifest]]:
     """Return where a pod finds a model, with the volumes, mounts and init containers that bring it there. `image` is
-    that of the container that uses it. The volumes have `tmp` among them."""
+    that of the container that uses it. The volumes have `tmp` among them. Of several models of a pod all but one have a
+    prefix and a root of their own."""
     tmp: Manifest = {"name": "tmp", "emptyDir": {}}
     if not needs_fetch(model, resolved):
         claim, path = compute_source_claim(model) or ("", "")
-        volume: Manifest = {"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-        mount = {"name": "source", "mountPath": SOURCE_DIR, "readOnly": True}
-        return f"{SOURCE_DIR}/{path}".rstrip("/"), [tmp, volume], [mount], []
-    mount = {"name": "model", "mountPath": MODEL_DIR, "readOnly": True}
-    directory = f"{MODEL_DIR}/model"
+        folder = f"{root}-source" if prefix else SOURCE_DIR
+        claimed = {"claimName": claim, "readOnly": True}
+        volume: Manifest = {"name": f"{prefix}source", "persistentVolumeClaim": claimed}
+        mount = {"name": f"{prefix}source", "mountPath": folder, "readOnly": True}
+        return f"{folder}/{path}".rstrip("/"), [tmp, volume], [mount], []
+    mount = {"name": f"{prefix}model", "mountPath": root, "readOnly": True}
+    directory = f"{root}/model"
     if model.spec.storage.mode == "claim":
         claim_name = compute_claim_name(model, model.status.source_hash)
-        volume = {"name": "model", "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True}}
+        volume = {"name": f"{prefix}model", "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True}}
         return directory, [tmp, volume], [mount], []
-    volume = {"name": "model", "emptyDir": {"sizeLimit": model.spec.storage.size}}
-    fetch = build_fetch_container(model, resolved, image, settings)
-    return directory, [*build_step_volumes(model, settings), volume], [mount], [fetch]
+    volume = {"name": f"{prefix}model", "emptyDir": {"sizeLimit": model.spec.storage.size}}
+    fetch = build_fetch_container(model, resolved, image, settings, prefix)
+    return directory, [*build_step_volumes(model, settings, prefix), volume], [mount], [fetch]
 
 
 def compute_fetch_image(resolved: ResolvedModel, settings: Settings) -> str:

@@ -11,8 +11,8 @@
 - Preemption and suspension delete the pod: its grace period is the deadline for a last checkpoint. They spend no
   retries, and there is no pause after them. Losses of infrastructure and errors of the job are tried again, after
   min(10 s x 2^(n-1), 300 s) for the n-th, as often as `retries` says.
-- The base model's digest is pinned before anything is made. With another one no attempt begins and no adapter is
-  registered.
+- The digests of base model and teacher are pinned before anything is made. With others no attempt begins, and no
+  adapter of another base is registered.
 - What ended the job for good (bad data, a checkpoint that does not match) stays so. Whatever else stopped it is judged
   anew from the spec with each pass: more retries or another gate let it go on.
 """
@@ -26,12 +26,13 @@ from typing import Final, Literal
 
 from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, InferencePool, LLMModel, Reason
 from llmos.api.job_reasons import say_for_job
-from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CONDITION_READY, CPU_CLASS
+from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CPU_CLASS
 from llmos_operator.planning.failures import Failure, build_failure, name_model
 from llmos_operator.planning.finetune_canary import NOTHING, CanaryPlan
 from llmos_operator.planning.finetune_gangs import build_attempts
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
 from llmos_operator.planning.finetune_memory import refuse_memory
+from llmos_operator.planning.finetune_models import CHANGED, architecture_of, digest_of, refuse_base, refuse_teacher
 from llmos_operator.planning.finetune_pods import FINAL_REASONS, JobPod, PodState
 from llmos_operator.planning.finetune_record import LIVE, Record, find_live, read_record, update_record
 from llmos_operator.planning.finetune_reports import TrainReport
@@ -51,7 +52,7 @@ START_S: Final = 10.0
 END_S: Final = 15.0
 OBSTACLE_S: Final = 15.0
 SOON_S: Final = 0.1
-_WITHOUT_PAUSE: Final = frozenset({Reason.Preempted, Reason.Suspended, Reason.BaseModelChanged})
+_WITHOUT_PAUSE: Final = frozenset({Reason.Preempted, Reason.Suspended, *CHANGED})
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Sight:
     now: datetime
     pods: tuple[JobPod, ...] = ()
     base: LLMModel | None = None
+    teacher: LLMModel | None = None
+    """For task distill."""
     accelerator: AcceleratorClass | None = None
     live: TrainReport | None = None
     """The newest progress line of the running attempt."""
@@ -199,7 +202,7 @@ def _plan_output(sight: Sight, record: Record) -> JobPlan:
         # A claim of that name which is not the job's holds no result of the job.
         return JobPlan(record, "Evaluating", sight.foreign, gates=gates)
     if sight.job.spec.makes_adapter and (changed := _refuse_base(sight, record)):
-        phase: Phase = "Failed" if changed.reason is Reason.BaseModelChanged else "Evaluating"
+        phase: Phase = "Failed" if changed.reason in CHANGED else "Evaluating"
         return JobPlan(record, phase, changed, gates=gates)
     return JobPlan(replace(record, is_registered=True), "Succeeded", gates=gates, needs_files=True, register=True)
 
@@ -253,15 +256,18 @@ def _plan_attempt(sight: Sight, record: Record) -> JobPlan:
     if any(pod.state is not PodState.ENDED or pod.is_lost for pod in sight.pods):
         return JobPlan(record, "Pending", record.failure)
     if failure := sight.obstacle or sight.foreign or _refuse(sight, record):
-        phase: Phase = "Failed" if failure.reason is Reason.BaseModelChanged else "Pending"
+        phase: Phase = "Failed" if failure.reason in CHANGED else "Pending"
         return JobPlan(replace(record, failure=failure) if phase == "Failed" else record, phase, failure)
     if _pause_s(record, sight.now) > 0:
         return JobPlan(record, "Pending", record.failure)
     if record.is_new_end or not record.base_digest:
         # What the next attempt rests on is written before it is made: whoever is killed in between goes on with it.
-        return JobPlan(
-            replace(record, base_digest=record.base_digest or _digest_of(sight.base)), "Pending", record.failure
+        pinned = replace(
+            record,
+            base_digest=record.base_digest or digest_of(sight.base),
+            teacher_digest=record.teacher_digest or digest_of(sight.teacher),
         )
+        return JobPlan(pinned, "Pending", record.failure)
     return _plan_new(record, job)
 
 
@@ -278,34 +284,19 @@ def _plan_new(record: Record, job: FineTuneJob) -> JobPlan:
 
 def _refuse(sight: Sight, record: Record) -> Failure | None:
     """Return what can be known to stop an attempt before it is made."""
-    if failure := _refuse_base(sight, record):
+    failure = _refuse_base(sight, record) or refuse_teacher(
+        sight.job, sight.teacher, record.teacher_digest, architecture_of(sight.base)
+    )
+    if failure is not None:
         return failure
     name = sight.job.spec.trainer.accelerator.class_name
     if name != CPU_CLASS and sight.accelerator is None:
         return build_failure(Reason.AcceleratorClassNotFound, f"There is no AcceleratorClass {name}.")
-    return refuse_memory(sight.job.spec, sight.base, sight.accelerator) if sight.base else None
+    return refuse_memory(sight.job.spec, sight.base, sight.accelerator, sight.teacher) if sight.base else None
 
 
 def _refuse_base(sight: Sight, record: Record) -> Failure | None:
-    name, base = sight.job.spec.base_model_ref.name, sight.base
-    if base is None:
-        detail = f"There is no LLMModel {name} in namespace {sight.job.metadata.namespace}."
-        return build_failure(Reason.ModelNotFound, detail)
-    ready = next((each for each in base.status.conditions if each.type == CONDITION_READY), None)
-    if base.status.resolved is None or ready is None or ready.observed_generation < base.metadata.generation:
-        return build_failure(Reason.ModelNotReady, f"LLMModel {name} is being looked at.")
-    if record.base_digest and base.status.resolved.digest != record.base_digest:
-        detail = f"LLMModel {name} has {base.status.resolved.digest}, the job began with {record.base_digest}."
-        return build_failure(Reason.BaseModelChanged, detail)
-    if ready.status != "True" and base.metadata.deletion_timestamp is None:
-        return build_failure(Reason.ModelNotReady, f"LLMModel {name} says {ready.reason}: {ready.message}")
-    if base.spec.adapter is not None:
-        return build_failure(Reason.InvalidSpec, f"LLMModel {name} is an adapter: name its base in baseModelRef.")
-    return None
-
-
-def _digest_of(base: LLMModel | None) -> str:
-    return base.status.resolved.digest if base is not None and base.status.resolved is not None else ""
+    return refuse_base(sight.job, sight.base, record.base_digest)
 
 
 def _is_on_cpu(job: FineTuneJob) -> bool:

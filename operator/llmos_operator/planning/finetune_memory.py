@@ -21,6 +21,9 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
   takes half a GiB more: NCCL's buffers, and the gradients that are summed at once.
 - Tasks dpo and embedding compute both of a pair at once: T = 2 maxLength. Beside a result that is no adapter dpo holds
   the base model a second time, as the reference: c P more weights.
+- Task distill holds the teacher, in the compute type and without gradients: c Pt, and what one of its layers computes,
+  c T (8 ht + 4 wt + 2 qt + 4 kt), where that is more than all activations of the student, which come after it. What it
+  says of T tokens stays until both are compared, softened, in float32: (c + 16) T V.
 - Classifiers and embeddings have no logits of a vocabulary: V = 0. Heads, labels x h, are too small to count.
 - Merging an adapter (output.kind merged) holds the base model in float32 in the memory of the host, when training is
   over: 1.1 x 4 P + runtime, where that is more than training itself takes there.
@@ -63,15 +66,19 @@ class TrainingMemory:
     states_gib: float
     activations_gib: float
     exchange_gib: float = 0.0
+    teacher_gib: float = 0.0
 
     @property
     def needs_gib(self) -> float:
         """All of it."""
-        return OVERHEAD * (self.weights_gib + self.states_gib + self.activations_gib) + RUNTIME_GIB + self.exchange_gib
+        tensors = self.weights_gib + self.states_gib + self.activations_gib + self.teacher_gib
+        return OVERHEAD * tensors + RUNTIME_GIB + self.exchange_gib
 
 
-def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> TrainingMemory:
-    """Return what training takes at least."""
+def compute_training_memory(
+    spec: FineTuneJobSpec, architecture: ModelArchitecture, teacher: ModelArchitecture | None = None
+) -> TrainingMemory:
+    """Return what training takes at least; `teacher` is that of task distill."""
     number = _number_bytes(spec)
     parameters = architecture.parameters
     if spec.method.tuning == "lora":
@@ -87,7 +94,12 @@ def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitectu
     vocabulary = 0 if task in SPEECHLESS else architecture.vocabulary_size
     activations = _activation_bytes(architecture, 2 * length if task in PAIRED else length, number, vocabulary)
     exchange_gib = EXCHANGE_GIB if _count_ranks(spec) > 1 else 0.0
-    return TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib)
+    teacher_gib = 0.0
+    if teacher is not None:
+        activations = max(activations, _layer_bytes(teacher, length, number))
+        activations += (number + 4 * FLOAT32_BYTES) * length * vocabulary
+        teacher_gib = number * teacher.parameters / GIB
+    return TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib, teacher_gib)
 
 
 def count_adapter_parameters(architecture: ModelArchitecture, lora: Lora) -> int:
@@ -99,40 +111,51 @@ def count_adapter_parameters(architecture: ModelArchitecture, lora: Lora) -> int
     return each_layer * architecture.layers
 
 
-def refuse_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: AcceleratorClass | None) -> Failure | None:
+def refuse_memory(
+    spec: FineTuneJobSpec, model: LLMModel, accelerator: AcceleratorClass | None, teacher: LLMModel | None = None
+) -> Failure | None:
     """Return that training cannot fit the accelerator, with the numbers; None if it can, or runs on the processor."""
-    architecture = _architecture_of(model)
-    if architecture is None:
+    architecture, taught_by = _architecture_of(model), _architecture_of(teacher)
+    if architecture is None or (teacher is not None and taught_by is None):
         return build_failure(Reason.UnknownArchitecture, "The inspect step found no architecture facts.")
     if accelerator is None:
         return None
-    memory = compute_training_memory(spec, architecture)
+    memory = compute_training_memory(spec, architecture, taught_by)
     has_gib = Accelerators(1, parse_quantity_bytes(accelerator.spec.memory) / GIB).visible_gib
     if memory.needs_gib <= has_gib:
         return None
     detail = (
         f"Training needs {memory.needs_gib:.1f} GiB on one {accelerator.metadata.name}, which has {has_gib:.1f}: "
-        f"{memory.weights_gib:.1f} weights, {memory.states_gib:.1f} gradients and optimizer, "
+        f"{memory.weights_gib:.1f} weights, {_say_teacher(memory)}{memory.states_gib:.1f} gradients and optimizer, "
         f"{memory.activations_gib:.1f} activations of {_say_tokens(spec)} tokens. "
         f"{_say_ranks(spec)}{_advise(spec)} Make a new FineTuneJob with it."
     )
     return build_failure(Reason.DoesNotFit, detail)
 
 
-def plan_container_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: AcceleratorClass | None) -> str:
+def _say_teacher(memory: TrainingMemory) -> str:
+    return f"{memory.teacher_gib:.1f} those of the teacher, " if memory.teacher_gib else ""
+
+
+def plan_container_memory(
+    spec: FineTuneJobSpec, model: LLMModel, accelerator: AcceleratorClass | None, teacher: LLMModel | None = None
+) -> str:
     """Return the memory that the training container asks for, as a quantity."""
     if spec.trainer.memory:
         return spec.trainer.memory
-    architecture = _architecture_of(model)
+    architecture, taught_by = _architecture_of(model), _architecture_of(teacher)
     if architecture is None:
         return "4Gi"
+    memory = compute_training_memory(spec, architecture, taught_by)
     if accelerator is None:
-        needs_gib = compute_training_memory(spec, architecture).needs_gib
+        needs_gib = memory.needs_gib
     else:
-        # Each process reads the model by itself.
-        needs_gib = spec.trainer.accelerators_per_node * (architecture.loaded_bytes / GIB + _HOST_GIB)
+        # Each process reads the models by itself, one after the other.
+        loaded_bytes = max(each.loaded_bytes for each in (architecture, taught_by) if each is not None)
+        needs_gib = spec.trainer.accelerators_per_node * (loaded_bytes / GIB + _HOST_GIB)
     needs_gib += STATE_BYTES * _count_learned(spec, architecture) / GIB
-    needs_gib = max(needs_gib, _compute_merge_gib(spec, architecture))
+    kept_gib = OVERHEAD * memory.teacher_gib if accelerator is None else 0.0
+    needs_gib = max(needs_gib, _compute_merge_gib(spec, architecture) + kept_gib)
     return f"{round(math.ceil(needs_gib / _STEP_GIB) * _STEP_GIB * 1024)}Mi"
 
 
@@ -147,8 +170,8 @@ def _count_learned(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> in
     return count_adapter_parameters(architecture, spec.method.lora) if is_adapter else architecture.parameters
 
 
-def _architecture_of(model: LLMModel) -> ModelArchitecture | None:
-    return model.status.resolved.config if model.status.resolved is not None else None
+def _architecture_of(model: LLMModel | None) -> ModelArchitecture | None:
+    return model.status.resolved.config if model is not None and model.status.resolved is not None else None
 
 
 def _number_bytes(spec: FineTuneJobSpec) -> int:
@@ -158,13 +181,17 @@ def _number_bytes(spec: FineTuneJobSpec) -> int:
 
 
 def _activation_bytes(architecture: ModelArchitecture, tokens: int, number: int, vocabulary: int) -> int:
+    kept = number * tokens * architecture.hidden_size * architecture.layers
+    logits = (number + 2 * FLOAT32_BYTES) * tokens * vocabulary
+    return kept + _layer_bytes(architecture, tokens, number) + logits
+
+
+def _layer_bytes(architecture: ModelArchitecture, tokens: int, number: int) -> int:
+    """Return what one layer computes."""
     hidden = architecture.hidden_size
-    kept = number * tokens * hidden * architecture.layers
     queries = architecture.attention_heads * architecture.head_dim
     keys = architecture.key_value_heads * architecture.head_dim
-    once = number * tokens * (8 * hidden + 4 * _mlp_width(architecture) + 2 * queries + 4 * keys)
-    logits = (number + 2 * FLOAT32_BYTES) * tokens * vocabulary
-    return kept + once + logits
+    return number * tokens * (8 * hidden + 4 * _mlp_width(architecture) + 2 * queries + 4 * keys)
 
 
 def _mlp_width(architecture: ModelArchitecture) -> int:

@@ -50,6 +50,7 @@ FINAL_REASONS: Final = frozenset(
         Reason.ExamplesTooLong,
         Reason.NothingToLearn,
         Reason.CheckpointMismatch,
+        Reason.TeacherMismatch,
     }
 )
 _SIGNALLED: Final = 128

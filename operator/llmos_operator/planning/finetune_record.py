@@ -49,6 +49,7 @@ class Record:
     """What is known of a job."""
 
     base_digest: str = ""
+    teacher_digest: str = ""
     dataset: DatasetReport | None = None
     progress: TrainingProgress | None = None
     last_checkpoint: CheckpointStatus | None = None
@@ -92,6 +93,7 @@ def read_record(job: FineTuneJob) -> Record:
     registered = find_fact(CONDITION_REGISTERED, status.conditions)
     return Record(
         base_digest=status.base_digest,
+        teacher_digest=status.teacher_digest,
         dataset=status.dataset_report,
         progress=status.progress,
         last_checkpoint=status.last_checkpoint,

@@ -7,16 +7,15 @@
 - ASHA (Li et al., 2020), the variant that stops: a trial that reaches rung k, after reductionFactor^k evaluations, goes
   on if it is among the best 1 / reductionFactor of all that have reached it so far, and at least if it is the best. It
   waits for nobody. What was found at a rung stands in the status, so that it is judged once.
-- The budget is what pods hold. Each that goes on may do so until the next look, and then until it has saved its work;
-  that much is kept back for it, and no pod is made that nothing is left for. When it is used up, trials are suspended:
-  a larger budget lets them go on from their checkpoints.
+- When the budget (`finetune_budget`) is used up, trials are suspended: a larger one lets them go on from their
+  checkpoints.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydantic import ValidationError
@@ -26,11 +25,14 @@ from llmos.api.finetunejob import Evaluate, compute_evaluate_every
 from llmos.api.search import Search, apply_parameters, count_trials
 from llmos_operator.planning.failures import Failure, build_failure, describe_fields
 from llmos_operator.planning.finetune import PROGRESS_S, SOON_S, JobPlan, NewPod, Phase, Sight, plan_job
-from llmos_operator.planning.finetune_pods import JobPod, PodState
+from llmos_operator.planning.finetune_budget import TrialPods, count_pods, has_budget
+from llmos_operator.planning.finetune_history import MOST
+from llmos_operator.planning.finetune_pods import JobPod
+from llmos_operator.planning.finetune_proposals import propose_values
 from llmos_operator.planning.finetune_record import Record
-from llmos_operator.planning.finetune_reports import TrainReport
 from llmos_operator.planning.finetune_trials import (
     COMPLETE,
+    FAILED,
     OVER,
     STOPPED,
     begin_again,
@@ -41,21 +43,8 @@ from llmos_operator.planning.finetune_trials import (
     without_failure,
 )
 
-HOUR_S: Final = 3600.0
 _MOST_WARNINGS: Final = 4
 _WAITING: Final = frozenset({"Pending", "Queued", "Suspended"})
-
-
-@dataclass(frozen=True)
-class TrialPods:
-    """What was observed of one trial's pods."""
-
-    pods: tuple[JobPod, ...] = ()
-    live: TrainReport | None = None
-    seconds: Mapping[int, float] = field(default_factory=dict)
-    """Accelerator seconds that its pods have held so far, by number of the attempt."""
-    unheard: str = ""
-    """Why the log of the running one could not be read."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +122,7 @@ def plan_search(sight: Sight, plan: JobPlan, pods: Mapping[int, TrialPods]) -> t
     # A search without pods goes on only if there is enough left for one.
     is_spent = not has_budget(search, before, pods, job, more=0 if count_pods(pods) else 1)
     turns = [_take_turn(sight, trial, pods.get(trial.number, TrialPods()), is_spent=is_spent) for trial in before]
+    plan = replace(plan, record=_extend_history(plan.record, turns))
     turns = _judge_rungs(search, turns, job.spec.evaluate, pods)
     turns = _begin_trials(search, job, _hold_back(search, job, turns, pods), pods)
     return _conclude(_Pass(sight, plan, search, pods, is_spent), turns)
@@ -147,7 +137,7 @@ def keep_trials(job: FineTuneJob, plan: JobPlan) -> SearchPlan:
     trials, search = job.status.trials, job.spec.search
     if search is None or plan.record.is_trained:
         return SearchPlan(trials, job.status.best_trial)
-    return SearchPlan(tuple(begin_again(search, trial) for trial in trials))
+    return SearchPlan(tuple(begin_again(trial) for trial in trials))
 
 
 def find_bad_value(job: FineTuneJob, search: Search) -> Failure | None:
@@ -164,29 +154,6 @@ def find_bad_value(job: FineTuneJob, search: Search) -> Failure | None:
     return None
 
 
-def has_budget(
-    search: Search, trials: Sequence[TrialStatus], pods: Mapping[int, TrialPods], job: FineTuneJob, *, more: int
-) -> bool:
-    """Whether the pods that are there, and `more`, may go on until they have been looked at again and have gone."""
-    if search.budget_accelerator_hours is None:
-        return True
-    spent_s = sum(trial.accelerator_seconds for trial in trials)
-    # A pod that could only begin and save would be in vain.
-    kept_back_s = (count_pods(pods) + 2 * more) * compute_reserve_s(job)
-    return spent_s + kept_back_s <= search.budget_accelerator_hours * HOUR_S
-
-
-def count_pods(pods: Mapping[int, TrialPods]) -> int:
-    """Return how many pods hold accelerators, or may do so at any moment."""
-    return sum(pod.state is not PodState.ENDED for each in pods.values() for pod in each.pods)
-
-
-def compute_reserve_s(job: FineTuneJob) -> float:
-    """Return the accelerator seconds that one attempt may still need before it has saved its work and gone."""
-    seconds = 2 * PROGRESS_S + job.spec.checkpoint.on_preempt.deadline_seconds
-    return seconds * job.spec.trainer.nodes * job.spec.trainer.accelerators_per_node
-
-
 def judge_rung(value: float, others: Sequence[float], reduction_factor: int) -> bool:
     """Whether a trial goes on that found `value` where `others` were found before it; lower is better."""
     rank = sum(other < value for other in others)
@@ -195,9 +162,9 @@ def judge_rung(value: float, others: Sequence[float], reduction_factor: int) -> 
 
 def _list_trials(sight: Sight, pods: Mapping[int, TrialPods]) -> list[TrialStatus]:
     """Return the trials that the status knows, and those whose pods were made before it was written."""
-    search, known = sight.job.spec.search, {trial.number: trial for trial in sight.job.status.trials}
+    known = {trial.number: trial for trial in sight.job.status.trials}
     unknown = sorted(pods.keys() - known.keys())
-    return [*known.values(), *(begin_trial(search, number) for number in unknown if search is not None)]
+    return [*known.values(), *(begin_trial(number, pods[number].values) for number in unknown if pods[number].values)]
 
 
 def _count_time(trial: TrialStatus, seen: TrialPods) -> TrialStatus:
@@ -216,6 +183,18 @@ def _take_turn(sight: Sight, trial: TrialStatus, seen: TrialPods, *, is_spent: b
     if is_spent and status.state == "Suspended":
         status = status.model_copy(update={"message": "search.budgetAcceleratorHours leaves too little for it."})
     return _Turn(status, trial, plan, job, plan.delete)
+
+
+def _extend_history(record: Record, turns: Sequence[_Turn]) -> Record:
+    """Return the record of the job with the attempts of trials that were counted in this pass."""
+    counted = [
+        entry.model_copy(update={"trial": turn.trial.number})
+        for turn in turns
+        if turn.plan is not None
+        for entry in turn.plan.record.history
+    ]
+    counted.sort(key=lambda entry: entry.ended_at)
+    return replace(record, history=(*record.history, *counted)[-MOST:])
 
 
 def _list_undeleted(seen: TrialPods) -> tuple[JobPod, ...]:
@@ -287,7 +266,8 @@ def _begin_trials(
     while going < search.parallelism and len(begun) < count_trials(search) and not job.spec.suspend:
         if not has_budget(search, trials, pods, job, more=made + 1):
             break
-        trial = begin_trial(search, len(begun) + 1)
+        number = len(begun) + 1
+        trial = begin_trial(number, propose_values(search, number, [turn.trial for turn in begun]))
         begun.append(_Turn(trial, trial))
         going, made = going + 1, made + 1
     return begun
@@ -367,13 +347,21 @@ def _sum_up(record: Record, search: Search, found: SearchPlan, metrics: tuple[Me
 
 def _end(plan: JobPlan, found: SearchPlan) -> JobPlan:
     """Return the plan of a search that is over; its result is registered in a later pass, once this is written."""
-    if found.best is None:
-        told = " ".join(f"Trial {each.number}: {each.state}. {each.message}" for each in found.trials[-3:])
-        failure = build_failure(Reason.NoTrialSucceeded, told)
-        return replace(plan, record=replace(plan.record, failure=failure), phase="Failed", failure=failure, warnings=())
-    digest = next(trial.output_digest for trial in found.trials if trial.number == found.best)
-    record = replace(plan.record, output_digest=digest)
+    best = next((trial for trial in found.trials if trial.number == found.best), None)
+    if best is None:
+        return _end_without_result(plan, found)
+    # From here on that of the best one counts: the files of others may go.
+    record = replace(plan.record, output_digest=best.output_digest, last_checkpoint=best.last_checkpoint)
     return replace(plan, record=record, phase="Evaluating", warnings=(), look_again_s=SOON_S)
+
+
+def _end_without_result(plan: JobPlan, found: SearchPlan) -> JobPlan:
+    told = " ".join(f"Trial {each.number}: {each.state}. {each.message}" for each in found.trials[-3:])
+    if any(each.state == FAILED and each.reason == Reason.DoesNotFit for each in found.trials):
+        # It goes on when its class has more memory, so it waits, as a job that trains once does.
+        return replace(plan, phase="Pending", failure=Failure(Reason.DoesNotFit, told))
+    failure = build_failure(Reason.NoTrialSucceeded, told)
+    return replace(plan, record=replace(plan.record, failure=failure), phase="Failed", failure=failure, warnings=())
 
 
 def find_output_folder(trial: int | None) -> str:

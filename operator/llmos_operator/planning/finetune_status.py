@@ -69,6 +69,7 @@ def build_job_status(
         observed_generation=job.metadata.generation,
         phase=plan.phase,
         base_digest=record.base_digest,
+        teacher_digest=record.teacher_digest,
         claim_name=claim_name,
         dataset_report=record.dataset,
         progress=record.progress,

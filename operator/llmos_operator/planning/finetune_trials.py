@@ -7,14 +7,16 @@ preemption, retries, pauses) is true of those of trials by the same code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from llmos.api import Condition, FineTuneJob, OutputStatus, ParameterValue, Reason, TrialStatus
+from llmos.api import Condition, FineTuneJob, OutputStatus, Reason, TrialStatus
 from llmos.api.finetunejob_status import FineTuneJobStatus, TrainingProgress
 from llmos.api.names import CONDITION_TRAINED
-from llmos.api.search import Search, apply_parameters, propose_parameters
+from llmos.api.search import apply_parameters
 from llmos_operator.planning.finetune import JobPlan
+from llmos_operator.planning.finetune_proposals import build_values, read_values
 from llmos_operator.planning.finetune_record import Record
 
 COMPLETE = "Complete"
@@ -25,16 +27,15 @@ _MESSAGE_CHARS = 512
 _EVAL_LOSS = "eval_loss"
 
 
-def begin_trial(search: Search, number: int) -> TrialStatus:
+def begin_trial(number: int, values: Mapping[str, float]) -> TrialStatus:
     """Return a trial that has not begun."""
-    values = propose_parameters(search, number)
-    return TrialStatus(number=number, parameters=tuple(ParameterValue(name=n, value=v) for n, v in values.items()))
+    return TrialStatus(number=number, parameters=build_values(values))
 
 
-def begin_again(search: Search, trial: TrialStatus) -> TrialStatus:
-    """Return a trial of which everything is lost but the account of its attempts."""
+def begin_again(trial: TrialStatus) -> TrialStatus:
+    """Return a trial of which everything is lost but its values and the account of its attempts."""
     account = trial.model_dump(include={"attempt", "accelerator_seconds", "attempt_seconds"})
-    return begin_trial(search, trial.number).model_copy(update={**account, "attempts": trial.attempts})
+    return begin_trial(trial.number, read_values(trial)).model_copy(update={**account, "attempts": trial.attempts})
 
 
 def build_trial_job(job: FineTuneJob, trial: TrialStatus, *, suspend: bool) -> FineTuneJob:
@@ -43,7 +44,7 @@ def build_trial_job(job: FineTuneJob, trial: TrialStatus, *, suspend: bool) -> F
     Raises:
         ValidationError: a value is outside of what the hyperparameter may be.
     """
-    spec = apply_parameters(job.spec, {each.name: each.value for each in trial.parameters})
+    spec = apply_parameters(job.spec, read_values(trial))
     evaluate = spec.evaluate.model_copy(update={"gates": ()})
     output = spec.output.model_copy(update={"attach_to": ()})
     changed = spec.model_copy(update={"suspend": suspend, "evaluate": evaluate, "output": output})
@@ -54,6 +55,7 @@ def _build_status(job: FineTuneJob, trial: TrialStatus) -> FineTuneJobStatus:
     return FineTuneJobStatus(
         phase="Evaluating" if trial.state == "Evaluating" else "",
         base_digest=job.status.base_digest,
+        teacher_digest=job.status.teacher_digest,
         claim_name=job.status.claim_name,
         dataset_report=job.status.dataset_report,
         progress=TrainingProgress(step=trial.step, total_steps=trial.total_steps, eval_loss=trial.eval_loss),

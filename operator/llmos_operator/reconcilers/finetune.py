@@ -49,6 +49,7 @@ from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job, with_rollout
 from llmos_operator.planning.finetune_canary import NOTHING
 from llmos_operator.planning.finetune_pods import JobPod, build_job_pods
+from llmos_operator.planning.finetune_proposals import read_values
 from llmos_operator.planning.finetune_search import SearchPlan, TrialPod
 from llmos_operator.planning.finetune_stall import end_stalled, get_patience
 from llmos_operator.planning.finetune_status import build_job_status
@@ -65,6 +66,7 @@ from llmos_operator.reconcilers.kueue import KueueLook, build_kueue_metadata, lo
 from llmos_operator.reconcilers.orphans import remove_lost_pods, tend_orphans
 from llmos_operator.reconcilers.search import look_at_search, read_trial
 from llmos_operator.reconcilers.tenant import observe_tenants
+from llmos_operator.reconcilers.tidy import delete_tidy_pod, tend_files
 from llmos_operator.reconcilers.writing import apply_if_needed, apply_status_if_changed, is_applied
 
 REFUSED_RETRY_S: Final = 15.0
@@ -112,6 +114,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
         observed.built,
         lambda pods: look_at_log(context, pods, key.namespace),
     )
+    plan, search, tidying = await tend_files(context, observed.sight, plan, search, observed.pods)
     plan = with_rollout(plan, await look_at_canaries(context, key, job, plan, observed.sight.output, observed.output))
     refused = await _apply(context, observed, plan, search)
     wants_claim = job.spec.checkpoint.storage.has_claim
@@ -122,6 +125,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     status = build_job_status(job, plan, claim_name=claim_name, refused=refused, now=context.now(), search=search)
     await apply_status_if_changed(context.kube, current, status, context.now())
     await _delete(context, observed, plan)
+    await delete_tidy_pod(context, tidying)
     train = [pod for pod in observed.pods if _is_train(pod)]
     await tend_pods(context, job, observed.queue, train, has_quota=observed.has_quota)
     looks = (
@@ -146,6 +150,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         kube.get(LLM_MODELS, spec.output.name, namespace),
     )
     service = await _observe_service(context, job, namespace)
+    teacher = await _observe_teacher(context, job, namespace)
     tenants = await observe_tenants(context)
     own = [pod for pod in pods if _is_owned(pod, job)]
     queue = choose_queue(job, tenants.all, context.settings)
@@ -161,6 +166,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         now=context.now(),
         pods=end_stalled(of_job, log.heard, after=get_patience(job), now=context.now()),
         base=context.shared.parse(LLMModel, base) if base else None,
+        teacher=context.shared.parse(LLMModel, teacher) if teacher else None,
         accelerator=context.shared.parse(AcceleratorClass, accelerator) if accelerator else None,
         live=log.report,
         unheard=log.trouble,
@@ -187,6 +193,11 @@ async def _observe_pools(context: Context, job: FineTuneJob) -> tuple[InferenceP
 
 async def _observe_class(context: Context, name: str) -> Object | None:
     return None if name == CPU_CLASS else await context.kube.get(ACCELERATOR_CLASSES, name)
+
+
+async def _observe_teacher(context: Context, job: FineTuneJob, namespace: str) -> Object | None:
+    distill = job.spec.method.distill
+    return await context.kube.get(LLM_MODELS, distill.teacher_ref.name, namespace) if distill is not None else None
 
 
 async def _observe_service(context: Context, job: FineTuneJob, namespace: str) -> Object | None:
@@ -300,10 +311,13 @@ async def _make(
 async def _build_new_pods(
     context: Context, observed: _Observed, plan: JobPlan, new: NewPod, trial: TrialPod | None
 ) -> list[Object]:
-    base, job = observed.sight.base, trial.job if trial is not None else observed.job
-    if base is None:
+    sight, job = observed.sight, trial.job if trial is not None else observed.job
+    if sight.base is None:
         raise LookupError(f"a pod of FineTuneJob {job.metadata.name} was planned without its base model")
-    template = JobTemplate(job, base, observed.sight.accelerator, plan.record.base_digest, context.settings)
+    digests = plan.record.base_digest, plan.record.teacher_digest
+    template = JobTemplate(
+        job, sight.base, sight.accelerator, digests[0], context.settings, sight.teacher, teacher_digest=digests[1]
+    )
     if new.component != COMPONENT_TRAIN:
         return [build_prepare_pod(template, new.number)]
     is_ours = observed.has_quota and not observed.queue
@@ -313,7 +327,8 @@ async def _build_new_pods(
         for rank in sorted(new.ranks, reverse=True)
     ]
     if trial is not None:
-        pods = [build_trial_pod(pod, job.metadata.name, trial.trial.number, new.number) for pod in pods]
+        values = read_values(trial.trial)
+        pods = [build_trial_pod(pod, job.metadata.name, trial.trial.number, new.number, values) for pod in pods]
     if not observed.queue:
         return pods
     attempt = pods[0]["metadata"]["labels"][LABEL_REPLICA]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -9,12 +11,14 @@ from datetime import datetime
 from llmos.api import FineTuneJob
 from llmos.api.names import COMPONENT_TRAIN, CONTAINER_TRAIN, LABEL_COMPONENT, LABEL_TRIAL
 from llmos_operator.kube.client import Object
+from llmos_operator.manifests.finetune_trials import read_trial_values
 from llmos_operator.planning.failures import read_attempt, read_time
 from llmos_operator.planning.finetune import JobPlan, Sight
+from llmos_operator.planning.finetune_budget import TrialPods
 from llmos_operator.planning.finetune_pods import JobPod
+from llmos_operator.planning.finetune_proposals import LIBRARY
 from llmos_operator.planning.finetune_search import (
     SearchPlan,
-    TrialPods,
     keep_trials,
     needs_trials,
     plan_search,
@@ -56,7 +60,11 @@ async def look_at_search(
         raw = [pod for pod in pods if read_trial(pod) == number]
         log = await read_log(own)
         own = end_stalled(own, log.heard, after=get_patience(sight.job), now=sight.now)
-        seen[number] = TrialPods(own, log.report, compute_seconds(raw, sight.job, sight.now), log.trouble)
+        seconds = compute_seconds(raw, sight.job, sight.now)
+        seen[number] = TrialPods(own, log.report, seconds, log.trouble, read_trial_values(raw[-1]))
+    if sight.job.spec.search is not None and sight.job.spec.search.algorithm == "tpe":
+        # Beside the loop, which has a lease to renew; the plan imports it again for nothing.
+        await asyncio.to_thread(importlib.import_module, LIBRARY)
     return plan_search(sight, plan, seen)
 
 

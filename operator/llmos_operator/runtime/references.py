@@ -148,8 +148,10 @@ def _build_targets(key: Key, body: Mapping[str, Any]) -> tuple[Key, ...]:
 
 
 def _build_targets_of_job(key: Key, spec: Mapping[str, Any]) -> tuple[Key, ...]:
-    """Return the base model, the model that is made, the pools that are to load it, and the accelerator class."""
-    models = ((spec.get(field) or {}).get("name") for field in ("baseModelRef", "output"))
+    """Return base model, teacher, the model that is made, the pools that are to load it, and the accelerator class."""
+    teacher = (spec.get("method") or {}).get("distill") or {}
+    named = (spec.get("baseModelRef"), teacher.get("teacherRef"), spec.get("output"))
+    models = ((each or {}).get("name") for each in named)
     accelerator = ((spec.get("trainer") or {}).get("accelerator") or {}).get("class")
     targets = [Key(LLM_MODELS.kind, key.namespace, model) for model in models if model]
     attached = (spec.get("output") or {}).get("attachTo") or ()

@@ -31,7 +31,7 @@ from llmos.api.search import Search
 ModuleName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
 """The name of a module of the model, for example q_proj."""
 
-SuiteMetric = Literal["loss", "exact_match", "reward_accuracy", "reward_margin", "accuracy", "f1", "recall_at_1"]
+SuiteMetric = Literal["loss", "exact_match", "kl", "reward_accuracy", "reward_margin", "accuracy", "f1", "recall_at_1"]
 """What a suite may ask."""
 
 
@@ -48,18 +48,42 @@ class Lora(ApiModel):
     """Modules that get matrices, for example q_proj. Empty = all linear layers but the output."""
 
 
+class Distill(ApiModel):
+    """Knowledge distillation (Hinton et al., 2015): the next token as a teacher would say it, too."""
+
+    teacher_ref: LocalReference
+    """The LLMModel that teaches: a whole model with the vocabulary of the base model, which is the student."""
+    temperature: Annotated[float, Field(gt=0, le=100)] = 2.0
+    """Both are softened by it while they are compared: higher values teach more of what the teacher finds unlikely."""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the teacher in the loss; the rest is the tokens of the dataset themselves."""
+
+
 class Method(ApiModel):
     """What is learned, and which weights change."""
 
-    task: Literal["causal-lm", "dpo", "token-classification", "sequence-classification", "embedding"] = "causal-lm"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(self.task == 'distill') == has(self.distill)",
+            "method.distill is for task distill, which needs it: name the teacher in method.distill.teacherRef",
+            field_path=".distill",
+        ),
+    )
+
+    task: Literal["causal-lm", "dpo", "distill", "token-classification", "sequence-classification", "embedding"] = (
+        "causal-lm"
+    )
     """causal-lm: the next token of texts and conversations. dpo: which of two answers is the better one (direct
-    preference optimization, Rafailov et al., 2023), from dataset.format.type preference. token-classification: the
+    preference optimization, Rafailov et al., 2023), from dataset.format.type preference. distill: the next token, and
+    what a larger model thinks of all others, from the same texts as causal-lm. token-classification: the
     label of each word, from tokens-labels. sequence-classification: the label of a text, from text-label. embedding:
     vectors that are near for texts that belong together, from pairs."""
     tuning: Literal["lora", "full"] = "lora"
     """lora makes an adapter of a few megabytes; full changes all weights and makes a whole model."""
     lora: Lora = Lora()
     """The shape of the adapter, for tuning lora."""
+    distill: Distill | None = None
+    """The teacher, for task distill."""
 
 
 class Hyperparameters(ApiModel):
@@ -153,9 +177,9 @@ class EvaluationSuite(ApiModel):
     """How these lines are read, for example instruction beside a dataset of chats. Absent = as the dataset's."""
     metrics: Annotated[tuple[SuiteMetric, ...], Field(min_length=1, max_length=4), ListSet()] = ("loss",)
     """loss: mean loss for each token of the answers, for each pair of them, or for each label. exact_match (task
-    causal-lm): share of the prompts that are answered, at temperature 0, with the very words of the dataset; case,
-    punctuation and surrounding space do not count. reward_accuracy, reward_margin (task dpo), accuracy, f1
-    (classification), recall_at_1 (embedding): as in gates."""
+    causal-lm or distill): share of the prompts that are answered, at temperature 0, with the very words of the
+    dataset; case, punctuation and surrounding space do not count. kl (task distill), reward_accuracy, reward_margin
+    (task dpo), accuracy, f1 (classification), recall_at_1 (embedding): as in gates."""
     limit: Annotated[int, Field(ge=1, le=100000)] = 200
     """Examples that are asked at most."""
 
@@ -174,7 +198,8 @@ class Gate(ApiModel):
     metric: Annotated[str, Field(max_length=64, pattern=r"^[a-z][a-z0-9_]*$")]
     """`eval_loss`, or a suite's name and metric, for example `support_exact_match`. For task dpo also
     `eval_reward_accuracy`, the share of the held-out pairs whose chosen answer has the higher reward, and
-    `eval_reward_margin`, the mean difference of the rewards; the base model's are 0. For classification also
+    `eval_reward_margin`, the mean difference of the rewards; the base model's are 0. For distill also `eval_kl`, how
+    far a model is from the teacher: the mean KL(teacher || model) of a learned token. For classification also
     `eval_accuracy`, the share of the labels that are right, and `eval_f1`, the mean of the F1 of all labels. For
     embedding also `eval_recall_at_1`, the share of the held-out anchors whose own positive is the nearest one."""
     min: Annotated[float, Field(ge=-1000000, le=1000000)] | None = None
@@ -240,6 +265,11 @@ class FineTuneJobSpec(ApiModel):
             "a result cannot replace itself: give output.name a name of its own, and name in replaces the one that "
             "clients ask for",
             field_path=".output.attachTo",
+        ),
+        Rule(
+            "!has(self.method.distill) || self.method.distill.teacherRef.name != self.baseModelRef.name",
+            "a model cannot be its own teacher: baseModelRef is the student, method.distill.teacherRef another model",
+            field_path=".method.distill.teacherRef",
         ),
         Rule(
             "!has(self.earlyStopping) || self.dataset.split.evalFraction > 0.0",

@@ -9,6 +9,7 @@ from llmos.api.meta import Rule
 _FORMATS: Final = {
     "causal-lm": ["chat", "instruction", "text"],
     "dpo": ["preference"],
+    "distill": ["chat", "instruction", "text"],
     "token-classification": ["tokens-labels"],
     "sequence-classification": ["text-label"],
     "embedding": ["pairs"],
@@ -16,6 +17,7 @@ _FORMATS: Final = {
 _METRICS: Final = {
     "causal-lm": ["loss", "exact_match"],
     "dpo": ["loss", "reward_accuracy", "reward_margin"],
+    "distill": ["loss", "exact_match", "kl"],
     "token-classification": ["loss", "accuracy", "f1"],
     "sequence-classification": ["loss", "accuracy", "f1"],
     "embedding": ["loss", "recall_at_1"],
@@ -24,8 +26,9 @@ _METRICS: Final = {
 TASK_RULES: Final = (
     Rule(
         f"self.dataset.format.type in {_FORMATS}[self.method.task]",
-        "the task does not learn from this format: causal-lm takes chat, instruction or text, dpo takes preference, "
-        "token-classification takes tokens-labels, sequence-classification takes text-label, embedding takes pairs",
+        "the task does not learn from this format: causal-lm and distill take chat, instruction or text, dpo takes "
+        "preference, token-classification takes tokens-labels, sequence-classification takes text-label, embedding "
+        "takes pairs",
         field_path=".dataset.format.type",
     ),
     Rule(
@@ -38,8 +41,9 @@ TASK_RULES: Final = (
     Rule(
         "!has(self.evaluate.suites) || self.evaluate.suites.all(suite, "
         f"suite.metrics.all(metric, metric in {_METRICS}[self.method.task]))",
-        "a suite has a metric that the task has not: causal-lm has loss and exact_match, dpo has loss, reward_accuracy "
-        "and reward_margin, classification has loss, accuracy and f1, embedding has loss and recall_at_1",
+        "a suite has a metric that the task has not: causal-lm has loss and exact_match, distill these and kl, dpo "
+        "has loss, reward_accuracy and reward_margin, classification has loss, accuracy and f1, embedding has loss "
+        "and recall_at_1",
         field_path=".evaluate.suites",
     ),
 )
@@ -52,7 +56,8 @@ OUTPUT_RULES: Final = (
         field_path=".output.attachTo",
     ),
     Rule(
-        "!has(self.output.attachTo) || size(self.output.attachTo) == 0 || self.method.task in ['causal-lm', 'dpo']",
+        "!has(self.output.attachTo) || size(self.output.attachTo) == 0 || "
+        "self.method.task in ['causal-lm', 'dpo', 'distill']",
         "classifiers and embeddings are not served beside a model that speaks: leave attachTo out; "
         "docs/how-to/fine-tune.md says what serves them",
         field_path=".output.attachTo",

@@ -109,6 +109,8 @@ class EndedAttempt(ApiModel):
 
     number: Annotated[int, Field(ge=1)]
     """Of the attempt."""
+    trial: Annotated[int, Field(ge=1)] | None = None
+    """Of which trial it is an attempt, where the job searches."""
     stage: Literal["prepare", "train"]
     """What its pod did."""
     counts_as: Literal["user", "infrastructure", "preemption"]
@@ -134,6 +136,8 @@ class MetricComparison(ApiModel):
     """Of the base model."""
     result: float
     """Of the result."""
+    teacher: float | None = None
+    """Of the teacher, for task distill."""
     examples: Annotated[int, Field(ge=0)] = 0
     """Examples that were asked."""
 
@@ -209,6 +213,8 @@ class TrialStatus(ApiModel):
     """Its newest complete checkpoint."""
     output_digest: Annotated[str, Field(max_length=128)] = ""
     """Of its result."""
+    files_removed: bool = False
+    """Its checkpoints and result are no longer in the claim: another trial is the best."""
     reason: Annotated[str, Field(max_length=64)] = ""
     """Why it goes on no more, or waits."""
     message: Annotated[str, Field(max_length=512)] = ""
@@ -226,6 +232,8 @@ class FineTuneJobStatus(ApiModel):
     """One word for people: Pending, Preparing, Queued, Training, Evaluating, Suspended, Canary, Succeeded or Failed."""
     base_digest: Annotated[str, Field(max_length=128)] = ""
     """Digest of the base model; the job never goes on with another."""
+    teacher_digest: Annotated[str, Field(max_length=128)] = ""
+    """Digest of the teacher, for task distill; the job never goes on with another."""
     claim_name: Annotated[str, Field(max_length=253)] = ""
     """PersistentVolumeClaim that holds dataset, checkpoints and result."""
     dataset_report: DatasetReport | None = None

@@ -70,12 +70,12 @@ _WORDS: Final[dict[Reason, tuple[str, str]]] = {
     ),
     Reason.InvalidSpec: ("", "Correct the field that the message names, in a new FineTuneJob if it cannot be changed."),
     Reason.ModelNotFound: (
-        "The base model's LLMModel does not exist.",
-        "Create it in the job's namespace, and the job goes on; baseModelRef cannot be changed, so for another name "
-        "make a new FineTuneJob.",
+        "The LLMModel of the base model, or of the teacher, does not exist.",
+        "Create it in the job's namespace, and the job goes on; its name in the job cannot be changed, so for another "
+        "one make a new FineTuneJob.",
     ),
     Reason.ModelNotReady: (
-        "The base model's LLMModel is not ready yet.",
+        "The LLMModel of the base model, or of the teacher, is not ready yet.",
         "Look at the model: kubectl describe llmmodel NAME. The job begins by itself when it is ready.",
     ),
     Reason.DoesNotFit: (

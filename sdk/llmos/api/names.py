@@ -45,6 +45,7 @@ COMPONENT_INSPECT: Final = "inspect"
 COMPONENT_FETCH: Final = "fetch"
 COMPONENT_PREPARE: Final = "prepare"
 COMPONENT_TRAIN: Final = "train"
+COMPONENT_TIDY: Final = "tidy"
 COMPONENT_SHARE: Final = "share"
 """The pod and the Service that give the files of an adapter to replicas."""
 COMPONENT_ADAPTER_KEY: Final = "adapter-key"
@@ -126,6 +127,7 @@ CONTAINER_RESTORE: Final = "restore"
 """Brings what an object store has before a job trains;"""
 CONTAINER_KEEP: Final = "keep"
 """puts the prepared dataset there."""
+CONTAINER_TIDY: Final = "tidy"
 ENGINE_PORT: Final = 8000
 CONTROL_PORT: Final = 8001
 SHARE_PORT: Final = 8002
@@ -135,6 +137,7 @@ GATEWAY_PORT: Final = 8080
 GATEWAY_ADMIN_PORT: Final = 8081
 """Of the gateway's health, metrics and load; never exposed to clients."""
 MODEL_DIR: Final = "/model"
+TEACHER_DIR: Final = "/teacher"
 WORK_DIR: Final = "/job"
 """Where the claim of a FineTuneJob is mounted: dataset/, checkpoints/, output/."""
 JOB_FILE: Final = "/etc/llmos/job/job.json"

@@ -100,6 +100,8 @@ class Reason(StrEnum):
     LossNotFinite = "LossNotFinite"
     CheckpointMismatch = "CheckpointMismatch"
     BaseModelChanged = "BaseModelChanged"
+    TeacherChanged = "TeacherChanged"
+    TeacherMismatch = "TeacherMismatch"
     TrainingFailed = "TrainingFailed"
     RetriesExhausted = "RetriesExhausted"
     GateFailed = "GateFailed"
@@ -693,6 +695,20 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "Trained",
         "The base model's digest is no longer the one that the job began with.",
         "Put the former source back into the LLMModel, or make a new FineTuneJob.",
+        "on-change",
+    ),
+    Reason.TeacherChanged: _bad(
+        _JOB,
+        "Trained",
+        "The teacher's digest is no longer the one that the job began with.",
+        "Put the former source back into the teacher's LLMModel, or make a new FineTuneJob.",
+        "on-change",
+    ),
+    Reason.TeacherMismatch: _bad(
+        _JOB,
+        "Trained",
+        "The teacher has another vocabulary than the base model, so what it says of tokens means other ones.",
+        "Choose a teacher of the base model's family, with the same tokenizer, in a new FineTuneJob.",
         "on-change",
     ),
     Reason.TrainingFailed: _bad(

@@ -1,7 +1,7 @@
 """Search for hyperparameters: what may vary, and which values a trial gets.
 
-The values of a trial follow from the spec and the trial's number alone. So operator and trainer agree on them without
-telling each other, and an operator that was restarted proposes the same.
+The values of a trial follow from the spec and the trial's number alone, but for `tpe`, which learns from the trials
+before it (`llmos_operator.planning.finetune_proposals`). Those of each stand in the status before its pod is made.
 """
 
 from __future__ import annotations
@@ -55,12 +55,6 @@ class Search(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "self.algorithm != 'tpe'",
-            "tpe is not offered: what it proposes depends on the order in which trials end, which a restarted operator "
-            "does not know; take asha or random",
-            field_path=".algorithm",
-        ),
-        Rule(
             "self.algorithm != 'grid' || self.parameters.all(each, has(each.values) && size(each.values) > 0)",
             "a grid needs values for each parameter",
             field_path=".parameters",
@@ -70,7 +64,8 @@ class Search(ApiModel):
 
     algorithm: Literal["asha", "random", "grid", "tpe"] = "asha"
     """random: values are drawn. grid: all combinations, in order. asha: drawn, and trials that are behind at a rung are
-    stopped (asynchronous successive halving, Li et al., 2020). tpe is refused."""
+    stopped (asynchronous successive halving, Li et al., 2020). tpe: drawn until a quarter of maxTrials (4 to 10) are
+    complete, then proposed from what these found (tree-structured Parzen estimator, Bergstra et al., 2011)."""
     max_trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 16
     """Trials at most."""
     parallelism: Annotated[int, Field(ge=1, le=16)] = 1
@@ -94,7 +89,8 @@ def count_trials(search: Search) -> int:
 
 
 def propose_parameters(search: Search, number: int) -> dict[str, float]:
-    """Return the values of a trial, from 1 on; the same for the same spec, whoever asks."""
+    """Return the values of a trial, from 1 on; the same for the same spec, whoever asks. For tpe those of a trial that
+    has nothing to learn from."""
     if search.algorithm == "grid":
         return _pick_combination(search, number - 1)
     return {parameter.name: _draw(parameter, search.seed, number) for parameter in search.parameters}
@@ -117,6 +113,17 @@ def apply_parameters(spec: FineTuneJobSpec, values: Mapping[str, float]) -> Fine
     )
 
 
+def list_values(parameter: SearchParameter) -> tuple[float, ...]:
+    """Return the values to choose from, as trials have them, each once."""
+    return tuple(dict.fromkeys(_as_number(parameter.name, value) for value in parameter.values))
+
+
+def round_value(parameter: SearchParameter, value: float) -> float:
+    """Return a value between min and max, or one of the values, as a trial has it."""
+    rounded = _as_number(parameter.name, value)
+    return rounded if parameter.values else min(max(rounded, parameter.min or 0.0), parameter.max or 0.0)
+
+
 def _pick_combination(search: Search, index: int) -> dict[str, float]:
     values: dict[str, float] = {}
     # The last parameter varies fastest, as in nested loops.
@@ -133,7 +140,7 @@ def _draw(parameter: SearchParameter, seed: int, number: int) -> float:
         return _as_number(parameter.name, parameter.values[int(share * len(parameter.values))])
     low, high = parameter.min or 0.0, parameter.max or 0.0
     drawn = low * (high / low) ** share if parameter.log else low + (high - low) * share
-    return min(max(_as_number(parameter.name, drawn), low), high)
+    return round_value(parameter, drawn)
 
 
 def _as_number(name: str, value: float) -> float:

@@ -48,11 +48,14 @@ def _draw_history(job: FineTuneJob) -> list[RenderableType]:
     """The last attempts that ended without a result."""
     if not job.status.history:
         return []
-    table = build_table("ENDED ATTEMPTS", "NUMBER", "STAGE", "REASON", "COUNTS AS", "STEP", "STARTED", "ENDED")
+    has_trials = any(each.trial is not None for each in job.status.history)
+    first = ("TRIAL",) if has_trials else ()
+    table = build_table("ENDED ATTEMPTS", *first, "NUMBER", "STAGE", "REASON", "COUNTS AS", "STEP", "STARTED", "ENDED")
     for each in job.status.history:
+        trial = (str(each.trial or ""),) if has_trials else ()
         step = "" if each.step is None else str(each.step)
         times = (f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "" for moment in (each.started_at, each.ended_at))
-        table.add_row(str(each.number), each.stage, each.reason, each.counts_as, step, *times)
+        table.add_row(*trial, str(each.number), each.stage, each.reason, each.counts_as, step, *times)
     return [table, ""]
 
 
@@ -97,7 +100,9 @@ def _say_place(trainer: Trainer) -> str:
 def _say_method(job: FineTuneJob) -> str:
     lora = job.spec.method.lora
     shape = f" rank {lora.rank}, alpha {lora.alpha}" if job.spec.method.tuning == "lora" else ""
-    return f"{job.spec.method.tuning}{shape}, {job.spec.dataset.format.type}"
+    distill = job.spec.method.distill
+    taught = f", taught by {distill.teacher_ref.name} {job.status.teacher_digest}".rstrip() if distill else ""
+    return f"{job.spec.method.tuning}{shape}, {job.spec.dataset.format.type}{taught}"
 
 
 def _say_ended(job: FineTuneJob) -> str:
@@ -162,21 +167,29 @@ def draw_evaluation(evaluation: Evaluation, gates: tuple[Gate, ...]) -> list[Ren
     """Base and result side by side, and the gates."""
     parts: list[RenderableType] = []
     if evaluation.metrics:
-        table = build_table("EVALUATION", "METRIC", "BASE", "RESULT", "CHANGE", "EXAMPLES")
+        is_taught = any(each.teacher is not None for each in evaluation.metrics)
+        teacher = ("TEACHER",) if is_taught else ()
+        table = build_table("EVALUATION", "METRIC", "BASE", "RESULT", "CHANGE", *teacher, "EXAMPLES")
         for each in evaluation.metrics:
-            table.add_row(each.name, f"{each.base:.4g}", f"{each.result:.4g}", say_change(each), str(each.examples))
+            values = [each.name, f"{each.base:.4g}", f"{each.result:.4g}", say_change(each)]
+            of_teacher = [_say_teacher(each)] if is_taught else []
+            table.add_row(*values, *of_teacher, str(each.examples))
         parts += [table, ""]
     if evaluation.gates:
         parts += [_draw_gates(evaluation, gates), ""]
     return parts
 
 
+def _say_teacher(metric: MetricComparison) -> str:
+    return "" if metric.teacher is None else f"{metric.teacher:.4g}"
+
+
 def say_change(metric: MetricComparison) -> str:
     """How the result differs from the base, and whether that is better."""
     if metric.result == metric.base:
         return "none"
-    is_loss = metric.name.endswith("loss")
-    better = "better" if (metric.result < metric.base) is is_loss else "worse"
+    is_lower_better = metric.name.endswith(("loss", "_kl"))
+    better = "better" if (metric.result < metric.base) is is_lower_better else "worse"
     share = (
         f"{100 * (metric.result / metric.base - 1):+.1f} %" if metric.base else f"{metric.result - metric.base:+.4g}"
     )

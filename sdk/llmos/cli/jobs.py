@@ -110,8 +110,51 @@ def tune(
         float | None,
         typer.Option("--near-dedup", metavar="SIMILARITY", help="Learn lines this similar only once, for example 0.8."),
     ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option("--nodes", min=1, help="Pods that train together; several share a ReadWriteMany claim."),
+    ] = None,
+    accelerators: Annotated[
+        int | None, typer.Option("--accelerators", min=1, help="Accelerators of each node; by default 1.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="LLMMODEL", help="Larger model of the same family to learn from, too."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Softens what the teacher says; by default 2.")
+    ] = None,
+    teacher_share: Annotated[
+        float | None,
+        typer.Option("--teacher-share", help="Share of the teacher in the loss, up to 1; by default 0.5."),
+    ] = None,
+    tries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            metavar="NAME=VALUES",
+            help="Hyperparameter to search for: learning-rate=1e-5..3e-3:log, rank=8,16,32. Repeatable.",
+        ),
+    ] = None,
+    search: Annotated[
+        Literal["asha", "tpe", "random", "grid"] | None,
+        typer.Option("--search", help="How values of --try are chosen; by default asha, which stops what is behind."),
+    ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Trials at most; by default 16.")] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", min=1, help="Trials at the same time; by default 1.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget", metavar="HOURS", help="Accelerator hours of all trials together; by default no limit."
+        ),
+    ] = None,
     storage: Annotated[
         str | None, typer.Option("--storage", help="Size of the claim for data and checkpoints; by default 20Gi.")
+    ] = None,
+    storage_class: Annotated[
+        str | None, typer.Option("--storage-class", help="StorageClass of that claim; by default the cluster's.")
     ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", help="Memory of the training container; by default planned.")
@@ -135,6 +178,8 @@ def tune(
         llmos tune --base smollm2 --data https://example.com/support.jsonl --name support --class cpu
 
         llmos tune --base smollm2 --data pvc://data/qa --name qa --attach chat --gate 'eval_loss<=0.95xbase'
+
+        llmos tune --base smollm2 --data pvc://data/qa --name qa --teacher smollm2-large --try rank=8,16 --search grid
 
         llmos tune --base smollm2 --data hf://org/data --name qa --dry-run | kubectl apply -f -
     """
@@ -167,7 +212,18 @@ def tune(
         pii=pii,
         near_dedup=near_dedup,
         patience=patience,
+        nodes=nodes,
+        accelerators=accelerators,
+        teacher=teacher,
+        temperature=temperature,
+        teacher_share=teacher_share,
+        tries=tuple(tries or ()),
+        search=search,
+        trials=trials,
+        parallel=parallel,
+        budget=budget,
         storage=storage,
+        storage_class=storage_class,
         memory=memory,
     )
     session = find_session(ctx)

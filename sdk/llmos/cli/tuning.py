@@ -17,10 +17,13 @@ from pydantic import ValidationError
 from llmos.api import FineTuneJob, LLMModel
 from llmos.api.meta import POD_NAME_PART
 from llmos.api.names import CPU_CLASS, LABEL_JOB
+from llmos.api.search import Search
 from llmos.cli.gates import EVAL_LOSS, BadGateError, parse_gate
+from llmos.cli.search_words import BadParameterError, parse_parameter
 from llmos.client import Client, ForbiddenError, InvalidError, NotFoundError, Verdict, judge
 from llmos.client.readiness import build_not_ready, ready_condition
 
+MAX_TRIALS: Final[int] = Search.model_fields["max_trials"].default
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LONGEST_NAME: Final = 40
 _SCHEMES: Final = ("hf", "s3", "gs", "oci", "https", "http", "pvc", "pypi")
@@ -65,7 +68,18 @@ class TuneWish:
     weight: int | None = None
     promote_after: str | None = None
     storage: str | None = None
+    storage_class: str | None = None
     memory: str | None = None
+    nodes: int | None = None
+    accelerators: int | None = None
+    teacher: str | None = None
+    temperature: float | None = None
+    teacher_share: float | None = None
+    search: str | None = None
+    tries: tuple[str, ...] = ()
+    trials: int | None = None
+    parallel: int | None = None
+    budget: float | None = None
 
 
 def build_job(wish: TuneWish, class_name: str) -> FineTuneJob:
@@ -76,6 +90,10 @@ def build_job(wish: TuneWish, class_name: str) -> FineTuneJob:
     """
     _check_names(wish)
     _check_contradictions(wish)
+    _check_teacher(wish)
+    _check_search(wish)
+    if class_name == CPU_CLASS and (wish.accelerators or 1) > 1:
+        raise BadWishError("--accelerators", "a node of class cpu has one: give --nodes, or another --class")
     suites = [_parse_suite(text, wish) for text in wish.suites]
     metrics = _find_metrics(suites, wish)
     try:
@@ -107,20 +125,51 @@ def _build_spec(wish: TuneWish, class_name: str) -> dict[str, Any]:
         "split": _drop_empty({"evalFraction": wish.eval_fraction}),
     }
     lora = _drop_empty({"rank": wish.rank, "alpha": wish.alpha})
-    trainer = {"accelerator": {"class": class_name}, "memory": wish.memory, "hyperparameters": _drop_empty(numbers)}
+    trainer = {
+        "accelerator": {"class": class_name},
+        "nodes": wish.nodes,
+        "acceleratorsPerNode": wish.accelerators,
+        "memory": wish.memory,
+        "hyperparameters": _drop_empty(numbers),
+    }
     canary = {"replaces": wish.replaces, "weight": wish.weight, "promoteAfter": wish.promote_after}
     attach = [_drop_empty({"pool": pool, **canary}) for pool in wish.attach]
     return _drop_empty(
         {
             "baseModelRef": {"name": wish.base},
-            "method": _drop_empty({"tuning": wish.method, "lora": lora}),
+            "method": _drop_empty({**_build_task(wish), "tuning": wish.method, "lora": lora}),
             "dataset": _drop_empty(dataset),
             "trainer": _drop_empty(trainer),
-            "checkpoint": _drop_empty({"storage": _drop_empty({"size": wish.storage})}),
+            "checkpoint": _drop_empty({"storage": _build_storage(wish)}),
             "earlyStopping": None if wish.patience is None else {"patience": wish.patience},
+            "search": _build_search(wish),
             "output": _drop_empty({"name": wish.output or wish.name, "attachTo": attach}),
         }
     )
+
+
+def _build_task(wish: TuneWish) -> dict[str, Any]:
+    if wish.teacher is None:
+        return {}
+    taught = {"teacherRef": {"name": wish.teacher}, "temperature": wish.temperature, "alpha": wish.teacher_share}
+    return {"task": "distill", "distill": _drop_empty(taught)}
+
+
+def _build_storage(wish: TuneWish) -> dict[str, Any]:
+    # Several nodes can share no other claim.
+    access = "ReadWriteMany" if (wish.nodes or 1) > 1 else None
+    return _drop_empty({"size": wish.storage, "storageClassName": wish.storage_class, "accessMode": access})
+
+
+def _build_search(wish: TuneWish) -> dict[str, Any]:
+    if not wish.tries:
+        return {}
+    numbers = {"maxTrials": wish.trials, "parallelism": wish.parallel, "budgetAcceleratorHours": wish.budget}
+    try:
+        parameters = [parse_parameter(text) for text in wish.tries]
+    except BadParameterError as error:
+        raise BadWishError("--try", str(error)) from error
+    return _drop_empty({"algorithm": wish.search, **numbers, "parameters": parameters})
 
 
 def _drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +219,37 @@ def _check_contradictions(wish: TuneWish) -> None:
         raise BadWishError("--name", f"{wish.base} is the base model: name the result otherwise")
 
 
+def _check_teacher(wish: TuneWish) -> None:
+    if wish.teacher is None and (wish.temperature or wish.teacher_share):
+        option = "--temperature" if wish.temperature else "--teacher-share"
+        raise BadWishError(option, "it says how a teacher is learned from: name one with --teacher")
+    if wish.teacher == wish.base:
+        raise BadWishError("--teacher", f"{wish.base} is the base model, and cannot teach itself")
+
+
+def _check_search(wish: TuneWish) -> None:
+    numbers = (("--trials", wish.trials), ("--parallel", wish.parallel), ("--budget", wish.budget))
+    said = (("--search", wish.search), *numbers)
+    if not wish.tries:
+        if option := next((name for name, value in said if value is not None), None):
+            raise BadWishError(option, "it needs something to vary: give --try, such as --try rank=8,16,32")
+        return
+    if (wish.nodes or 1) > 1:
+        raise BadWishError("--nodes", "each trial of a search trains on one node: leave it out, or --try")
+    if (wish.parallel or 1) > (wish.trials or MAX_TRIALS):
+        raise BadWishError("--parallel", f"it must not be above --trials, which is {wish.trials or MAX_TRIALS}")
+    if wish.eval_fraction == 0:
+        raise BadWishError("--eval-fraction", "trials are compared by held-out examples: give one above 0")
+    found = _build_search(wish)["parameters"]
+    names = [each["name"] for each in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadWishError("--try", f"{twice} is given twice")
+    if wish.method == "full" and (of_adapter := {"rank", "alpha", "dropout"} & {*names}):
+        raise BadWishError("--try", f"{min(of_adapter)} is an adapter's, and --method full makes none")
+    if wish.search == "grid" and any("values" not in each for each in found):
+        raise BadWishError("--try", "a grid has values, such as rank=8,16,32, and no ranges")
+
+
 def _parse_suite(text: str, wish: TuneWish) -> dict[str, Any]:
     name, _, uri = text.partition("=")
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
@@ -179,19 +259,23 @@ def _parse_suite(text: str, wish: TuneWish) -> dict[str, Any]:
     if uri:
         _check_uri("--suite", uri)
     metrics = ["loss"] if wish.format == "text" else ["loss", "exact_match"]
+    metrics += ["kl"] if wish.teacher else []
     return {"name": name, "metrics": metrics} | ({"source": {"uri": uri}} if uri else {})
 
 
 def _find_metrics(suites: list[dict[str, Any]], wish: TuneWish) -> frozenset[str]:
     """Names of what the job computes of base and result."""
     of_suites = {f"{suite['name']}_{metric}" for suite in suites for metric in suite["metrics"]}
-    return frozenset(of_suites if wish.eval_fraction == 0 else {EVAL_LOSS, *of_suites})
+    held_out = {EVAL_LOSS, *(["eval_kl"] if wish.teacher else [])}
+    return frozenset(of_suites if wish.eval_fraction == 0 else {*held_out, *of_suites})
 
 
 def _explain(error: ValidationError) -> BadWishError:
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
-    return BadWishError(_OPTIONS.get(str(first["loc"][-1]), path), f"{first['input']!r}: {first['msg']} ({path})")
+    last = [str(part) for part in first["loc"][-2:]]
+    option = _OPTIONS.get(".".join(last)) or _OPTIONS.get(last[-1], path)
+    return BadWishError(option, f"{first['input']!r}: {first['msg']} ({path})")
 
 
 _OPTIONS: Final = {
@@ -218,6 +302,15 @@ _OPTIONS: Final = {
     "evalFraction": "--eval-fraction",
     "patience": "--patience",
     "threshold": "--near-dedup",
+    "storageClassName": "--storage-class",
+    "nodes": "--nodes",
+    "acceleratorsPerNode": "--accelerators",
+    "teacherRef.name": "--teacher",
+    "temperature": "--temperature",
+    "distill.alpha": "--teacher-share",
+    "maxTrials": "--trials",
+    "parallelism": "--parallel",
+    "budgetAcceleratorHours": "--budget",
 }
 
 
@@ -242,31 +335,40 @@ def check_job(client: Client, job: FineTuneJob) -> tuple[str, ...]:
     Raises:
         LlmosError: the job could not succeed; nothing was made.
     """
-    base = _check_base(client, job.spec.base_model_ref.name)
+    distill = job.spec.method.distill
+    models = [_check_whole(client, job.spec.base_model_ref.name, "--base", "are not tuned further")]
+    if distill is not None:
+        models.append(_check_whole(client, distill.teacher_ref.name, "--teacher", "teach nobody"))
     _check_class(client, job.spec.trainer.accelerator.class_name)
     _check_output(client, job)
     for target in job.spec.output.attach_to:
         _check_pool(client, target.pool, job)
-    condition = ready_condition(base)
+    return tuple(note for model in models if (note := _say_waiting(model)))
+
+
+def _say_waiting(model: LLMModel) -> str:
+    condition = ready_condition(model)
     if condition is None or condition.status == "True":
-        return ()
-    return (f"LLMModel {base.metadata.name} is not ready yet ({condition.reason}): the job waits for it.",)
+        return ""
+    return f"LLMModel {model.metadata.name} is not ready yet ({condition.reason}): the job waits for it."
 
 
-def _check_base(client: Client, name: str) -> LLMModel:
+def _check_whole(client: Client, name: str, option: str, adapters: str) -> LLMModel:
+    """Return a whole model; `adapters` says why it must be no adapter."""
     try:
-        base = client.models.get(name)
+        model = client.models.get(name)
     except NotFoundError as error:
         names = [model.metadata.name for model in client.models.list() if model.spec.adapter is None]
-        raise NotFoundError(error.cause, f"Choose one with --base: {', '.join(names)}." if names else _MAKE) from error
-    if base.spec.adapter is not None:
+        remedy = f"Choose one with {option}: {', '.join(names)}." if names else _MAKE
+        raise NotFoundError(error.cause, remedy) from error
+    if model.spec.adapter is not None:
         raise InvalidError(
-            f"LLMModel {name} is an adapter, and adapters are not tuned further.",
-            f"Tune its base model: --base {base.spec.adapter.base_model_ref.name}.",
+            f"LLMModel {name} is an adapter, and adapters {adapters}.",
+            f"Take its base model: {option} {model.spec.adapter.base_model_ref.name}.",
         )
-    if judge(base) is Verdict.FAILED:
-        raise build_not_ready(base)
-    return base
+    if judge(model) is Verdict.FAILED:
+        raise build_not_ready(model)
+    return model
 
 
 _MAKE: Final = "Apply an LLMModel for it first, or look into another namespace with -n."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,17 @@ def template(accelerator: AcceleratorClass | None = None, **spec: Any) -> JobTem
     base["spec"]["source"]["secretRef"] = {"name": "base-secret"}
     settings = Settings(ca_bundle_config_map="authorities", image_pull_secrets=("pull",))
     return JobTemplate(job(**spec), LLMModel.model_validate(base), accelerator, "sha256:0123", settings)
+
+
+def taught(storage: dict[str, Any] | None = None, uri: str = "hf://org/big") -> JobTemplate:
+    """The pods of a student whose teacher comes from `uri`."""
+    method = {"task": "distill", "distill": {"teacherRef": {"name": "big"}}}
+    teacher = build_base("sha256:4567")
+    teacher["metadata"]["name"] = "big"
+    source = {"uri": uri, "secretRef": {"name": "teacher-secret"}}
+    teacher["spec"] = {"source": source, "storage": storage or {"mode": "ephemeral", "size": "20Gi"}}
+    found = LLMModel.model_validate(teacher)
+    return replace(template(method=method), teacher=found, teacher_digest="sha256:4567")
 
 
 def secrets_of(container: dict[str, Any]) -> list[str]:
@@ -83,9 +95,9 @@ def test_the_trainer_and_what_brings_its_checkpoints_see_the_secret_of_the_store
     assert pod["metadata"]["labels"][LABEL_FETCHES] == "true"
     names = [each["name"] for each in main["env"]]
     assert len(names) == len(set(names))
-    trial = build_trial_pod(pod, "tune", 4, 1)["spec"]
-    for container in (trial["initContainers"][-1], trial["containers"][0]):
-        assert container["command"][-2:] == ["--trial", "4"]
+    trial = build_trial_pod(pod, "tune", 4, 1, {"learningRate": 0.1})["spec"]
+    assert trial["initContainers"][-1]["command"][-2:] == ["--trial", "4"]
+    assert trial["containers"][0]["command"][-4:] == ["--trial", "4", "--parameters", '{"learningRate": 0.1}']
 
 
 def test_only_rank_0_of_a_gang_reads_and_writes_the_store() -> None:
@@ -96,10 +108,21 @@ def test_only_rank_0_of_a_gang_reads_and_writes_the_store() -> None:
     assert [each["name"] for each in worker["initContainers"]] == ["fetch"]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        template,
+        lambda: template(checkpoint={"storage": STORE}),
+        lambda: template(checkpoint={"storage": {**STORE, "mode": "claim"}}),
+        taught,
+        lambda: taught({"mode": "claim"}),
+        lambda: taught(uri="pvc://c/m"),
+    ],
+    ids=["claim", "store", "both", "taught", "taught from a claim", "taught from a volume"],
+)
 @pytest.mark.parametrize("build", [lambda t: build_prepare_pod(t, 1), lambda t: build_train_pod(t, 1, has_quota=True)])
-@pytest.mark.parametrize("storage", [{}, STORE, {**STORE, "mode": "claim"}], ids=["claim", "store", "both"])
-def test_every_mount_has_its_volume_and_every_name_is_there_once(build: Any, storage: dict[str, Any]) -> None:
-    spec = build(template(checkpoint={"storage": storage}))["spec"]
+def test_every_mount_has_its_volume_and_every_name_is_there_once(build: Any, make: Any) -> None:
+    spec = build(make())["spec"]
     names = [volume["name"] for volume in spec["volumes"]]
     assert len(names) == len(set(names))
     containers = [*spec.get("initContainers", ()), *spec["containers"]]
@@ -232,3 +255,39 @@ def test_an_attempt_computes_with_the_same_threads_on_every_node(trainer: Any, r
     (main,) = pod["spec"]["containers"]
     assert main["resources"]["requests"]["cpu"] == request_
     assert {"name": "OMP_NUM_THREADS", "value": threads} in main["env"]
+
+
+def test_a_teacher_comes_as_the_base_does_to_a_place_of_its_own() -> None:
+    for pod in (build_prepare_pod(taught(), 1), build_train_pod(taught(), 1, has_quota=False)):
+        fetches = {each["name"]: each for each in pod["spec"]["initContainers"]}
+        assert secrets_of(fetches["fetch-teacher"]) == ["teacher-secret"]
+        assert "hf://org/big" in fetches["fetch-teacher"]["command"]
+        assert secrets_of(fetches["fetch"]) == ["base-secret"]
+        (main,) = pod["spec"]["containers"]
+        told = dict(zip(main["command"][3::2], main["command"][4::2], strict=True))
+        assert (told["--model"], told["--teacher"]) == ("/model/model", "/teacher/model")
+        mounts = {mount["mountPath"]: mount["name"] for mount in main["volumeMounts"]}
+        assert (mounts["/model"], mounts["/teacher"]) == ("model", "teacher-model")
+        # Each step writes into the volume that the other container reads.
+        written = {name: fetch["volumeMounts"][-1]["name"] for name, fetch in fetches.items() if "dataset" not in name}
+        assert written["fetch-teacher"] == "teacher-model"
+    train = build_train_pod(taught(), 1, has_quota=False)["spec"]["containers"][0]["command"]
+    assert train[train.index("--teacher-digest") + 1] == "sha256:4567"
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "claim"),
+    [
+        (lambda: taught({"mode": "claim"}), "/teacher/model", "big-h"),
+        (lambda: taught(uri="pvc://shared/models/big"), "/teacher-source/models/big", "shared"),
+    ],
+)
+def test_a_teacher_in_a_claim_is_read_where_it_is(make: Any, place: str, claim: str) -> None:
+    spec = build_train_pod(make(), 1, has_quota=False)["spec"]
+    command = spec["containers"][0]["command"]
+    assert command[command.index("--teacher") + 1] == place
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"] if "persistentVolumeClaim" in volume
+    }
+    assert claim in claims
+    assert [each["name"] for each in spec.get("initContainers", ())] == ["fetch"]

@@ -42,10 +42,11 @@ def architecture(**more: Any) -> ModelArchitecture:
 def spec(
     tuning: str = "lora", class_name: str = "h100", kind: str | None = None, task: str = "causal-lm", **trainer: Any
 ) -> FineTuneJobSpec:
+    taught = {"distill": {"teacherRef": {"name": "t"}}} if task == "distill" else {}
     return FineTuneJobSpec.model_validate(
         {
             "baseModelRef": {"name": "m"},
-            "method": {"tuning": tuning, "task": task},
+            "method": {"tuning": tuning, "task": task, **taught},
             "dataset": {"source": {"uri": "hf://a/b"}},
             "trainer": {"accelerator": {"class": class_name}, **trainer},
             "output": {"name": "out", "kind": kind},
@@ -53,10 +54,10 @@ def spec(
     )
 
 
-def model() -> LLMModel:
+def model(**more: Any) -> LLMModel:
     facts = {"digest": "d", "architecture": "a", "parameters": 1, "layers": 1, "kvHeads": 1, "headDim": 1}
     resolved = {**facts, "vocabulary": 1, "maxContext": 1, "weightsBytes": 1, "dtype": "bfloat16"}
-    config = architecture().model_dump(by_alias=True)
+    config = architecture(**more).model_dump(by_alias=True)
     return LLMModel.model_validate(
         {
             "metadata": {"name": "m"},
@@ -167,3 +168,49 @@ def test_what_does_not_speak_has_no_logits_of_a_vocabulary(task: str, rows: int)
 def test_the_host_has_room_for_the_float32_weights_that_are_merged(kind: str, *, is_enough: bool) -> None:
     planned = plan_container_memory(spec(kind=kind), model(), accelerator())
     assert (int(planned.removesuffix("Mi")) * 2**20 > 4 * PARAMETERS) == is_enough
+
+
+def teacher() -> LLMModel:
+    """Nine times as large as the student, and of the same vocabulary."""
+    weights = [{"part": "mlp", "parameters": 9 * PARAMETERS, "bytes": 18 * PARAMETERS, "split": "tensor"}]
+    return model(layers=80, hiddenSize=8192, attentionHeads=64, intermediateSize=28672, weights=weights)
+
+
+def test_a_teacher_takes_its_weights_and_what_it_says() -> None:
+    taught, plain = spec(task="distill"), spec()
+    resolved = teacher().status.resolved
+    assert resolved is not None
+    alone, both = (
+        compute_training_memory(plain, architecture()),
+        compute_training_memory(taught, architecture(), resolved.config),
+    )
+    assert both.teacher_gib * GIB == pytest.approx(2 * 9 * PARAMETERS)
+    assert (both.weights_gib, both.states_gib) == (alone.weights_gib, alone.states_gib)
+    said = (2 + 16) * 2048 * 128256
+    assert both.activations_gib * GIB == pytest.approx(alone.activations_gib * GIB + said)
+    assert both.needs_gib > alone.needs_gib + both.teacher_gib
+
+
+def test_a_teacher_that_does_not_fit_beside_its_student_is_refused_with_its_number() -> None:
+    assert refuse_memory(spec(task="distill"), model(), accelerator("80Gi"), model()) is None
+    refused = refuse_memory(spec(task="distill"), model(), accelerator("80Gi"), teacher())
+    assert refused is not None
+    assert refused.reason is Reason.DoesNotFit
+    assert "134.1 those of the teacher" in refused.message
+    assert refuse_memory(spec(task="distill"), model(), accelerator("192Gi"), teacher()) is None
+
+
+def test_a_teacher_of_which_nothing_is_known_is_refused() -> None:
+    unknown = LLMModel.model_validate({"metadata": {"name": "t"}, "spec": {"source": {"uri": "hf://a/t"}}})
+    refused = refuse_memory(spec(task="distill"), model(), accelerator(), unknown)
+    assert refused is not None
+    assert refused.reason is Reason.UnknownArchitecture
+
+
+@pytest.mark.parametrize("kind", [None, "merged"])
+def test_the_container_has_room_for_the_teacher_also_while_it_merges(kind: str | None) -> None:
+    on_processor = plan_container_memory(spec(class_name="cpu", task="distill", kind=kind), model(), None, teacher())
+    assert int(on_processor.removesuffix("Mi")) * 2**20 > 1.1 * 4 * (9 + 1) * PARAMETERS
+    # Beside an accelerator both are only read through it, one after the other.
+    beside = plan_container_memory(spec(task="distill"), model(), accelerator(), teacher())
+    assert 18 * PARAMETERS < int(beside.removesuffix("Mi")) * 2**20 < 20 * PARAMETERS

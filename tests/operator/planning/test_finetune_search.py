@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.api import FineTuneJob
-from llmos.api.search import Search
-from llmos_operator.planning.finetune_search import compute_reserve_s, find_output_folder, has_budget, judge_rung
+from llmos_operator.planning.finetune_budget import compute_reserve_s, has_budget
+from llmos_operator.planning.finetune_search import find_output_folder, judge_rung
 from llmos_operator.planning.finetune_trials import begin_trial, spend
 
 LOSSES = st.lists(st.floats(0, 10), min_size=1, max_size=40)
@@ -55,7 +55,7 @@ def test_a_better_value_never_fares_worse(losses: list[float], one: float, other
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(0, 1000)), max_size=30))
 def test_what_was_spent_is_never_given_back(looks: list[tuple[int, float]]) -> None:
-    trial = begin_trial(Search.model_validate({"parameters": [{"name": "rank", "values": [8]}]}), 1)
+    trial = begin_trial(1, {"rank": 8.0})
     for attempt, seconds in sorted(looks, key=lambda look: look[0]):
         after = spend(trial, attempt, seconds)
         assert after.accelerator_seconds >= trial.accelerator_seconds
@@ -72,7 +72,7 @@ def test_a_pod_is_made_only_if_there_is_time_for_it_to_learn_and_to_save() -> No
     search = job.spec.search
     assert search is not None
     assert compute_reserve_s(job) == 20
-    trial = begin_trial(search, 1)
+    trial = begin_trial(1, {"learningRate": 0.001})
     assert has_budget(search, [spend(trial, 1, 60)], {}, job, more=1)
     assert not has_budget(search, [spend(trial, 1, 61)], {}, job, more=1)
     assert has_budget(build_job().spec.search or search, [spend(trial, 1, 1e9)], {}, job, more=9)

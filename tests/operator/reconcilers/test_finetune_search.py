@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from llmos.api.names import LABEL_TRIAL
 from llmos.api.search import Search, propose_parameters
 from llmos_operator.kube.errors import Forbidden, Unavailable
-from llmos_operator.kube.resources import PERSISTENT_VOLUME_CLAIMS, PODS
+from llmos_operator.kube.resources import FINE_TUNE_JOBS, PERSISTENT_VOLUME_CLAIMS, PODS
+from llmos_operator.manifests.finetune_trials import read_trial_values
 from tests.operator.reconcilers.job_world import METRIC, REPORT, JobWorld
 from tests.operator.reconcilers.quota_world import CLASS, accelerator
 from tests.operator.reconcilers.world import NAMESPACE
@@ -39,6 +41,14 @@ class SearchWorld(JobWorld):
     def trial(self, number: int) -> dict[str, Any]:
         return next(dict(each) for each in self.status_now()["trials"] if each["number"] == number)
 
+    def values(self, number: int) -> dict[str, float]:
+        """What a trial is to train with, as its status has it."""
+        return {each["name"]: each["value"] for each in self.trial(number)["parameters"]}
+
+    def told_to(self, name: str) -> dict[str, float]:
+        """The same as its pod has it."""
+        return read_trial_values(self.pod(name))
+
     def states(self) -> list[str]:
         return [trial["state"] for trial in self.status_now()["trials"]]
 
@@ -62,6 +72,11 @@ class SearchWorld(JobWorld):
             progress={"step": 100, "totalSteps": 100},
         )
 
+    async def tidy(self) -> dict[str, Any]:
+        """The files of the other trials are removed, and what waited for that is done."""
+        self.kube.set_status(PODS, "tune-tidy", NAMESPACE, phase="Succeeded")
+        return await self.go()
+
     def learn(self, place: str, step: int, loss: float) -> None:
         """A trial's attempt tells how far it is."""
         self.tell(f"tune-train-{place}", progress={"step": step, "totalSteps": 100, "evalLoss": loss})
@@ -74,10 +89,11 @@ async def test_two_at_a_time_with_values_of_their_own_and_the_best_is_registered
     assert (status["phase"], world.ready()) == ("Training", ("False", "Training"))
     for number in (1, 2):
         pod = world.pod(f"tune-train-{number}-1")
-        assert pod["spec"]["containers"][0]["command"][-2:] == ["--trial", str(number)]
         search = Search.model_validate({"parameters": [RATE]})
-        values = {each["name"]: each["value"] for each in world.trial(number)["parameters"]}
+        values = world.values(number)
         assert values == propose_parameters(search, number)
+        told = ["--trial", str(number), "--parameters", json.dumps(values)]
+        assert pod["spec"]["containers"][0]["command"][-4:] == told
         world.run_pod(f"tune-train-{number}-1")
     await world.step()
     world.finish("2-1", 1.2)
@@ -91,7 +107,8 @@ async def test_two_at_a_time_with_values_of_their_own_and_the_best_is_registered
         world.finish(place, loss)
         await world.go()
     world.finish("4-1", 1.3)
-    status = await world.go(5)
+    await world.go(5)
+    status = await world.tidy()
     assert (status["phase"], status["bestTrial"], world.ready()) == ("Succeeded", 3, ("True", "Registered"))
     assert status["output"]["digest"] == "sha256:3-1"
     assert status["output"]["uri"] == "pvc://tune-work/trials/3/output"
@@ -101,6 +118,55 @@ async def test_two_at_a_time_with_values_of_their_own_and_the_best_is_registered
     world.kube.forget_writes()
     await world.go()
     assert world.kube.changes == []
+
+
+async def run_trials(world: SearchWorld, count: int) -> None:
+    """Trials one after another; the lower their rate, the better."""
+    for number in range(1, count + 1):
+        world.run_pod(f"tune-train-{number}-1")
+        world.finish(f"{number}-1", 1.0 + world.values(number)["learningRate"])
+        await world.go()
+
+
+async def test_what_tpe_proposes_is_written_down_before_its_pod_and_never_proposed_again() -> None:
+    world = SearchWorld(algorithm="tpe", maxTrials=8, parallelism=1)
+    await world.begin()
+    await run_trials(world, 5)
+    search = Search.model_validate({**world.search})
+    assert [world.values(number) == propose_parameters(search, number) for number in range(1, 7)] == [True] * 4 + [
+        False,
+        False,
+    ]
+    proposed = world.values(6)
+    assert world.told_to("tune-train-6-1") == proposed
+    # Another history would lead to another proposal; that of a trial that has begun stays, whatever becomes of its pod.
+    job = world.kube.stored(FINE_TUNE_JOBS, NAMESPACE, "tune")
+    for trial in job["status"]["trials"][:5]:
+        trial["evalLoss"] = 9 - trial["evalLoss"]
+    world.kube.put(job)
+    world.kube.finish_deletion(PODS, "tune-train-6-1", NAMESPACE)
+    await world.go()
+    world.pass_time(400)
+    await world.go()
+    assert (world.values(6), world.told_to("tune-train-6-2")) == (proposed, proposed)
+    # The claim is lost, and with it all results: those values are trained with again.
+    before = [world.values(number) for number in range(1, 7)]
+    world.kube.finish_deletion(PODS, "tune-train-6-2", NAMESPACE)
+    world.kube.finish_deletion(PERSISTENT_VOLUME_CLAIMS, "tune-work", NAMESPACE)
+    await world.go()
+    assert [world.values(number) for number in range(1, 7)] == before
+
+
+async def test_a_trial_that_the_status_lost_keeps_the_values_of_its_pod() -> None:
+    world = SearchWorld(algorithm="tpe", maxTrials=8, parallelism=1)
+    await world.begin()
+    await run_trials(world, 5)
+    told = world.told_to("tune-train-6-1")
+    job = world.kube.stored(FINE_TUNE_JOBS, NAMESPACE, "tune")
+    job["status"]["trials"] = [{**trial, "evalLoss": 3.0} for trial in job["status"]["trials"][:5]]
+    world.kube.put(job)
+    await world.go()
+    assert world.values(6) == told
 
 
 async def test_gates_are_those_of_the_best_trial() -> None:
@@ -167,6 +233,7 @@ async def test_a_trial_that_fails_is_not_the_end_of_the_others() -> None:
     world.run_pod("tune-train-2-1")
     world.finish("2-1", 1.0)
     status = await world.go(5)
+    status = await world.tidy()
     assert (status["phase"], status["bestTrial"]) == ("Succeeded", 2)
 
 
@@ -200,6 +267,7 @@ async def test_the_budget_ends_a_search_with_the_best_so_far() -> None:
     for place in ("2-1", "3-1"):
         world.kube.finish_deletion(PODS, f"tune-train-{place}", NAMESPACE)
     status = await world.go(6)
+    status = await world.tidy()
     assert (status["phase"], status["bestTrial"]) == ("Succeeded", 1)
     assert sum(trial["acceleratorSeconds"] for trial in status["trials"]) <= 200
     assert len(status["trials"]) == 3
@@ -276,6 +344,7 @@ async def test_fewer_trials_than_have_begun_end_the_search_with_those() -> None:
         world.run_pod(f"tune-train-{number}-1")
         world.finish(f"{number}-1", 1.0 + number / 10)
     status = await world.go(5)
+    status = await world.tidy()
     assert (status["phase"], status.get("bestTrial"), world.ready()) == ("Succeeded", 1, ("True", "Registered"))
 
 
@@ -374,17 +443,49 @@ async def test_a_trial_that_cannot_fit_does_not_keep_the_search_from_its_end() -
     assert (status["phase"], status["bestTrial"]) == ("Succeeded", 2)
 
 
-async def test_trials_that_cannot_fit_go_on_when_their_class_has_more_memory() -> None:
+async def test_trials_that_cannot_fit_wait_for_a_class_with_more_memory_and_go_on() -> None:
     ranks = [{"name": "rank", "values": [512, 500]}]
     world = SearchWorld(algorithm="grid", maxTrials=2, parallelism=2, parameters=ranks)
     small = accelerator()
     world.kube.put({**small, "spec": {**small["spec"], "memory": "4Gi"}})
     world.change(trainer={"accelerator": {"class": CLASS}})
     status = await world.begin(5)
-    assert (status["phase"], world.ready()) == ("Failed", ("False", "NoTrialSucceeded"))
+    # It has not failed: nobody would look at it any more, and yet it would begin some day.
+    assert (status["phase"], world.ready()) == ("Pending", ("False", "DoesNotFit"))
+    assert "completionTime" not in status
+    assert world.states() == ["Failed", "Failed"]
+    world.kube.forget_writes()
+    await world.go()
+    assert world.kube.changes == []
     world.kube.put(accelerator())
     await world.go()
     assert world.trial_pods() == ["tune-train-1-1", "tune-train-2-1"]
+
+
+async def test_attempts_of_trials_stand_in_the_history_of_the_job() -> None:
+    world = SearchWorld(maxTrials=2, parallelism=2)
+    await world.begin()
+    for number in (1, 2):
+        world.run_pod(f"tune-train-{number}-1")
+    await world.step()
+    world.pass_time(5)
+    world.end_pod("tune-train-2-1", code=137)
+    await world.go()
+    world.pass_time(5)
+    world.end_pod("tune-train-1-1", code=1, reason="LossNotFinite", message="it broke")
+    await world.go()
+    told = [(each["trial"], each["number"], each["countsAs"], each["reason"]) for each in world.status_now()["history"]]
+    assert told == [(2, 1, "infrastructure", "NodeLost"), (1, 1, "user", "LossNotFinite")]
+    world.pass_time(400)
+    await world.go()
+    for attempt in range(2, 14):
+        world.run_pod(f"tune-train-2-{attempt}")
+        world.end_pod(f"tune-train-2-{attempt}", code=137)
+        await world.go()
+        world.pass_time(400)
+        await world.go()
+    history = world.status_now()["history"]
+    assert [each["number"] for each in history] == list(range(4, 14))
 
 
 WRITES = ["apply", "apply_status", "delete"]
@@ -492,5 +593,38 @@ def test_no_history_breaks_a_search(actions: list[tuple[str, Any]]) -> None:
         tale.world.kube.forget_writes()
         await tale.world.step()
         assert tale.world.kube.changes == []
+
+    asyncio.run(check())
+
+
+PLACES_OF_PROPOSED = st.tuples(st.integers(5, 8), st.integers(1, 3)).map(lambda place: f"{place[0]}-{place[1]}")
+ACTIONS_ON_PROPOSED = st.one_of(
+    st.tuples(st.sampled_from(["run", "kill", "vanish", "gone", "fail"]), PLACES_OF_PROPOSED),
+    st.tuples(st.just("finish"), st.tuples(PLACES_OF_PROPOSED, st.floats(0.1, 1.5))),
+    st.tuples(st.just("wait"), st.sampled_from([5, 400])),
+    st.tuples(st.just("cut"), st.tuples(st.sampled_from(WRITES), st.sampled_from(["Pod", "FineTuneJob"]))),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(ACTIONS_ON_PROPOSED, min_size=5, max_size=30))
+def test_no_history_gives_a_trial_that_has_begun_other_values(actions: list[tuple[str, Any]]) -> None:
+    async def check() -> None:
+        tale = Tale()
+        tale.world = world = SearchWorld(
+            retries={"user": 1, "infrastructure": 5}, algorithm="tpe", maxTrials=8, parallelism=2
+        )
+        await world.begin()
+        await run_trials(world, 4)
+        begun = {number: world.values(number) for number in range(1, 6)}
+        for action, value in actions:
+            await tale.act(action, value)
+            await world.step()
+            tale.end_those_that_were_asked()
+            for trial in world.status_now()["trials"]:
+                values = begun.setdefault(trial["number"], world.values(trial["number"]))
+                assert values == world.values(trial["number"])
+            for name in world.trial_pods():
+                assert world.told_to(name) == begun[int(name.split("-")[2])]
 
     asyncio.run(check())

@@ -123,6 +123,34 @@ def test_warnings_and_attempts_that_ended_are_shown(llmos: Run) -> None:
     assert (told["warnings"], told["history"][0]["step"]) == ([warning], 40)
 
 
+def test_attempts_of_trials_say_whose_they_are(llmos: Run) -> None:
+    ended = {"stage": "train", "countsAs": "user", "reason": "LossNotFinite", "endedAt": BORN.isoformat()}
+    history = [{**ended, "number": 7, "trial": 3}, {**ended, "number": 1}]
+    shown = llmos(Script(answer(job("support", condition("False", "Training"), history=history))), "get", "job/support")
+    lines = shown.stdout.splitlines()
+    head = next(index for index, line in enumerate(lines) if "TRIAL" in line)
+    assert lines[head].split()[:2] == ["TRIAL", "NUMBER"]
+    assert lines[head + 1].split()[:3] == ["3", "7", "train"]
+    assert lines[head + 2].split()[:2] == ["1", "train"]
+
+
+def test_a_teacher_stands_beside_base_and_result(llmos: Run) -> None:
+    metrics = [
+        {"name": "eval_loss", "base": 2.0, "result": 1.5, "teacher": 1.25, "examples": 10},
+        {"name": "eval_kl", "base": 0.8, "result": 0.2, "teacher": 0.0, "examples": 10},
+        {"name": "old_loss", "base": 2.0, "result": 1.5, "examples": 10},
+    ]
+    taught = job("support", SUCCEEDED, phase="Succeeded", evaluation={"metrics": metrics}, teacherDigest="sha256:4567")
+    taught["spec"]["method"] = {"task": "distill", "distill": {"teacherRef": {"name": "big"}}}
+    shown = llmos(Script(answer(taught)), "get", "job/support").stdout
+    assert "taught by big sha256:4567" in shown
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["METRIC", "BASE", "RESULT", "CHANGE", "TEACHER", "EXAMPLES"] in lines
+    assert ["eval_kl", "0.8", "0.2", "-75.0", "%,", "better", "0", "10"] in lines
+    assert ["eval_loss", "2", "1.5", "-25.0", "%,", "better", "1.25", "10"] in lines
+    assert ["old_loss", "2", "1.5", "-25.0", "%,", "better", "10"] in lines
+
+
 def test_a_new_job_is_shown_before_anybody_looked_at_it(llmos: Run) -> None:
     result = llmos(Script(answer(job("support"))), "get", "ftj", "support")
     assert (result.exit_code, "CONDITIONS  none" in result.stdout) == (0, True)

@@ -214,7 +214,7 @@ def test_bad_input_is_told_with_its_option_before_anything_is_asked(
             [answer({**model("qa"), "spec": {**model()["spec"], "adapter": {"baseModelRef": {"name": "big"}}}})],
             (),
             1,
-            "is an adapter, and adapters are not tuned further. | Tune its base model: --base big.",
+            "is an adapter, and adapters are not tuned further. | Take its base model: --base big.",
         ),
         ([answer(model("smollm2", condition("False", "UnsafeFormat", "Pickle.")))], (), 4, "UnsafeFormat"),
         (
@@ -353,3 +353,90 @@ def test_every_option_of_the_api_that_is_blamed_exists(llmos: Run) -> None:
     source = (Path(__file__).parents[3] / "sdk" / "llmos" / "cli" / "tuning.py").read_text()
     named = {part.strip('",') for part in source.split() if part.startswith('"--')}
     assert {option for option in named if option not in help_text} == set()
+
+
+def spec_of(llmos: Run, *options: str) -> Json:
+    """What would be made of these options."""
+    result = llmos(Script(), *WORDS, *options, "--dry-run")
+    assert result.exit_code == 0, result.output
+    spec: Json = yaml.safe_load(result.stdout)["spec"]
+    return spec
+
+
+def test_nodes_and_accelerators_share_a_claim_that_all_can_write(llmos: Run) -> None:
+    spec = spec_of(llmos, "--class", "h100", "--nodes", "2", "--accelerators", "8", "--storage-class", "nfs")
+    assert spec["trainer"] == {"accelerator": {"class": "h100"}, "nodes": 2, "acceleratorsPerNode": 8}
+    assert spec["checkpoint"] == {"storage": {"storageClassName": "nfs", "accessMode": "ReadWriteMany"}}
+    assert "checkpoint" not in spec_of(llmos, "--class", "h100", "--nodes", "1", "--accelerators", "8")
+
+
+def test_a_teacher_makes_a_student(llmos: Run) -> None:
+    options = ("--class", "cpu", "--teacher", "big", "--temperature", "3", "--teacher-share", "0.8", "--suite", "qa")
+    spec = spec_of(llmos, *options, "--gate", "eval_kl<=0.5xbase", "--gate", "qa_kl<=1")
+    taught = {"teacherRef": {"name": "big"}, "temperature": 3, "alpha": 0.8}
+    assert spec["method"] == {"task": "distill", "distill": taught, "tuning": "lora"}
+    assert spec["evaluate"]["suites"][0]["metrics"] == ["loss", "exact_match", "kl"]
+    assert [gate["metric"] for gate in spec["evaluate"]["gates"]] == ["eval_kl", "qa_kl"]
+
+
+def test_a_search_has_what_varies_and_its_limits(llmos: Run) -> None:
+    tries = ("--try", "learning-rate=1e-5..3e-3:log", "--try", "rank=8,16", "--try", "dropout=0..0.2")
+    spec = spec_of(
+        llmos, "--class", "cpu", *tries, "--search", "tpe", "--trials", "8", "--parallel", "2", "--budget", "4"
+    )
+    assert spec["search"] == {
+        "algorithm": "tpe",
+        "maxTrials": 8,
+        "parallelism": 2,
+        "budgetAcceleratorHours": 4,
+        "parameters": [
+            {"name": "learningRate", "min": 1e-5, "max": 3e-3, "log": True},
+            {"name": "rank", "values": [8, 16]},
+            {"name": "dropout", "min": 0, "max": 0.2},
+        ],
+    }
+    assert spec_of(llmos, "--class", "cpu", *tries)["search"].keys() == {"parameters"}
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "says"),
+    [
+        (("--accelerators", "2"), "--accelerators", "a node of class cpu has one"),
+        (("--temperature", "2"), "--temperature", "name one with --teacher"),
+        (("--teacher", "smollm2"), "--teacher", "cannot teach itself"),
+        (("--teacher", "big", "--teacher-share", "1.5"), "--teacher-share", "less than or equal to 1"),
+        (("--teacher", "Big"), "--teacher", "should match"),
+        (("--search", "tpe"), "--search", "needs something to vary"),
+        (("--budget", "4"), "--budget", "needs something to vary"),
+        (("--try", "rank"), "--try", "is no NAME=VALUES"),
+        (("--try", "speed=1,2"), "--try", "cannot be searched for"),
+        (("--try", "rank=16..8"), "--try", "must be below"),
+        (("--try", "learning-rate=0..1:log"), "--try", "begins above 0"),
+        (("--try", "rank=8", "--try", "rank=16"), "--try", "given twice"),
+        (("--try", "rank=8..16", "--search", "grid"), "--try", "no ranges"),
+        (("--try", "rank=8", "--method", "full"), "--try", "an adapter's"),
+        (("--try", "rank=8", "--nodes", "2"), "--nodes", "trains on one node"),
+        (("--try", "rank=8", "--eval-fraction", "0"), "--eval-fraction", "compared by held-out"),
+        (("--try", "rank=8", "--parallel", "3", "--trials", "2"), "--parallel", "not be above"),
+        (("--try", "rank=8", "--trials", "65"), "--trials", "less than or equal to 64"),
+    ],
+)
+def test_wishes_that_contradict_themselves_name_the_option(
+    llmos: Run, options: tuple[str, ...], option: str, says: str
+) -> None:
+    result = llmos(Script(), *ON_CPU, *options, "--dry-run")
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.replace("│", " ").split())
+    assert option in told
+    assert says in told
+
+
+def test_a_teacher_is_looked_at_before_a_job_is_made(llmos: Run) -> None:
+    adapter = model("big", AVAILABLE)
+    adapter["spec"]["adapter"] = {"baseModelRef": {"name": "larger"}}
+    result = llmos(Script(BASE, answer(adapter)), *ON_CPU, "--teacher", "big")
+    assert result.exit_code != 0
+    assert "LLMModel big is an adapter, and adapters teach nobody" in result.stderr
+    assert "--teacher larger" in result.stderr
+    missing = Script(BASE, refusal(404, "llmmodels big not found"), objects(model("wise", AVAILABLE)))
+    assert "Choose one with --teacher: wise" in llmos(missing, *ON_CPU, "--teacher", "big").stderr

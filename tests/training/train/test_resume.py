@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,11 @@ import pytest
 
 from tests.training.train.world import (
     World,
-    count_attempts,
+    compare_with_killed,
     finish,
     make_job,
     make_pairs,
     make_words,
-    steps_done,
     wait_for,
     write_dataset,
 )
@@ -30,17 +27,6 @@ TASKS: list[Task] = [
     ("token-classification", "tokens-labels", make_words(120)),
 ]
 SUITES = [{"name": "rule", "source": {"uri": "hf://org/rule"}, "metrics": ["loss", "exact_match"]}]
-
-
-def kill_within(world: World, steps: int) -> None:
-    """Begin an attempt, and kill it when it has done so many steps."""
-    before = count_attempts(world)
-    process = world.start()
-    assert wait_for(lambda: count_attempts(world) > before, process)
-    target = steps_done(world) + steps
-    assert wait_for(lambda: steps_done(world) >= target, process)
-    process.kill()
-    assert finish(process) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
@@ -71,17 +57,3 @@ def test_kills_change_no_bit_of_what_other_tasks_learn(base: Path, tmp_path: Pat
     for world in (calm, killed):
         write_dataset(world.work, {"train": rows[:100], "eval": rows[100:]}, labels=("even", "odd"))
     compare_with_killed(calm, killed, name, kills=4)
-
-
-def compare_with_killed(calm: World, killed: World, seed: str, kills: int = 10) -> None:
-    """Run one without, and the other with kills, and see that both did the same."""
-    calm.complete()
-    chance = random.Random(seed)  # noqa: S311  it only chooses when to kill
-    for _ in range(kills):
-        kill_within(killed, chance.randint(0, 4))
-    killed.complete()
-    assert killed.losses() == calm.losses()
-    assert killed.eval_losses() == calm.eval_losses()
-    assert killed.result_files() == calm.result_files()
-    assert killed.message["lostAcceleratorSeconds"] > 0
-    assert calm.message["lostAcceleratorSeconds"] == 0

@@ -10,6 +10,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
+import signal
 import struct
 import sys
 import time
@@ -27,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WORDS = [f"w{number}" for number in range(60)]
 BASE_DIGEST = "sha256:" + "b" * 64
+TEACHER_DIGEST = "sha256:" + "a" * 64
 DATASET_DIGEST = "sha256:" + "d" * 64
 DEADLINE_S = 120.0
 
@@ -161,6 +164,10 @@ class World:
     store_uri: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     """More variables of the attempts."""
+    parameters: str = "{}"
+    """Of the trial."""
+    teacher: Path | None = None
+    teacher_digest: str = TEACHER_DIGEST
 
     def with_job(self, **changes: Any) -> World:
         """The same claim with another job."""
@@ -179,7 +186,9 @@ class World:
             f"--attempt={self.attempt}",
             f"--trial={self.trial}",
             f"--store-uri={self.store_uri}",
+            f"--parameters={self.parameters}",
             "--metrics-port=0",
+            *([f"--teacher={self.teacher}", f"--teacher-digest={self.teacher_digest}"] if self.teacher else ()),
         ]
 
     @property
@@ -305,6 +314,31 @@ def stop_at(world: World, step: int) -> None:
     process.terminate()
     code = finish(process)
     assert code == 143, f"{code}: {world.log_path.read_text()[-2000:]}"
+
+
+def kill_within(world: World, steps: int) -> None:
+    """Begin an attempt, and kill it when it has done so many steps."""
+    before = count_attempts(world)
+    process = world.start()
+    assert wait_for(lambda: count_attempts(world) > before, process)
+    target = steps_done(world) + steps
+    assert wait_for(lambda: steps_done(world) >= target, process)
+    process.kill()
+    assert finish(process) == -signal.SIGKILL
+
+
+def compare_with_killed(calm: World, killed: World, seed: str, kills: int = 10) -> None:
+    """Run one without, and the other with kills, and see that both did the same."""
+    calm.complete()
+    chance = random.Random(seed)  # noqa: S311  it only chooses when to kill
+    for _ in range(kills):
+        kill_within(killed, chance.randint(0, 4))
+    killed.complete()
+    assert killed.losses() == calm.losses()
+    assert killed.eval_losses() == calm.eval_losses()
+    assert killed.result_files() == calm.result_files()
+    assert killed.message["lostAcceleratorSeconds"] > 0
+    assert calm.message["lostAcceleratorSeconds"] == 0
 
 
 def count_attempts(world: World) -> int:

@@ -6,6 +6,7 @@
     ├── ExamplesTooLongError     ExamplesTooLong     the dataset's owner
     ├── NothingToLearnError      NothingToLearn      the dataset's owner
     ├── BaseModelChangedError    BaseModelChanged    whoever changed the LLMModel
+    ├── TeacherMismatchError     TeacherMismatch     whoever chose the teacher
     ├── SourceGoneError          PreparationFailed   nobody: the next attempt fetches again
     └── ClaimFullError           DiskFull            whoever sized the claim
 
@@ -60,6 +61,12 @@ class BaseModelChangedError(PrepareError):
     """The dataset was prepared for another base model."""
 
     reason = Reason.BaseModelChanged
+
+
+class TeacherMismatchError(PrepareError):
+    """The teacher has another vocabulary than the base model."""
+
+    reason = Reason.TeacherMismatch
 
 
 class SourceGoneError(PrepareError):

@@ -55,7 +55,8 @@ def _run(options: argparse.Namespace) -> DatasetReport:
     from llmos_workers.prepare.preparing import Places, prepare  # noqa: PLC0415 - transformers takes seconds to import
 
     job = read_job(options.job)
-    return prepare(job, Places(options.model, options.work), options.base_digest, sys.stdout).report
+    places = Places(options.model, options.work, options.teacher)
+    return prepare(job, places, options.base_digest, sys.stdout).report
 
 
 def read_job(path: Path) -> FineTuneJob:
@@ -124,6 +125,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llmos_workers.prepare", description="Prepare a job's dataset.")
     parser.add_argument("--job", type=Path, required=True, help="file with the FineTuneJob's metadata and spec")
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
+    parser.add_argument("--teacher", type=Path, help="folder of the model that teaches, for task distill")
     parser.add_argument("--work", type=Path, required=True, help="the job's claim")
     parser.add_argument("--base-digest", required=True, help="digest of the base model")
     return parser

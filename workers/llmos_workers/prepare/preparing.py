@@ -33,6 +33,7 @@ from llmos_workers.prepare.manifest import DatasetManifest, compute_inputs, read
 from llmos_workers.prepare.progress import Progress
 from llmos_workers.prepare.reading import LineReader, list_files
 from llmos_workers.prepare.storing import Store
+from llmos_workers.prepare.teacher import check_vocabularies
 from llmos_workers.prepare.templates import ChatTemplate
 from llmos_workers.prepare.tokenizing import EncodersDisagreeError, Tokens
 
@@ -46,10 +47,11 @@ _LINES_BETWEEN_LOOKS: Final = 128
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are: the base model, and the claim."""
+    """Where things are: the base model, the claim, and the teacher, if there is one."""
 
     model: Path
     work: Path
+    teacher: Path | None = None
 
     @property
     def dataset(self) -> Path:
@@ -72,6 +74,8 @@ def prepare(job: FineTuneJob, places: Places, base_digest: str, out: TextIO) -> 
     Raises:
         PrepareError: one of its subclasses.
     """
+    if places.teacher is not None:
+        check_vocabularies(places.model, places.teacher)
     inputs = compute_inputs(job.spec)
     done = read_dataset_manifest(places.dataset)
     if done is not None and done.base_digest != base_digest:

@@ -80,6 +80,9 @@ class Options:
     place: Place = field(default_factory=Place)
     local_rank: int = 0
     """Which accelerator of the pod is this process's."""
+    teacher: Path | None = None
+    """The model that teaches, for task distill."""
+    teacher_digest: str = ""
     trial: int = 0
     """Number of the trial of a search; 0 for a job that trains once."""
     store_uri: str = ""
@@ -196,7 +199,7 @@ class Attempt:
 
     @cached_property
     def _settings(self) -> Settings:
-        return build_settings(self._options.job)
+        return build_settings(self._options.job, self._options.teacher_digest)
 
     @cached_property
     def _device(self) -> Device:
@@ -208,12 +211,14 @@ class Attempt:
 
     @cached_property
     def _objective(self) -> Objective:
-        def load_base() -> Any:
+        base, teacher, device = self._options.base, self._options.teacher, self._device
+
+        def load(folder: Path) -> Any:
             # Asked for in the middle of a step, and as long as all loading.
             with self._pulse.activity.by_effort():
-                return load_model(self._options.base, self._device.compute, self._device.device)
+                return load_model(folder, device.compute, device.device)
 
-        return build_objective(self._settings, load_base)
+        return build_objective(self._settings, lambda: load(base), (lambda: load(teacher)) if teacher else None)
 
     @cached_property
     def _head(self) -> Head | None:
@@ -404,7 +409,7 @@ class Attempt:
             self._max_tokens,
             tick,
             self._pulse.activity,
-            self._objective.compute_loss_sum,
+            self._objective.compute_eval_loss_sum,
         )
 
     def _build_result_maker(self) -> ResultMaker:

@@ -72,6 +72,7 @@ class Classification:
     """The objective of both tasks; they differ in their layout."""
 
     metrics: Final = ("loss", "accuracy", "f1")
+    teacher: Final = None
 
     def __init__(self, layout: Layout) -> None:
         """Take how examples become rows."""
@@ -80,6 +81,8 @@ class Classification:
     def compute_loss_sum(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         """Sum over the labels."""
         return torch.nn.functional.cross_entropy(compute_logits(model, batch), batch.targets, reduction="sum")
+
+    compute_eval_loss_sum = compute_loss_sum
 
     def ask(
         self, model: Any, examples: Examples, chosen: Sequence[int], wanted: Sequence[str], asking: Asking

@@ -64,6 +64,7 @@ class Contrast:
 
     layout: Final = TextPairs()
     metrics: Final = ("loss", "recall_at_1")
+    teacher: Final = None
 
     def __init__(self, temperature: float) -> None:
         """Take t."""
@@ -72,6 +73,8 @@ class Contrast:
     def compute_loss_sum(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         """Sum over the pairs."""
         return self._compute_losses(*embed(model, batch).chunk(2)).sum()
+
+    compute_eval_loss_sum = compute_loss_sum
 
     def ask(
         self, model: Any, examples: Examples, chosen: Sequence[int], wanted: Sequence[str], asking: Asking

@@ -19,6 +19,7 @@ nothing new to save.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -30,7 +31,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from llmos.api import FineTuneJob
-from llmos.api.search import apply_parameters, propose_parameters
+from llmos.api.search import apply_parameters
 from llmos_workers.pulse import Pulse
 from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt, Options
@@ -113,11 +114,13 @@ def build_options(parsed: argparse.Namespace) -> Options:
     except (OSError, ValidationError) as error:
         raise SystemExit(f"The job file {parsed.job} cannot be read: {error}") from error
     return Options(
-        job=_find_trial(job, parsed.trial),
+        job=_find_trial(job, parsed.trial, parsed.parameters),
         trial=parsed.trial,
         base=parsed.model,
         work=parsed.work,
         base_digest=parsed.base_digest,
+        teacher=parsed.teacher,
+        teacher_digest=parsed.teacher_digest,
         attempt=parsed.attempt,
         accelerators=parsed.accelerators,
         metrics_port=parsed.metrics_port,
@@ -138,11 +141,14 @@ def _build_place(parsed: argparse.Namespace) -> Place:
     )
 
 
-def _find_trial(job: FineTuneJob, number: int) -> FineTuneJob:
-    """Return the job with the values of a trial."""
+def _find_trial(job: FineTuneJob, number: int, parameters: str) -> FineTuneJob:
+    """Return the job with the values of a trial: those that the operator wrote down for it."""
     if not number:
         return job
     if job.spec.search is None:
         raise SystemExit(f"There is no trial {number}: the job has no search.")
-    spec = apply_parameters(job.spec, propose_parameters(job.spec.search, number))
+    try:
+        spec = apply_parameters(job.spec, json.loads(parameters))
+    except (ValueError, AttributeError) as error:
+        raise SystemExit(f"The values of trial {number} cannot be used: {error}") from error
     return job.model_copy(update={"spec": spec})

@@ -28,6 +28,7 @@ ALL_LINEAR: Final = "all-linear"
 _TASK_TYPES: Final = {
     "causal-lm": "CAUSAL_LM",
     "dpo": "CAUSAL_LM",
+    "distill": "CAUSAL_LM",
     # With these peft learns the head as well, and saves it with the adapter.
     "token-classification": "TOKEN_CLS",
     "sequence-classification": "SEQ_CLS",

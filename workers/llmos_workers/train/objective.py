@@ -1,6 +1,7 @@
 """What a task learns: how its examples become rows, what a micro-batch's loss is, and how good a model is.
 
 causal-lm                   the next token of texts and conversations      here
+distill                     the next token as a teacher says it, too       distillation.py
 dpo                         which of two answers is the better one         preference.py
 token-classification        the label of each word                         classification.py
 sequence-classification     the label of a text                            classification.py
@@ -16,6 +17,7 @@ import torch
 
 from llmos_workers.train.classification import Classification, Sentences, Words
 from llmos_workers.train.dataset import Examples, Layout, MicroBatch, Texts
+from llmos_workers.train.distillation import Distillation, Teacher
 from llmos_workers.train.embedding import Contrast
 from llmos_workers.train.evaluation import Asked, Asking, compute_exact_match, compute_loss
 from llmos_workers.train.preference import Preference, Reference
@@ -40,6 +42,15 @@ class Objective(Protocol):
         """Sum of the losses of all that a micro-batch teaches, in float32."""
         ...
 
+    def compute_eval_loss_sum(self, model: Any, batch: MicroBatch) -> torch.Tensor:
+        """The same for eval_loss, which is what results are compared by."""
+        ...
+
+    @property
+    def teacher(self) -> Any | None:
+        """A model that is asked beside base and result."""
+        ...
+
     def ask(
         self, model: Any, examples: Examples, chosen: Sequence[int], wanted: Sequence[str], asking: Asking
     ) -> dict[str, Asked]:
@@ -52,10 +63,13 @@ class NextToken:
 
     layout: Final = Texts()
     metrics: Final = ("loss",)
+    teacher: Final = None
 
     def compute_loss_sum(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         """Sum over the learned tokens."""
         return compute_loss_sum(model, batch)
+
+    compute_eval_loss_sum = compute_loss_sum
 
     def ask(
         self, model: Any, examples: Examples, chosen: Sequence[int], wanted: Sequence[str], asking: Asking
@@ -65,8 +79,12 @@ class NextToken:
         return {name: ways[name](model, examples, chosen, asking) for name in wanted}
 
 
-def build_objective(settings: Settings, load_base: Callable[[], Any]) -> Objective:
-    """The objective of a run; `load_base` loads the base model, ready to be asked."""
+def build_objective(
+    settings: Settings, load_base: Callable[[], Any], load_teacher: Callable[[], Any] | None = None
+) -> Objective:
+    """The objective of a run; `load_base` and `load_teacher` load models, ready to be asked."""
+    if settings.task == "distill":
+        return Distillation(settings.teacher_share, settings.teacher_temperature, Teacher(load_teacher))
     if settings.task == "dpo":
         return Preference(settings.beta, Reference(load_base))
     if settings.task == "token-classification":

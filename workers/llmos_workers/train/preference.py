@@ -85,6 +85,7 @@ class Preference:
 
     layout: Final = Pairs()
     metrics: Final = ("loss", "reward_accuracy", "reward_margin")
+    teacher: Final = None
 
     def __init__(self, beta: float, reference: Reference) -> None:
         """Take the strength of the tie to the reference, and the reference."""
@@ -93,6 +94,8 @@ class Preference:
     def compute_loss_sum(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         """Sum of the losses of the pairs."""
         return -torch.nn.functional.logsigmoid(self._compute_margins(model, batch)).sum()
+
+    compute_eval_loss_sum = compute_loss_sum
 
     def ask(
         self, model: Any, examples: Examples, chosen: Sequence[int], wanted: Sequence[str], asking: Asking

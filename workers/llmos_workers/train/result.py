@@ -140,8 +140,16 @@ class ResultMaker:
             log.warning("%s is left out: its examples have nothing to judge by", name)
         with self._turn_into_base(model) as base:
             of_base = self._ask(base)
+        teacher = self.objective.teacher
+        of_teacher = self._ask(teacher) if teacher is not None else {}
         return tuple(
-            MetricComparison(name=name, base=_known(of_base[name]), result=_known(asked), examples=asked.examples)
+            MetricComparison(
+                name=name,
+                base=_known(of_base[name]),
+                result=_known(asked),
+                teacher=_known(of_teacher[name]) if of_teacher else None,
+                examples=asked.examples,
+            )
             for name, asked in result.items()
             if asked.value is not None
         )

@@ -14,13 +14,15 @@ from typing import Any, Final, Literal
 
 from llmos.api import FineTuneJob
 
-Task = Literal["causal-lm", "dpo", "token-classification", "sequence-classification", "embedding"]
+Task = Literal["causal-lm", "dpo", "distill", "token-classification", "sequence-classification", "embedding"]
 LEARNING_RATES: Final = {
     ("causal-lm", "lora"): 2e-4,
     ("causal-lm", "full"): 2e-5,
     # A preference moves a model that can speak already: a tenth of the former and less, as TRL and Zephyr have it.
     ("dpo", "lora"): 1e-5,
     ("dpo", "full"): 1e-6,
+    ("distill", "lora"): 2e-4,
+    ("distill", "full"): 2e-5,
     ("token-classification", "lora"): 2e-4,
     ("token-classification", "full"): 2e-5,
     ("sequence-classification", "lora"): 2e-4,
@@ -52,6 +54,10 @@ class Settings:
     task: Task = "causal-lm"
     beta: float = 0.1
     temperature: float = 0.05
+    teacher: str = ""
+    """Digest of the model that teaches (distill)."""
+    teacher_temperature: float = 1.0
+    teacher_share: float = 0.0
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -65,9 +71,10 @@ class Settings:
         return "sha256:" + hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
 
 
-def build_settings(job: FineTuneJob) -> Settings:
+def build_settings(job: FineTuneJob, teacher_digest: str = "") -> Settings:
     """The settings of a job, with what it leaves out filled in."""
     method, wanted = job.spec.method, job.spec.trainer.hyperparameters
+    distill = method.distill
     return Settings(
         tuning=method.tuning,
         rank=method.lora.rank,
@@ -87,6 +94,9 @@ def build_settings(job: FineTuneJob) -> Settings:
         task=method.task,
         beta=wanted.beta,
         temperature=wanted.temperature,
+        teacher=teacher_digest if distill else "",
+        teacher_temperature=distill.temperature if distill else 1.0,
+        teacher_share=distill.alpha if distill else 0.0,
     )
 
 

@@ -113,6 +113,8 @@ def _manifest(kind: str, path: str, value: Any) -> Object:
     spec = dict(SMALLEST[kind])
     if path.startswith("spec.scaling"):
         del spec["replicas"]
+    if path.startswith("spec.method.distill"):
+        spec["method"] = {"task": "distill", "distill": {"teacherRef": {"name": "teacher"}}}
     if path == "spec.trainer.nodes":
         spec["checkpoint"] = {"storage": {"accessMode": "ReadWriteMany"}}
     if path.startswith("spec.checkpoint.storage.secretRef"):
