@@ -6,7 +6,7 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
     weights       lora: c P                full: 4 P, and c P of casts if c < 4
     states        lora: 12 A + 4 A         full: 12 P
     activations   c T h L + c T (8 h + 4 w + 2 q + 4 k) + (c + 8) T V
-    needs         1.1 x (weights + states + activations) + runtime + exchange
+    needs         1.1 x (weights + states + activations + gathered) + runtime + exchange
 
 - 12 bytes of states are the gradient and the two moments of Adam in float32, 4 more the weight itself: the 16 bytes
   for each trained parameter of Rajbhandari et al., "ZeRO" (2020), section 3.1.
@@ -19,6 +19,15 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
   of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
 - Of several accelerators each holds all of this: the work of a step is dealt out, not the model. What they exchange
   takes half a GiB more: NCCL's buffers, and the gradients that are summed at once.
+- Of n over which the model is sharded each holds one n-th of weights and states (ZeRO, stage 3). Beside it stands what
+  is put together: R, the parameters outside of layers, while a micro-batch is computed, and two layers of l = (P - R) /
+  L parameters, one that is computed and the next on its way. With full tuning the gradients of these are whole until
+  they are added, once in place and once on their way, and the casts are of no more than what is computed:
+
+      gathered    lora: c (R + 2 l)    full: 4 (R + 2 l) + 4 max(2 R, R + 2 l), and c max(R, l) of casts if c < 4
+
+  `trainer.sharding: auto` shards where the whole does not fit. The memory of a host then holds the whole model once
+  while it is read (its processes take turns), and what a checkpoint is written from at another time.
 - Tasks dpo and embedding compute both of a pair at once: T = 2 maxLength. Beside a result that is no adapter dpo holds
   the base model a second time, as the reference: c P more weights.
 - Classifiers and embeddings have no logits of a vocabulary: V = 0. Heads, labels x h, are too small to count.
@@ -33,7 +42,7 @@ An adapter on a layer i -> o adds rank (i + o) parameters (Hu et al., 2021).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from llmos.api import AcceleratorClass, FineTuneJobSpec, LLMModel, Lora, Reason
@@ -63,15 +72,19 @@ class TrainingMemory:
     states_gib: float
     activations_gib: float
     exchange_gib: float = 0.0
+    gathered_gib: float = 0.0
 
     @property
     def needs_gib(self) -> float:
         """All of it."""
-        return OVERHEAD * (self.weights_gib + self.states_gib + self.activations_gib) + RUNTIME_GIB + self.exchange_gib
+        tensors_gib = self.weights_gib + self.states_gib + self.activations_gib + self.gathered_gib
+        return OVERHEAD * tensors_gib + RUNTIME_GIB + self.exchange_gib
 
 
-def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> TrainingMemory:
-    """Return what training takes at least."""
+def compute_training_memory(
+    spec: FineTuneJobSpec, architecture: ModelArchitecture, *, is_sharded: bool = False
+) -> TrainingMemory:
+    """Return what training takes at least, of each accelerator."""
     number = _number_bytes(spec)
     parameters = architecture.parameters
     if spec.method.tuning == "lora":
@@ -87,7 +100,29 @@ def compute_training_memory(spec: FineTuneJobSpec, architecture: ModelArchitectu
     vocabulary = 0 if task in SPEECHLESS else architecture.vocabulary_size
     activations = _activation_bytes(architecture, 2 * length if task in PAIRED else length, number, vocabulary)
     exchange_gib = EXCHANGE_GIB if _count_ranks(spec) > 1 else 0.0
-    return TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib)
+    whole = TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib)
+    if not is_sharded:
+        return whole
+    ranks, gathered = _count_ranks(spec), _gathered_bytes(spec, architecture)
+    casts = number * parameters if spec.method.tuning == "full" and number < FLOAT32_BYTES else 0
+    return replace(
+        whole,
+        weights_gib=(weights - casts) / ranks / GIB,
+        states_gib=states / ranks / GIB,
+        gathered_gib=gathered / GIB,
+    )
+
+
+def should_shard(spec: FineTuneJobSpec, model: LLMModel, accelerator: AcceleratorClass | None) -> bool:
+    """Return whether the model is cut over the accelerators: where that is asked for, or one cannot hold it whole."""
+    if _count_ranks(spec) == 1 or spec.trainer.sharding == "none":
+        return False
+    if spec.trainer.sharding == "full":
+        return True
+    architecture = _architecture_of(model)
+    if architecture is None or accelerator is None:
+        return False
+    return compute_training_memory(spec, architecture).needs_gib > _visible_gib(accelerator)
 
 
 def count_adapter_parameters(architecture: ModelArchitecture, lora: Lora) -> int:
@@ -106,15 +141,19 @@ def refuse_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: Accelerat
         return build_failure(Reason.UnknownArchitecture, "The inspect step found no architecture facts.")
     if accelerator is None:
         return None
-    memory = compute_training_memory(spec, architecture)
-    has_gib = Accelerators(1, parse_quantity_bytes(accelerator.spec.memory) / GIB).visible_gib
+    is_sharded = should_shard(spec, model, accelerator)
+    memory = compute_training_memory(spec, architecture, is_sharded=is_sharded)
+    has_gib = _visible_gib(accelerator)
     if memory.needs_gib <= has_gib:
         return None
+    name, ranks = accelerator.metadata.name, _count_ranks(spec)
+    where = f"each of the {ranks} {name} over which the model is sharded" if is_sharded else f"one {name}"
+    gathered = f"{memory.gathered_gib:.1f} layers that are put together, " if is_sharded else ""
     detail = (
-        f"Training needs {memory.needs_gib:.1f} GiB on one {accelerator.metadata.name}, which has {has_gib:.1f}: "
-        f"{memory.weights_gib:.1f} weights, {memory.states_gib:.1f} gradients and optimizer, "
+        f"Training needs {memory.needs_gib:.1f} GiB on {where}, which has {has_gib:.1f}: "
+        f"{memory.weights_gib:.1f} weights, {memory.states_gib:.1f} gradients and optimizer, {gathered}"
         f"{memory.activations_gib:.1f} activations of {_say_tokens(spec)} tokens. "
-        f"{_say_ranks(spec)}{_advise(spec)} Make a new FineTuneJob with it."
+        f"{_advise(spec, is_sharded=is_sharded)}"
     )
     return build_failure(Reason.DoesNotFit, detail)
 
@@ -126,12 +165,18 @@ def plan_container_memory(spec: FineTuneJobSpec, model: LLMModel, accelerator: A
     architecture = _architecture_of(model)
     if architecture is None:
         return "4Gi"
+    is_sharded, processes = should_shard(spec, model, accelerator), spec.trainer.accelerators_per_node
+    copied_gib = STATE_BYTES * _count_learned(spec, architecture) / GIB
     if accelerator is None:
-        needs_gib = compute_training_memory(spec, architecture).needs_gib
+        needs_gib = compute_training_memory(spec, architecture, is_sharded=is_sharded).needs_gib
     else:
-        # Each process reads the model by itself.
-        needs_gib = spec.trainer.accelerators_per_node * (architecture.loaded_bytes / GIB + _HOST_GIB)
-    needs_gib += STATE_BYTES * _count_learned(spec, architecture) / GIB
+        needs_gib = processes * _HOST_GIB
+    if is_sharded:
+        needs_gib += max(copied_gib, _weight_bytes(spec) * architecture.parameters / GIB)
+    else:
+        # Each process reads the model by itself, onto its accelerator.
+        read_gib = processes * architecture.loaded_bytes / GIB if accelerator is not None else 0.0
+        needs_gib += read_gib + copied_gib
     needs_gib = max(needs_gib, _compute_merge_gib(spec, architecture))
     return f"{round(math.ceil(needs_gib / _STEP_GIB) * _STEP_GIB * 1024)}Mi"
 
@@ -191,13 +236,32 @@ def _module_shapes(architecture: ModelArchitecture) -> dict[str, int]:
     }
 
 
+def _weight_bytes(spec: FineTuneJobSpec) -> int:
+    """Return the bytes of one parameter of the model, as training holds it."""
+    return FLOAT32_BYTES if spec.method.tuning == "full" else _number_bytes(spec)
+
+
+def _gathered_bytes(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> float:
+    number, outside = _number_bytes(spec), _count_outside(architecture)
+    layer = (architecture.parameters - outside) / architecture.layers
+    together = _weight_bytes(spec) * (outside + 2 * layer)
+    if spec.method.tuning != "full":
+        return together
+    casts = number * max(outside, layer) if number < FLOAT32_BYTES else 0
+    return together + FLOAT32_BYTES * max(2 * outside, outside + 2 * layer) + casts
+
+
+def _count_outside(architecture: ModelArchitecture) -> int:
+    """Return the parameters that belong to no layer."""
+    return sum(part.parameters for part in architecture.weights if part.part in ("embedding", "head"))
+
+
+def _visible_gib(accelerator: AcceleratorClass) -> float:
+    return Accelerators(1, parse_quantity_bytes(accelerator.spec.memory) / GIB).visible_gib
+
+
 def _count_ranks(spec: FineTuneJobSpec) -> int:
     return spec.trainer.nodes * spec.trainer.accelerators_per_node
-
-
-def _say_ranks(spec: FineTuneJobSpec) -> str:
-    ranks = _count_ranks(spec)
-    return f"Each of the {ranks} accelerators holds the whole model, so more do not help. " if ranks > 1 else ""
 
 
 def _say_tokens(spec: FineTuneJobSpec) -> str:
@@ -205,10 +269,13 @@ def _say_tokens(spec: FineTuneJobSpec) -> str:
     return f"2 x {length}" if spec.method.task in PAIRED else str(length)
 
 
-def _advise(spec: FineTuneJobSpec) -> str:
-    shorter = "Lower hyperparameters.maxLength, choose a class with more memory"
+def _advise(spec: FineTuneJobSpec, *, is_sharded: bool) -> str:
+    if not is_sharded and _count_ranks(spec) > 1:
+        more = f"Each of the {_count_ranks(spec)} accelerators holds the whole model: set trainer.sharding to auto"
+    else:
+        more = "Shard it over more accelerators (trainer.acceleratorsPerNode, trainer.nodes)"
+    smaller = "set method.tuning to lora" if spec.method.tuning == "full" else "take a smaller model"
     return (
-        f"{shorter}, or set method.tuning to lora."
-        if spec.method.tuning == "full"
-        else f"{shorter} or a smaller model."
+        f"{more}, or choose a class with more memory. Or make a new FineTuneJob: "
+        f"lower hyperparameters.maxLength, or {smaller}."
     )

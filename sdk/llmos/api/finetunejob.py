@@ -104,10 +104,14 @@ class Trainer(ApiModel):
     accelerator: TrainerAccelerator
     """What training runs on."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Pods that train together. Each holds the whole model and computes a part of each step. More than one share the
-    claim, for which checkpoint.storage.accessMode has to be ReadWriteMany."""
+    """Pods that train together, each of which computes a part of each step. More than one share the claim, for which
+    checkpoint.storage.accessMode has to be ReadWriteMany."""
     accelerators_per_node: Annotated[int, Field(ge=1, le=16)] = 1
     """Accelerators of each, with a process for each of them."""
+    sharding: Literal["auto", "none", "full"] = "auto"
+    """What each accelerator holds of the model, its gradients and its optimizer. none: all of it. full: its share of
+    all accelerators' (FSDP), which takes more exchange and more time, and the memory of less. auto: full where the plan
+    finds that one cannot hold it all, else none; none on class `cpu`. It may be changed on a job that has begun."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the numbers that are computed with. auto = bfloat16 on accelerators that have it, else float32."""
     image: Annotated[str, Field(max_length=512)] = ""
@@ -285,6 +289,12 @@ class FineTuneJobSpec(ApiModel):
             "several nodes share the claim of the job: set checkpoint.storage.accessMode to ReadWriteMany, with a "
             "StorageClass that can do it (of a job that has begun it cannot be changed: make a new one), or nodes to 1",
             field_path=".trainer.nodes",
+        ),
+        Rule(
+            "self.trainer.sharding != 'full' || self.trainer.nodes > 1 || self.trainer.acceleratorsPerNode > 1",
+            "one accelerator has nobody to share the model with: set trainer.sharding to auto, or raise nodes or "
+            "acceleratorsPerNode",
+            field_path=".trainer.sharding",
         ),
         Rule(
             "!has(self.search) || self.trainer.nodes == 1",

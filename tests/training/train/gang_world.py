@@ -25,6 +25,7 @@ class Rank(World):
     port: int = 0
     meet_timeout_s: float = DEADLINE_S
     silence_s: float = 30.0
+    is_sharded: bool = False
 
     @property
     def arguments(self) -> list[str]:
@@ -38,6 +39,7 @@ class Rank(World):
             f"--meet-timeout={self.meet_timeout_s}",
             f"--accelerators={self.size}",
             f"--silence={self.silence_s}",
+            *(["--sharded"] if self.is_sharded else []),
         ]
 
     @property
@@ -60,9 +62,9 @@ def build_ranks(world: World, size: int = 2, **options: Any) -> list[Rank]:
     return [Rank(**same, rank=rank, size=size, port=port, **options) for rank in range(size)]
 
 
-def complete(world: World, size: int = 2) -> list[dict[str, Any]]:
+def complete(world: World, size: int = 2, **options: Any) -> list[dict[str, Any]]:
     """Make an attempt of several ranks that must succeed, and return what each said."""
-    ranks = build_ranks(world, size)
+    ranks = build_ranks(world, size, **options)
     processes = [rank.start() for rank in ranks]
     codes = [finish(process) for process in processes]
     assert codes == [0] * size, [rank.log_path.read_text()[-3000:] for rank in ranks]

@@ -42,11 +42,13 @@ class Device:
     device: torch.device
     compute: torch.dtype
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which matrices are multiplied in the compute type."""
+    def autocast(self, *, caches: bool = True) -> contextlib.AbstractContextManager[Any]:
+        """A context in which matrices are multiplied in the compute type; with `caches` casts are kept to its end."""
         if self.compute == torch.float32:
             return contextlib.nullcontext()
-        context: contextlib.AbstractContextManager[Any] = torch.autocast(self.device.type, self.compute)
+        context: contextlib.AbstractContextManager[Any] = torch.autocast(
+            self.device.type, self.compute, cache_enabled=caches
+        )
         return context
 
     @property
