@@ -4,12 +4,16 @@ With P parameters, A parameters of the adapter, L layers, hidden size h, T = max
 of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
 
     weights       lora: c P                full: 4 P, and c P of casts if c < 4
-    states        lora: 12 A + 4 A         full: 12 P
+                  qlora: 0.516 Q + c (P - Q) + c W
+    states        lora, qlora: 12 A + 4 A  full: 12 P
     activations   c T h L + c T (8 h + 4 w + 2 q + 4 k) + (c + 8) T V
     needs         1.1 x (weights + states + activations + gathered) + runtime + exchange
 
 - 12 bytes of states are the gradient and the two moments of Adam in float32, 4 more the weight itself: the 16 bytes
   for each trained parameter of Rajbhandari et al., "ZeRO" (2020), section 3.1.
+- Of qlora the linear layers, Q parameters, are held in NF4 with double quantization: 4 + 8/64 + 32/(64 x 256) = 4.127
+  bits, 0.516 bytes, for each (Dettmers et al., 2023, section 3). W is the largest matrix, which is put into the
+  compute type to be used. Routed experts count as what is not quantized, since they are no linear layers.
 - Activations are those of gradient checkpointing (Chen et al., 2016; Korthikanti et al., 2022, section 5): the input of
   each layer is kept, and what one layer computes is there once. w is the width of a token's MLPs (the experts that it
   visits), q = heads x head size, k = key-value heads x head size. It is the least that training can do with; a trainer
@@ -57,6 +61,7 @@ OVERHEAD: Final = 1.1
 EXCHANGE_GIB: Final = 0.5
 STATE_BYTES: Final = 12
 FLOAT32_BYTES: Final = 4
+NF4_BYTES: Final = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 PAIRED: Final = frozenset({"dpo", "embedding"})
 SPEECHLESS: Final = frozenset({"token-classification", "sequence-classification", "embedding"})
 _STEP_GIB: Final = 0.25
@@ -87,12 +92,16 @@ def compute_training_memory(
     """Return what training takes at least, of each accelerator."""
     number = _number_bytes(spec)
     parameters = architecture.parameters
-    if spec.method.tuning == "lora":
-        adapter = count_adapter_parameters(architecture, spec.method.lora)
-        weights, states = number * parameters, (STATE_BYTES + FLOAT32_BYTES) * adapter
-    else:
+    weights: float
+    if spec.method.tuning == "full":
         casts = number if number < FLOAT32_BYTES else 0
         weights, states = (FLOAT32_BYTES + casts) * parameters, STATE_BYTES * parameters
+    else:
+        adapter = count_adapter_parameters(architecture, spec.method.lora)
+        weights, states = number * parameters, (STATE_BYTES + FLOAT32_BYTES) * adapter
+    if spec.method.tuning == "qlora":
+        quantized = _count_quantized(architecture)
+        weights += (NF4_BYTES - number) * quantized + number * architecture.hidden_size * _mlp_width(architecture)
     task = spec.method.task
     if task == "dpo" and not spec.makes_adapter:
         weights += number * parameters
@@ -115,7 +124,7 @@ def compute_training_memory(
 
 def should_shard(spec: FineTuneJobSpec, model: LLMModel, accelerator: AcceleratorClass | None) -> bool:
     """Return whether the model is cut over the accelerators: where that is asked for, or one cannot hold it whole."""
-    if _count_ranks(spec) == 1 or spec.trainer.sharding == "none":
+    if _count_ranks(spec) == 1 or spec.trainer.sharding == "none" or spec.method.tuning == "qlora":
         return False
     if spec.trainer.sharding == "full":
         return True
@@ -188,8 +197,9 @@ def _compute_merge_gib(spec: FineTuneJobSpec, architecture: ModelArchitecture) -
 
 
 def _count_learned(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> int:
-    is_adapter = spec.method.tuning == "lora"
-    return count_adapter_parameters(architecture, spec.method.lora) if is_adapter else architecture.parameters
+    if spec.method.tuning == "full":
+        return architecture.parameters
+    return count_adapter_parameters(architecture, spec.method.lora)
 
 
 def _architecture_of(model: LLMModel) -> ModelArchitecture | None:
@@ -251,6 +261,12 @@ def _gathered_bytes(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> f
     return together + FLOAT32_BYTES * max(2 * outside, outside + 2 * layer) + casts
 
 
+def _count_quantized(architecture: ModelArchitecture) -> int:
+    """Return the parameters of linear layers."""
+    linear = ("attention", "keyValue", "latent", "mlp", "sharedExperts")
+    return sum(part.parameters for part in architecture.weights if part.part in linear and part.split != "notLoaded")
+
+
 def _count_outside(architecture: ModelArchitecture) -> int:
     """Return the parameters that belong to no layer."""
     return sum(part.parameters for part in architecture.weights if part.part in ("embedding", "head"))
@@ -270,12 +286,15 @@ def _say_tokens(spec: FineTuneJobSpec) -> str:
 
 
 def _advise(spec: FineTuneJobSpec, *, is_sharded: bool) -> str:
-    if not is_sharded and _count_ranks(spec) > 1:
-        more = f"Each of the {_count_ranks(spec)} accelerators holds the whole model: set trainer.sharding to auto"
+    ranks, larger = _count_ranks(spec), "choose a class with more memory"
+    if spec.method.tuning == "qlora":
+        more = f"A model of four bits is not sharded: {larger}"
+    elif not is_sharded and ranks > 1:
+        more = f"Each of the {ranks} accelerators holds the whole model: set trainer.sharding to auto, or {larger}"
     else:
-        more = "Shard it over more accelerators (trainer.acceleratorsPerNode, trainer.nodes)"
-    smaller = "set method.tuning to lora" if spec.method.tuning == "full" else "take a smaller model"
+        more = f"Shard it over more accelerators (trainer.acceleratorsPerNode, trainer.nodes), or {larger}"
+    smaller = {"full": "set method.tuning to lora", "lora": "set method.tuning to qlora"}
     return (
-        f"{more}, or choose a class with more memory. Or make a new FineTuneJob: "
-        f"lower hyperparameters.maxLength, or {smaller}."
+        f"{more}. Or make a new FineTuneJob: lower hyperparameters.maxLength, or "
+        f"{smaller.get(spec.method.tuning, 'take a smaller model')}."
     )

@@ -55,10 +55,12 @@ class Method(ApiModel):
     preference optimization, Rafailov et al., 2023), from dataset.format.type preference. token-classification: the
     label of each word, from tokens-labels. sequence-classification: the label of a text, from text-label. embedding:
     vectors that are near for texts that belong together, from pairs."""
-    tuning: Literal["lora", "full"] = "lora"
-    """lora makes an adapter of a few megabytes; full changes all weights and makes a whole model."""
+    tuning: Literal["lora", "qlora", "full"] = "lora"
+    """lora makes an adapter of a few megabytes. qlora makes the same kind of adapter, and holds the base model in four
+    bits meanwhile (NF4, Dettmers et al., 2023): a quarter of the memory, and more time. full changes all weights and
+    makes a whole model."""
     lora: Lora = Lora()
-    """The shape of the adapter, for tuning lora."""
+    """The shape of the adapter, for tuning lora and qlora."""
 
 
 class Hyperparameters(ApiModel):
@@ -69,7 +71,7 @@ class Hyperparameters(ApiModel):
     max_steps: Annotated[int, Field(ge=1, le=100000000)] | None = None
     """Optimizer steps at which training ends, instead of epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Highest learning rate. Absent = 2e-4 for lora and 2e-5 for full; for task dpo 1e-5 and 1e-6."""
+    """Highest learning rate. Absent = 2e-4 for lora and qlora, 2e-5 for full; for task dpo 1e-5 and 1e-6."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after its warm-up."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.03
@@ -297,6 +299,11 @@ class FineTuneJobSpec(ApiModel):
             field_path=".trainer.sharding",
         ),
         Rule(
+            "self.trainer.sharding != 'full' || self.method.tuning != 'qlora'",
+            "a model of four bits is not sharded: leave trainer.sharding out, or set method.tuning to lora",
+            field_path=".trainer.sharding",
+        ),
+        Rule(
             "!has(self.search) || self.trainer.nodes == 1",
             "each trial of a search trains in one pod: set trainer.nodes to 1, or leave search out",
             field_path=".search",
@@ -307,7 +314,7 @@ class FineTuneJobSpec(ApiModel):
             field_path=".search",
         ),
         Rule(
-            "!has(self.search) || self.method.tuning == 'lora' || "
+            "!has(self.search) || self.method.tuning != 'full' || "
             "!self.search.parameters.exists(each, each.name in ['rank', 'alpha', 'dropout'])",
             "rank, alpha and dropout are those of an adapter, and tuning full makes none",
             field_path=".search.parameters",
@@ -358,7 +365,7 @@ class FineTuneJobSpec(ApiModel):
     @property
     def makes_adapter(self) -> bool:
         """Whether the result is an adapter, and not a whole model."""
-        return self.method.tuning == "lora" and self.output.kind != "merged"
+        return self.method.tuning != "full" and self.output.kind != "merged"
 
 
 class FineTuneJob(ApiModel):

@@ -154,6 +154,38 @@ def test_a_model_is_sharded_where_one_accelerator_cannot_hold_it(
     assert should_shard(spec(tuning, nodes=nodes, sharding=sharding), model(), accelerator()) is expected
 
 
+def test_four_bits_take_about_half_a_byte_for_what_is_linear_and_are_never_sharded() -> None:
+    layers = PARAMETERS - OUTSIDE
+    lora, qlora = (
+        compute_training_memory(spec(tuning), architecture(weights=OUTSIDE_AND_LAYERS)) for tuning in ("lora", "qlora")
+    )
+    constants = 1 / 64 + 4 / (64 * 256)
+    expected = (0.5 + constants) * layers + 2 * OUTSIDE + 2 * 4096 * 14336
+    assert qlora.weights_gib * GIB == pytest.approx(expected)
+    assert (qlora.states_gib, qlora.activations_gib) == (lora.states_gib, lora.activations_gib)
+    assert not should_shard(spec("qlora", nodes=4), model(), accelerator("4Gi"))
+
+
+@pytest.mark.parametrize(
+    ("tuning", "advice"),
+    [
+        ("full", "set method.tuning to lora."),
+        ("lora", "set method.tuning to qlora."),
+        ("qlora", "A model of four bits is not sharded: choose a class with more memory. "),
+    ],
+)
+def test_what_does_not_fit_is_told_what_takes_less(tuning: str, advice: str) -> None:
+    refused = refuse_memory(spec(tuning), model(), accelerator("4Gi"))
+    assert refused is not None
+    assert advice in refused.message
+
+
+def test_experts_are_not_quantized() -> None:
+    experts = [{"part": "experts", "parameters": PARAMETERS, "bytes": 2 * PARAMETERS, "split": "tensor"}]
+    memory = compute_training_memory(spec("qlora"), architecture(weights=experts))
+    assert memory.weights_gib * GIB > 2 * PARAMETERS
+
+
 def test_on_the_processor_auto_means_none() -> None:
     assert not should_shard(spec("full", "cpu", nodes=4), model(), None)
     assert should_shard(spec("full", "cpu", nodes=4, sharding="full"), model(), None)

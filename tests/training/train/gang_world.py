@@ -26,14 +26,17 @@ class Rank(World):
     meet_timeout_s: float = DEADLINE_S
     silence_s: float = 30.0
     is_sharded: bool = False
+    processes: int = 1
 
     @property
     def arguments(self) -> list[str]:
         """Command line of the rank."""
         return [
             *super().arguments,
-            f"--nodes={self.size}",
-            f"--rank={self.rank}",
+            f"--nodes={self.size // self.processes}",
+            f"--rank={self.rank // self.processes}",
+            f"--processes={self.processes}",
+            f"--local-rank={self.rank % self.processes}",
             "--leader=127.0.0.1",
             f"--gang-port={self.port}",
             f"--meet-timeout={self.meet_timeout_s}",

@@ -47,15 +47,21 @@ def test_shares_learn_what_the_whole_learns(
     }
 
 
-def test_each_rank_holds_a_share(make_world: MakeWorld) -> None:
+HELD = re.compile(r"^(\S+ \S+) INFO this rank holds (\d+) of (\d+) parameters", re.MULTILINE)
+
+
+def test_each_rank_holds_a_share_and_those_of_a_pod_read_the_model_one_after_the_other(make_world: MakeWorld) -> None:
     world = make_world(**FULL, hyperparameters={"maxSteps": 1})
-    ranks = build_ranks(world, 4, is_sharded=True)
+    # Two pods with two processes each.
+    ranks = build_ranks(world, 4, is_sharded=True, processes=2)
     assert [finish(process) for process in [rank.start() for rank in ranks]] == [0] * 4
-    found = [re.findall(r"holds (\d+) of (\d+) parameters", rank.log_path.read_text())[0] for rank in ranks]
-    held, (total, *_) = [int(own) for own, _ in found], [int(total) for _, total in found]
+    found = [HELD.findall(rank.log_path.read_text())[0] for rank in ranks]
+    held, (total, *_) = [int(own) for _, own, _ in found], [int(total) for _, _, total in found]
     assert sum(held) == total
     # 62 words are cut into 16, 16, 16 and 14.
     assert max(held) < 0.27 * total
+    times = [time for time, _, _ in found]
+    assert max(times[0], times[2]) <= min(times[1], times[3])
 
 
 def test_a_rank_for_which_a_step_has_nothing_takes_part(make_world: MakeWorld) -> None:

@@ -248,7 +248,7 @@ class Attempt:
         learned = list(get_learned(model).values())
         log.info(
             "%s of %d parameters, computed in %s on %s",
-            "an adapter" if settings.tuning == "lora" else "a model",
+            "a model" if settings.tuning == "full" else "an adapter",
             sum(parameter.numel() for parameter in learned),
             self._device.compute,
             self._device.name,

@@ -111,7 +111,7 @@ def cut_like(whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     chunks = whole.chunk(mesh.size())
     own = chunks[mesh.get_local_rank()] if mesh.get_local_rank() < len(chunks) else whole[:0]
     return DTensor.from_local(
-        own.to(parameter.device, copy=True), mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride()
+        own.to(parameter.device), mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride()
     )
 
 

@@ -123,7 +123,8 @@ def restore_snapshot(learner: Learner, folder: Path, *, rank: int = 0, seed: int
 def _restore_optimizer(optimizer: Any, saved: dict[str, Any]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own = {
-        number: {name: cut_like(value, parameters[number]) for name, value in moments.items()}
+        # A copy: the file may be removed while training goes on.
+        number: {name: cut_like(value, parameters[number]).clone() for name, value in moments.items()}
         for number, moments in saved["state"].items()
     }
     optimizer.load_state_dict({**saved, "state": own})

@@ -63,7 +63,7 @@ def _pools(count: int) -> list[dict[str, str]]:
 
 _METHOD: Final = [
     Case(_JOB, "spec.method.task", "enum", "causal-lm", "other"),
-    *one_of(_JOB, "spec.method.tuning", "lora", "full"),
+    *one_of(_JOB, "spec.method.tuning", "lora", "qlora", "full"),
     *limits(_JOB, "spec.method.lora.rank", 1, 512),
     *limits(_JOB, "spec.method.lora.alpha", 1, 4096),
     *_below_one("spec.method.lora.dropout"),
@@ -149,6 +149,15 @@ _TRAINER: Final = [
         {"trainer": {"acceleratorsPerNode": 2, "sharding": "full"}},
         {"trainer": {"sharding": "full"}},
         says="one accelerator has nobody to share the model with",
+        blamed="spec.trainer.sharding",
+    ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"trainer": {"acceleratorsPerNode": 2}, "method": {"tuning": "qlora"}},
+        {"trainer": {"acceleratorsPerNode": 2, "sharding": "full"}, "method": {"tuning": "qlora"}},
+        says="a model of four bits is not sharded",
         blamed="spec.trainer.sharding",
     ),
     *one_of(_JOB, "spec.trainer.precision", "auto", "float32", "bfloat16"),
@@ -295,7 +304,16 @@ _OUTPUT: Final = [
         "rule",
         {"output": {"kind": "merged"}, "method": {"tuning": "lora"}},
         {"output": {"kind": "merged"}, "method": {"tuning": "full"}},
-        says="output.kind is for tuning lora",
+        says="output.kind is for adapters",
+        blamed="spec.output.kind",
+    ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"output": {"kind": "adapter", "attachTo": _pools(1)}, "method": {"tuning": "qlora"}},
+        {"output": {"kind": "merged"}, "method": {"tuning": "qlora"}},
+        says="a whole model would be asked unquantized",
         blamed="spec.output.kind",
     ),
     Case(
