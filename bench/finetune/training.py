@@ -30,10 +30,11 @@ import torch
 from transformers import get_scheduler
 
 from llmos.api import FineTuneJob
-from llmos_workers.train.attempt import Attempt, Options
+from llmos_workers.train.attempt import Attempt
 from llmos_workers.train.attempts import AttemptRecord, read_records
 from llmos_workers.train.dataset import UNLEARNED, Examples
 from llmos_workers.train.model import get_learned, load_trainable, observe_device
+from llmos_workers.train.options import Options
 from llmos_workers.train.order import Order
 from llmos_workers.train.settings import build_settings
 

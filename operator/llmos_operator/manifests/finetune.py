@@ -73,7 +73,7 @@ from llmos_operator.manifests.steps import (
 )
 from llmos_operator.planning.finetune_canary import are_final, build_replacements, list_attached
 from llmos_operator.planning.finetune_cpu import count_threads, plan_cpu_request
-from llmos_operator.planning.finetune_memory import plan_container_memory
+from llmos_operator.planning.finetune_memory import plan_container_memory, should_shard
 from llmos_operator.planning.finetune_places import compute_store_uri, find_output_uri
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.settings import Settings
@@ -240,6 +240,7 @@ def build_train_pod(
         *("--attempt", str(number)),
         *("--accelerators", str(size * trainer.accelerators_per_node)),
         *build_member_args(job, member, template.settings.start_timeout_s),
+        *(("--sharded",) if should_shard(job.spec, template.base, template.accelerator, template.teacher) else ()),
     )
     shm: Manifest = {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - shared memory of the loader's processes
     main = _build_main(template, CONTAINER_TRAIN, arguments, [*models.mounts, shm], _build_resources(template))

@@ -31,7 +31,7 @@ from llmos_operator.planning.failures import Failure, build_failure, name_model
 from llmos_operator.planning.finetune_canary import NOTHING, CanaryPlan
 from llmos_operator.planning.finetune_gangs import build_attempts
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
-from llmos_operator.planning.finetune_memory import refuse_memory
+from llmos_operator.planning.finetune_memory import refuse_memory, should_shard
 from llmos_operator.planning.finetune_models import CHANGED, architecture_of, digest_of, refuse_base, refuse_teacher
 from llmos_operator.planning.finetune_pods import FINAL_REASONS, JobPod, PodState
 from llmos_operator.planning.finetune_record import LIVE, Record, find_live, read_record, update_record
@@ -127,7 +127,8 @@ def plan_job(sight: Sight) -> JobPlan:
     """Return the next step of a job."""
     status = sight.job.status
     is_evaluating = sight.live.is_evaluating if sight.live else status.phase == "Evaluating"
-    attempts = build_attempts(sight.pods, noted=status.attempt, now=sight.now, is_evaluating=is_evaluating)
+    is_alone = is_evaluating and not _is_sharded(sight)
+    attempts = build_attempts(sight.pods, noted=status.attempt, now=sight.now, is_leader_alone=is_alone)
     sight = replace(sight, pods=attempts)
     record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live, sight.now)
     if sight.is_work_lost and not record.is_trained:
@@ -280,6 +281,10 @@ def _plan_new(record: Record, job: FineTuneJob) -> JobPlan:
     new = NewPod(COMPONENT_TRAIN, number, size, tuple(range(size)))
     record = replace(record, attempt=number, failure=None)
     return JobPlan(record, "Training" if _is_on_cpu(job) else "Queued", create=new, needs_files=True)
+
+
+def _is_sharded(sight: Sight) -> bool:
+    return sight.base is not None and should_shard(sight.job.spec, sight.base, sight.accelerator, sight.teacher)
 
 
 def _refuse(sight: Sight, record: Record) -> Failure | None:

@@ -4,12 +4,16 @@ With P parameters, A parameters of the adapter, L layers, hidden size h, T = max
 of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
 
     weights       lora: c P                full: 4 P, and c P of casts if c < 4
-    states        lora: 12 A + 4 A         full: 12 P
+                  qlora: 0.516 Q + c (P - Q) + c W
+    states        lora, qlora: 12 A + 4 A  full: 12 P
     activations   c T h L + c T (8 h + 4 w + 2 q + 4 k) + (c + 8) T V
-    needs         1.1 x (weights + states + activations) + runtime + exchange
+    needs         1.1 x (weights + states + activations + gathered) + runtime + exchange
 
 - 12 bytes of states are the gradient and the two moments of Adam in float32, 4 more the weight itself: the 16 bytes
   for each trained parameter of Rajbhandari et al., "ZeRO" (2020), section 3.1.
+- Of qlora the linear layers, Q parameters, are held in NF4 with double quantization: 4 + 8/64 + 32/(64 x 256) = 4.127
+  bits, 0.516 bytes, for each (Dettmers et al., 2023, section 3). W is the largest matrix, which is put into the
+  compute type to be used. Routed experts count as what is not quantized, since they are no linear layers.
 - Activations are those of gradient checkpointing (Chen et al., 2016; Korthikanti et al., 2022, section 5): the input of
   each layer is kept, and what one layer computes is there once. w is the width of a token's MLPs (the experts that it
   visits), q = heads x head size, k = key-value heads x head size. It is the least that training can do with; a trainer
@@ -19,11 +23,20 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
   of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
 - Of several accelerators each holds all of this: the work of a step is dealt out, not the model. What they exchange
   takes half a GiB more: NCCL's buffers, and the gradients that are summed at once.
+- Of n over which the model is sharded each holds one n-th of weights and states (ZeRO, stage 3). Beside it stands what
+  is put together: R, the parameters outside of layers, while a micro-batch is computed, and two layers of l = (P - R) /
+  L parameters, one that is computed and the next on its way. With full tuning the gradients of these are whole until
+  they are added, once in place and once on their way, and the casts are of no more than what is computed:
+
+      gathered    lora: c (R + 2 l)    full: 4 (R + 2 l) + 4 max(2 R, R + 2 l), and c max(R, l) of casts if c < 4
+
+  `trainer.sharding: auto` shards where the whole does not fit. The memory of a host then holds the whole model once
+  while it is read (its processes take turns), and what a checkpoint is written from at another time.
 - Tasks dpo and embedding compute both of a pair at once: T = 2 maxLength. Beside a result that is no adapter dpo holds
   the base model a second time, as the reference: c P more weights.
 - Task distill holds the teacher, in the compute type and without gradients: c Pt, and what one of its layers computes,
   c T (8 ht + 4 wt + 2 qt + 4 kt), where that is more than all activations of the student, which come after it. What it
-  says of T tokens stays until both are compared, softened, in float32: (c + 16) T V.
+  says of T tokens stays until both are compared, softened, in float32: (c + 16) T V. It is never sharded.
 - Classifiers and embeddings have no logits of a vocabulary: V = 0. Heads, labels x h, are too small to count.
 - Merging an adapter (output.kind merged) holds the base model in float32 in the memory of the host, when training is
   over: 1.1 x 4 P + runtime, where that is more than training itself takes there.
@@ -36,7 +49,7 @@ An adapter on a layer i -> o adds rank (i + o) parameters (Hu et al., 2021).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from llmos.api import AcceleratorClass, FineTuneJobSpec, LLMModel, Lora, Reason
@@ -51,6 +64,7 @@ OVERHEAD: Final = 1.1
 EXCHANGE_GIB: Final = 0.5
 STATE_BYTES: Final = 12
 FLOAT32_BYTES: Final = 4
+NF4_BYTES: Final = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 PAIRED: Final = frozenset({"dpo", "embedding"})
 SPEECHLESS: Final = frozenset({"token-classification", "sequence-classification", "embedding"})
 _STEP_GIB: Final = 0.25
@@ -67,26 +81,35 @@ class TrainingMemory:
     activations_gib: float
     exchange_gib: float = 0.0
     teacher_gib: float = 0.0
+    gathered_gib: float = 0.0
 
     @property
     def needs_gib(self) -> float:
         """All of it."""
-        tensors = self.weights_gib + self.states_gib + self.activations_gib + self.teacher_gib
-        return OVERHEAD * tensors + RUNTIME_GIB + self.exchange_gib
+        tensors_gib = self.weights_gib + self.states_gib + self.activations_gib + self.teacher_gib + self.gathered_gib
+        return OVERHEAD * tensors_gib + RUNTIME_GIB + self.exchange_gib
 
 
 def compute_training_memory(
-    spec: FineTuneJobSpec, architecture: ModelArchitecture, teacher: ModelArchitecture | None = None
+    spec: FineTuneJobSpec,
+    architecture: ModelArchitecture,
+    teacher: ModelArchitecture | None = None,
+    *,
+    is_sharded: bool = False,
 ) -> TrainingMemory:
-    """Return what training takes at least; `teacher` is that of task distill."""
+    """Return what training takes at least, of each accelerator; `teacher` is that of task distill."""
     number = _number_bytes(spec)
     parameters = architecture.parameters
-    if spec.method.tuning == "lora":
-        adapter = count_adapter_parameters(architecture, spec.method.lora)
-        weights, states = number * parameters, (STATE_BYTES + FLOAT32_BYTES) * adapter
-    else:
+    weights: float
+    if spec.method.tuning == "full":
         casts = number if number < FLOAT32_BYTES else 0
         weights, states = (FLOAT32_BYTES + casts) * parameters, STATE_BYTES * parameters
+    else:
+        adapter = count_adapter_parameters(architecture, spec.method.lora)
+        weights, states = number * parameters, (STATE_BYTES + FLOAT32_BYTES) * adapter
+    if spec.method.tuning == "qlora":
+        quantized = _count_quantized(architecture)
+        weights += (NF4_BYTES - number) * quantized + number * architecture.hidden_size * _mlp_width(architecture)
     task = spec.method.task
     if task == "dpo" and not spec.makes_adapter:
         weights += number * parameters
@@ -99,7 +122,31 @@ def compute_training_memory(
         activations = max(activations, _layer_bytes(teacher, length, number))
         activations += (number + 4 * FLOAT32_BYTES) * length * vocabulary
         teacher_gib = number * teacher.parameters / GIB
-    return TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib, teacher_gib)
+    whole = TrainingMemory(weights / GIB, states / GIB, activations / GIB, exchange_gib, teacher_gib)
+    if not is_sharded:
+        return whole
+    ranks, gathered = _count_ranks(spec), _gathered_bytes(spec, architecture)
+    casts = number * parameters if spec.method.tuning == "full" and number < FLOAT32_BYTES else 0
+    return replace(
+        whole,
+        weights_gib=(weights - casts) / ranks / GIB,
+        states_gib=states / ranks / GIB,
+        gathered_gib=gathered / GIB,
+    )
+
+
+def should_shard(
+    spec: FineTuneJobSpec, model: LLMModel, accelerator: AcceleratorClass | None, teacher: LLMModel | None = None
+) -> bool:
+    """Return whether the model is cut over the accelerators: where that is asked for, or one cannot hold it whole."""
+    if _count_ranks(spec) == 1 or spec.trainer.sharding == "none" or spec.method.tuning == "qlora":
+        return False
+    if spec.trainer.sharding == "full":
+        return True
+    architecture, taught_by = _architecture_of(model), _architecture_of(teacher)
+    if architecture is None or accelerator is None:
+        return False
+    return compute_training_memory(spec, architecture, taught_by).needs_gib > _visible_gib(accelerator)
 
 
 def count_adapter_parameters(architecture: ModelArchitecture, lora: Lora) -> int:
@@ -120,15 +167,20 @@ def refuse_memory(
         return build_failure(Reason.UnknownArchitecture, "The inspect step found no architecture facts.")
     if accelerator is None:
         return None
-    memory = compute_training_memory(spec, architecture, taught_by)
-    has_gib = Accelerators(1, parse_quantity_bytes(accelerator.spec.memory) / GIB).visible_gib
+    is_sharded = should_shard(spec, model, accelerator, teacher)
+    memory = compute_training_memory(spec, architecture, taught_by, is_sharded=is_sharded)
+    has_gib = _visible_gib(accelerator)
     if memory.needs_gib <= has_gib:
         return None
+    name, ranks = accelerator.metadata.name, _count_ranks(spec)
+    where = f"each of the {ranks} {name} over which the model is sharded" if is_sharded else f"one {name}"
+    gathered = f"{memory.gathered_gib:.1f} layers that are put together, " if is_sharded else ""
     detail = (
-        f"Training needs {memory.needs_gib:.1f} GiB on one {accelerator.metadata.name}, which has {has_gib:.1f}: "
+        f"Training needs {memory.needs_gib:.1f} GiB on {where}, which has {has_gib:.1f}: "
         f"{memory.weights_gib:.1f} weights, {_say_teacher(memory)}{memory.states_gib:.1f} gradients and optimizer, "
+        f"{gathered}"
         f"{memory.activations_gib:.1f} activations of {_say_tokens(spec)} tokens. "
-        f"{_say_ranks(spec)}{_advise(spec)} Make a new FineTuneJob with it."
+        f"{_advise(spec, is_sharded=is_sharded)}"
     )
     return build_failure(Reason.DoesNotFit, detail)
 
@@ -146,15 +198,21 @@ def plan_container_memory(
     architecture, taught_by = _architecture_of(model), _architecture_of(teacher)
     if architecture is None:
         return "4Gi"
-    memory = compute_training_memory(spec, architecture, taught_by)
+    is_sharded, processes = should_shard(spec, model, accelerator, teacher), spec.trainer.accelerators_per_node
+    memory = compute_training_memory(spec, architecture, taught_by, is_sharded=is_sharded)
+    copied_gib = STATE_BYTES * _count_learned(spec, architecture) / GIB
+    taught_gib = taught_by.loaded_bytes / GIB if taught_by is not None else 0.0
     if accelerator is None:
-        needs_gib = memory.needs_gib
+        needs_gib, read_gib, kept_gib = memory.needs_gib, 0.0, OVERHEAD * memory.teacher_gib
     else:
-        # Each process reads the models by itself, one after the other.
-        loaded_bytes = max(each.loaded_bytes for each in (architecture, taught_by) if each is not None)
-        needs_gib = spec.trainer.accelerators_per_node * (loaded_bytes / GIB + _HOST_GIB)
-    needs_gib += STATE_BYTES * _count_learned(spec, architecture) / GIB
-    kept_gib = OVERHEAD * memory.teacher_gib if accelerator is None else 0.0
+        # Each process reads the models by itself, one after the other, onto its accelerator.
+        needs_gib, read_gib, kept_gib = processes * _HOST_GIB, max(architecture.loaded_bytes / GIB, taught_gib), 0.0
+    if is_sharded:
+        # They take turns to read the model, and not the teacher, which each of them holds.
+        read_once_gib = _weight_bytes(spec) * architecture.parameters / GIB
+        needs_gib += max(copied_gib, read_once_gib, processes * taught_gib if accelerator is not None else 0.0)
+    else:
+        needs_gib += processes * read_gib + copied_gib
     needs_gib = max(needs_gib, _compute_merge_gib(spec, architecture) + kept_gib)
     return f"{round(math.ceil(needs_gib / _STEP_GIB) * _STEP_GIB * 1024)}Mi"
 
@@ -166,8 +224,9 @@ def _compute_merge_gib(spec: FineTuneJobSpec, architecture: ModelArchitecture) -
 
 
 def _count_learned(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> int:
-    is_adapter = spec.method.tuning == "lora"
-    return count_adapter_parameters(architecture, spec.method.lora) if is_adapter else architecture.parameters
+    if spec.method.tuning == "full":
+        return architecture.parameters
+    return count_adapter_parameters(architecture, spec.method.lora)
 
 
 def _architecture_of(model: LLMModel | None) -> ModelArchitecture | None:
@@ -218,13 +277,38 @@ def _module_shapes(architecture: ModelArchitecture) -> dict[str, int]:
     }
 
 
+def _weight_bytes(spec: FineTuneJobSpec) -> int:
+    """Return the bytes of one parameter of the model, as training holds it."""
+    return FLOAT32_BYTES if spec.method.tuning == "full" else _number_bytes(spec)
+
+
+def _gathered_bytes(spec: FineTuneJobSpec, architecture: ModelArchitecture) -> float:
+    number, outside = _number_bytes(spec), _count_outside(architecture)
+    layer = (architecture.parameters - outside) / architecture.layers
+    together = _weight_bytes(spec) * (outside + 2 * layer)
+    if spec.method.tuning != "full":
+        return together
+    casts = number * max(outside, layer) if number < FLOAT32_BYTES else 0
+    return together + FLOAT32_BYTES * max(2 * outside, outside + 2 * layer) + casts
+
+
+def _count_quantized(architecture: ModelArchitecture) -> int:
+    """Return the parameters of linear layers."""
+    linear = ("attention", "keyValue", "latent", "mlp", "sharedExperts")
+    return sum(part.parameters for part in architecture.weights if part.part in linear and part.split != "notLoaded")
+
+
+def _count_outside(architecture: ModelArchitecture) -> int:
+    """Return the parameters that belong to no layer."""
+    return sum(part.parameters for part in architecture.weights if part.part in ("embedding", "head"))
+
+
+def _visible_gib(accelerator: AcceleratorClass) -> float:
+    return Accelerators(1, parse_quantity_bytes(accelerator.spec.memory) / GIB).visible_gib
+
+
 def _count_ranks(spec: FineTuneJobSpec) -> int:
     return spec.trainer.nodes * spec.trainer.accelerators_per_node
-
-
-def _say_ranks(spec: FineTuneJobSpec) -> str:
-    ranks = _count_ranks(spec)
-    return f"Each of the {ranks} accelerators holds the whole model, so more do not help. " if ranks > 1 else ""
 
 
 def _say_tokens(spec: FineTuneJobSpec) -> str:
@@ -232,10 +316,16 @@ def _say_tokens(spec: FineTuneJobSpec) -> str:
     return f"2 x {length}" if spec.method.task in PAIRED else str(length)
 
 
-def _advise(spec: FineTuneJobSpec) -> str:
-    shorter = "Lower hyperparameters.maxLength, choose a class with more memory"
+def _advise(spec: FineTuneJobSpec, *, is_sharded: bool) -> str:
+    ranks, larger = _count_ranks(spec), "choose a class with more memory"
+    if spec.method.tuning == "qlora":
+        more = f"A model of four bits is not sharded: {larger}"
+    elif not is_sharded and ranks > 1:
+        more = f"Each of the {ranks} accelerators holds the whole model: set trainer.sharding to auto, or {larger}"
+    else:
+        more = f"Shard it over more accelerators (trainer.acceleratorsPerNode, trainer.nodes), or {larger}"
+    smaller = {"full": "set method.tuning to lora", "lora": "set method.tuning to qlora"}
     return (
-        f"{shorter}, or set method.tuning to lora."
-        if spec.method.tuning == "full"
-        else f"{shorter} or a smaller model."
+        f"{more}. Or make a new FineTuneJob: lower hyperparameters.maxLength, or "
+        f"{smaller.get(spec.method.tuning, 'take a smaller model')}."
     )

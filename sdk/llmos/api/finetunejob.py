@@ -78,10 +78,12 @@ class Method(ApiModel):
     what a larger model thinks of all others, from the same texts as causal-lm. token-classification: the
     label of each word, from tokens-labels. sequence-classification: the label of a text, from text-label. embedding:
     vectors that are near for texts that belong together, from pairs."""
-    tuning: Literal["lora", "full"] = "lora"
-    """lora makes an adapter of a few megabytes; full changes all weights and makes a whole model."""
+    tuning: Literal["lora", "qlora", "full"] = "lora"
+    """lora makes an adapter of a few megabytes. qlora makes the same kind of adapter, and holds the base model in four
+    bits meanwhile (NF4, Dettmers et al., 2023): a quarter of the memory, and more time. full changes all weights and
+    makes a whole model."""
     lora: Lora = Lora()
-    """The shape of the adapter, for tuning lora."""
+    """The shape of the adapter, for tuning lora and qlora."""
     distill: Distill | None = None
     """The teacher, for task distill."""
 
@@ -94,7 +96,7 @@ class Hyperparameters(ApiModel):
     max_steps: Annotated[int, Field(ge=1, le=100000000)] | None = None
     """Optimizer steps at which training ends, instead of epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Highest learning rate. Absent = 2e-4 for lora and 2e-5 for full; for task dpo 1e-5 and 1e-6."""
+    """Highest learning rate. Absent = 2e-4 for lora and qlora, 2e-5 for full; for task dpo 1e-5 and 1e-6."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after its warm-up."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.03
@@ -129,10 +131,14 @@ class Trainer(ApiModel):
     accelerator: TrainerAccelerator
     """What training runs on."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Pods that train together. Each holds the whole model and computes a part of each step. More than one share the
-    claim, for which checkpoint.storage.accessMode has to be ReadWriteMany."""
+    """Pods that train together, each of which computes a part of each step. More than one share the claim, for which
+    checkpoint.storage.accessMode has to be ReadWriteMany."""
     accelerators_per_node: Annotated[int, Field(ge=1, le=16)] = 1
     """Accelerators of each, with a process for each of them."""
+    sharding: Literal["auto", "none", "full"] = "auto"
+    """What each accelerator holds of the model, its gradients and its optimizer. none: all of it. full: its share of
+    all accelerators' (FSDP), which takes more exchange and more time, and the memory of less. auto: full where the plan
+    finds that one cannot hold it all, else none; none on class `cpu`. It may be changed on a job that has begun."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the numbers that are computed with. auto = bfloat16 on accelerators that have it, else float32."""
     image: Annotated[str, Field(max_length=512)] = ""
@@ -294,6 +300,17 @@ class FineTuneJobSpec(ApiModel):
             field_path=".trainer.nodes",
         ),
         Rule(
+            "self.trainer.sharding != 'full' || self.trainer.nodes > 1 || self.trainer.acceleratorsPerNode > 1",
+            "one accelerator has nobody to share the model with: set trainer.sharding to auto, or raise nodes or "
+            "acceleratorsPerNode",
+            field_path=".trainer.sharding",
+        ),
+        Rule(
+            "self.trainer.sharding != 'full' || self.method.tuning != 'qlora'",
+            "a model of four bits is not sharded: leave trainer.sharding out, or set method.tuning to lora",
+            field_path=".trainer.sharding",
+        ),
+        Rule(
             "!has(self.search) || self.trainer.nodes == 1",
             "each trial of a search trains in one pod: set trainer.nodes to 1, or leave search out",
             field_path=".search",
@@ -304,7 +321,7 @@ class FineTuneJobSpec(ApiModel):
             field_path=".search",
         ),
         Rule(
-            "!has(self.search) || self.method.tuning == 'lora' || "
+            "!has(self.search) || self.method.tuning != 'full' || "
             "!self.search.parameters.exists(each, each.name in ['rank', 'alpha', 'dropout'])",
             "rank, alpha and dropout are those of an adapter, and tuning full makes none",
             field_path=".search.parameters",
@@ -355,7 +372,7 @@ class FineTuneJobSpec(ApiModel):
     @property
     def makes_adapter(self) -> bool:
         """Whether the result is an adapter, and not a whole model."""
-        return self.method.tuning == "lora" and self.output.kind != "merged"
+        return self.method.tuning != "full" and self.output.kind != "merged"
 
 
 class FineTuneJob(ApiModel):

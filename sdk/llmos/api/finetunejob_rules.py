@@ -50,7 +50,7 @@ TASK_RULES: Final = (
 OUTPUT_RULES: Final = (
     Rule(
         "!has(self.output.attachTo) || size(self.output.attachTo) == 0 || "
-        "(self.method.tuning == 'lora' && (!has(self.output.kind) || self.output.kind == 'adapter'))",
+        "(self.method.tuning != 'full' && (!has(self.output.kind) || self.output.kind == 'adapter'))",
         "only adapters are attached to pools: for tuning full and output.kind merged, name the result in a pool's "
         "modelRef",
         field_path=".output.attachTo",
@@ -63,8 +63,14 @@ OUTPUT_RULES: Final = (
         field_path=".output.attachTo",
     ),
     Rule(
-        "self.method.tuning == 'lora' || !has(self.output.kind)",
-        "output.kind is for tuning lora: tuning full makes a whole model anyway, leave it out",
+        "self.method.tuning != 'full' || !has(self.output.kind)",
+        "output.kind is for adapters: tuning full makes a whole model anyway, leave it out",
+        field_path=".output.kind",
+    ),
+    Rule(
+        "self.method.tuning != 'qlora' || !has(self.output.kind) || self.output.kind == 'adapter'",
+        "a whole model would be asked unquantized, which may not fit what qlora is used for: leave output.kind out, "
+        "or set method.tuning to lora",
         field_path=".output.kind",
     ),
 )

@@ -99,7 +99,7 @@ def _say_place(trainer: Trainer) -> str:
 
 def _say_method(job: FineTuneJob) -> str:
     lora = job.spec.method.lora
-    shape = f" rank {lora.rank}, alpha {lora.alpha}" if job.spec.method.tuning == "lora" else ""
+    shape = f" rank {lora.rank}, alpha {lora.alpha}" if job.spec.method.tuning != "full" else ""
     distill = job.spec.method.distill
     taught = f", taught by {distill.teacher_ref.name} {job.status.teacher_digest}".rstrip() if distill else ""
     return f"{job.spec.method.tuning}{shape}, {job.spec.dataset.format.type}{taught}"

@@ -32,7 +32,11 @@ def tune(
         typer.Option("--format", help="How a line is read: messages, prompt and completion, or text; by default chat."),
     ] = None,
     method: Annotated[
-        Literal["lora", "full"], typer.Option("--method", help="lora makes a small adapter, full a whole model.")
+        Literal["lora", "qlora", "full"],
+        typer.Option(
+            "--method",
+            help="lora makes a small adapter, qlora one on a base model of four bits, full a whole model.",
+        ),
     ] = "lora",
     attach: Annotated[
         list[str] | None, typer.Option("--attach", metavar="POOL", help="Pool that serves the adapter. Repeatable.")

@@ -14,6 +14,7 @@ from llmos_operator.planning.finetune_memory import (
     count_adapter_parameters,
     plan_container_memory,
     refuse_memory,
+    should_shard,
 )
 
 PARAMETERS = 8_000_000_000
@@ -100,12 +101,120 @@ def test_what_fits_is_not_refused_and_what_cannot_is_refused_with_the_numbers() 
     assert "tuning to lora" in refused.message
 
 
-def test_more_nodes_do_not_make_a_model_fit_and_the_refusal_says_so() -> None:
+def test_more_nodes_do_not_make_a_model_fit_that_is_not_sharded_and_the_refusal_says_so() -> None:
     one, two = (compute_training_memory(spec("full", nodes=nodes), architecture()) for nodes in (1, 2))
     assert two.needs_gib > one.needs_gib
-    refused = refuse_memory(spec("full", nodes=2), model(), accelerator())
+    refused = refuse_memory(spec("full", nodes=2, sharding="none"), model(), accelerator())
     assert refused is not None
-    assert "Each of the 2 accelerators holds the whole model" in refused.message
+    assert "Each of the 2 accelerators holds the whole model: set trainer.sharding to auto" in refused.message
+
+
+OUTSIDE, RANKS = 2 * 128256 * 4096, 4
+LAYER = (PARAMETERS - OUTSIDE) / 32
+OUTSIDE_AND_LAYERS = [
+    {"part": "embedding", "parameters": OUTSIDE, "bytes": 2 * OUTSIDE, "split": "tensor"},
+    {"part": "mlp", "parameters": PARAMETERS - OUTSIDE, "bytes": 2 * (PARAMETERS - OUTSIDE), "split": "tensor"},
+]
+
+
+@pytest.mark.parametrize(
+    ("tuning", "held", "gathered"),
+    [
+        # In float32: what is outside and two layers; their gradients; in bfloat16, what is cast of the output.
+        ("full", 16 * PARAMETERS, 4 * (OUTSIDE + 2 * LAYER) + 4 * 2 * OUTSIDE + 2 * OUTSIDE),
+        ("lora", 2 * PARAMETERS + 16 * 41943040, 2 * (OUTSIDE + 2 * LAYER)),
+    ],
+)
+def test_shares_take_an_nth_and_what_is_put_together(tuning: str, held: float, gathered: float) -> None:
+    whole, share = (
+        compute_training_memory(
+            spec(tuning, nodes=RANKS), architecture(weights=OUTSIDE_AND_LAYERS), is_sharded=is_sharded
+        )
+        for is_sharded in (False, True)
+    )
+    assert (share.weights_gib + share.states_gib) * GIB == pytest.approx(held / RANKS)
+    assert share.gathered_gib * GIB == pytest.approx(gathered)
+    # The work is dealt out, not cut.
+    assert share.activations_gib == whole.activations_gib
+    assert share.exchange_gib == whole.exchange_gib > 0
+
+
+@pytest.mark.parametrize(
+    ("sharding", "tuning", "nodes", "expected"),
+    [
+        ("auto", "full", 4, True),
+        ("auto", "full", 1, False),
+        ("auto", "lora", 4, False),
+        ("full", "lora", 4, True),
+        ("none", "full", 4, False),
+    ],
+)
+def test_a_model_is_sharded_where_one_accelerator_cannot_hold_it(
+    sharding: str, tuning: str, nodes: int, *, expected: bool
+) -> None:
+    assert should_shard(spec(tuning, nodes=nodes, sharding=sharding), model(), accelerator()) is expected
+
+
+def test_four_bits_take_about_half_a_byte_for_what_is_linear_and_are_never_sharded() -> None:
+    layers = PARAMETERS - OUTSIDE
+    lora, qlora = (
+        compute_training_memory(spec(tuning), architecture(weights=OUTSIDE_AND_LAYERS)) for tuning in ("lora", "qlora")
+    )
+    constants = 1 / 64 + 4 / (64 * 256)
+    expected = (0.5 + constants) * layers + 2 * OUTSIDE + 2 * 4096 * 14336
+    assert qlora.weights_gib * GIB == pytest.approx(expected)
+    assert (qlora.states_gib, qlora.activations_gib) == (lora.states_gib, lora.activations_gib)
+    assert not should_shard(spec("qlora", nodes=4), model(), accelerator("4Gi"))
+
+
+@pytest.mark.parametrize(
+    ("tuning", "advice"),
+    [
+        ("full", "set method.tuning to lora."),
+        ("lora", "set method.tuning to qlora."),
+        ("qlora", "A model of four bits is not sharded: choose a class with more memory. "),
+    ],
+)
+def test_what_does_not_fit_is_told_what_takes_less(tuning: str, advice: str) -> None:
+    refused = refuse_memory(spec(tuning), model(), accelerator("4Gi"))
+    assert refused is not None
+    assert advice in refused.message
+
+
+def test_experts_are_not_quantized() -> None:
+    experts = [{"part": "experts", "parameters": PARAMETERS, "bytes": 2 * PARAMETERS, "split": "tensor"}]
+    memory = compute_training_memory(spec("qlora"), architecture(weights=experts))
+    assert memory.weights_gib * GIB > 2 * PARAMETERS
+
+
+def test_on_the_processor_auto_means_none() -> None:
+    assert not should_shard(spec("full", "cpu", nodes=4), model(), None)
+    assert should_shard(spec("full", "cpu", nodes=4, sharding="full"), model(), None)
+
+
+def test_a_model_that_fits_by_shares_is_not_refused_and_one_that_does_not_is_with_the_numbers() -> None:
+    assert refuse_memory(spec("full", accelerators_per_node=8), model(), accelerator("64Gi")) is None
+    refused = refuse_memory(spec("full", accelerators_per_node=2), model(), accelerator("64Gi"))
+    assert refused is not None
+    assert "GiB on each of the 2 h100 over which the model is sharded" in refused.message
+    assert "layers that are put together" in refused.message
+    assert "Shard it over more accelerators" in refused.message
+
+
+def test_a_host_holds_a_model_that_is_sharded_once_whatever_the_number_of_its_processes() -> None:
+    two, eight = (
+        int(
+            plan_container_memory(spec("lora", accelerators_per_node=count, sharding="full"), model(), accelerator())[
+                :-2
+            ]
+        )
+        for count in (2, 8)
+    )
+    assert (eight - two) * 2**20 == 6 * 2 * GIB
+    assert 2 * PARAMETERS < two * 2**20 < 2 * 2 * PARAMETERS
+    # What a checkpoint is written from is there after the model was read.
+    full = plan_container_memory(spec("full", accelerators_per_node=2), model(), accelerator())
+    assert 12 * PARAMETERS < int(full[:-2]) * 2**20 < 14 * PARAMETERS
 
 
 def test_each_process_of_a_pod_reads_the_model_by_itself() -> None:

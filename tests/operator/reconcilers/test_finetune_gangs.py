@@ -70,6 +70,18 @@ async def test_nodes_of_ranks_that_are_done_may_go_while_the_leader_makes_the_re
     assert (await world.go(2))["phase"] == "Succeeded"
 
 
+async def test_where_the_model_is_sharded_no_rank_may_go_before_the_result_is_made() -> None:
+    world = await begin(trainer={"accelerator": {"class": "cpu"}, "nodes": 2, "sharding": "full"})
+    assert "--sharded" in world.pod(WORKER)["spec"]["containers"][0]["command"]
+    world.kube.logs[NAMESPACE, LEADER, "train", False] = '{"event": "progress", "phase": "evaluating"}\n'
+    world.pass_time(5)
+    assert (await world.step())["phase"] == "Evaluating"
+    world.end_pod(WORKER, code=137)
+    status = await world.go()
+    assert status["attempts"] == ONCE
+    assert world.going() == [LEADER]
+
+
 async def test_a_second_pass_over_a_gang_writes_nothing() -> None:
     world = await begin()
     world.kube.forget_writes()

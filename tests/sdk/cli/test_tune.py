@@ -93,6 +93,13 @@ def test_without_waiting_it_says_how_to_watch(llmos: Run) -> None:
     assert told["kind"] == "FineTuneJob"
 
 
+def test_an_adapter_of_four_bits_may_have_a_rank_and_be_attached(llmos: Run) -> None:
+    script = Script(BASE, FREE, serving(), MADE)
+    wishes = ("--method", "qlora", "--rank", "8", "--attach", "chat")
+    assert llmos(script, *ON_CPU, *wishes, "--no-wait").exit_code == 0
+    assert script.body(3)["spec"]["method"] == {"tuning": "qlora", "lora": {"rank": 8}}
+
+
 def test_an_interrupt_leaves_the_job_running_and_says_how_to_go_on(llmos: Run) -> None:
     script = Script(BASE, FREE, MADE, answer(job("support", TRAINING)))
 

@@ -25,19 +25,24 @@ class Rank(World):
     port: int = 0
     meet_timeout_s: float = DEADLINE_S
     silence_s: float = 30.0
+    is_sharded: bool = False
+    processes: int = 1
 
     @property
     def arguments(self) -> list[str]:
         """Command line of the rank."""
         return [
             *super().arguments,
-            f"--nodes={self.size}",
-            f"--rank={self.rank}",
+            f"--nodes={self.size // self.processes}",
+            f"--rank={self.rank // self.processes}",
+            f"--processes={self.processes}",
+            f"--local-rank={self.rank % self.processes}",
             "--leader=127.0.0.1",
             f"--gang-port={self.port}",
             f"--meet-timeout={self.meet_timeout_s}",
             f"--accelerators={self.size}",
             f"--silence={self.silence_s}",
+            *(["--sharded"] if self.is_sharded else []),
         ]
 
     @property
@@ -60,9 +65,9 @@ def build_ranks(world: World, size: int = 2, **options: Any) -> list[Rank]:
     return [Rank(**same, rank=rank, size=size, port=port, **options) for rank in range(size)]
 
 
-def complete(world: World, size: int = 2) -> list[dict[str, Any]]:
+def complete(world: World, size: int = 2, **options: Any) -> list[dict[str, Any]]:
     """Make an attempt of several ranks that must succeed, and return what each said."""
-    ranks = build_ranks(world, size)
+    ranks = build_ranks(world, size, **options)
     processes = [rank.start() for rank in ranks]
     codes = [finish(process) for process in processes]
     assert codes == [0] * size, [rank.log_path.read_text()[-3000:] for rank in ranks]

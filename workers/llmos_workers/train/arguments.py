@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rank", type=int, default=0, help="which of them this is; 0 leads")
     parser.add_argument("--processes", type=int, default=1, help="ranks in each pod, one for each accelerator")
     parser.add_argument("--local-rank", type=int, default=0, help="which of the pod's ranks this process is")
+    parser.add_argument("--sharded", action="store_true", help="cut the model over all ranks")
     parser.add_argument("--leader", default="127.0.0.1", help="host name of rank 0")
     parser.add_argument("--gang-port", type=int, default=GANG_PORT, help="port of rank 0 where the others come")
     parser.add_argument("--meet-timeout", type=float, default=1800.0, help="longest wait for the others, in seconds")

@@ -6,7 +6,8 @@
     the loop                -> the last checkpoint
     the result              -> from the best or the last checkpoint, compared with the base model
 
-Rank 0 alone writes and reports. The others end after the loop.
+Rank 0 alone writes and reports. The others end after the loop, or, where each holds a share of the model (`sharding`),
+when the result was compared.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -23,7 +23,6 @@ from typing import Any, Final, TextIO
 import torch
 from transformers import get_scheduler
 
-from llmos.api import FineTuneJob
 from llmos.api.finetunejob import compute_evaluate_every
 from llmos_workers.pulse import Pulse
 from llmos_workers.train.attempts import Heartbeat, NoHeartbeat
@@ -36,7 +35,7 @@ from llmos_workers.train.gang import Gang, ManyRanks
 from llmos_workers.train.heads import Head, build_head
 from llmos_workers.train.keeping import Keeping, NoKeeping, build_keeping
 from llmos_workers.train.loop import Feeder, Schedule, TrainingLoop
-from llmos_workers.train.meeting import Loss, Meeting, Place
+from llmos_workers.train.meeting import Loss, Meeting
 from llmos_workers.train.merging import check_mergeable
 from llmos_workers.train.model import (
     Device,
@@ -48,10 +47,12 @@ from llmos_workers.train.model import (
     observe_device,
 )
 from llmos_workers.train.objective import Objective, build_objective
+from llmos_workers.train.options import Options
 from llmos_workers.train.order import Order
 from llmos_workers.train.reporting import Metrics, Reporter
 from llmos_workers.train.result import ResultMaker, read_outcome
 from llmos_workers.train.settings import Settings, build_settings
+from llmos_workers.train.sharding import ShardedRanks
 from llmos_workers.train.snapshot import Learner, restore_snapshot, seed_rank
 from llmos_workers.train.state import State
 from llmos_workers.train.step import Stepper
@@ -64,34 +65,6 @@ LEARN_CAUSE_S: Final = 5.0
 """A rank that lost another one waits so long to be told why that one ended."""
 # transformers' names.
 _SCHEDULES: Final = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the pod was started with."""
-
-    job: FineTuneJob
-    base: Path
-    work: Path
-    base_digest: str
-    attempt: int
-    accelerators: int
-    metrics_port: int
-    place: Place = field(default_factory=Place)
-    local_rank: int = 0
-    """Which accelerator of the pod is this process's."""
-    teacher: Path | None = None
-    """The model that teaches, for task distill."""
-    teacher_digest: str = ""
-    trial: int = 0
-    """Number of the trial of a search; 0 for a job that trains once."""
-    store_uri: str = ""
-    """Folder of the job in an object store; empty where nothing is kept there."""
-
-    @property
-    def folder(self) -> Path:
-        """Where checkpoints and result are."""
-        return self.work / "trials" / str(self.trial) if self.trial else self.work
 
 
 class Attempt:
@@ -165,15 +138,17 @@ class Attempt:
         self._closers.append(writer.close)
         with self._pulse.activity.by_effort(False):
             self._build_loop(state, learner, store, writer, reporter, heartbeat).run()
-        if not self._gang.is_leader:
+        makers = self._gang if self._gang.is_sharded else Gang()
+        if makers.size < self._gang.size and not self._gang.is_leader:
             return {"outcome": "finished"}
-        checkpoint = store.verify_best()
+        checkpoint = makers.decide(store.verify_best() if self._gang.is_leader else None)
         if checkpoint is None:
             raise NotPreparedError("There is nothing to learn")
         model = learner.model
         del learner  # the optimizer's memory is needed for the evaluation
         reporter.on_phase("evaluating")
-        return self._build_result_maker().make(model, checkpoint, reporter.build_facts())
+        outcome = self._build_result_maker(makers).make(model, checkpoint, reporter.build_facts())
+        return outcome if self._gang.is_leader else {"outcome": "finished"}
 
     def _meet(self) -> None:
         place = self._options.place
@@ -183,9 +158,16 @@ class Attempt:
         # Waiting for the others has a deadline of its own, and is no sign that this rank hangs.
         meeting = Meeting(place, self._on_loss, self._pulse.activity.touch)
         self._closers.append(meeting.close)
-        self._gang = ManyRanks(meeting)
+        self._gang = self._build_gang(meeting)
         self._closers.append(self._gang.close)
         log.info("all %d ranks are here", place.size)
+
+    def _build_gang(self, meeting: Meeting) -> Gang:
+        options = self._options
+        if not options.is_sharded:
+            return ManyRanks(meeting)
+        touch = self._pulse.activity.touch
+        return ShardedRanks(meeting, turn=options.local_rank, turns=options.processes, touch=touch)
 
     def _find_newest(self, store: CheckpointStore) -> Checkpoint | None:
         """The checkpoint to go on from. The leader chooses, for what it removes another one must not look at."""
@@ -211,18 +193,31 @@ class Attempt:
 
     @cached_property
     def _objective(self) -> Objective:
-        base, teacher, device = self._options.base, self._options.teacher, self._device
+        gang, teacher = self._gang, self._options.teacher
 
         def load(folder: Path) -> Any:
             # Asked for in the middle of a step, and as long as all loading.
             with self._pulse.activity.by_effort():
-                return load_model(folder, device.compute, device.device)
+                return load_model(folder, self._device.compute, self._device.device)
 
-        return build_objective(self._settings, lambda: load(base), (lambda: load(teacher)) if teacher else None)
+        def load_base() -> Any:
+            with self._pulse.activity.by_effort():
+                return gang.load(self._read_base, self._device)
+
+        return build_objective(self._settings, load_base, (lambda: load(teacher)) if teacher else None)
 
     @cached_property
     def _head(self) -> Head | None:
         return build_head(self._settings, self._dataset.labels, find_padding(self._tokenizer))
+
+    def _read_base(self, device: Device) -> Any:
+        return load_model(self._options.base, device.compute, device.device)
+
+    def _read_trainable(self, device: Device) -> Any:
+        model = load_trainable(self._options.base, self._settings, device, self._head)
+        if self._options.job.spec.output.kind == "merged":
+            check_mergeable(model)
+        return model
 
     @property
     def _max_tokens(self) -> int:
@@ -274,13 +269,11 @@ class Attempt:
 
     def _build_learner(self) -> Learner:
         settings, total = self._settings, self.schedule.total_steps
-        model = load_trainable(self._options.base, settings, self._device, self._head)
-        if self._options.job.spec.output.kind == "merged":
-            check_mergeable(model)
+        model = self._gang.load(self._read_trainable, self._device)
         learned = list(get_learned(model).values())
         log.info(
             "%s of %d parameters, computed in %s on %s",
-            "an adapter" if settings.tuning == "lora" else "a model",
+            "a model" if settings.tuning == "full" else "an adapter",
             sum(parameter.numel() for parameter in learned),
             self._device.compute,
             self._device.name,
@@ -412,7 +405,7 @@ class Attempt:
             self._objective.compute_eval_loss_sum,
         )
 
-    def _build_result_maker(self) -> ResultMaker:
+    def _build_result_maker(self, gang: Gang) -> ResultMaker:
         options = self._options
         return ResultMaker(
             job=options.job,
@@ -423,10 +416,11 @@ class Attempt:
             objective=self._objective,
             head=self._head,
             asking=self._build_asking(self._tick),
+            gang=gang,
         )
 
     def _tick(self) -> None:
         if self._reporter is not None:
             self._reporter.on_wait()
-        if self._stop.requested:
+        if self._gang.should_stop(self._stop.requested):
             raise Stopped

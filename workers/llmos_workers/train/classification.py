@@ -90,7 +90,7 @@ class Classification:
         """The mean loss, the share of labels that are right, and the macro average of F1."""
         losses: list[float] = []
         confusion = np.zeros((model.config.num_labels,) * 2, dtype=np.int64)
-        with torch.inference_mode(), asking.device.autocast():
+        with torch.no_grad(), asking.device.autocast():
             for batch in plan_micro_batches(list(chosen), examples.widths, asking.max_tokens):
                 tensors = examples.build_micro_batch(batch, asking.padding).to(asking.device.device)
                 logits = compute_logits(model, tensors)

@@ -82,7 +82,7 @@ class Contrast:
         """The mean loss in the micro-batches, and the recall among all pairs."""
         losses: list[float] = []
         found: list[torch.Tensor] = []
-        with torch.inference_mode(), asking.device.autocast():
+        with torch.no_grad(), asking.device.autocast():
             for batch in plan_micro_batches(list(chosen)[:MOST_ASKED], examples.widths, asking.max_tokens):
                 tensors = examples.build_micro_batch(batch, asking.padding).to(asking.device.device)
                 anchors, positives = embed(model, tensors).chunk(2)

@@ -7,6 +7,7 @@ Normalised: case folded, punctuation removed, runs of space become one, and none
 first special token, or at the length of the longest expected answer of their batch and a few tokens.
 
 Examples are batched in an order that depends on their lengths only, so the same model gives the same numbers again.
+Without gradients, but not in torch's inference mode: shares that are put together in it can be learned from no more.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from transformers import GenerationConfig
 
 from llmos_workers.pulse import Activity
 from llmos_workers.train.dataset import Answer, Examples
+from llmos_workers.train.gang import Gang
 from llmos_workers.train.model import Device, find_padding
 from llmos_workers.train.order import plan_micro_batches
 from llmos_workers.train.step import LossFunction, compute_loss_sum
@@ -49,17 +51,23 @@ def compute_loss(model: Any, examples: Examples, chosen: Sequence[int], asking: 
 
 
 def compute_losses(
-    model: Any, examples: Examples, chosen: Sequence[int], asking: Asking, *, rank: int = 0, size: int = 1
+    model: Any, examples: Examples, chosen: Sequence[int], asking: Asking, gang: Gang | None = None
 ) -> tuple[list[float], int]:
     """The sum of the losses of each batch, and how many tokens were learned, of the batches that are this rank's."""
-    batches = plan_micro_batches(list(chosen), examples.widths, asking.max_tokens)[rank::size]
+    gang = gang or Gang()
+    batches = plan_micro_batches(list(chosen), examples.widths, asking.max_tokens)
+    own = batches[gang.rank :: gang.size]
     totals, learned = [], 0
-    with torch.inference_mode(), asking.device.autocast():
-        for batch in batches:
+    with torch.no_grad(), asking.device.autocast():
+        for batch in own:
             tensors = examples.build_micro_batch(batch, asking.padding)
-            if tensors.learned:
+            if tensors.learned or gang.is_sharded:
                 totals.append(float(asking.loss(model, tensors.to(asking.device.device))))
                 learned += tensors.learned
+            asking.tick()
+        if gang.is_sharded and len(own) * gang.size < len(batches):
+            # The others compute once more, and need this rank's share of each layer for it.
+            asking.loss(model, examples.build_micro_batch(batches[-1][:1], asking.padding).to(asking.device.device))
             asking.tick()
     return totals, learned
 
@@ -76,7 +84,7 @@ def compute_exact_match(model: Any, examples: Examples, chosen: Sequence[int], a
     if not answers:
         return Asked(None, 0)
     right = 0
-    with torch.inference_mode(), asking.device.autocast():
+    with torch.no_grad(), asking.device.autocast():
         for batch in _batch_answers(answers, asking.max_tokens):
             said = _answer(model, batch, asking)
             right += sum(

@@ -1,7 +1,7 @@
 """What the ranks of an attempt do together. A gang of one computes alone, sends nothing, and waits for nobody.
 
-Each rank has the whole model (data parallelism). It computes the micro-batches r, r + n, r + 2n ... of a step, then the
-gradients of all are added:
+Each rank has the whole model (data parallelism), or a share of it (`sharding.py`). It computes the micro-batches r,
+r + n, r + 2n ... of a step, then the gradients of all are added:
 
     gradient of a step = sum over all micro-batches of all ranks of d(loss of its learned tokens) / all learned tokens
 
@@ -17,7 +17,7 @@ whose kernels wait on). `STALL_S` is the longest wait for one that is alive: it 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -27,6 +27,7 @@ import torch.distributed as dist
 from llmos.api import Reason
 from llmos_workers.train.errors import PeerLostError
 from llmos_workers.train.meeting import Loss, Meeting
+from llmos_workers.train.model import Device
 
 Value = TypeVar("Value")
 
@@ -40,11 +41,21 @@ class Gang:
 
     rank = 0
     size = 1
+    is_sharded = False
+    """Whether each rank holds a share of the model: then what computes with it is done by all, equally often."""
 
     @property
     def is_leader(self) -> bool:
         """Whether this rank writes and reports."""
         return self.rank == 0
+
+    def load(self, read: Callable[[Device], Any], device: Device) -> Any:
+        """What this rank holds of the model that `read` reads onto a device."""
+        return read(device)
+
+    def should_stop(self, requested: bool) -> bool:
+        """Whether to leave what is being computed, where this rank was asked to stop or not."""
+        return requested
 
     def add(self, *numbers: float) -> tuple[float, ...]:
         """The sums over all ranks."""
@@ -168,14 +179,24 @@ class ManyRanks(Gang):
             dist.destroy_process_group()
 
 
+def is_loss_of_peer(error: BaseException) -> bool:
+    """Whether torch says that another rank does not answer; of gloo only the words tell."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def build_peer_lost(error: BaseException) -> PeerLostError:
+    """The error that says so."""
+    words = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+    return PeerLostError(f"What the ranks do together failed: {words}")
+
+
 @contextlib.contextmanager
 def _peers() -> Iterator[None]:
     """What torch says in here is about another rank: it has no class of its own for that."""
     try:
         yield
     except RuntimeError as error:
-        words = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
-        raise PeerLostError(f"What the ranks do together failed: {words}") from error
+        raise build_peer_lost(error) from error
 
 
 def cut_into_buckets(tensors: Iterable[torch.Tensor], most_bytes: int) -> list[list[torch.Tensor]]:

@@ -8,7 +8,7 @@ its layers say is the result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,19 +38,21 @@ class Head:
     padding: int
     seed: int
 
-    def load(self, folder: Path, dtype: torch.dtype) -> Any:
-        """The base model with this head, whose labels are in its configuration.
+    def load(self, folder: Path, dtype: torch.dtype, options: Mapping[str, Any] | None = None) -> Any:
+        """The base model with this head, whose labels are in its configuration. `options` are more of transformers'.
 
         Raises:
             TrainError: the base model's architecture has no such head.
         """
         if self.task not in _CLASSES:
-            return AutoModel.from_pretrained(str(folder), dtype=dtype)
+            return AutoModel.from_pretrained(str(folder), dtype=dtype, **(options or {}))
         names = dict(enumerate(self.labels))
         numbers = {label: number for number, label in names.items()}
         set_seed(self.seed)
         try:
-            model = _CLASSES[self.task].from_pretrained(str(folder), dtype=dtype, id2label=names, label2id=numbers)
+            model = _CLASSES[self.task].from_pretrained(
+                str(folder), dtype=dtype, id2label=names, label2id=numbers, **(options or {})
+            )
         except ValueError as error:
             raise TrainError(
                 f"The base model cannot be a classifier ({self.task}): {str(error).splitlines()[0][:300]}",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,35 +53,50 @@ class _Interrupted(Exception):  # noqa: N818  it only leads out of an evaluation
     pass
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a rank computes in a step. Fillers are computed, and count nothing."""
+
+    plan: StepPlan
+    batches: list[MicroBatch]
+    fillers: list[MicroBatch]
+
+
 class Feeder:
     """Makes the tensors of the next step while this one is computed: those of this rank."""
 
     def __init__(
         self, order: Order, examples: Examples, padding: int, end: int | None, *, pin: bool, gang: Gang | None = None
     ) -> None:
-        """Feed steps of `examples` in this order."""
+        """Feed steps of `examples` in this order. With fillers each rank computes equally often in a step."""
         self._order, self._examples, self._padding, self._end, self._pin = order, examples, padding, end, pin
         self._gang = gang or Gang()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="feeder")
-        self._next: tuple[int, Future[tuple[StepPlan, list[MicroBatch]]]] | None = None
+        self._next: tuple[int, Future[Work]] | None = None
 
-    def take(self, position: int) -> tuple[StepPlan, list[MicroBatch]]:
+    def take(self, position: int) -> Work:
         """The step that begins at `position`; the one after it is begun."""
         if self._next is None or self._next[0] != position:
             self._next = (position, self._executor.submit(self._build, position))
-        plan, batches = self._next[1].result()
-        self._next = (plan.position, self._executor.submit(self._build, plan.position))
-        return plan, batches
+        work = self._next[1].result()
+        self._next = (work.plan.position, self._executor.submit(self._build, work.plan.position))
+        return work
 
     def close(self) -> None:
         """End the thread."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _build(self, position: int) -> tuple[StepPlan, list[MicroBatch]]:
-        plan = self._order.plan_step(position, self._end)
-        own = plan.micro_batches[self._gang.rank :: self._gang.size]
-        batches = [self._examples.build_micro_batch(chosen, self._padding) for chosen in own]
-        return plan, [batch.pin() for batch in batches] if self._pin else batches
+    def _build(self, position: int) -> Work:
+        plan, gang = self._order.plan_step(position, self._end), self._gang
+        own = plan.micro_batches[gang.rank :: gang.size]
+        lacks = gang.is_sharded and len(own) * gang.size < len(plan.micro_batches)
+        # The last one has the shortest examples.
+        fillers = [plan.micro_batches[-1][:1]] if lacks else []
+        return Work(plan, self._build_batches(own), self._build_batches(fillers))
+
+    def _build_batches(self, chosen: Sequence[Sequence[int]]) -> list[MicroBatch]:
+        batches = [self._examples.build_micro_batch(examples, self._padding) for examples in chosen]
+        return [batch.pin() for batch in batches] if self._pin else batches
 
 
 @dataclass
@@ -128,7 +143,8 @@ class TrainingLoop:
         stops, saves = self._agree()
         with self.activity.by_effort():
             if finished or stops:
-                self._save_now()
+                # What is sharded is needed whole for the result, and what makes it is done by all.
+                self._save_now(parts=not finished or not self.gang.is_sharded)
             elif saves:
                 self._save_in_background()
         if stops and not finished:
@@ -141,10 +157,10 @@ class TrainingLoop:
         return bool(stops), bool(saves)
 
     def _do_step(self) -> None:
-        plan, batches = self.feeder.take(self.state.position)
+        work = self.feeder.take(self.state.position)
         rate = self.learner.scheduler.get_last_lr()[0]
-        loss = self.stepper.run(self.state.step + 1, batches)
-        self.state = self.state.after_step(position=plan.position, tokens=plan.tokens, loss=loss)
+        loss = self.stepper.run(self.state.step + 1, work.batches, work.fillers)
+        self.state = self.state.after_step(position=work.plan.position, tokens=work.plan.tokens, loss=loss)
         self.heartbeat.beat(self.state.step)
         self.reporter.on_step(self.state, loss, rate)
 
@@ -182,13 +198,13 @@ class TrainingLoop:
         """The losses of this rank's batches; None if it was interrupted, which all have to know."""
         asking, gang = self.asking(self._tick), self.gang
         try:
-            return compute_losses(model, examples, range(len(examples)), asking, rank=gang.rank, size=gang.size)
+            return compute_losses(model, examples, range(len(examples)), asking, gang)
         except _Interrupted:
             return None
 
     def _tick(self) -> None:
         self.reporter.on_wait()
-        if self.stop.requested:
+        if self.gang.should_stop(self.stop.requested):
             raise _Interrupted
 
     def _is_save_due(self) -> bool:
@@ -203,11 +219,12 @@ class TrainingLoop:
         if snapshot := self._take_snapshot():
             self.writer.start(snapshot)
 
-    def _save_now(self) -> None:
+    def _save_now(self, *, parts: bool) -> None:
         self.writer.wait()
         snapshot = self._take_snapshot() if self.gang.decide(self._is_unsaved()) else None
-        # The others are not needed for what follows, and need not wait for it.
-        self.gang.part()
+        if parts:
+            # The others are not needed for what follows, and need not wait for it.
+            self.gang.part()
         if snapshot is not None:
             self.writer.save(snapshot)
 
@@ -224,6 +241,8 @@ class TrainingLoop:
         randoms = self.gang.gather(capture_all_random(self.learner.device) if self.gang.rank else {})
         self._saved, self._saved_s = self.state, time.monotonic()
         if not self.gang.is_leader:
+            if self.gang.is_sharded:
+                take_snapshot(self.learner, self.state, keeps=False)
             return None
         self.reporter.flush()
         self.heartbeat.mark()

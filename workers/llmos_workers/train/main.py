@@ -34,7 +34,7 @@ from llmos.api import FineTuneJob
 from llmos.api.search import apply_parameters
 from llmos_workers.pulse import Pulse
 from llmos_workers.train.arguments import build_parser
-from llmos_workers.train.attempt import Attempt, Options
+from llmos_workers.train.attempt import Attempt
 from llmos_workers.train.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -43,7 +43,9 @@ from llmos_workers.train.errors import (
     TrainError,
     is_disk_full,
 )
+from llmos_workers.train.gang import build_peer_lost, is_loss_of_peer
 from llmos_workers.train.meeting import Loss, Place
+from llmos_workers.train.options import Options
 from llmos_workers.train.step import is_out_of_memory
 from llmos_workers.train.termination import build_message, write_message
 from llmos_workers.train.writer import build_write_error
@@ -102,6 +104,9 @@ def _classify(error: Exception) -> TrainError:
             f"The model does not fit: {str(error).strip()[:500] or 'MemoryError'}",
             "Give it more memory (trainer.memory, or another accelerator class), or take a smaller model.",
         )
+    if is_loss_of_peer(error):
+        # Shares of a model are put together deep in its layers.
+        return build_peer_lost(error)
     if isinstance(error, OSError) and is_disk_full(error):
         return build_write_error(error, "A file on the claim")
     return TrainError(f"{type(error).__name__}: {str(error).strip()[:1000]}", "The log of the pod has the traceback.")
@@ -127,6 +132,8 @@ def build_options(parsed: argparse.Namespace) -> Options:
         store_uri=parsed.store_uri,
         place=_build_place(parsed),
         local_rank=parsed.local_rank,
+        processes=parsed.processes,
+        is_sharded=parsed.sharded,
     )
 
 

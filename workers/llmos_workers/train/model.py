@@ -2,6 +2,7 @@
 
     tuning   weights that stay           weights that are learned     computed with
     lora     in the compute type         the adapter, in float32      the compute type (autocast)
+    qlora    in four bits (quantizing)   the same                     the same
     full     -                           all, in float32              the compute type (autocast)
 
 The compute type is bfloat16 on accelerators that have it, else float32. What is learned is kept in float32: bfloat16
@@ -11,6 +12,7 @@ has 8 bits of precision, in which most of AdamW's small changes would be rounded
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from llmos_workers.train.errors import TrainError
 from llmos_workers.train.heads import CLASSIFICATION, HEADS, Head
+from llmos_workers.train.quantizing import build_options, finish_loading
 from llmos_workers.train.settings import Settings
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -43,11 +46,13 @@ class Device:
     device: torch.device
     compute: torch.dtype
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which matrices are multiplied in the compute type."""
+    def autocast(self, *, caches: bool = True) -> contextlib.AbstractContextManager[Any]:
+        """A context in which matrices are multiplied in the compute type; with `caches` casts are kept to its end."""
         if self.compute == torch.float32:
             return contextlib.nullcontext()
-        context: contextlib.AbstractContextManager[Any] = torch.autocast(self.device.type, self.compute)
+        context: contextlib.AbstractContextManager[Any] = torch.autocast(
+            self.device.type, self.compute, cache_enabled=caches
+        )
         return context
 
     @property
@@ -74,8 +79,30 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device, head: Head | None = None) -> Any:
     """A model, ready to be asked; with `head` it does not speak."""
-    model = head.load(folder, dtype) if head else AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
-    return model.to(device).eval()
+    return _read(folder, dtype, head, {}).to(device).eval()
+
+
+def load_quantized(folder: Path, device: Device, head: Head | None = None) -> Any:
+    """The same with weights of four bits.
+
+    Raises:
+        TrainError: the device, or the model, cannot have them.
+    """
+    options = build_options(device.device, device.compute)
+    try:
+        model = _read(folder, device.compute, head, options)
+    except ValueError as error:
+        raise TrainError(
+            f"The base model cannot be quantized: {str(error).splitlines()[0][:300]}",
+            "Use a base model that is not quantized already, or method.tuning lora, in a new FineTuneJob.",
+        ) from error
+    return finish_loading(model).eval()
+
+
+def _read(folder: Path, dtype: torch.dtype, head: Head | None, options: Mapping[str, Any]) -> Any:
+    if head:
+        return head.load(folder, dtype, options)
+    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **options)
 
 
 def load_trainable(folder: Path, settings: Settings, device: Device, head: Head | None = None) -> Any:
@@ -85,10 +112,12 @@ def load_trainable(folder: Path, settings: Settings, device: Device, head: Head 
         TrainError: no module of the model has the name of a target.
     """
     set_seed(settings.seed)
-    full = settings.tuning == "full"
-    model = load_model(folder, torch.float32 if full else device.compute, device.device, head)
-    if full:
-        return model.train()
+    if settings.tuning == "full":
+        return load_model(folder, torch.float32, device.device, head).train()
+    if settings.tuning == "qlora":
+        model = load_quantized(folder, device, head)
+    else:
+        model = load_model(folder, device.compute, device.device, head)
     try:
         model = get_peft_model(model, build_lora_config(settings)).train()
     except ValueError as error:

@@ -102,7 +102,7 @@ class Preference:
     ) -> dict[str, Asked]:
         """The mean loss, the share of pairs whose chosen answer has the higher reward, and the mean difference."""
         found: list[torch.Tensor] = []
-        with torch.inference_mode(), asking.device.autocast():
+        with torch.no_grad(), asking.device.autocast():
             for batch in plan_micro_batches(list(chosen), examples.widths, asking.max_tokens):
                 tensors = examples.build_micro_batch(batch, asking.padding).to(asking.device.device)
                 found.append(self._compute_margins(model, tensors).double().cpu())

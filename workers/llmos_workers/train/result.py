@@ -4,8 +4,10 @@
 
 It is made from the best checkpoint where one is kept, else from the last. An adapter is what peft saves and vLLM
 loads; a whole model, fully tuned or merged, is what transformers saves, in the base model's type, with the tokenizer
-and its chat template.
+and its chat template. It is put together from the checkpoint in the memory of the host, whatever training ran on.
 What is asked is what was saved, not what it was made from: rounding to the base model's type is part of the result.
+
+Rank 0 makes it alone, unless each rank holds a share of the model: then all of them ask, the same at the same time.
 """
 
 from __future__ import annotations
@@ -44,11 +46,13 @@ from llmos_workers.train.files import (
     sync,
     write_text,
 )
+from llmos_workers.train.gang import Gang
 from llmos_workers.train.heads import Head
 from llmos_workers.train.merging import merge_adapter
 from llmos_workers.train.model import load_model, load_tokenizer
 from llmos_workers.train.objective import Objective
-from llmos_workers.train.snapshot import restore_weights
+from llmos_workers.train.sharding import release
+from llmos_workers.train.snapshot import read_weights, restore_weights
 from llmos_workers.train.writer import build_write_error
 
 log = logging.getLogger(__name__)
@@ -89,6 +93,8 @@ class ResultMaker:
     objective: Objective
     head: Head | None
     asking: Asking
+    gang: Gang
+    """Who makes it together."""
 
     @property
     def kind(self) -> Kind:
@@ -104,35 +110,53 @@ class ResultMaker:
             LossNotFiniteError: a metric is no number.
         """
         temporary = self.folder.with_name(self.folder.name + TEMPORARY)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        model = self._restore(model, checkpoint)
-        with translate_write_errors():
-            model = self._save(model, temporary)
-        metrics = self._compare(model)
+        model = self._prepare(model, checkpoint)
+        if self.gang.is_leader:
+            with translate_write_errors():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                self._save(model, checkpoint, temporary)
+        self.gang.decide(None)  # the files are there
+        metrics = self._compare(model if self.kind == "adapter" else self._load(temporary))
+        self.gang.part()
+        if not self.gang.is_leader:
+            return {}
         with translate_write_errors():
             self._publish(temporary, checkpoint.manifest.step, metrics, report)
         log.info("the result of step %d is complete", checkpoint.manifest.step)
         return read_outcome(self.folder, self.lineage) or {}
 
-    def _restore(self, model: Any, checkpoint: Checkpoint) -> Any:
-        if self.lineage.settings.tuning == "lora" and self.kind == "model":
-            model.to("meta")  # its memory is needed for the merged one
-            return merge_adapter(self.base, self.lineage.settings, checkpoint.folder, self.head)
-        restore_weights(model, checkpoint.folder)
-        return model
-
-    def _save(self, model: Any, folder: Path) -> Any:
+    def _prepare(self, model: Any, checkpoint: Checkpoint) -> Any:
         if self.kind == "adapter":
-            save_adapter(model, folder, self.job.spec.base_model_ref.name)
+            restore_weights(model, checkpoint.folder)
             return model.eval()
-        model = model.to(read_dtype(self.base))
-        model.save_pretrained(str(folder))
+        release(model)  # its memory is needed for the whole one
+        return None
+
+    def _save(self, model: Any, checkpoint: Checkpoint, folder: Path) -> None:
+        if self.kind == "adapter":
+            save_adapter(model, folder, self.job.spec.base_model_ref.name, read_weights(checkpoint.folder))
+            return
+        whole = self._build_whole(checkpoint)
+        whole.save_pretrained(str(folder))
         load_tokenizer(self.base).save_pretrained(str(folder))
         if self.lineage.settings.task == "embedding":
-            write_pooling(folder, model.config.get_text_config().hidden_size, self.lineage.settings.max_length)
-        device = self.asking.device
-        return model.to(device.device, device.compute).eval()
+            write_pooling(folder, whole.config.get_text_config().hidden_size, self.lineage.settings.max_length)
+
+    def _build_whole(self, checkpoint: Checkpoint) -> Any:
+        """The model in the base model's type, in the memory of the host."""
+        dtype = read_dtype(self.base)
+        if self.lineage.settings.tuning == "lora":
+            return merge_adapter(self.base, self.lineage.settings, checkpoint.folder, self.head).to(dtype)
+        whole = load_model(self.base, dtype, torch.device("cpu"), self.head)
+        restore_weights(whole, checkpoint.folder)
+        return whole
+
+    def _load(self, folder: Path) -> Any:
+        """A whole model, or this rank's share of it, ready to be asked."""
+        head = self.head
+        model = self.gang.load(lambda on: load_model(folder, on.compute, on.device, head), self.asking.device)
+        return model.eval()
 
     def _compare(self, model: Any) -> tuple[MetricComparison, ...]:
         result = self._ask(model)
@@ -193,9 +217,8 @@ class ResultMaker:
             with adapter:
                 yield model
             return
-        model.to("meta")  # its memory is needed for the other one
-        device = self.asking.device
-        yield load_model(self.base, device.compute, device.device, self.head)
+        release(model)  # its memory is needed for the other one
+        yield self._load(self.base)
 
     def _publish(
         self, temporary: Path, step: int, metrics: tuple[MetricComparison, ...], report: Mapping[str, Any]
@@ -217,10 +240,10 @@ class ResultMaker:
         publish(temporary, self.folder)
 
 
-def save_adapter(model: Any, folder: Path, base_name: str) -> None:
+def save_adapter(model: Any, folder: Path, base_name: str, weights: Mapping[str, torch.Tensor]) -> None:
     """Write an adapter as peft does, but the same bytes each time, and with no path of this pod in it."""
     # "auto" would ask a hub on the network for the base model's vocabulary.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=dict(weights))
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())

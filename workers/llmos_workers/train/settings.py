@@ -36,7 +36,7 @@ LEARNING_RATES: Final = {
 class Settings:
     """Settings of a run. `facts` is what a checkpoint keeps of them."""
 
-    tuning: Literal["lora", "full"]
+    tuning: Literal["lora", "qlora", "full"]
     rank: int
     alpha: int
     dropout: float
@@ -75,6 +75,7 @@ def build_settings(job: FineTuneJob, teacher_digest: str = "") -> Settings:
     """The settings of a job, with what it leaves out filled in."""
     method, wanted = job.spec.method, job.spec.trainer.hyperparameters
     distill = method.distill
+    rate = LEARNING_RATES[method.task, "full" if method.tuning == "full" else "lora"]
     return Settings(
         tuning=method.tuning,
         rank=method.lora.rank,
@@ -83,7 +84,7 @@ def build_settings(job: FineTuneJob, teacher_digest: str = "") -> Settings:
         target_modules=tuple(sorted(method.lora.target_modules)),
         epochs=wanted.epochs,
         max_steps=wanted.max_steps,
-        learning_rate=wanted.learning_rate or LEARNING_RATES[method.task, method.tuning],
+        learning_rate=wanted.learning_rate or rate,
         schedule=wanted.schedule,
         warmup_fraction=wanted.warmup_fraction,
         weight_decay=wanted.weight_decay,

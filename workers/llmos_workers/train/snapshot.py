@@ -7,7 +7,8 @@
                 of each rank
     state       step, position, early stopping                         state.json
 
-The copy takes as much memory as what is copied (three times the learned weights, for AdamW), once.
+The copy takes as much memory as what is copied (three times the learned weights, for AdamW), once. What is cut over
+several ranks is gathered at rank 0, tensor by tensor, so a checkpoint does not depend on how many there were.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from transformers import set_seed
 
 from llmos_workers.train.files import FileEntry, open_hashing, write_text
 from llmos_workers.train.model import Device, get_learned
+from llmos_workers.train.sharding import cut_like, put_together
 from llmos_workers.train.state import State
 from llmos_workers.train.step import capture_random, restore_random
 
@@ -72,8 +74,17 @@ def _own_errors(file: Any) -> Iterator[None]:
         raise
 
 
-def take_snapshot(learner: Learner, state: State, others: Sequence[dict[str, Any]] = ()) -> Snapshot:
-    """Copy everything; training may go on when this returns. `others` are the random numbers of the ranks after 0."""
+def take_snapshot(
+    learner: Learner, state: State, others: Sequence[dict[str, Any]] = (), *, keeps: bool = True
+) -> Snapshot:
+    """Copy everything; training may go on when this returns.
+
+    Args:
+        learner: what changes while training.
+        state: where it is.
+        others: the random numbers of the ranks after 0.
+        keeps: false at a rank that only gives its shares to the one that saves, and keeps nothing.
+    """
     copied = _copy(
         {
             "weights": {name: parameter.detach() for name, parameter in get_learned(learner.model).items()},
@@ -81,7 +92,8 @@ def take_snapshot(learner: Learner, state: State, others: Sequence[dict[str, Any
             "scheduler": learner.scheduler.state_dict(),
             "random": capture_all_random(learner.device),
             "others": list(others),
-        }
+        },
+        keeps=keeps,
     )
     return Snapshot(state=state, weights=copied.pop("weights"), training=copied)
 
@@ -94,8 +106,9 @@ def read_state(folder: Path) -> State:
 def restore_snapshot(learner: Learner, folder: Path, *, rank: int = 0, seed: int = 0) -> State:
     """Put everything back and return the state. A rank that was not there when it was saved begins from a seed."""
     restore_weights(learner.model, folder)
-    training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
-    learner.optimizer.load_state_dict(training["optimizer"])
+    # Of a file that is mapped a rank reads what it has a share of.
+    training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True, mmap=True)
+    _restore_optimizer(learner.optimizer, training["optimizer"])
     learner.scheduler.load_state_dict(training["scheduler"])
     state, others = read_state(folder), training.get("others", [])
     if rank == 0:
@@ -107,17 +120,33 @@ def restore_snapshot(learner: Learner, folder: Path, *, rank: int = 0, seed: int
     return state
 
 
+def _restore_optimizer(optimizer: Any, saved: dict[str, Any]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own = {
+        # A copy: the file may be removed while training goes on.
+        number: {name: cut_like(value, parameters[number]).clone() for name, value in moments.items()}
+        for number, moments in saved["state"].items()
+    }
+    optimizer.load_state_dict({**saved, "state": own})
+
+
 def seed_rank(seed: int, rank: int, step: int = 0) -> None:
     """Give a rank random numbers of its own: the dropout of two micro-batches must not be the same."""
     set_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
 
 
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The learned weights of a checkpoint, by name."""
+    weights: dict[str, torch.Tensor] = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
+    return weights
+
+
 def restore_weights(model: Any, folder: Path) -> None:
     """Put the learned weights back."""
-    weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
+    weights = read_weights(folder)
     with torch.no_grad():
         for name, parameter in get_learned(model).items():
-            parameter.copy_(weights[name])
+            parameter.copy_(cut_like(weights[name], parameter))
 
 
 def capture_all_random(device: Device) -> dict[str, Any]:
@@ -139,12 +168,13 @@ def _restore_random(states: dict[str, Any]) -> None:
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
 
 
-def _copy(value: Any) -> Any:
-    """A deep copy with all tensors on the processor."""
+def _copy(value: Any, *, keeps: bool) -> Any:
+    """A deep copy with all tensors whole and on the processor; without `keeps` in the same order, but without them."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        whole = put_together(value)
+        return whole.detach().to("cpu", copy=True) if keeps else None
     if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
+        return {key: _copy(item, keeps=keeps) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_copy(item) for item in value)
+        return type(value)(_copy(item, keeps=keeps) for item in value)
     return value

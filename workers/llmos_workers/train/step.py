@@ -8,7 +8,8 @@ is computed.
 
 Memory: where a micro-batch does not fit, the activations within layers are from then on computed a second time
 instead of kept (gradient checkpointing), and the step is done again from its beginning, with the same random numbers.
-This costs about a third more time, and is not paid where it is not needed.
+This costs about a third more time, and is not paid where it is not needed. Ranks that hold shares of the model compute
+together, so that one of them cannot do a step again: there it is always paid.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from llmos_workers.train.dataset import MicroBatch
 from llmos_workers.train.errors import LossNotFiniteError, OutOfMemoryError
 from llmos_workers.train.gang import Gang
 from llmos_workers.train.model import Device, get_learned
+from llmos_workers.train.sharding import put_together
 from llmos_workers.train.state import StepLoss
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 LossFunction = Callable[[Any, MicroBatch], torch.Tensor]
 """The sum of the losses of a micro-batch, whose part in the step is its `learned`."""
+Part = tuple[MicroBatch, float]
+"""A micro-batch, and how much its loss counts."""
 
 
 def compute_loss_sum(model: Any, batch: MicroBatch) -> torch.Tensor:
@@ -61,10 +65,10 @@ class Stepper:
         self._max_grad_norm, self._gang, self._tick = max_grad_norm, gang or Gang(), tick
         self._compute_loss_sum = loss
         self._learned = list(get_learned(model).values())
-        self._saves_memory = False
+        self._saves_memory = self._gang.is_sharded
 
-    def run(self, step: int, batches: Sequence[MicroBatch]) -> StepLoss:
-        """Do step number `step`; `batches` are those of this rank.
+    def run(self, step: int, batches: Sequence[MicroBatch], fillers: Sequence[MicroBatch] = ()) -> StepLoss:
+        """Do step number `step`; `batches` are those of this rank, and what `fillers` teach counts nothing.
 
         Raises:
             LossNotFiniteError: the loss or gradient is no finite number; the weights are as they were.
@@ -73,15 +77,16 @@ class Stepper:
         random = capture_random(self._device)
         # Before the gradients are added nothing is done together, so each rank may save memory for itself.
         learned = round(self._gang.add(sum(batch.learned for batch in batches))[0])
-        loss = self._compute_gradient_or_save_memory(batches, learned)
+        parts = [*((batch, 1.0) for batch in batches), *((batch, 0.0) for batch in fillers)]
+        loss = self._compute_gradient_or_save_memory(parts, learned)
         if loss is None:
             # Only here, where the traceback of the failure no longer holds the tensors that did not fit.
             self._optimizer.zero_grad(set_to_none=True)
             self._free_memory()
             restore_random(random)
-            loss = self._compute_gradient_or_save_memory(batches, learned)
+            loss = self._compute_gradient_or_save_memory(parts, learned)
         self._gang.add_gradients(self._learned)
-        norm = torch.nn.utils.clip_grad_norm_(self._learned, self._max_grad_norm)
+        norm = clip_gradients(self._learned, self._max_grad_norm)
         # One copy from the accelerator for both: each one would wait for all that is computed.
         own, length = (float(value) for value in torch.stack((loss, norm.to(loss))).tolist())
         (total,) = self._gang.add(own)
@@ -91,26 +96,27 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         return StepLoss(total=total, learned=learned)
 
-    def _compute_gradient(self, batches: Sequence[MicroBatch], learned: int) -> torch.Tensor:
+    def _compute_gradient(self, parts: Sequence[Part], learned: int) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float64 if self._device.device.type == "cpu" else torch.float32)
         total = total.to(self._device.device)
-        for batch in batches:
-            with self._device.autocast():
-                loss = self._compute_loss_sum(self._model, batch.to(self._device.device))
+        for batch, weight in parts:
+            # What is cast would stay beside each layer that was put together, to the end of the micro-batch.
+            with self._device.autocast(caches=not self._gang.is_sharded):
+                loss = weight * self._compute_loss_sum(self._model, batch.to(self._device.device))
             (loss / max(1, learned)).backward()
             total += loss.detach()
             self._tick()
         return total
 
-    def _compute_gradient_or_save_memory(self, batches: Sequence[MicroBatch], learned: int) -> Any:
+    def _compute_gradient_or_save_memory(self, parts: Sequence[Part], learned: int) -> Any:
         """The loss; None where memory did not suffice, and is saved from now on."""
         try:
-            return self._compute_gradient(batches, learned)
+            return self._compute_gradient(parts, learned)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if self._saves_memory or not self._model.supports_gradient_checkpointing:
-                raise build_out_of_memory(self._device, batches, error) from error
+                raise build_out_of_memory(self._device, [batch for batch, _ in parts], error) from error
             log.warning("memory does not suffice (%s): activations are computed twice from now on", _first_line(error))
         self._saves_memory = True
         self._model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -130,6 +136,15 @@ class Stepper:
             f"{what} at step {step}, at learning rate {rate:.3g}",
             "Lower trainer.hyperparameters.learningRate (or maxGradNorm), look at the data, make a new FineTuneJob.",
         )
+
+
+def clip_gradients(parameters: Sequence[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
+    """Cut the gradient to a length; return that which it had. Of shares it is the length of all ranks' together."""
+    norm = put_together(
+        torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    )
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,0 +1,122 @@
+"""Ranks that hold shares of a model train like one that holds it all, and end and go on as one."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.training.train.gang_world import build_ranks, complete, end_soon, start
+from tests.training.train.test_gang import DROPPING, FULL, LORA, assert_alike, wait_for_steps
+from tests.training.train.world import World, finish, steps_done
+
+MakeWorld = Callable[..., World]
+
+SUITES = {"evaluate": {"everySteps": 5, "suites": [{"name": "answers", "metrics": ["exact_match"], "limit": 8}]}}
+
+
+def get_results(message: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{metric['name']} of {which}": pytest.approx(metric[which], rel=1e-4, abs=1e-5)
+        for metric in message["evaluation"]["metrics"]
+        for which in ("base", "result")
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "output", "size"),
+    [(LORA, {}, 2), (FULL, {}, 3), (LORA, {"kind": "merged"}, 2)],
+    ids=["lora", "full", "merged"],
+)
+def test_shares_learn_what_the_whole_learns(
+    make_world: MakeWorld, method: dict[str, Any], output: dict[str, str], size: int
+) -> None:
+    """The length of most gradients here is above maxGradNorm: they are cut by that of all ranks' together."""
+    one, many = (make_world(name, **method, **SUITES, output=output) for name in ("one", "many"))
+    alone = one.complete()
+    messages = complete(many, size, is_sharded=True)
+    assert_alike(one, many)
+    assert [message["outcome"] for message in messages] == ["complete", *["finished"] * (size - 1)]
+    assert messages[0]["progress"]["tokens"] == alone["progress"]["tokens"]
+    assert get_results(messages[0]) == get_results(alone)
+    assert {path.name for path in (many.work / "output").iterdir()} == {
+        path.name for path in (one.work / "output").iterdir()
+    }
+
+
+HELD = re.compile(r"^(\S+ \S+) INFO this rank holds (\d+) of (\d+) parameters", re.MULTILINE)
+
+
+def test_each_rank_holds_a_share_and_those_of_a_pod_read_the_model_one_after_the_other(make_world: MakeWorld) -> None:
+    world = make_world(**FULL, hyperparameters={"maxSteps": 1})
+    # Two pods with two processes each.
+    ranks = build_ranks(world, 4, is_sharded=True, processes=2)
+    assert [finish(process) for process in [rank.start() for rank in ranks]] == [0] * 4
+    found = [HELD.findall(rank.log_path.read_text())[0] for rank in ranks]
+    held, (total, *_) = [int(own) for _, own, _ in found], [int(total) for _, _, total in found]
+    assert sum(held) == total
+    # 62 words are cut into 16, 16, 16 and 14.
+    assert max(held) < 0.27 * total
+    times = [time for time, _, _ in found]
+    assert max(times[0], times[2]) <= min(times[1], times[3])
+
+
+def test_a_rank_for_which_a_step_has_nothing_takes_part(make_world: MakeWorld) -> None:
+    few = {"batchTokens": 32, "epochs": 0.5}
+    one, four = (make_world(name, **LORA, hyperparameters=few) for name in ("one", "four"))
+    one.complete()
+    complete(four, 4, is_sharded=True)
+    assert_alike(one, four)
+
+
+@pytest.mark.parametrize("killed", [0, 1], ids=["the leader", "a worker"])
+def test_one_that_is_killed_ends_the_other_and_both_go_on_with_the_same_numbers(
+    make_world: MakeWorld, killed: int
+) -> None:
+    calm, world = make_world("calm", **DROPPING), make_world("killed", **DROPPING)
+    complete(calm, is_sharded=True)
+    ranks = build_ranks(world, is_sharded=True)
+    processes = start(ranks)
+    wait_for_steps(world, 5, processes[0])
+    processes[killed].kill()
+    assert finish(processes[killed]) == -signal.SIGKILL
+    assert end_soon(processes[1 - killed]) == 1
+    message = ranks[1 - killed].message
+    assert message["reason"] == "PeerLost"
+    assert "ended without a word" in message["message"]
+    complete(world, is_sharded=True)
+    assert world.losses() == calm.losses()
+    assert world.eval_losses() == calm.eval_losses()
+    assert world.result_files() == calm.result_files()
+
+
+def test_one_that_is_asked_to_stop_has_all_of_them_saved_and_stopped(make_world: MakeWorld) -> None:
+    # Most of the time is spent in evaluations, which are left by all at the same batch.
+    calm = make_world("calm", **DROPPING, evaluate={"everySteps": 1})
+    world = make_world(**DROPPING, evaluate={"everySteps": 1}, checkpoint={"everySteps": 1000, "keepBest": False})
+    complete(calm, is_sharded=True)
+    ranks = build_ranks(world, is_sharded=True)
+    processes = start(ranks)
+    processes[1].terminate()
+    assert [end_soon(process) for process in processes] == [143, 143]
+    assert [rank.message["outcome"] for rank in ranks] == ["stopped", "stopped"]
+    assert world.checkpoints()[-1] == ranks[0].message["progress"]["step"]
+    assert complete(world, is_sharded=True)[0]["lostAcceleratorSeconds"] == 0
+    assert world.losses() == calm.losses()
+
+
+def test_a_job_goes_on_with_shares_and_without(make_world: MakeWorld) -> None:
+    one, world = make_world("one", **FULL), make_world(**FULL, checkpoint={"everySteps": 2})
+    one.complete()
+    for size, is_sharded in ((3, True), (1, False), (2, True), (2, False)):
+        ranks = build_ranks(world, size, is_sharded=is_sharded)
+        processes = start(ranks)
+        wait_for_steps(world, steps_done(world) + 2, processes[0])
+        for process in processes:
+            process.terminate()
+        assert [finish(process) for process in processes] == [143] * size
+    complete(world, is_sharded=True)
+    assert_alike(one, world)
