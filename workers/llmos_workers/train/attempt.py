@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -193,18 +193,18 @@ class Attempt:
 
     @cached_property
     def _objective(self) -> Objective:
-        gang, teacher = self._gang, self._options.teacher
-
-        def load(folder: Path) -> Any:
-            # Asked for in the middle of a step, and as long as all loading.
-            with self._pulse.activity.by_effort():
-                return load_model(folder, self._device.compute, self._device.device)
+        teacher, device = self._options.teacher, self._device
 
         def load_base() -> Any:
+            # Asked for in the middle of a step, and as long as all loading.
             with self._pulse.activity.by_effort():
-                return gang.load(self._read_base, self._device)
+                return self._gang.load(self._read_base, device)
 
-        return build_objective(self._settings, load_base, (lambda: load(teacher)) if teacher else None)
+        def load_teacher(folder: Path) -> Any:
+            with self._pulse.activity.by_effort():
+                return load_model(folder, device.compute, device.device)
+
+        return build_objective(self._settings, load_base, partial(load_teacher, teacher) if teacher else None)
 
     @cached_property
     def _head(self) -> Head | None:

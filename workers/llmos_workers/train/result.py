@@ -48,6 +48,7 @@ from llmos_workers.train.files import (
 )
 from llmos_workers.train.gang import Gang
 from llmos_workers.train.heads import Head
+from llmos_workers.train.host_memory import return_freed_memory
 from llmos_workers.train.merging import merge_adapter
 from llmos_workers.train.model import load_model, load_tokenizer
 from llmos_workers.train.objective import Objective
@@ -116,6 +117,7 @@ class ResultMaker:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 self._save(model, checkpoint, temporary)
+            return_freed_memory()
         self.gang.decide(None)  # the files are there
         metrics = self._compare(model if self.kind == "adapter" else self._load(temporary))
         self.gang.part()

@@ -30,6 +30,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llmos_workers.train.errors import TrainError
 from llmos_workers.train.gang import ManyRanks
+from llmos_workers.train.host_memory import return_freed_memory
 from llmos_workers.train.meeting import Meeting
 from llmos_workers.train.model import Device
 
@@ -122,3 +123,4 @@ def release(model: Any) -> None:
         if isinstance(parameter, DTensor):
             parameter.to_local().untyped_storage().resize_(0)
     model.to("meta")
+    return_freed_memory()
