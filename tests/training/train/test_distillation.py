@@ -20,6 +20,7 @@ from llmos_workers.train.objective import build_objective
 from llmos_workers.train.settings import build_settings
 from llmos_workers.train.step import compute_loss_sum
 from tests.training.train.conftest import MakeWorld
+from tests.training.train.gang_world import complete
 from tests.training.train.world import (
     World,
     compare_with_killed,
@@ -155,6 +156,23 @@ def test_rows_that_pad_a_vocabulary_say_nothing(base: Path, teacher: Path, examp
 def test_kills_change_no_bit_of_what_a_student_learns(make_taught: Callable[..., World], tuning: str) -> None:
     calm, killed = (make_taught(name, method=build_method(tuning)) for name in ("calm", "killed"))
     compare_with_killed(calm, killed, tuning, kills=4)
+
+
+def test_two_ranks_with_a_teacher_each_learn_what_one_learns(make_world: MakeWorld, tmp_path: Path) -> None:
+    stranger = make_base(tmp_path / "stranger", hidden=48)
+    method = build_method()
+    method["lora"]["dropout"] = 0.0
+    one, two = (replace(make_world(name, method=method), teacher=stranger) for name in ("one", "two"))
+    alone = one.complete()
+    leader, worker = complete(two)
+    assert worker["outcome"] == "finished"
+    losses, shared = one.losses(), two.losses()
+    assert losses.keys() == shared.keys()
+    assert all(shared[step] == pytest.approx(losses[step], rel=1e-4) for step in losses)
+    for own, other in zip(alone["evaluation"]["metrics"], leader["evaluation"]["metrics"], strict=True):
+        assert other["name"] == own["name"]
+        assert other["result"] == pytest.approx(own["result"], rel=1e-3)
+        assert other["teacher"] == pytest.approx(own["teacher"], rel=1e-4)
 
 
 def test_another_teacher_is_refused_by_name(make_taught: Callable[..., World]) -> None:
