@@ -7,6 +7,8 @@ does not depend on it, and whatever becomes of it is no failure of the job.
 
 What is done stands in the status (`filesRemoved`), so that it is done once. A pod that failed is kept and told: it was
 tried again by its kubelet, with pauses, until its deadline. Deleting it has it made anew.
+
+Without a claim there is nothing to remove: what is in an object store stays there.
 """
 
 from __future__ import annotations
@@ -61,8 +63,8 @@ def plan_tidy(
         is_work_lost: the claim is gone, with all files.
     """
     nothing = TidyPlan(search.trials, delete=pod is not None and not pod.is_deleted)
-    best = search.best
-    if best is None or is_work_lost or not plan.record.is_trained or plan.phase not in _OVER:
+    best, has_claim = search.best, job.spec.checkpoint.storage.has_claim
+    if best is None or not has_claim or is_work_lost or not plan.record.is_trained or plan.phase not in _OVER:
         return nothing
     others = [trial.number for trial in search.trials if trial.number != best and _has_files(trial)]
     if not others:

@@ -73,7 +73,7 @@ class Cluster:
         return [item["metadata"]["name"] for item in await self.kube.list(resource, namespace=self.namespace)]
 
     async def report(self, pod: str, phase: str, **state: Any) -> None:
-        container = "prepare" if "-prepare-" in pod else "train"
+        container = next((name for name in ("prepare", "tidy") if f"-{name}" in pod), "train")
         shared = {"image": "i", "imageID": "", "ready": False, "restartCount": 0}
         status = {"phase": phase, "containerStatuses": [{"name": container, "state": state, **shared}]}
         identity = {"name": pod, "namespace": self.namespace}

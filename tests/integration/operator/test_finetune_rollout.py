@@ -111,6 +111,10 @@ async def test_a_search_has_trials_of_its_own_and_registers_the_best(cluster: Cl
     for pod in pods:
         await cluster.complete(pod)
     status = await cluster.go(5)
-    assert (status["phase"], status["bestTrial"]) == ("Succeeded", 1)
+    assert (status["phase"], status["bestTrial"]) == ("Evaluating", 1)
+    await cluster.end("tune-tidy")
+    status = await cluster.go(3)
+    assert (status["phase"], [trial["filesRemoved"] for trial in status["trials"]]) == ("Succeeded", [False, True])
+    assert "tune-tidy" not in await cluster.names(PODS)
     assert (await cluster.get(LLM_MODELS, "support"))["spec"]["source"]["uri"] == f"pvc://{JOB}-work/trials/1/output"
     assert await cluster.is_quiet()

@@ -37,6 +37,15 @@ def removed(world: SearchWorld) -> dict[int, bool]:
     return {trial["number"]: trial["filesRemoved"] for trial in world.status_now()["trials"]}
 
 
+async def test_without_a_claim_there_is_nothing_to_remove() -> None:
+    world = SearchWorld(maxTrials=2, parallelism=1)
+    world.change(checkpoint={"storage": {"uri": "s3://bucket/ml"}})
+    await search(world, {1: 1.2, 2: 1.0})
+    status = await world.go()
+    assert (status["phase"], status["bestTrial"]) == ("Succeeded", 2)
+    assert TIDY not in world.job_pods()
+
+
 async def test_they_are_removed_before_the_result_is_registered() -> None:
     world = SearchWorld(maxTrials=3, parallelism=1)
     await search(world, {1: 1.2, 2: 1.0, 3: 1.4})
