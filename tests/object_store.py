@@ -1,70 +1,23 @@
-"""A real S3 server (moto) in a process of its own, and a door before it that can be shut.
-
-moto cannot be installed beside kubernetes>=37, so uv runs it in an environment of its own.
-"""
+"""A real S3 server (moto) behind a door that can be shut."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import socket
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import aiohttp
 import httpx
 from aiohttp import web
 
+from e2e.support.object_store import make_bucket, run_moto
 from tests.workers.fetch.servers import serve
 
-UV = Path(__file__).resolve().parents[1] / ".venv" / "bin" / "uv"
+__all__ = ["KEY", "Door", "make_bucket", "open_door", "run_moto"]
+
 KEY = "key-of-the-job"
-
-
-@contextmanager
-def run_moto(folder: Path) -> Iterator[str]:
-    """Run the server; its log is in `folder`. Yields its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    where = ("-H", "127.0.0.1", "-p", str(port))
-    command = [str(UV), "run", "--no-project", "--with", "moto[server]>=5", "moto_server", *where]
-    log = folder / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env={**os.environ, "UV_SYSTEM_CERTS": "1"}, start_new_session=True
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_up(url, process, log)
-        yield url
-    finally:
-        # On a busy machine its orderly end takes longer than anybody should wait: it has nothing to save.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + 240
-    while time.monotonic() < deadline_s and process.poll() is None:
-        try:
-            httpx.get(f"{url}/moto-api/")
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    raise RuntimeError(log.read_text())
-
-
-def make_bucket(server: str, name: str) -> None:
-    """Make a bucket. The first request takes long where others use the machine: moto imports what it needs then."""
-    httpx.put(f"{server}/{name}", timeout=120).raise_for_status()
 
 
 @dataclass
