@@ -179,12 +179,13 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
 
 
 def build_bare_model(model: Manifest) -> Manifest:
-    """Return the LLMModel of a result without the places that it takes, which may be taken back."""
+    """Return the LLMModel of a result without what may be taken back: the places that it takes, and its judge."""
     spec = model["spec"]
     if "adapter" not in spec:
         return model
+    metadata = {name: value for name, value in model["metadata"].items() if name != "annotations"}
     adapter = {"baseModelRef": spec["adapter"]["baseModelRef"]}
-    return {**model, "metadata": dict(model["metadata"]), "spec": {**spec, "adapter": adapter}}
+    return {**model, "metadata": metadata, "spec": {**spec, "adapter": adapter}}
 
 
 def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:

@@ -15,7 +15,14 @@ from typing import Final
 from pydantic import ValidationError
 
 from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Reason
-from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_JOB, LABEL_REPLICA
+from llmos.api.names import (
+    ANNOTATION_JUDGED_BY,
+    COMPONENT_TRAIN,
+    CPU_CLASS,
+    LABEL_COMPONENT,
+    LABEL_JOB,
+    LABEL_REPLICA,
+)
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid
 from llmos_operator.kube.resources import (
@@ -284,10 +291,15 @@ async def _register(context: Context, observed: _Observed, plan: JobPlan) -> Obj
     if existing is None:
         # What a creation sets no apply ever removes, and a pool that was left must not come back.
         existing = await context.kube.create(build_bare_model(desired))
-    if is_applied(desired, existing):
+    # That nobody judges it any more is said by what is no longer there.
+    if is_applied(desired, existing) and _is_judged(desired) == _is_judged(existing):
         return existing
     desired["metadata"]["uid"] = existing["metadata"]["uid"]
     return await context.kube.apply(desired)
+
+
+def _is_judged(model: Object) -> bool:
+    return ANNOTATION_JUDGED_BY in (model["metadata"].get("annotations") or {})
 
 
 async def _apply_claim(context: Context, observed: _Observed, model: Object | None) -> None:
