@@ -150,7 +150,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
     class_name = spec.trainer.accelerator.class_name
     pods, claim, config, base, accelerator, output = await asyncio.gather(
         kube.list(PODS, namespace=namespace, label_selector=f"{LABEL_JOB}={key.name}"),
-        kube.get(PERSISTENT_VOLUME_CLAIMS, compute_work_claim_name(job), namespace),
+        _observe_claim(context, job, namespace),
         kube.get(CONFIG_MAPS, compute_config_name(job), namespace),
         kube.get(LLM_MODELS, spec.base_model_ref.name, namespace),
         _observe_class(context, class_name),
@@ -200,6 +200,14 @@ async def _observe_pools(context: Context, job: FineTuneJob) -> tuple[InferenceP
 
 async def _observe_class(context: Context, name: str) -> Object | None:
     return None if name == CPU_CLASS else await context.kube.get(ACCELERATOR_CLASSES, name)
+
+
+async def _observe_claim(context: Context, job: FineTuneJob, namespace: str) -> Object | None:
+    # One of that name may be there all the same, of an earlier job, and is no business of a job without a claim.
+    is_wanted = job.spec.checkpoint.storage.has_claim
+    return (
+        await context.kube.get(PERSISTENT_VOLUME_CLAIMS, compute_work_claim_name(job), namespace) if is_wanted else None
+    )
 
 
 async def _observe_teacher(context: Context, job: FineTuneJob, namespace: str) -> Object | None:
