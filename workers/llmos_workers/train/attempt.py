@@ -44,10 +44,9 @@ from llmos_workers.train.model import (
     load_model,
     load_tokenizer,
     load_trainable,
-    observe_device,
 )
 from llmos_workers.train.objective import Objective, build_objective
-from llmos_workers.train.options import Options
+from llmos_workers.train.options import Options, observe_rank_device
 from llmos_workers.train.order import Order
 from llmos_workers.train.reporting import Metrics, Reporter
 from llmos_workers.train.result import ResultMaker, read_outcome
@@ -185,7 +184,7 @@ class Attempt:
 
     @cached_property
     def _device(self) -> Device:
-        return observe_device(self._options.job.spec.trainer.precision, self._options.local_rank)
+        return observe_rank_device(self._options)
 
     @cached_property
     def _dataset(self) -> PreparedDataset:
