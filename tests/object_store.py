@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -120,9 +121,9 @@ class Door:
 
 
 @contextmanager
-def open_door(server: str) -> Iterator[Door]:
-    """A door before a server."""
+def open_door(server: str, tls: ssl.SSLContext | None = None) -> Iterator[Door]:
+    """A door before a server, perhaps one that speaks TLS."""
     door = Door(server)
-    with serve(door.handle) as url:
+    with serve(door.handle, tls) as url:
         door.url = url
         yield door

@@ -23,6 +23,7 @@ from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt
 from llmos_workers.train.errors import KeepingError
 from llmos_workers.train.main import build_options
+from tests.authority import make_authority
 from tests.object_store import Door, make_bucket, open_door, run_moto
 from tests.training.train.gang_world import build_ranks, complete, start
 from tests.training.train.world import World, finish, start_attempt, steps_done, wait_for
@@ -252,3 +253,13 @@ def test_the_first_rank_waits_for_its_upload_whoever_was_asked_to_stop(make_kept
     door.holds = lambda _path: False
     assert [finish(process) for process in processes] == [143, 143]
     assert complete_steps(door, world)[-1] == world.checkpoints()[-1]
+
+
+def test_the_trainer_trusts_the_authority_that_the_operator_was_told_of(
+    make_kept: MakeKept, server: str, tmp_path: Path
+) -> None:
+    authority = make_authority(tmp_path)
+    with open_door(server, authority.tls) as door:
+        told = {**door.environment(), "LLMOS_CA_BUNDLE": str(authority.bundle), "SSL_CERT_FILE": ""}
+        world = replace(make_kept(mode="claim"), environment=tuple(told.items()))
+        assert world.complete()["lastCheckpoint"]["uri"].startswith(world.store_uri)
