@@ -255,6 +255,25 @@ def test_the_first_rank_waits_for_its_upload_whoever_was_asked_to_stop(make_kept
     assert complete_steps(door, world)[-1] == world.checkpoints()[-1]
 
 
+def test_ranks_that_are_stopped_while_they_compare_leave_the_first_one_time_to_upload(
+    make_kept: MakeKept, door: Door
+) -> None:
+    suites = [{"name": f"again_{number}", "metrics": ["exact_match"]} for number in range(16)]
+    world = make_kept(mode="claim", evaluate={"suites": suites})
+    ranks = build_ranks(world, is_sharded=True)
+    processes = start(ranks)
+    door.holds = lambda path: path.endswith("/manifest.json")
+    assert wait_for(lambda: '"phase": "evaluating"' in ranks[0].log_path.read_text(), processes[0])
+    processes[1].terminate()
+    assert finish(processes[1]) == 143
+    time.sleep(0.5)
+    assert processes[0].exitcode is None
+    door.holds = lambda _path: False
+    assert finish(processes[0]) == 143
+    assert "PeerLost" not in ranks[0].log_path.read_text()
+    assert complete_steps(door, world)[-1] == world.checkpoints()[-1]
+
+
 def test_the_trainer_trusts_the_authority_that_the_operator_was_told_of(
     make_kept: MakeKept, server: str, tmp_path: Path
 ) -> None:

@@ -114,6 +114,8 @@ class Attempt:
             if self._options.place.rank == 0:
                 self._keeping.publish(self._output)
         except Stopped:
+            # All of them stop here: none is to take the end of another one for a loss while it still uploads.
+            self._gang.part()
             # It may be another rank that was asked to stop.
             self._keeping.finish(self._stop.requested_s if self._stop.requested else time.monotonic())
             raise
