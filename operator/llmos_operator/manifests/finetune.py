@@ -161,6 +161,9 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
     spec: Manifest = {"source": {"uri": find_output_uri(job, compute_work_claim_name(job), job.status.best_trial)}}
     if storage.secret_ref is not None and not storage.has_claim:
         spec["source"]["secretRef"] = {"name": storage.secret_ref.name}
+    if not storage.has_claim and not job.spec.makes_adapter:
+        # Each pod that serves it fetches it into its own space, in which the job had room for it and more.
+        spec["storage"] = {"size": storage.size}
     if job.spec.makes_adapter:
         spec["adapter"] = {"baseModelRef": {"name": job.spec.base_model_ref.name}}
         if canaries is not None:
