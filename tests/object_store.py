@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,9 +74,9 @@ class Door:
 
 
 @contextmanager
-def open_door(server: str) -> Iterator[Door]:
-    """A door before a server."""
+def open_door(server: str, tls: ssl.SSLContext | None = None) -> Iterator[Door]:
+    """A door before a server, perhaps one that speaks TLS."""
     door = Door(server)
-    with serve(door.handle) as url:
+    with serve(door.handle, tls) as url:
         door.url = url
         yield door

@@ -161,6 +161,9 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
     spec: Manifest = {"source": {"uri": find_output_uri(job, compute_work_claim_name(job), job.status.best_trial)}}
     if storage.secret_ref is not None and not storage.has_claim:
         spec["source"]["secretRef"] = {"name": storage.secret_ref.name}
+    if not storage.has_claim and not job.spec.makes_adapter:
+        # Each pod that serves it fetches it into its own space, in which the job had room for it and more.
+        spec["storage"] = {"size": storage.size}
     if job.spec.makes_adapter:
         spec["adapter"] = {"baseModelRef": {"name": job.spec.base_model_ref.name}}
         if canaries is not None:
@@ -179,12 +182,13 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
 
 
 def build_bare_model(model: Manifest) -> Manifest:
-    """Return the LLMModel of a result without the places that it takes, which may be taken back."""
+    """Return the LLMModel of a result without what may be taken back: the places that it takes, and its judge."""
     spec = model["spec"]
     if "adapter" not in spec:
         return model
+    metadata = {name: value for name, value in model["metadata"].items() if name != "annotations"}
     adapter = {"baseModelRef": spec["adapter"]["baseModelRef"]}
-    return {**model, "metadata": dict(model["metadata"]), "spec": {**spec, "adapter": adapter}}
+    return {**model, "metadata": metadata, "spec": {**spec, "adapter": adapter}}
 
 
 def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:

@@ -206,7 +206,9 @@ def plan_container_memory(
         needs_gib, read_gib, kept_gib = memory.needs_gib, 0.0, OVERHEAD * memory.teacher_gib
     else:
         # Each process reads the models by itself, one after the other, onto its accelerator.
-        needs_gib, read_gib, kept_gib = processes * _HOST_GIB, max(architecture.loaded_bytes / GIB, taught_gib), 0.0
+        needs_gib, read_gib = processes * _HOST_GIB, max(architecture.loaded_bytes / GIB, taught_gib)
+        # The ranks of a model that is sharded wait for what the first one merges; others have left.
+        kept_gib = (processes - 1) * _HOST_GIB if is_sharded else 0.0
     if is_sharded:
         # They take turns to read the model, and not the teacher, which each of them holds.
         read_once_gib = _weight_bytes(spec) * architecture.parameters / GIB

@@ -15,7 +15,14 @@ from typing import Final
 from pydantic import ValidationError
 
 from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Reason
-from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_JOB, LABEL_REPLICA
+from llmos.api.names import (
+    ANNOTATION_JUDGED_BY,
+    COMPONENT_TRAIN,
+    CPU_CLASS,
+    LABEL_COMPONENT,
+    LABEL_JOB,
+    LABEL_REPLICA,
+)
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Conflict, Forbidden, Invalid
 from llmos_operator.kube.resources import (
@@ -143,7 +150,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
     class_name = spec.trainer.accelerator.class_name
     pods, claim, config, base, accelerator, output = await asyncio.gather(
         kube.list(PODS, namespace=namespace, label_selector=f"{LABEL_JOB}={key.name}"),
-        kube.get(PERSISTENT_VOLUME_CLAIMS, compute_work_claim_name(job), namespace),
+        _observe_claim(context, job, namespace),
         kube.get(CONFIG_MAPS, compute_config_name(job), namespace),
         kube.get(LLM_MODELS, spec.base_model_ref.name, namespace),
         _observe_class(context, class_name),
@@ -193,6 +200,14 @@ async def _observe_pools(context: Context, job: FineTuneJob) -> tuple[InferenceP
 
 async def _observe_class(context: Context, name: str) -> Object | None:
     return None if name == CPU_CLASS else await context.kube.get(ACCELERATOR_CLASSES, name)
+
+
+async def _observe_claim(context: Context, job: FineTuneJob, namespace: str) -> Object | None:
+    # One of that name may be there all the same, of an earlier job, and is no business of a job without a claim.
+    is_wanted = job.spec.checkpoint.storage.has_claim
+    return (
+        await context.kube.get(PERSISTENT_VOLUME_CLAIMS, compute_work_claim_name(job), namespace) if is_wanted else None
+    )
 
 
 async def _observe_teacher(context: Context, job: FineTuneJob, namespace: str) -> Object | None:
@@ -284,10 +299,15 @@ async def _register(context: Context, observed: _Observed, plan: JobPlan) -> Obj
     if existing is None:
         # What a creation sets no apply ever removes, and a pool that was left must not come back.
         existing = await context.kube.create(build_bare_model(desired))
-    if is_applied(desired, existing):
+    # That nobody judges it any more is said by what is no longer there.
+    if is_applied(desired, existing) and _is_judged(desired) == _is_judged(existing):
         return existing
     desired["metadata"]["uid"] = existing["metadata"]["uid"]
     return await context.kube.apply(desired)
+
+
+def _is_judged(model: Object) -> bool:
+    return ANNOTATION_JUDGED_BY in (model["metadata"].get("annotations") or {})
 
 
 async def _apply_claim(context: Context, observed: _Observed, model: Object | None) -> None:

@@ -28,8 +28,9 @@ class CheckpointStorage(ApiModel):
             str,
             Field(max_length=512),
             Rule(
-                r"self.matches('^(s3|gs)://[a-z0-9][a-z0-9._-]{1,221}[a-z0-9](/[A-Za-z0-9!_.*()=-]+)*/?$')",
-                "the URI must be s3://bucket/path or gs://bucket/path, without credentials, spaces and query",
+                "self.matches('^(s3|gs)://[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]"
+                "(/[.]{0,2}[A-Za-z0-9!_*()=-][A-Za-z0-9!_.*()=-]*)*/?$')",
+                "the URI must be s3://bucket/path or gs://bucket/path, without credentials, spaces, query, . and ..",
             ),
         ]
         | None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmos.api.load import ArmLoad, CanaryLoad, GatewayLoad, PoolLoad
+from llmos.api.names import ANNOTATION_JUDGED_BY
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.resources import INFERENCE_POOLS, LLM_MODELS, PODS
 from llmos_operator.reconcilers.base import Context
@@ -82,6 +83,8 @@ async def test_a_canary_is_promoted(cluster: Cluster) -> None:
     assert (status["phase"], status["canaries"][0]["state"]) == ("Succeeded", "Promoted")
     state, adapter = await read_canary(cluster)
     assert adapter["replaces"][0]["weight"] == 100
+    annotations = (await cluster.get(LLM_MODELS, RESULT))["metadata"].get("annotations") or {}
+    assert ANNOTATION_JUDGED_BY not in annotations, "it is decided"
     assert await cluster.is_quiet()
 
 

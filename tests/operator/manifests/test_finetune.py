@@ -227,6 +227,18 @@ def test_a_whole_model_is_no_adapter() -> None:
     assert "adapter" in build_output_model(job())["spec"]
 
 
+@pytest.mark.parametrize(
+    ("mode", "kind", "size"), [("ephemeral", "merged", "200Gi"), ("ephemeral", None, None), ("claim", "merged", None)]
+)
+def test_a_whole_model_that_is_fetched_has_the_room_that_its_job_had(
+    mode: str, kind: str | None, size: str | None
+) -> None:
+    storage = {**STORE, "mode": mode, "size": "200Gi"}
+    output = {"name": "support"} | ({"kind": kind} if kind else {})
+    spec = build_output_model(job(checkpoint={"storage": storage}, output=output))["spec"]
+    assert spec.get("storage", {}).get("size") == size
+
+
 def test_the_config_holds_the_job_as_the_pods_parse_it() -> None:
     told = FineTuneJob.model_validate_json(build_job_config(job())["data"]["job.json"])
     assert told.spec == job().spec

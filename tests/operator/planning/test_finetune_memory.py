@@ -279,6 +279,20 @@ def test_the_host_has_room_for_the_float32_weights_that_are_merged(kind: str, *,
     assert (int(planned.removesuffix("Mi")) * 2**20 > 4 * PARAMETERS) == is_enough
 
 
+def test_a_host_that_merges_has_room_for_the_processes_that_wait_for_it() -> None:
+    shared, alone = (
+        int(
+            plan_container_memory(
+                spec(kind="merged", accelerators_per_node=8, sharding=sharding), model(), accelerator("16Gi")
+            ).removesuffix("Mi")
+        )
+        for sharding in ("full", "none")
+    )
+    merging = 1.1 * 4 * PARAMETERS + 1.5 * GIB
+    assert shared * 2**20 >= merging + 7 * 2 * GIB
+    assert alone * 2**20 >= merging
+
+
 def teacher() -> LLMModel:
     """Nine times as large as the student, and of the same vocabulary."""
     weights = [{"part": "mlp", "parameters": 9 * PARAMETERS, "bytes": 18 * PARAMETERS, "split": "tensor"}]

@@ -228,6 +228,7 @@ async def test_a_person_promotes_by_weight_100_and_detaches_by_removing_the_entr
     await world.go_on()
     await world.go_on()
     assert world.status_now()["phase"] == "Succeeded"
+    assert not world.output(RESULT)["metadata"].get("annotations"), "from then on it is its owner's"
     world = await begin()
     world.change(output={"name": RESULT, "attachTo": []})
     status = await world.go_on()

@@ -36,6 +36,21 @@ async def test_without_a_claim_all_that_stays_is_in_the_store() -> None:
     assert jobs.kube.all(PERSISTENT_VOLUME_CLAIMS) == []
 
 
+async def test_a_claim_of_an_earlier_job_is_no_business_of_one_without_a_claim() -> None:
+    jobs = world()
+    jobs.kube.put(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "tune-work", "namespace": "team-a", "uid": "of-an-earlier-one"},
+        }
+    )
+    await jobs.prepare()
+    await jobs.train()
+    status = await jobs.step()
+    assert (status["phase"], status["claimName"]) == ("Training", "")
+
+
 async def test_beside_a_claim_the_result_is_read_from_the_claim() -> None:
     jobs = JobWorld(checkpoint={"storage": {**STORE, "mode": "claim"}})
     await jobs.prepare()

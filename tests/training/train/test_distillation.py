@@ -175,6 +175,21 @@ def test_two_ranks_with_a_teacher_each_learn_what_one_learns(make_world: MakeWor
         assert other["teacher"] == pytest.approx(own["teacher"], rel=1e-4)
 
 
+def test_shares_of_a_student_are_asked_for_nothing_but_the_distance(base: Path, tmp_path: Path) -> None:
+    stranger = make_base(tmp_path / "stranger", hidden=48)
+    suite = {"name": "rule", "source": {"uri": "hf://org/rule"}, "metrics": ["kl", "loss"], "limit": 8}
+    rows, found = make_rows(60), []
+    for name, size in (("one", 1), ("two", 2)):
+        work = tmp_path / name
+        write_dataset(work, {"train": rows[:50], "suite-rule": rows[50:]})
+        job = make_job(method=build_method("full"), evaluate={"suites": [suite]})
+        world = World(base, work, job, teacher=stranger)
+        message = complete(world, size, is_sharded=True)[0] if size > 1 else world.complete()
+        found.append({each["name"]: each["result"] for each in message["evaluation"]["metrics"]})
+    assert found[0].keys() == {"rule_kl", "rule_loss"}
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
 def test_another_teacher_is_refused_by_name(make_taught: Callable[..., World]) -> None:
     world = make_taught()
     stop_at(world, 4)

@@ -23,7 +23,9 @@ from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt
 from llmos_workers.train.errors import KeepingError
 from llmos_workers.train.main import build_options
+from tests.authority import make_authority
 from tests.object_store import Door, make_bucket, open_door, run_moto
+from tests.training.train.gang_world import build_ranks, complete, start
 from tests.training.train.world import World, finish, start_attempt, steps_done, wait_for
 
 MakeWorld = Callable[..., World]
@@ -222,3 +224,61 @@ def test_sigterm_does_not_wait_longer_than_its_deadline(make_kept: MakeKept, doo
     assert code == 143
     assert world.message["lastCheckpoint"]["uri"].startswith("file://")
     assert "there was no time to upload" in world.log_path.read_text()
+
+
+def test_of_ranks_with_shares_the_first_puts_the_result_when_the_others_are_gone(
+    make_kept: MakeKept, door: Door
+) -> None:
+    world = make_kept(mode="claim")
+    complete(world, is_sharded=True)
+    place = f"{world.store_uri.removeprefix('s3:/')}/output/"
+    assert f"{place}manifest.json" in door.uploads
+    # Where the result is there already, nobody meets anybody, and still one alone puts it.
+    door.uploads.clear()
+    elsewhere = replace(world, store_uri=f"{world.store_uri}-again")
+    assert build_ranks(elsewhere, is_sharded=True)[1].run() == 0
+    assert door.uploads == []
+    assert build_ranks(elsewhere, is_sharded=True)[0].run() == 0
+    assert door.uploads[-1].endswith("-again/output/manifest.json")
+
+
+def test_the_first_rank_waits_for_its_upload_whoever_was_asked_to_stop(make_kept: MakeKept, door: Door) -> None:
+    world = make_kept(mode="claim", checkpoint={"everySteps": 1000}, hyperparameters={"epochs": 20})
+    processes = start(build_ranks(world))
+    door.holds = lambda path: path.endswith("/manifest.json")
+    processes[1].terminate()
+    assert wait_for(door.held.is_set, processes[0])
+    time.sleep(0.5)
+    assert processes[0].exitcode is None
+    door.holds = lambda _path: False
+    assert [finish(process) for process in processes] == [143, 143]
+    assert complete_steps(door, world)[-1] == world.checkpoints()[-1]
+
+
+def test_ranks_that_are_stopped_while_they_compare_leave_the_first_one_time_to_upload(
+    make_kept: MakeKept, door: Door
+) -> None:
+    suites = [{"name": f"again_{number}", "metrics": ["exact_match"]} for number in range(16)]
+    world = make_kept(mode="claim", evaluate={"suites": suites})
+    ranks = build_ranks(world, is_sharded=True)
+    processes = start(ranks)
+    door.holds = lambda path: path.endswith("/manifest.json")
+    assert wait_for(lambda: '"phase": "evaluating"' in ranks[0].log_path.read_text(), processes[0])
+    processes[1].terminate()
+    assert finish(processes[1]) == 143
+    time.sleep(0.5)
+    assert processes[0].exitcode is None
+    door.holds = lambda _path: False
+    assert finish(processes[0]) == 143
+    assert "PeerLost" not in ranks[0].log_path.read_text()
+    assert complete_steps(door, world)[-1] == world.checkpoints()[-1]
+
+
+def test_the_trainer_trusts_the_authority_that_the_operator_was_told_of(
+    make_kept: MakeKept, server: str, tmp_path: Path
+) -> None:
+    authority = make_authority(tmp_path)
+    with open_door(server, authority.tls) as door:
+        told = {**door.environment(), "LLMOS_CA_BUNDLE": str(authority.bundle), "SSL_CERT_FILE": ""}
+        world = replace(make_kept(mode="claim"), environment=tuple(told.items()))
+        assert world.complete()["lastCheckpoint"]["uri"].startswith(world.store_uri)

@@ -8,7 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from llmos_workers.train.arguments import build_parser
+from llmos_workers.train.main import build_options
+from llmos_workers.train.options import observe_rank_device
 from tests.training.train.gang_world import build_ranks, complete, end_soon, start
 from tests.training.train.test_gang import DROPPING, FULL, LORA, assert_alike, wait_for_steps
 from tests.training.train.world import World, finish, steps_done
@@ -120,3 +125,29 @@ def test_a_job_goes_on_with_shares_and_without(make_world: MakeWorld) -> None:
         assert [finish(process) for process in processes] == [143] * size
     complete(world, is_sharded=True)
     assert_alike(one, world)
+
+
+class Casts(TorchDispatchMode):  # type: ignore[misc]  # torch is not there where types are checked
+    """Counts tensors of float32 that are cast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "_to_copy" in str(func) and args[0].dtype == torch.float32
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("more", "casts"), [([], 1), (["--sharded"], 3)])
+def test_casts_of_weights_are_kept_only_where_the_weights_are(
+    make_world: MakeWorld, more: list[str], casts: int
+) -> None:
+    """A layer that is given back would stay in the compute type until the end of a whole evaluation."""
+    world = make_world(**FULL, trainer={"precision": "bfloat16"})
+    device = observe_rank_device(build_options(build_parser().parse_args([*world.arguments, *more])))
+    weight, inputs = torch.nn.Parameter(torch.ones(4, 4)), torch.ones(2, 4, dtype=torch.bfloat16)
+    with torch.no_grad(), device.autocast(), Casts() as counted:
+        for _ in range(3):
+            torch.nn.functional.linear(inputs, weight)
+    assert counted.count == casts

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
-import ssl
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from llmos_workers.fetch.errors import EXIT_PERMANENT, CertificateNotTrustedError, TemporaryError
 from llmos_workers.fetch.inspection import inspect_model
 from llmos_workers.fetch.main import build_ca_environment
 from llmos_workers.fetch.retry import RetryPolicy
 from llmos_workers.fetch.sources import open_source
+from tests.authority import Authority, make_authority
 from tests.workers.fetch.models import PARAMETERS, build_model
 from tests.workers.fetch.servers import FileServer, Hub, add_to_index, build_wheel, serve
 
@@ -29,47 +23,16 @@ ENTRY = (
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ca.pem and the server's key and certificate for 127.0.0.1 and localhost."""
-    folder = tmp_path_factory.mktemp("tls")
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "private authority")])
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    now = datetime.datetime.now(datetime.UTC)
-
-    def build(subject: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        dated = x509.CertificateBuilder().not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-        named = dated.subject_name(subject).issuer_name(ca_name).public_key(public_key)
-        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
-        return named.serial_number(x509.random_serial_number()).add_extension(identifier, critical=False)
-
-    ca = build(ca_name, ca_key.public_key()).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    usage = x509.KeyUsage(
-        digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-    ca = ca.add_extension(usage, critical=True)
-    ca = ca.add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
-    leaf = build(name, key.public_key()).add_extension(x509.SubjectAlternativeName(names), critical=False)
-    leaf = leaf.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    pem = serialization.Encoding.PEM
-    (folder / "ca.pem").write_bytes(ca.sign(ca_key, hashes.SHA256()).public_bytes(pem))
-    (folder / "server.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + leaf.sign(ca_key, hashes.SHA256()).public_bytes(pem)
-    )
-    return folder
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return make_authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
-def uri(request: pytest.FixtureRequest, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def uri(request: pytest.FixtureRequest, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The same model behind TLS, for each kind of client."""
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(bundle / "server.pem")
     model = build_model()
     files, hub = FileServer({f"m/{name}": data for name, data in model.items()}), Hub(FileServer(model))
-    with serve(hub.handle if request.param == "hf" else files.handle, tls) as url:
+    with serve(hub.handle if request.param == "hf" else files.handle, authority.tls) as url:
         match request.param:
             case "hf":
                 hub.url = url
@@ -92,14 +55,14 @@ def uri(request: pytest.FixtureRequest, bundle: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("uri", ["https", "hf", "pypi", "s3"], indirect=True)
 def test_a_private_authority_is_trusted_only_with_its_bundle(
-    uri: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     said = r"certificate.*fetch\.caBundleConfigMap"
     with pytest.raises(CertificateNotTrustedError, match=said), open_source(uri) as source:
         inspect_model(source, "auto")
-    for name, value in build_ca_environment({"LLMOS_CA_BUNDLE": str(bundle / "ca.pem")}).items():
+    for name, value in build_ca_environment({"LLMOS_CA_BUNDLE": str(authority.bundle)}).items():
         monkeypatch.setenv(name, value)
     with open_source(uri) as source:
         assert inspect_model(source, "auto", retry=ONCE).parameters == PARAMETERS

@@ -93,8 +93,20 @@ def test_of_two_attempts_that_made_a_step_the_later_counts(root: RemoteFolder, t
     put(root, tmp_path, 10, attempt=1)
     put(root, tmp_path, 10, attempt=3)
     store = RemoteCheckpoints(root.child("checkpoints"))
-    store.prune(keep=1, keep_best=True)
+    store.prune(keep=1, keep_best=True, attempt=3)
     assert [one.name for one in store.observe()] == ["step-00000010.3"]
+
+
+def test_an_attempt_whose_node_is_lost_removes_nothing_that_the_next_one_is_putting(
+    root: RemoteFolder, tmp_path: Path
+) -> None:
+    for step in (10, 20):
+        put(root, tmp_path, step, attempt=2)
+    for attempt in (1, 2, 3):
+        root.child(f"checkpoints/step-00000015.{attempt}").put("weights.pt", b"not all of it yet")
+    RemoteCheckpoints(root.child("checkpoints")).prune(keep=1, keep_best=False, attempt=1)
+    left = {name.partition("/")[0] for name in root.child("checkpoints").list_files()}
+    assert left == {"step-00000015.2", "step-00000015.3", "step-00000020.2"}
 
 
 def test_pruning_keeps_the_newest_and_the_best_and_removes_what_was_never_complete(
@@ -105,7 +117,7 @@ def test_pruning_keeps_the_newest_and_the_best_and_removes_what_was_never_comple
     root.child("checkpoints/step-00000035.1").put("weights.pt", b"half")
     root.child("checkpoints").put("notes.txt", b"of somebody else")
     store = RemoteCheckpoints(root.child("checkpoints"))
-    store.prune(keep=2, keep_best=True)
+    store.prune(keep=2, keep_best=True, attempt=1)
     assert [one.step for one in store.observe()] == [10, 30, 40]
     assert {name.partition("/")[0] for name in root.child("checkpoints").list_files()} == {
         "step-00000010.1",

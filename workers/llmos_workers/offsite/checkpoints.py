@@ -88,12 +88,14 @@ class RemoteCheckpoints:
         publish_folder(place, folder, tick)
         return place.uri
 
-    def prune(self, *, keep: int, keep_best: bool) -> None:
-        """Remove what is no longer kept, and what was never complete. Nobody else may be putting anything."""
+    def prune(self, *, keep: int, keep_best: bool, attempt: int) -> None:
+        """Remove what is no longer kept, and what was never complete, but for what a later attempt may be putting."""
         sizes = self.remote.list_files()
-        kept = choose_kept(self._choose_complete(sizes), keep=keep, keep_best=keep_best)
+        complete = self._choose_complete(sizes)
+        kept, over = choose_kept(complete, keep=keep, keep_best=keep_best), {one.name for one in complete}
         for name in {path.partition("/")[0] for path in sizes} - kept:
-            if _NAME.match(name):
+            match = _NAME.match(name)
+            if match is not None and (name in over or int(match[2]) <= attempt):
                 log.info("removing the checkpoint %s from the object store", name)
                 remove_folder(self.remote.child(name))
                 self._read.pop(name, None)

@@ -155,7 +155,7 @@ class Uploader:
                     self._put(one)
                 if batch:
                     self._put_changed(_EVENTS)
-                    self._store.prune(keep=self._keep, keep_best=self._keep_best)
+                    self._store.prune(keep=self._keep, keep_best=self._keep_best, attempt=self._attempt)
             except FetchError as error:
                 failures += 1
                 self._say(redact(explain(error, self._run.uri)))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,10 +45,9 @@ from llmos_workers.train.model import (
     load_model,
     load_tokenizer,
     load_trainable,
-    observe_device,
 )
 from llmos_workers.train.objective import Objective, build_objective
-from llmos_workers.train.options import Options
+from llmos_workers.train.options import Options, observe_rank_device
 from llmos_workers.train.order import Order
 from llmos_workers.train.reporting import Metrics, Reporter
 from llmos_workers.train.result import ResultMaker, read_outcome
@@ -111,10 +111,13 @@ class Attempt:
         """
         try:
             outcome = self._run()
-            if self._gang.is_leader:
+            if self._options.place.rank == 0:
                 self._keeping.publish(self._output)
         except Stopped:
-            self._keeping.finish(self._stop.requested_s)
+            # All of them stop here: none is to take the end of another one for a loss while it still uploads.
+            self._gang.part()
+            # It may be another rank that was asked to stop.
+            self._keeping.finish(self._stop.requested_s if self._stop.requested else time.monotonic())
             raise
         # Meanwhile the last checkpoint may have come to where it is safe.
         return outcome | {name: fact for name, fact in self.facts.items() if name == "lastCheckpoint" and fact}
@@ -185,7 +188,7 @@ class Attempt:
 
     @cached_property
     def _device(self) -> Device:
-        return observe_device(self._options.job.spec.trainer.precision, self._options.local_rank)
+        return observe_rank_device(self._options)
 
     @cached_property
     def _dataset(self) -> PreparedDataset:
@@ -338,10 +341,11 @@ class Attempt:
     @cached_property
     def _keeping(self) -> Keeping | NoKeeping:
         options = self._options
-        if not self._gang.is_leader:
+        # The gang does not tell: where the result is there already, no rank meets the others.
+        if options.place.rank:
             return NoKeeping()
-        wanted = options.job.spec.checkpoint
-        return build_keeping(options.store_uri, options.folder, wanted, options.attempt, options.trial, self._tick)
+        wanted, tick = options.job.spec.checkpoint, self._tick_alone
+        return build_keeping(options.store_uri, options.folder, wanted, options.attempt, options.trial, tick)
 
     def _build_heartbeat(self, state: State) -> Heartbeat:
         options = self._options
@@ -423,4 +427,11 @@ class Attempt:
         if self._reporter is not None:
             self._reporter.on_wait()
         if self._gang.should_stop(self._stop.requested):
+            raise Stopped
+
+    def _tick_alone(self) -> None:
+        """The same when the others are gone: nobody can be asked together with them any more."""
+        if self._reporter is not None:
+            self._reporter.on_wait()
+        if self._stop.requested:
             raise Stopped

@@ -87,7 +87,7 @@ class Distillation:
 
     def _compute_kl(self, model: Any, examples: Examples, chosen: Sequence[int], asking: Asking) -> Asked:
         totals, learned = [], 0
-        with torch.inference_mode(), asking.device.autocast():
+        with torch.no_grad(), asking.device.autocast():
             for rows in plan_micro_batches(list(chosen), examples.widths, asking.max_tokens):
                 batch = examples.build_micro_batch(rows, asking.padding).to(asking.device.device)
                 if batch.learned:

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 
 from llmos.api import FineTuneJob
 from llmos.api.search import apply_parameters
+from llmos_workers.fetch.main import build_ca_environment
 from llmos_workers.pulse import Pulse
 from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None, pulse: Pulse | None = None) -> 
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
+    os.environ.update(build_ca_environment(os.environ))
     options = build_options(build_parser().parse_args(arguments))
     ending = _Ending()
     attempt = ending.attempt = Attempt(options, pulse, ending.on_loss)

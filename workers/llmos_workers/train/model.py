@@ -45,13 +45,16 @@ class Device:
 
     device: torch.device
     compute: torch.dtype
+    caches: bool = True
+    """Whether casts of weights are kept to the end of the context. Of layers that are put together one by one they
+    would stay when the layer is given back, until the whole model is there."""
 
-    def autocast(self, *, caches: bool = True) -> contextlib.AbstractContextManager[Any]:
-        """A context in which matrices are multiplied in the compute type; with `caches` casts are kept to its end."""
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which matrices are multiplied in the compute type."""
         if self.compute == torch.float32:
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[Any] = torch.autocast(
-            self.device.type, self.compute, cache_enabled=caches
+            self.device.type, self.compute, cache_enabled=self.caches
         )
         return context
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmos.api import FineTuneJob
 from llmos_workers.train.meeting import Place
+from llmos_workers.train.model import Device, observe_device
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,9 @@ class Options:
     def folder(self) -> Path:
         """Where checkpoints and result are."""
         return self.work / "trials" / str(self.trial) if self.trial else self.work
+
+
+def observe_rank_device(options: Options) -> Device:
+    """What this rank computes on."""
+    device = observe_device(options.job.spec.trainer.precision, options.local_rank)
+    return replace(device, caches=not options.is_sharded)

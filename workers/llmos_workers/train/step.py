@@ -100,8 +100,7 @@ class Stepper:
         total = torch.zeros((), dtype=torch.float64 if self._device.device.type == "cpu" else torch.float32)
         total = total.to(self._device.device)
         for batch, weight in parts:
-            # What is cast would stay beside each layer that was put together, to the end of the micro-batch.
-            with self._device.autocast(caches=not self._gang.is_sharded):
+            with self._device.autocast():
                 loss = weight * self._compute_loss_sum(self._model, batch.to(self._device.device))
             (loss / max(1, learned)).backward()
             total += loss.detach()

@@ -226,6 +226,8 @@ _CHECKPOINT: Final = [
     Case(_JOB, f"{_STORAGE}.mode", "enum", "claim", "other"),
     Case(_JOB, f"{_STORAGE}.uri", "rule", "s3://bucket/a/b_c/", "s3://key:secret@bucket/a", says="the URI must be s3"),
     Case(_JOB, f"{_STORAGE}.uri", "rule", "gs://b.u/a", "hf://org/name", says="the URI must be s3"),
+    Case(_JOB, f"{_STORAGE}.uri", "rule", "s3://bucket/.a/..b/c..", "s3://bucket/a/../b", says="query, . and .."),
+    Case(_JOB, f"{_STORAGE}.uri", "rule", "s3://bucket/a.", "s3://bucket/./a", says="query, . and .."),
     Case(_JOB, f"{_STORAGE}.uri", "maxLength", "s3://b.u/" + "a" * 503, "s3://b.u/" + "a" * 504),
     Case(_JOB, f"{_STORAGE}.secretRef", "required:name", {"name": "store"}, {}),
     *reference(_JOB, f"{_STORAGE}.secretRef.name"),
