@@ -64,9 +64,19 @@ async def tenants(
             await wait_until_gone(api, name)
             tenant = build_tenant(name, [places[name]], accelerator=accelerator, egress=egress, guaranteed=count)
             await api.create(tenant)
+        await asyncio.gather(*(_wait_for_count(api, namespace) for namespace in made.values()))
         yield places
     finally:
         await _remove(api, guaranteed, made)
+
+
+async def _wait_for_count(api: Api, namespace: str) -> None:
+    """Wait until Kubernetes has counted what a quota counts: before that it refuses everything for a moment."""
+    await eventually(
+        f"the quotas of {namespace} are counted",
+        lambda: api.list("ResourceQuota", namespace),
+        lambda quotas: bool(quotas) and all(quota.get("status", {}).get("hard") for quota in quotas),
+    )
 
 
 async def _remove(api: Api, names: Iterable[str], made: Mapping[str, str]) -> None:

@@ -19,6 +19,10 @@ from llmos_operator.runtime.app import Operator, Options
 from llmos_operator.runtime.logs import CHATTY, read_key_fields
 
 _SETTINGS, _OPTIONS = Settings(), Options()
+_COLLECT_AFTER = (50_000, 20, 20)
+"""Objects that stay, and younger collections, after which the collector looks for cycles. Bodies that are read from
+memory have none, but by Python's own 700 reading 3,000 pods made it look through all of them again and again: 0.4 s
+instead of 0.08."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -189,6 +193,7 @@ def run(
     # What was imported stays for ever: to look through all of it for garbage would stop everything for 70 ms each time.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
     try:
         uvloop.run(Operator(settings, options, RECONCILERS).run())
     except NoClusterError as error:
