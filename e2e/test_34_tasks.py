@@ -41,8 +41,8 @@ def build_job(namespace: str, name: str, uri: str, form: str, **spec: Any) -> Ob
     return {"apiVersion": "llmos.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": whole}
 
 
-def build_pool(namespace: str, model: str) -> Object:
-    spec = {"modelRef": {"name": model}, "accelerator": {"class": "cpu"}, "contextLength": 1024, "replicas": 1}
+def build_pool(namespace: str, model: str, context: int = 1024) -> Object:
+    spec = {"modelRef": {"name": model}, "accelerator": {"class": "cpu"}, "contextLength": context, "replicas": 1}
     metadata = {"name": model, "namespace": namespace}
     return {"apiVersion": "llmos.dev/v1alpha1", "kind": "InferencePool", "metadata": metadata, "spec": spec}
 
@@ -76,8 +76,8 @@ async def complete(api: Api, job: Object) -> tuple[dict[str, Any], Object]:
     return {metric["name"]: metric for metric in done["status"]["evaluation"]["metrics"]}, model
 
 
-async def serve(api: Api, namespace: str, model: str) -> None:
-    await api.create(build_pool(namespace, model))
+async def serve(api: Api, namespace: str, model: str, context: int = 1024) -> None:
+    await api.create(build_pool(namespace, model, context))
     await eventually(
         "the pool is ready", lambda: api.get("InferencePool", model, namespace), is_ready, timeout_s=1200, poll_s=2
     )
@@ -189,7 +189,7 @@ async def test_vectors_of_texts_that_belong_together_are_near(
     job["spec"]["output"]["kind"] = "merged"
     _, model = await complete(api, job)
     assert model["status"]["resolved"]["architecture"] == "LlamaModel"
-    await serve(api, namespace, "finder")
+    await serve(api, namespace, "finder", context=128)  # as long as what it was trained with
     texts = ["Where do cats sleep?", "Cats sleep on the sofa.", "Where do dogs sleep?", "Dogs sleep on the mat."]
     vectors = [answer["embedding"] for answer in await ask(gateway, key, "/embeddings", "finder", texts)]
     near = [[sum(map(mul, vectors[i], vectors[j])) for j in (1, 3)] for i in (0, 2)]
