@@ -24,11 +24,13 @@ from e2e.cluster.paths import repository_dir
 from e2e.cluster.shell import run
 from e2e.support.api import Api, connect
 from e2e.support.gateway import SYSTEM_NAMESPACE, Gateway, build_key, install_gateway, wait_until_known
+from e2e.support.jobs import read_base_model
 from e2e.support.keys import Keys
-from e2e.support.objects import build_namespace
+from e2e.support.objects import build_namespace, is_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings, find_foreign_operator
 from e2e.support.removal import list_remains, remove_namespace, wait_until_nothing_remains
 from e2e.support.source import Source, serve_source
+from e2e.support.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -171,3 +173,13 @@ async def key(api: Api, gateway: Gateway, namespace: str) -> AsyncIterator[str]:
     await wait_until_known(api, presented)
     yield presented
     await api.delete("Secret", namespace, SYSTEM_NAMESPACE)
+
+
+@pytest.fixture
+async def base_model(api: Api, vllm_image: None, operator_process: OperatorProcess, namespace: str) -> None:
+    """The real model of the quick start, inspected, for jobs that change it."""
+    operator_process.ensure(OperatorSettings(start_timeout_s=1200, resync_s=30))
+    await api.create(read_base_model(namespace))
+    await eventually(
+        "the base model is known", lambda: api.get("LLMModel", "smollm2", namespace), is_ready, timeout_s=300
+    )

@@ -8,14 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import yaml
 
 from e2e.cluster.objects import Kubectl
-from e2e.cluster.paths import repository_dir
 from e2e.support.api import Api, Object
 from e2e.support.jobs import wait_for_job
 from e2e.support.objects import is_ready, read_condition
-from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
 from llmos.api import Reason
@@ -27,13 +24,6 @@ JOB = "support"
 JOB_S = 1500.0
 """Fetching 93 MB and converting it, for each pod anew, and some dozen steps on two busy cores."""
 STEPS = 24
-
-
-def read_base_model(namespace: str) -> Object:
-    """The real model of the quick start."""
-    documents = yaml.safe_load_all((repository_dir() / "examples" / "quickstart.yaml").read_text())
-    model: Object = next(each for each in documents if each["kind"] == "LLMModel")
-    return {**model, "metadata": {**model["metadata"], "namespace": namespace}}
 
 
 def build_job(namespace: str, uri: str, *, gate: Object | None = None, max_steps: int = STEPS) -> Object:
@@ -48,15 +38,6 @@ def build_job(namespace: str, uri: str, *, gate: Object | None = None, max_steps
     }
     metadata = {"name": JOB, "namespace": namespace}
     return {"apiVersion": "llmos.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec}
-
-
-@pytest.fixture
-async def base_model(api: Api, vllm_image: None, operator_process: OperatorProcess, namespace: str) -> None:
-    operator_process.ensure(OperatorSettings(start_timeout_s=1200, resync_s=30))
-    await api.create(read_base_model(namespace))
-    await eventually(
-        "the base model is known", lambda: api.get("LLMModel", "smollm2", namespace), is_ready, timeout_s=300
-    )
 
 
 async def wait_for_status(api: Api, namespace: str, what: str, is_so: Callable[[Any], object]) -> Object:

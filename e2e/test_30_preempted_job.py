@@ -18,13 +18,13 @@ import pytest
 from e2e.cluster.node import PRETEND_GPUS
 from e2e.cluster.objects import Kubectl
 from e2e.support.api import Api, Object
-from e2e.support.jobs import wait_for_job
+from e2e.support.jobs import read_base_model, wait_for_job
 from e2e.support.objects import PRETEND_CLASS, build_model, build_pool, is_ready, read_condition, wait_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.tenants import is_gated, tenants, wait_for_tenant
 from e2e.support.waiting import eventually
-from e2e.test_27_finetune import JOB, JOB_S, build_job, list_train_pods, read_base_model
+from e2e.test_27_finetune import JOB, JOB_S, build_job, list_train_pods
 from llmos.api.names import ANNOTATION_ATTEMPT, CONTAINER_TRAIN
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]

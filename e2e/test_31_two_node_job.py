@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 
 from e2e.support.api import Api, Object, RefusedError
-from e2e.support.jobs import wait_for_job
+from e2e.support.jobs import read_base_model, wait_for_job
 from e2e.support.objects import is_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
-from e2e.test_27_finetune import read_base_model
 from llmos.api.names import COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_GANG_SIZE, LABEL_JOB, LABEL_RANK
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]

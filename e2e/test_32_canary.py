@@ -17,12 +17,12 @@ import pytest
 
 from e2e.support.api import Api, Object
 from e2e.support.gateway import Gateway
-from e2e.support.jobs import wait_for_job
+from e2e.support.jobs import read_base_model, wait_for_job
 from e2e.support.objects import build_adapter, build_pool, is_ready, read_condition, wait_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
-from e2e.test_27_finetune import build_job, read_base_model
+from e2e.test_27_finetune import build_job
 from llmos.api import Reason
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3000)]

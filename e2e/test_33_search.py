@@ -9,12 +9,12 @@ from __future__ import annotations
 import pytest
 
 from e2e.support.api import Api, Object
-from e2e.support.jobs import OVER
+from e2e.support.jobs import OVER, read_base_model
 from e2e.support.objects import is_active, is_ready, read_condition
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
-from e2e.test_27_finetune import JOB, build_job, read_base_model
+from e2e.test_27_finetune import JOB, build_job
 from llmos.api.names import LABEL_JOB, LABEL_TRIAL
 from llmos.api.search import Search, propose_parameters
 

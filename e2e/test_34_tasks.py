@@ -13,11 +13,10 @@ import pytest
 
 from e2e.support.api import Api, Object
 from e2e.support.gateway import Gateway
-from e2e.support.objects import is_ready, read_condition
-from e2e.support.operator import OperatorProcess, OperatorSettings
+from e2e.support.jobs import complete_job
+from e2e.support.objects import is_ready
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
-from e2e.test_27_finetune import read_base_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3000)]
 
@@ -47,33 +46,10 @@ def build_pool(namespace: str, model: str, context: int = 1024) -> Object:
     return {"apiVersion": "llmos.dev/v1alpha1", "kind": "InferencePool", "metadata": metadata, "spec": spec}
 
 
-@pytest.fixture
-async def base_model(api: Api, vllm_image: None, operator_process: OperatorProcess, namespace: str) -> None:
-    operator_process.ensure(OperatorSettings(start_timeout_s=1200, resync_s=30))
-    await api.create(read_base_model(namespace))
-    await eventually(
-        "the base model is known", lambda: api.get("LLMModel", "smollm2", namespace), is_ready, timeout_s=300
-    )
-
-
 async def complete(api: Api, job: Object) -> tuple[dict[str, Any], Object]:
     """Run a job that must succeed; return its metrics by name, and the LLMModel that it made."""
-    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
     await api.create(job)
-    done = await eventually(
-        "the job has ended",
-        lambda: api.get("FineTuneJob", name, namespace),
-        lambda found: (found or {}).get("status", {}).get("phase") in {"Succeeded", "Failed"},
-        timeout_s=JOB_S,
-        poll_s=2,
-    )
-    assert done is not None
-    assert done["status"]["phase"] == "Succeeded", read_condition(done)
-    model = await eventually(
-        "its model is known", lambda: api.get("LLMModel", name, namespace), is_ready, timeout_s=300
-    )
-    assert model is not None
-    return {metric["name"]: metric for metric in done["status"]["evaluation"]["metrics"]}, model
+    return await complete_job(api, job, timeout_s=JOB_S)
 
 
 async def serve(api: Api, namespace: str, model: str, context: int = 1024) -> None:

@@ -12,13 +12,13 @@ import pytest
 
 from e2e.cluster.objects import Kubectl
 from e2e.support.api import Api
-from e2e.support.jobs import wait_for_job
-from e2e.support.object_store import make_bucket, run_moto
+from e2e.support.jobs import read_base_model, wait_for_job
+from e2e.support.object_store import serve_bucket
 from e2e.support.objects import is_ready
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.source import Source
 from e2e.support.waiting import eventually
-from e2e.test_27_finetune import JOB, JOB_S, STEPS, build_job, list_train_pods, read_base_model
+from e2e.test_27_finetune import JOB, JOB_S, STEPS, build_job, list_train_pods
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 
@@ -30,8 +30,7 @@ SECRET = "object-store"  # noqa: S105 - the name of a Secret
 def store(source: Source, tmp_path: Path) -> Iterator[str]:
     """URL of the server, where pods reach it: beside the source of models."""
     address = source.url.split("//")[1].split(":")[0]
-    with run_moto(tmp_path, address) as url:
-        make_bucket(url, BUCKET)
+    with serve_bucket(tmp_path, BUCKET, address) as url:
         yield url
 
 

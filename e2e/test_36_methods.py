@@ -8,12 +8,8 @@ from typing import Any
 import pytest
 
 from e2e.support.api import Api, Object
-from e2e.support.jobs import wait_for_job
-from e2e.support.objects import is_ready
-from e2e.support.operator import OperatorProcess, OperatorSettings
+from e2e.support.jobs import complete_job, wait_for_job
 from e2e.support.source import Source
-from e2e.support.waiting import eventually
-from e2e.test_27_finetune import read_base_model
 from llmos.api.names import COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_JOB
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3000)]
@@ -41,25 +37,6 @@ def build_job(namespace: str, name: str, source: Source, **spec: Any) -> Object:
     return {"apiVersion": "llmos.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": whole}
 
 
-@pytest.fixture
-async def base_model(api: Api, vllm_image: None, operator_process: OperatorProcess, namespace: str) -> None:
-    operator_process.ensure(OperatorSettings(start_timeout_s=1200, resync_s=30))
-    await api.create(read_base_model(namespace))
-    await eventually(
-        "the base model is known", lambda: api.get("LLMModel", "smollm2", namespace), is_ready, timeout_s=300
-    )
-
-
-async def complete(api: Api, job: Object) -> dict[str, Any]:
-    """Wait for a job that must succeed, and for its model; return its metrics by name."""
-    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
-    status = await wait_for_job(
-        api, namespace, name, "success", lambda status: status.get("phase") == "Succeeded", timeout_s=JOB_S
-    )
-    await eventually("its model is known", lambda: api.get("LLMModel", name, namespace), is_ready, timeout_s=300)
-    return {metric["name"]: metric for metric in status["evaluation"]["metrics"]}
-
-
 @pytest.mark.usefixtures("base_model")
 async def test_two_pods_hold_a_half_each_and_what_they_made_teaches_a_student(
     api: Api, source: Source, namespace: str
@@ -80,7 +57,7 @@ async def test_two_pods_hold_a_half_each_and_what_they_made_teaches_a_student(
     pods = await api.list("Pod", namespace, f"{LABEL_JOB}=wide,{LABEL_COMPONENT}={COMPONENT_TRAIN}")
     assert len(pods) == 2
     assert all("--sharded" in pod["spec"]["containers"][0]["command"] for pod in pods)
-    loss = (await complete(api, wide))["eval_loss"]
+    loss = (await complete_job(api, wide, timeout_s=JOB_S))[0]["eval_loss"]
     assert loss["result"] < 0.9 * loss["base"]
 
     distill = {"teacherRef": {"name": "wide"}, "alpha": 1.0}
@@ -92,7 +69,7 @@ async def test_two_pods_hold_a_half_each_and_what_they_made_teaches_a_student(
         hyperparameters={"learningRate": 0.001},
     )
     await api.create(student)
-    metrics = await complete(api, student)
+    metrics, _ = await complete_job(api, student, timeout_s=JOB_S)
     assert metrics["eval_kl"]["result"] < 0.5 * metrics["eval_kl"]["base"]
     assert metrics["eval_loss"]["teacher"] == pytest.approx(loss["result"], rel=0.02)
 
@@ -101,8 +78,6 @@ async def test_two_pods_hold_a_half_each_and_what_they_made_teaches_a_student(
 async def test_an_adapter_is_learned_on_a_base_model_of_four_bits(api: Api, source: Source, namespace: str) -> None:
     job = build_job(namespace, "quartered", source, method={"tuning": "qlora"}, hyperparameters={"learningRate": 0.001})
     await api.create(job)
-    loss = (await complete(api, job))["eval_loss"]
-    assert loss["result"] < 0.9 * loss["base"]
-    model = await api.get("LLMModel", "quartered", namespace)
-    assert model is not None
+    metrics, model = await complete_job(api, job, timeout_s=JOB_S)
+    assert metrics["eval_loss"]["result"] < 0.9 * metrics["eval_loss"]["base"]
     assert model["spec"]["adapter"]["baseModelRef"] == {"name": "smollm2"}

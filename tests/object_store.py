@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import httpx
+import pytest
 from aiohttp import web
 
-from e2e.support.object_store import make_bucket, run_moto
+from e2e.support.object_store import serve_bucket
 from tests.workers.fetch.servers import serve
 
-__all__ = ["KEY", "Door", "make_bucket", "open_door", "run_moto"]
+__all__ = ["KEY", "Door", "open_door", "serve_bucket"]
 
 KEY = "key-of-the-job"
 
@@ -57,6 +58,11 @@ class Door:
                 return web.Response(status=answer.status, headers=said)
             said.pop("Content-Length", None)
             return web.Response(status=answer.status, headers=said, body=await answer.read())
+
+    def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have this process reach the server through the door."""
+        for name, value in self.environment().items():
+            monkeypatch.setenv(name, value)
 
     def environment(self, key: str = KEY) -> dict[str, str]:
         """What the Secret has."""

@@ -1,12 +1,15 @@
-"""What the stories of FineTuneJobs share: waiting for a job's status."""
+"""What the stories of FineTuneJobs share: their base model, and waiting for what becomes of a job."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
 
+import yaml
+
+from e2e.cluster.paths import repository_dir
 from e2e.support.api import Api, Object
-from e2e.support.objects import read_condition
+from e2e.support.objects import is_ready, read_condition
 from e2e.support.waiting import eventually
 
 OVER: Final = frozenset({"Succeeded", "Failed"})
@@ -29,3 +32,24 @@ async def wait_for_job(
     assert job is not None
     status: Object = job["status"]
     return status
+
+
+def read_base_model(namespace: str) -> Object:
+    """The real model of the quick start."""
+    documents = yaml.safe_load_all((repository_dir() / "examples" / "quickstart.yaml").read_text())
+    model: Object = next(each for each in documents if each["kind"] == "LLMModel")
+    return {**model, "metadata": {**model["metadata"], "namespace": namespace}}
+
+
+async def complete_job(api: Api, job: Object, *, timeout_s: float) -> tuple[dict[str, Any], Object]:
+    """Wait for a job that must succeed; return its metrics by name, and the LLMModel that it made."""
+    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+    status = await wait_for_job(
+        api, namespace, name, "success", lambda status: status.get("phase") == "Succeeded", timeout_s=timeout_s
+    )
+    output = job["spec"]["output"]["name"]
+    model = await eventually(
+        "its model is known", lambda: api.get("LLMModel", output, namespace), is_ready, timeout_s=300
+    )
+    assert model is not None
+    return {metric["name"]: metric for metric in status["evaluation"]["metrics"]}, model

@@ -55,6 +55,14 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
     raise RuntimeError(log.read_text())
 
 
+@contextmanager
+def serve_bucket(folder: Path, name: str, address: str = "127.0.0.1") -> Iterator[str]:
+    """Run the server with a bucket. Yields its URL."""
+    with run_moto(folder, address) as url:
+        make_bucket(url, name)
+        yield url
+
+
 def make_bucket(server: str, name: str) -> None:
     """Make a bucket. The first request takes long where others use the machine: moto imports what it needs then."""
     httpx.put(f"{server}/{name}", timeout=120).raise_for_status()

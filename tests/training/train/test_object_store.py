@@ -24,7 +24,7 @@ from llmos_workers.train.attempt import Attempt
 from llmos_workers.train.errors import KeepingError
 from llmos_workers.train.main import build_options
 from tests.authority import make_authority
-from tests.object_store import Door, make_bucket, open_door, run_moto
+from tests.object_store import Door, open_door, serve_bucket
 from tests.training.train.gang_world import build_ranks, complete, start
 from tests.training.train.world import World, finish, start_attempt, steps_done, wait_for
 
@@ -38,16 +38,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with run_moto(tmp_path_factory.mktemp("moto")) as url:
-        make_bucket(url, BUCKET)
+    with serve_bucket(tmp_path_factory.mktemp("moto"), BUCKET) as url:
         yield url
 
 
 @pytest.fixture
 def door(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     with open_door(server) as door:
-        for name, value in door.environment().items():
-            monkeypatch.setenv(name, value)
+        door.enter(monkeypatch)
         yield door
 
 

@@ -32,6 +32,22 @@ def test_safetensors_are_counted_exactly(tmp_path: Path, shards: int) -> None:
     assert facts.digest.startswith("sha256:")
 
 
+@pytest.mark.parametrize(
+    ("said", "context"),
+    [
+        (b'{"max_seq_length": 128}', 128),
+        (b'{"max_seq_length": 100000}', 512),
+        (b'{"max_seq_length": null}', 512),
+        (b"[]", 512),
+        (b"no JSON", 512),
+    ],
+)
+def test_an_embedding_model_takes_texts_as_long_as_it_was_made_for(tmp_path: Path, said: bytes, context: int) -> None:
+    facts = inspect(tmp_path, {**build_model(), "sentence_bert_config.json": said})
+    assert facts.config is not None
+    assert (facts.max_context, facts.config.max_context_tokens) == (context, context)
+
+
 def test_32_bit_weights_are_served_in_16(tmp_path: Path) -> None:
     facts = inspect(tmp_path, build_model("float32"))
     assert (facts.weights_bytes, facts.dtype) == (2 * PARAMETERS, "bfloat16")

@@ -28,7 +28,7 @@ from llmos_workers.fetch.inspection import inspect_model
 from llmos_workers.fetch.retry import RetryPolicy
 from llmos_workers.fetch.sources import open_source
 from llmos_workers.fetch.volume import Volume
-from tests.object_store import make_bucket, run_moto
+from tests.object_store import serve_bucket
 from tests.workers.fetch.models import PARAMETERS, build_model
 from tests.workers.fetch.servers import Fault, FileServer
 
@@ -37,8 +37,7 @@ BUCKET = "models"
 
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with run_moto(tmp_path_factory.mktemp("moto")) as url:
-        make_bucket(url, BUCKET)
+    with serve_bucket(tmp_path_factory.mktemp("moto"), BUCKET) as url:
         yield url
 
 

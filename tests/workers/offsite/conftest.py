@@ -10,23 +10,21 @@ import pytest
 
 from llmos_workers.offsite.remote import RemoteFolder
 from llmos_workers.train.files import describe_file
-from tests.object_store import Door, make_bucket, open_door, run_moto
+from tests.object_store import Door, open_door, serve_bucket
 
 BUCKET = "checkpoints"
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with run_moto(tmp_path_factory.mktemp("moto")) as url:
-        make_bucket(url, BUCKET)
+    with serve_bucket(tmp_path_factory.mktemp("moto"), BUCKET) as url:
         yield url
 
 
 @pytest.fixture
 def door(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     with open_door(server) as door:
-        for name, value in door.environment().items():
-            monkeypatch.setenv(name, value)
+        door.enter(monkeypatch)
         yield door
 
 

@@ -10,6 +10,7 @@ parameters; there the estimate from the configuration's shape is taken.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 CONVERTED_DTYPE: Final = "bfloat16"
 CONVERTED_BYTES: Final = 2
+_TEXT_CONFIG: Final = "sentence_bert_config.json"
 _MAX_CONFIG_BYTES: Final = 8 << 20
 _MAX_SHARDS: Final = 2_048
 _PARALLEL: Final = 8
@@ -71,7 +73,8 @@ def inspect_model(
     check_remote_code(config, listing.revision, trusted_revision)
     if not selection.has_tokenizer:
         raise SourceNotFoundError("The model has no tokenizer", "Put tokenizer.json beside the weights.")
-    return _describe_safetensors(config, _read_headers(source, selection, retry), listing, selection)
+    longest = retry.call(lambda: _read_longest_text(source, listing))
+    return _describe_safetensors(config, _read_headers(source, selection, retry), listing, selection, longest)
 
 
 def refuse_adapter(listing: Listing) -> None:
@@ -91,6 +94,18 @@ def read_gguf_header(source: Source, file: RemoteFile) -> GgufHeader:
     """Read the head of a GGUF file and leave the rest."""
     with source.open_stream(file) as chunks:
         return parse_gguf_header(chunks)
+
+
+def _read_longest_text(source: Source, listing: Listing) -> int | None:
+    """Return how many tokens an embedding model takes, as sentence-transformers and engines read it; None if all."""
+    file = listing.find(_TEXT_CONFIG)
+    if file is None or file.size_bytes > _MAX_CONFIG_BYTES:
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(read_range(source, file, 0, file.size_bytes))
+        length = found.get("max_seq_length") if isinstance(found, dict) else None
+        return length if isinstance(length, int) and length > 0 else None
+    return None
 
 
 def _read_config(source: Source, listing: Listing) -> dict[str, object]:
@@ -124,9 +139,15 @@ def _describe_gguf(header: GgufHeader, listing: Listing, selection: Selection) -
 
 
 def _describe_safetensors(
-    config: Mapping[str, object], tensors: list[Tensor], listing: Listing, selection: Selection
+    config: Mapping[str, object],
+    tensors: list[Tensor],
+    listing: Listing,
+    selection: Selection,
+    longest_tokens: int | None,
 ) -> ResolvedModel:
     shape = _parse(config)
+    if longest_tokens is not None and longest_tokens < shape.max_context_tokens:
+        shape = shape.model_copy(update={"max_context_tokens": longest_tokens})
     if shape.dtype == "float32":
         shape = shape.model_copy(update={"dtype": CONVERTED_DTYPE})
     loaded = list(_without_tied_head(tensors, config))
