@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from llmos.api.names import FIELD_MANAGER, STATUS_FIELD_MANAGER
-from llmos_operator.kube.client import Kube, Object, Objects
+from llmos_operator.kube.client import Kube, Object, Objects, View
 from llmos_operator.kube.errors import Conflict, KubeError, NotFound
 from llmos_operator.kube.resources import PODS, Resource, resource_of
 from tests.operator import fake_merge
@@ -127,12 +127,14 @@ class FakeKube(Kube):
         self._fail("get", resource.kind)
         return copy.deepcopy(self._objects.get(place))
 
-    async def list(self, resource: Resource, *, namespace: str = "", label_selector: str = "") -> Objects:
+    async def list(
+        self, resource: Resource, *, namespace: str = "", label_selector: str = "", view: View | None = None
+    ) -> Objects:
         self.reads.append(Write("list", resource.kind, namespace))
         self._fail("list", resource.kind)
         selected = parse_selector(label_selector)
         return [
-            item
+            view(item) if view is not None else item
             for item in self.all(resource)
             if item["metadata"].get("namespace", "") == namespace or not namespace
             if selected(item["metadata"].get("labels") or {})

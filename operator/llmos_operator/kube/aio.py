@@ -20,7 +20,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from llmos.api.names import FIELD_MANAGER, STATUS_FIELD_MANAGER
-from llmos_operator.kube.client import Kube, Object, Objects
+from llmos_operator.kube.client import Kube, Object, Objects, View
 from llmos_operator.kube.errors import Fenced, Invalid, KubeError, NotFound, Unavailable, build_error
 from llmos_operator.kube.freshness import Freshness
 from llmos_operator.kube.resources import EVENTS, PODS, Resource, resource_of
@@ -103,9 +103,12 @@ class AioKube(Kube):
                 return None
             raise
 
-    async def list(self, resource: Resource, *, namespace: str = "", label_selector: str = "") -> Objects:
+    async def list(
+        self, resource: Resource, *, namespace: str = "", label_selector: str = "", view: View | None = None
+    ) -> Objects:
         def convert(item: Object) -> Object:
-            return _without_managed_fields(item, resource)
+            whole = _without_managed_fields(item, resource)
+            return view(whole) if view is not None else whole
 
         if label_selector and (floor := self._freshness.floor(resource.kind)):
             recent = {"labelSelector": label_selector, "resourceVersion": floor, "resourceVersionMatch": "NotOlderThan"}

@@ -10,17 +10,19 @@ manager, so a field that it no longer names disappears, and a field that someone
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from llmos.api.names import FIELD_MANAGER
 from llmos_operator.kube.resources import Resource
 
-__all__ = ["Kube", "Object", "Objects", "Resource"]
+__all__ = ["Kube", "Object", "Objects", "Resource", "View"]
 
 Object = dict[str, Any]
 """One Kubernetes object as JSON has it."""
 Objects = list[Object]  # Inside `Kube`, `list` is a method.
+View = Callable[[Object], Object]
+"""What to show of an object. Pure; what it returns may be shown again as long as the object does not change."""
 
 
 class Kube(Protocol):
@@ -33,8 +35,13 @@ class Kube(Protocol):
         """Return one object, or None if it does not exist."""
         ...
 
-    async def list(self, resource: Resource, *, namespace: str = "", label_selector: str = "") -> Objects:
-        """Return all matching objects, without `managedFields`; an empty namespace means all of them."""
+    async def list(
+        self, resource: Resource, *, namespace: str = "", label_selector: str = "", view: View | None = None
+    ) -> Objects:
+        """Return all matching objects, without `managedFields`; an empty namespace means all of them.
+
+        With `view`, what it shows of each instead, its labels among that: not to be changed, it may be shown again.
+        """
         ...
 
     async def create(self, manifest: Mapping[str, Any]) -> Object:

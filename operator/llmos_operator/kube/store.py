@@ -45,7 +45,7 @@ from llmos.api.names import (
     LABEL_POOL,
     MANAGED_BY,
 )
-from llmos_operator.kube.client import Object, Objects
+from llmos_operator.kube.client import Object, Objects, View
 from llmos_operator.kube.resources import (
     ACCELERATOR_CLASSES,
     FINE_TUNE_JOBS,
@@ -109,12 +109,22 @@ class Told(dict[Place, float]):
     """Whether everything was forgotten meanwhile: the answer must not be remembered."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Body:
     version: int
     data: bytes
     learnt_s: float
     owner: Owner
+    shown: tuple[View, Object] | None = None
+    """What a view showed of it last. One is kept: there is one reader that looks at all pods all the time."""
+
+    def show(self, view: View | None) -> Object:
+        if view is None:
+            body: Object = orjson.loads(self.data)
+            return body
+        if self.shown is None or self.shown[0] is not view:
+            self.shown = view, view(orjson.loads(self.data))
+        return self.shown[1]
 
 
 class Store:
@@ -184,13 +194,16 @@ class Store:
         places = sorted(self._places[kind])
         return [orjson.loads(self._bodies[place].data) for place in places]
 
-    def list_pods(self, owner: Owner) -> Objects | None:
-        """Return the bodies of the pods of a pool or a job, or of all; None if the API server must be asked."""
+    def list_pods(self, owner: Owner, view: View | None = None) -> Objects | None:
+        """Return the bodies of the pods of a pool or a job, or of all; None if the API server must be asked.
+
+        With `view`, what it shows of each: the same object as the last time, if the pod has not changed since.
+        """
         if any(map(owner.may_cover, self._missing[PODS.kind].values())) or not self.is_listed(PODS.kind):
             return None
         owners = [owner] if owner.name else filter(owner.covers, self._pods)
         places = [place for each in owners for place in self._pods.get(each, ())]
-        return [orjson.loads(self._bodies[place].data) for place in sorted(places)]
+        return [self._bodies[place].show(view) for place in sorted(places)]
 
     @contextmanager
     def request(self) -> Iterator[Told]:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from llmos.api.names import FIELD_MANAGER, LABEL_MANAGED_BY, MANAGED_BY
-from llmos_operator.kube.client import Kube, Object, Objects
+from llmos_operator.kube.client import Kube, Object, Objects, View
 from llmos_operator.kube.freshness import Freshness
 from llmos_operator.kube.resources import PODS, Resource, resource_of
 from llmos_operator.kube.store import OWN_KINDS, OWNER_LABELS, Owner, Place, Store, find_owner, is_kept
@@ -107,21 +107,25 @@ class StoredKube(Kube):
         # An event may have told more than the answer does.
         return self._store.get(place) or answer
 
-    async def list(self, resource: Resource, *, namespace: str = "", label_selector: str = "") -> Objects:
+    async def list(
+        self, resource: Resource, *, namespace: str = "", label_selector: str = "", view: View | None = None
+    ) -> Objects:
         if resource.kind in OWN_KINDS and not namespace and not label_selector:
-            return await self._list_own(resource)
+            items = await self._list_own(resource)
+            return [view(item) for item in items] if view is not None else items
         terms = _read_terms(label_selector) if resource == PODS else {}
         if (owner := _read_owner(namespace, terms)) is not None:
-            return await self._list_pods(owner, terms)
-        return await self._server.list(resource, namespace=namespace, label_selector=label_selector)
+            return await self._list_pods(owner, terms, view)
+        return await self._server.list(resource, namespace=namespace, label_selector=label_selector, view=view)
 
-    async def _list_pods(self, owner: Owner, terms: Mapping[str, str]) -> Objects:
+    async def _list_pods(self, owner: Owner, terms: Mapping[str, str], view: View | None) -> Objects:
         """Return pods of ours. What a person gave the label of a pool is not watched, and not shown."""
         if not self._store.is_listed(PODS.kind):
             await self._learn_bodies(PODS, _WATCHED_PODS)
-        pods = self._store.list_pods(owner)
+        pods = self._store.list_pods(owner, view)
         if pods is None:
             pods = await self._ask_for_pods(owner)
+            pods = [view(pod) for pod in pods] if view is not None else pods
         else:
             self._on_answer("list", PODS.kind)
         return [pod for pod in pods if _is_selected(pod, terms)]

@@ -1,4 +1,8 @@
-"""What the ledger reads from the pods of a gang, whoever its owner is. Pure."""
+"""What the ledger reads from the pods of a gang, whoever its owner is. Pure.
+
+It looks at all pods many times a second, so it is shown of each only what it reads (`show_pod`): a whole pod is ten
+times as large.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from llmos.api import AcceleratorClass, Tenant
-from llmos.api.names import GATE_QUOTA, LABEL_GANG_SIZE, LABEL_RANK
+from llmos.api.names import (
+    ANNOTATION_ACCELERATOR_CLASS,
+    ANNOTATION_QUOTA,
+    GATE_QUOTA,
+    LABEL_GANG_SIZE,
+    LABEL_RANK,
+)
 from llmos_operator.planning.failures import read_time
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.quota import GangState
@@ -14,8 +24,25 @@ from llmos_operator.planning.quota_record import QuotaRecord
 
 JsonObject = Mapping[str, Any]
 
+_METADATA: Final = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
+_ANNOTATIONS: Final = (ANNOTATION_QUOTA, ANNOTATION_ACCELERATOR_CLASS)
+_SPEC: Final = ("schedulingGates", "nodeName", "nodeSelector", "affinity", "priority", "terminationGracePeriodSeconds")
+
 FINISHED: Final = frozenset({"Succeeded", "Failed"})
 _LONGEST_NUMBER: Final = 4
+
+
+def show_pod(pod: JsonObject) -> dict[str, Any]:
+    """Return what the ledger reads of a pod, and what its writes to a pod are made from."""
+    metadata, spec = pod["metadata"], pod["spec"]
+    annotations = metadata.get("annotations") or {}
+    return {
+        "metadata": {key: metadata[key] for key in _METADATA if key in metadata}
+        | {"annotations": {key: annotations[key] for key in _ANNOTATIONS if key in annotations}},
+        "spec": {key: spec[key] for key in _SPEC if key in spec}
+        | {"containers": [{"resources": each.get("resources") or {}} for each in spec["containers"]]},
+        "status": {"phase": (pod.get("status") or {}).get("phase", "")},
+    }
 
 
 def is_gated(pod: JsonObject) -> bool:

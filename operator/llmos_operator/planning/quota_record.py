@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,14 +40,21 @@ class QuotaRecord:
 
 
 _ADAPTER = TypeAdapter(QuotaRecord)
+_NOTHING = QuotaRecord()
 
 
 def read_record(metadata: Mapping[str, Any]) -> QuotaRecord:
     """Read the annotation from a pod's metadata; an empty record if there is none that can be understood."""
+    text = (metadata.get("annotations") or {}).get(ANNOTATION_QUOTA)
+    return _read(text) if text else _NOTHING
+
+
+@lru_cache(maxsize=8192)  # Each pass reads the records of all gangs that hold something, and few of them are new.
+def _read(text: str) -> QuotaRecord:
     try:
-        return _ADAPTER.validate_json((metadata.get("annotations") or {}).get(ANNOTATION_QUOTA, "{}"))
+        return _ADAPTER.validate_json(text)
     except ValidationError:
-        return QuotaRecord()
+        return _NOTHING
 
 
 def build_record_annotation(record: QuotaRecord) -> dict[str, str]:

@@ -26,12 +26,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, Tenant, Toleration
+from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, Toleration
 from llmos.api.names import (
     CPU_CLASS,
     LABEL_FABRIC_DOMAIN,
@@ -44,28 +44,20 @@ from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.quota import (
     Gang,
-    GangKind,
-    GangState,
     Node,
-    Placement,
     QuotaRules,
     Snapshot,
     Swap,
 )
+from llmos_operator.planning.quota_drafts import Drafts
 from llmos_operator.planning.quota_jobs import build_job_gangs, is_train_pod
 from llmos_operator.planning.quota_orphans import build_stand_in
 from llmos_operator.planning.quota_pods import (
     FINISHED,
-    clamp_priority,
     count_requested,
-    has_gate,
-    read_created_s,
     read_labels,
     read_node,
     read_phase,
-    read_rank,
-    read_size,
-    read_state,
     requests_accelerators,
 )
 from llmos_operator.planning.quota_record import read_record
@@ -111,6 +103,7 @@ def build_snapshot(
     swaps: Iterable[Swap] = (),
     untenanted: Mapping[str, int] | None = None,
     domain_labels: Sequence[str] = DOMAIN_LABELS,
+    drafts: Drafts | None = None,
 ) -> Snapshot:
     """Return what the ledger decides from.
 
@@ -120,9 +113,10 @@ def build_snapshot(
         swaps: who was asked to go for whom, as earlier plans said.
         untenanted: accelerators by class for namespaces of no tenant, all together.
         domain_labels: node labels that tell which nodes a fast network connects.
+        drafts: of the last look; what comes out is the same without them.
     """
     owners = find_owners(observed.tenants.all)
-    gangs = build_gangs(observed, owners)
+    gangs = build_gangs(observed, owners, drafts)
     return Snapshot(
         now_s=observed.now.timestamp(),
         tenants=build_tenant_quotas(observed.tenants, untenanted or {}, gangs),
@@ -158,7 +152,7 @@ def build_nodes(observed: Observed, gangs: Sequence[Gang], domain_labels: Sequen
     return tuple(nodes)
 
 
-def build_gangs(observed: Observed, owners: Owners) -> tuple[Gang, ...]:
+def build_gangs(observed: Observed, owners: Owners, drafts: Drafts | None = None) -> tuple[Gang, ...]:
     """Return the replicas of all pools on accelerators, those that wait and those that hold some, those that hold some
     and have no pool any more, and the attempts of jobs."""
     pools = {(pool.metadata.namespace or "", pool.metadata.name): pool for pool in observed.pools}
@@ -169,12 +163,15 @@ def build_gangs(observed: Observed, owners: Owners) -> tuple[Gang, ...]:
         key = pod["metadata"]["namespace"], labels.get(LABEL_POOL, "")
         if LABEL_REPLICA in labels and not is_train_pod(pod) and (key in pools or _holds_any(pod, observed.classes)):
             replicas.setdefault(key, {}).setdefault(labels[LABEL_REPLICA], []).append(pod)
+    drafts = drafts if drafts is not None else Drafts()
+    drafts.begin(observed.classes)
     gangs = []
     for key, members in replicas.items():
         pool = pools.get(key) or build_stand_in(*key, list(chain(*members.values())), observed.classes)
         if pool is not None and pool.spec.accelerator.class_name != CPU_CLASS:
             name = owners.by_namespace.get(key[0], "")
-            gangs += _build_gangs_of_pool(pool, members, name, tenants.get(name), observed)
+            minimum = _count_minimum(pool, observed.now)
+            gangs += drafts.build_gangs(pool, members, name, tenants.get(name), minimum)
     return (*gangs, *build_job_gangs(observed.pods, observed.classes, observed.jobs, owners, tenants))
 
 
@@ -182,84 +179,11 @@ def _holds_any(pod: JsonObject, classes: Iterable[AcceleratorClass]) -> bool:
     return bool(read_node(pod)) and read_phase(pod) not in FINISHED and requests_accelerators(pod, classes)
 
 
-def _build_gangs_of_pool(
-    pool: InferencePool, members: Mapping[str, list[JsonObject]], owner: str, tenant: Tenant | None, observed: Observed
-) -> list[Gang]:
-    gangs = [
-        _build_gang(_as_made(pool, pods, observed.classes), name, pods, owner, tenant)
-        for name, pods in members.items()
-        if not all(read_phase(pod) in FINISHED for pod in pods)
-    ]
-    made = {f"{pool.metadata.namespace}/{name}" for name, pods in members.items() if len(pods) >= read_size(pods)}
-    gangs = [gang for gang in gangs if gang.state is not GangState.WAITING or gang.id in made]
-    gangs.sort(key=lambda gang: (gang.state is GangState.WAITING, gang.created_s, gang.id))
-    staying = [gang for gang in gangs if gang.state not in (GangState.STOPPING, GangState.ENDING)]
-    minimum = {gang.id for gang in staying[: _count_minimum(pool, observed.now)]}
-    return [replace(gang, kind=GangKind.REPLICA) if gang.id in minimum else gang for gang in gangs]
-
-
 def _count_minimum(pool: InferencePool, now: datetime) -> int:
     """Replicas of the pool that are not a burst."""
     if pool.spec.scaling is None or pool.spec.replicas is not None:
         return pool.spec.replicas or 0
     return find_limits(pool.spec.scaling, now).min_replicas
-
-
-def _as_made(pool: InferencePool, pods: Sequence[JsonObject], classes: Iterable[AcceleratorClass]) -> InferencePool:
-    """Return the pool with the accelerators of these pods: those of an earlier revision hold what they were made with.
-
-    Otherwise whoever writes a smaller count into a pool whose rollout does not go on would hold what nobody counts.
-    """
-    leader = min(pods, key=read_rank)
-    wanted = leader["spec"].get("nodeSelector") or {}
-    asked = {each.metadata.name: each for each in classes if requests_accelerators(leader, (each,))}
-    if not asked:
-        return pool
-    now = pool.spec.accelerator
-    made_for = [name for name, each in sorted(asked.items()) if each.spec.node_selector == wanted] or [now.class_name]
-    name = now.class_name if now.class_name in made_for else made_for[0]
-    resource = (asked.get(name) or next(iter(asked.values()))).spec.resource_name
-    count = sum(count_requested(container, resource) for container in leader["spec"]["containers"])
-    if (name, count) == (now.class_name, now.count):
-        return pool
-    accelerator = now.model_copy(update={"class_name": name, "count": count})
-    return pool.model_copy(update={"spec": pool.spec.model_copy(update={"accelerator": accelerator})})
-
-
-def _build_gang(pool: InferencePool, name: str, pods: Sequence[JsonObject], owner: str, tenant: Tenant | None) -> Gang:
-    leader = min(pods, key=read_rank)
-    record = read_record(leader["metadata"])
-    state = read_state(pods, record)
-    holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(has_gate, pods)))
-    placement = None if holds_nothing else record.placement or _placement_without_record(pool, pods)
-    created_s = read_created_s(leader)
-    admitted_s = record.admitted_s or created_s
-    return Gang(
-        id=f"{pool.metadata.namespace}/{name}",
-        tenant=owner,
-        owner=f"{pool.metadata.namespace}/{pool.metadata.name}",
-        kind=GangKind.BURST,
-        classes=(pool.spec.accelerator.class_name,),
-        pods=len(record.placement.nodes) if record.placement else max(len(pods), read_size(pods)),
-        accelerators_per_pod=pool.spec.accelerator.count,
-        priority=clamp_priority(leader, tenant),
-        created_s=created_s,
-        grace_s=float(pool.spec.drain.timeout_seconds),
-        state=state,
-        since_s=admitted_s,
-        placement=placement,
-        admitted_s=admitted_s,
-        stop=record.stop,
-        reservation=record.reservation if state is GangState.WAITING else None,
-        attempts=record.attempts,
-        retry_at_s=record.retry_at_s,
-    )
-
-
-def _placement_without_record(pool: InferencePool, pods: Sequence[JsonObject]) -> Placement:
-    """Where pods stand that were made before there was any quota: those that have no node yet hold some somewhere."""
-    bound = [name for pod in sorted(pods, key=read_rank) if (name := read_node(pod))]
-    return Placement(pool.spec.accelerator.class_name, tuple(bound))
 
 
 def _held_by_gangs(gangs: Iterable[Gang]) -> Counter[tuple[str, str]]:

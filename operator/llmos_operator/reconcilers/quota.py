@@ -43,7 +43,7 @@ from llmos_operator.planning.quota_news import (
     build_tenant_news,
     holds_accelerators,
 )
-from llmos_operator.planning.quota_pods import requests_accelerators
+from llmos_operator.planning.quota_pods import requests_accelerators, show_pod
 from llmos_operator.planning.quota_view import Observed, build_snapshot, find_swaps
 from llmos_operator.planning.quota_writes import (
     Audit,
@@ -200,7 +200,7 @@ async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observe
 
 async def _observe_gang_pods(context: Context) -> Objects:
     # All at once: what is remembered is read anew for each list, and nearly all pods of ours are these.
-    pods = await context.kube.list(PODS, label_selector=f"{LABEL_MANAGED_BY}={MANAGED_BY}")
+    pods = await context.kube.list(PODS, label_selector=f"{LABEL_MANAGED_BY}={MANAGED_BY}", view=show_pod)
     return [pod for pod in pods if pod["metadata"]["labels"].get(LABEL_COMPONENT) in GANGS]
 
 
@@ -223,7 +223,7 @@ async def _observe_strangers(context: Context, classes: tuple[AcceleratorClass, 
         listed = await asyncio.gather(*(context.kube.list(PODS, label_selector=selector) for selector in STRANGERS))
         board.strangers_read = now
         board.strangers = [
-            _slim_pod(pod)
+            show_pod(pod)
             for pods in listed
             for pod in pods
             if pod["spec"].get("nodeName") and requests_accelerators(pod, classes)
@@ -237,6 +237,7 @@ def _build_snapshot(context: Context, observed: Observed) -> Snapshot:
         rules=QuotaRules(),
         swaps=find_swaps(observed.pods),
         untenanted=dict(context.settings.untenanted),
+        drafts=context.quota.drafts,
     )
 
 
@@ -340,16 +341,4 @@ def _slim_node(node: Object) -> Object:
             "allocatable": status.get("allocatable") or {},
             "conditions": [c for c in status.get("conditions") or () if c["type"] == "Ready"],
         },
-    }
-
-
-def _slim_pod(pod: Object) -> Object:
-    metadata = pod["metadata"]
-    return {
-        "metadata": {key: metadata[key] for key in ("name", "namespace") if key in metadata},
-        "spec": {
-            "nodeName": pod["spec"].get("nodeName", ""),
-            "containers": [{"resources": c.get("resources") or {}} for c in pod["spec"]["containers"]],
-        },
-        "status": {"phase": (pod.get("status") or {}).get("phase", "")},
     }

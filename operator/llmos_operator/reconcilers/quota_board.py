@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from llmos_operator.kube.client import Objects
 from llmos_operator.planning.quota.plan import QuotaPlan, QuotaReport
+from llmos_operator.planning.quota_drafts import Drafts
 from llmos_operator.planning.quota_jobs import build_job_owner, read_job_owner
 from llmos_operator.planning.quota_news import (
     POSITION_S,
@@ -57,6 +58,7 @@ class QuotaBoard:
         self.on_news: Callable[[Key], None] = _tell_nobody
         self.on_pass: Callable[[Pass | None], None] = _tell_nobody
         self.parsed = Parsed(limit=POOLS_KEPT)
+        self.drafts = Drafts()
         self.forget()
 
     def forget(self) -> None:

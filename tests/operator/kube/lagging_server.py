@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 from llmos.api.names import FIELD_MANAGER
-from llmos_operator.kube.client import Object, Objects
+from llmos_operator.kube.client import Object, Objects, View
 from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import Resource
 from tests.operator.fake_kube import START, FakeKube, Place, parse_selector
@@ -60,8 +60,10 @@ class LaggingServer(FakeKube):
     async def get(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
         return self._answer(await super().get(resource, name, namespace))
 
-    async def list(self, resource: Resource, *, namespace: str = "", label_selector: str = "") -> Objects:
-        return self._answer(await super().list(resource, namespace=namespace, label_selector=label_selector))
+    async def list(
+        self, resource: Resource, *, namespace: str = "", label_selector: str = "", view: View | None = None
+    ) -> Objects:
+        return self._answer(await super().list(resource, namespace=namespace, label_selector=label_selector, view=view))
 
     async def visit(
         self,

@@ -20,6 +20,7 @@ from llmos.api.names import (
     LABEL_POOL,
     MANAGED_BY,
 )
+from llmos_operator.kube.client import Object, View
 from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES, Resource
 from llmos_operator.kube.store import AGE_S, Place
@@ -163,11 +164,11 @@ class World:
 
     def list_all_pods(self) -> None:
         if not self.kube.is_learning(PODS):
-            self.check_pods("", OURS)
+            self.check_pods("", OURS, show_metadata)
 
-    def check_pods(self, namespace: str, selector: str) -> None:
+    def check_pods(self, namespace: str, selector: str, view: View | None = None) -> None:
         before, gone, floor = self.pods() & self.known_pods, set(self.gone_pods), dict(self.floor)
-        found = run(self.kube.list(PODS, namespace=namespace, label_selector=selector))
+        found = run(self.kube.list(PODS, namespace=namespace, label_selector=selector, view=view))
         uids = {pod["metadata"]["uid"] for pod in found}
         assert before & self.pods() <= uids
         assert not gone & uids
@@ -215,6 +216,10 @@ class World:
 
     def keep(self, place: Place, version: int) -> None:
         self.floor[place] = max(self.floor.get(place, 0), version)
+
+
+def show_metadata(item: Object) -> Object:
+    return {"metadata": item["metadata"]}
 
 
 Action = Callable[[World], None]
@@ -355,6 +360,25 @@ def test_pods_are_asked_for_once_and_again_after_one_was_deleted_or_the_watch_be
     world.the_watch_of_pods_begins_anew()
     world.list_pods()
     assert (world.server.visits, len(world.server.reads)) == (2, 1)
+
+
+def test_what_a_view_shows_of_a_pod_is_the_same_object_until_the_pod_changes() -> None:
+    world = World()
+    world.make_a_pod()
+    world.another_makes_a_pod()
+
+    def look() -> list[Object]:
+        world.all_events_arrive()
+        return run(world.kube.list(PODS, label_selector=OURS, view=show_metadata))
+
+    before = look()
+    assert all(a is b for a, b in zip(before, look(), strict=True))
+    assert [set(shown) for shown in before] == [{"metadata"}] * 2
+    world.another_changes_a_pod()
+    assert [a is b for a, b in zip(before, look(), strict=True)] == [True, False]
+    whole = run(world.kube.list(PODS, label_selector=OURS))
+    assert [pod["metadata"] for pod in whole] == [shown["metadata"] for shown in look()]
+    assert "spec" in whole[0]
 
 
 def test_pods_of_other_owners_and_namespaces_are_not_shown_nor_those_that_are_not_watched() -> None:
