@@ -93,11 +93,8 @@ async def reconcile_quota(context: Context, _key: Key) -> Result:
     # One that is being deleted, or cannot be read, is a Tenant: nothing is given away for its sake.
     tenants = await observe_tenants(context)
     if context.settings.admission is Admitter.KUEUE:
-        result = await _stand_aside(context, tenants, now, began_s)
-    else:
-        result = await _give_out(context, tenants, now, began_s) if tenants.exist else await _lift_all(context, now)
-    board.next_pass = context.now() + timedelta(seconds=max(SHORTEST_PAUSE_S, board.look_s))
-    return result
+        return await _stand_aside(context, tenants, now, began_s)
+    return await _give_out(context, tenants, now, began_s) if tenants.exist else await _lift_all(context, now)
 
 
 async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: float) -> Result:
@@ -114,7 +111,7 @@ async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: 
     pods = group_by_gang(observed.pods)
     gangs = {gang.id: gang for gang in snapshot.gangs}
     decisions = build_decisions(plan, gangs, pods, now, snapshot.rules.swap_window_s)
-    board.look_s = time.perf_counter() - began_s
+    _pace(context, began_s)
     await _write_all(context, build_completions(pods))
     audits = await _carry_out(context, decisions)
     report = ledger.report()
@@ -128,6 +125,12 @@ async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: 
     return Result(requeue_after_s=_next_look_s(plan, snapshot.now_s, may_reclaim=may_reclaim))
 
 
+def _pace(context: Context, began_s: float) -> None:
+    """Pause from here on: what a look decided is written meanwhile."""
+    look_s = time.perf_counter() - began_s
+    context.quota.next_pass = context.now() + timedelta(seconds=max(SHORTEST_PAUSE_S, look_s))
+
+
 async def _stand_aside(context: Context, tenants: Tenants, now: datetime, began_s: float) -> Result:
     """Where Kueue admits: lift nothing, reclaim nothing; count what tenants hold, and say who decides."""
     board = context.quota
@@ -137,7 +140,7 @@ async def _stand_aside(context: Context, tenants: Tenants, now: datetime, began_
         return DONE
     observed = await _observe(context, tenants, now)
     snapshot = _build_snapshot(context, observed)
-    board.look_s = time.perf_counter() - began_s
+    _pace(context, began_s)
     meters = _count_seconds(board, tenants.readable, snapshot, now)
     decides = build_decides_fact(is_installed=await is_kueue_installed(context))
     board.publish({}, build_held_news(tenants.readable, snapshot.gangs, meters, decides), now)
@@ -155,7 +158,9 @@ def _next_look_s(plan: QuotaPlan, now_s: float, *, may_reclaim: bool) -> float:
 async def _lift_all(context: Context, now: datetime) -> Result:
     """Without any Tenant there is no quota: lift the gates that are left, and look again for some that come late."""
     board = context.quota
+    began_s = time.perf_counter()
     pods = await _observe_gang_pods(context)
+    _pace(context, began_s)
     await _write_all(context, build_liftings(pods))
     if board.was_on is None:
         return DONE

@@ -68,8 +68,6 @@ class QuotaBoard:
         self.nodes_read: datetime | None = None
         self.strangers: Objects = []
         self.strangers_read: datetime | None = None
-        self.look_s = 0.0
-        """How long it took last to read everything and to plan."""
         self.next_pass: datetime | None = None
         self.reclaimed: datetime | None = None
         self.was_on: datetime | None = None
