@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -199,11 +199,15 @@ class Store:
 
         With `view`, what it shows of each: the same object as the last time, if the pod has not changed since.
         """
-        if any(map(owner.may_cover, self._missing[PODS.kind].values())) or not self.is_listed(PODS.kind):
+        if not self.is_listed(PODS.kind) or self.find_doubted_pods(owner):
             return None
         owners = [owner] if owner.name else filter(owner.covers, self._pods)
         places = [place for each in owners for place in self._pods.get(each, ())]
         return [self._bodies[place].show(view) for place in sorted(places)]
+
+    def find_doubted_pods(self, owner: Owner) -> Sequence[Place]:
+        """Return the pods that may exist, may be a pool's or a job's, and whose bodies are not known."""
+        return [place for place, whose in self._missing[PODS.kind].items() if owner.may_cover(whose)]
 
     @contextmanager
     def request(self) -> Iterator[Told]:

@@ -19,6 +19,7 @@ from llmos_operator.kube.freshness import Freshness
 from llmos_operator.kube.resources import PODS, Resource, resource_of
 from llmos_operator.kube.store import OWN_KINDS, OWNER_LABELS, Owner, Place, Store, find_owner, is_kept
 
+FEW_PODS: Final = 8
 _IS_LABEL: Final = re.compile(r"[\w./-]+")
 _WATCHED_PODS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
@@ -122,13 +123,21 @@ class StoredKube(Kube):
         """Return pods of ours. What a person gave the label of a pool is not watched, and not shown."""
         if not self._store.is_listed(PODS.kind):
             await self._learn_bodies(PODS, _WATCHED_PODS)
-        pods = self._store.list_pods(owner, view)
+        pods = await self._recall_pods(owner, view)
         if pods is None:
             pods = await self._ask_for_pods(owner)
             pods = [view(pod) for pod in pods] if view is not None else pods
         else:
             self._on_answer("list", PODS.kind)
         return [pod for pod in pods if _is_selected(pod, terms)]
+
+    async def _recall_pods(self, owner: Owner, view: View | None) -> Objects | None:
+        """Return remembered pods; the few that are in doubt are asked for one by one, which is less than all pods."""
+        doubted = self._store.find_doubted_pods(owner)
+        if len(doubted) <= FEW_PODS:
+            for place in doubted:
+                await self.get(PODS, place.name, place.namespace)
+        return self._store.list_pods(owner, view)
 
     async def _ask_for_pods(self, owner: Owner) -> Objects:
         selector = f"{_WATCHED_PODS},{owner.label}={owner.name}" if owner.name else _WATCHED_PODS

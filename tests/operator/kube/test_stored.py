@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from llmos_operator.kube.client import Object, View
 from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES, Resource
 from llmos_operator.kube.store import AGE_S, Place
-from llmos_operator.kube.stored import Memory, StoredKube
+from llmos_operator.kube.stored import FEW_PODS, Memory, StoredKube
 from tests.operator.kube.lagging_server import LaggingServer, run
 
 NAMESPACE = "ns"
@@ -356,7 +357,7 @@ def test_pods_are_asked_for_once_and_again_after_one_was_deleted_or_the_watch_be
     for _ in range(3):
         world.list_pods()
         world.all_events_arrive()
-    assert [read.verb for read in world.server.reads] == ["list"]
+    assert [read.verb for read in world.server.reads] == ["get"]
     world.the_watch_of_pods_begins_anew()
     world.list_pods()
     assert (world.server.visits, len(world.server.reads)) == (2, 1)
@@ -379,6 +380,18 @@ def test_what_a_view_shows_of_a_pod_is_the_same_object_until_the_pod_changes() -
     whole = run(world.kube.list(PODS, label_selector=OURS))
     assert [pod["metadata"] for pod in whole] == [shown["metadata"] for shown in look()]
     assert "spec" in whole[0]
+
+
+@pytest.mark.parametrize(("count", "verbs"), [(FEW_PODS, ["get"] * FEW_PODS), (FEW_PODS + 1, ["list"])])
+def test_few_pods_in_doubt_are_asked_for_one_by_one_and_many_in_one_list(count: int, verbs: list[str]) -> None:
+    world = World()
+    for number in range(count + 3):
+        world.server.put(child("Pod", f"{NAME}-{number}", NAME))
+    world.list_all_pods()
+    for number in range(count):
+        run(world.kube.delete(PODS, f"{NAME}-{number}", NAMESPACE))
+    world.list_all_pods()
+    assert [read.verb for read in world.server.reads] == verbs
 
 
 def test_pods_of_other_owners_and_namespaces_are_not_shown_nor_those_that_are_not_watched() -> None:
