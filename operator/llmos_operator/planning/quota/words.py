@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -23,19 +24,17 @@ class Explainer:
         self._holdings = holdings
         self._rules = rules
         self._now_s = now_s
-        self._told: dict[tuple[str, ...], tuple[Reason, str]] = {}
+        self._told: dict[tuple[object, ...], tuple[Reason, str]] = {}
         self._owners: dict[tuple[str, str], frozenset[str]] = {}
 
     def explain(self, waiting: Iterable[Gang]) -> tuple[Waiting, ...]:
         """Return one explanation for each gang, first those that are served first."""
         ordered = sorted(waiting, key=self._order_key)
         ahead: dict[str, int] = {}
-        of: dict[str, int] = {}
-        for gang in ordered:
-            of[_line_of(gang)] = of.get(_line_of(gang), 0) + 1
+        lines = [_line_of(gang) for gang in ordered]
+        of = Counter(lines)
         explained = []
-        for gang in ordered:
-            line = _line_of(gang)
+        for gang, line in zip(ordered, lines, strict=True):
             ahead[line] = ahead.get(line, 0) + 1
             reason, message = self._explain(gang)
             place = f" It is number {ahead[line]} of {of[line]} that wait." if of[line] > 1 else ""
@@ -63,6 +62,8 @@ class Explainer:
         parts = [self._explain_in_class(gang, name) for name in gang.classes]
         if not parts:
             return Reason.QuotaExceeded, "It names no accelerator class."
+        if len(parts) == 1:
+            return parts[0]
         # Whatever the quota allows is nearer than what it does not.
         reason = min((reason for reason, _ in parts), key=lambda reason: reason is not Reason.WaitsForRoom)
         return reason, " ".join(dict.fromkeys(message for _, message in parts))
@@ -81,7 +82,7 @@ class Explainer:
 
     def _explain_in_class(self, gang: Gang, class_name: str) -> tuple[Reason, str]:
         """Gangs of one tenant, class and size wait for the same: it is put into words once."""
-        key = gang.tenant, class_name, str(gang.pods), str(gang.accelerators_per_pod), str(sorted(gang.node_selector))
+        key = gang.tenant, class_name, gang.pods, gang.accelerators_per_pod, gang.node_selector
         if key not in self._told:
             self._told[key] = self._put_into_words(gang, class_name)
         return self._told[key]
