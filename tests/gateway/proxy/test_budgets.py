@@ -8,6 +8,7 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -339,6 +340,19 @@ async def test_the_operator_is_told_what_tenants_have_used() -> None:
             load = GatewayLoad.model_validate_json(await response.read())
     assert {use.window: use.used for use in load.tenants["acme"]}["month"] == 10
     assert not load.shares_budgets
+
+
+async def test_the_operator_is_told_the_tokens_of_the_month_of_tenants_with_and_without_limits() -> None:
+    async with open_engine() as engine, open_tenant(engine) as stage:
+        for _ in range(2):
+            assert await read_status(ask(stage, max_tokens=100)) == 200
+        async with stage.client.get(f"{stage.admin_url}/load") as response:
+            load = GatewayLoad.model_validate_json(await response.read())
+        (first, _) = await stage.read_log(2)
+    tokens = load.months["acme"]
+    assert tokens.input_tokens + tokens.cached_tokens == 2 * first["prompt_tokens"]
+    assert tokens.output_tokens == 2 * first["completion_tokens"] > 0
+    assert tokens.month == datetime.now(UTC).strftime("%Y-%m")
 
 
 EVERY_END = {"caller_gone", "engine_error", "replica_lost", ""}
