@@ -125,6 +125,13 @@ def run(
             help="Address range of name servers outside of kube-system that tenants' pods may ask; may be repeated.",
         ),
     ] = None,
+    probe_ports: Annotated[
+        bool,
+        typer.Option(
+            envvar="LLMOS_PROBE_PORTS",
+            help="Try whether ports of tenants' replicas are closed to the operator, which must be a pod for that.",
+        ),
+    ] = _SETTINGS.probes_ports,
     internal_range: Annotated[
         list[str] | None,
         typer.Option(
@@ -180,6 +187,7 @@ def run(
         untenanted=tuple(map(_parse_share, untenanted or ())),
         chart_name=chart_name,
         dns_addresses=tuple(dns_address or ()),
+        probes_ports=probe_ports,
         internal_ranges=tuple(internal_range or _SETTINGS.internal_ranges),
     )
     options = Options(

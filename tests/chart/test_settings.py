@@ -63,6 +63,7 @@ def test_every_value_reaches_the_operator(parse: Parse) -> None:
             "image_pull_timeout_s": 120,
             "chart_name": "models",
             "dns_address": ["169.254.20.10/32"],
+            "probe_ports": False,
             "internal_range": ["10.0.0.0/8", "203.0.113.0/24"],
             "workers": 16,
             "resync_s": 60.0,

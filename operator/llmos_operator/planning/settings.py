@@ -65,5 +65,7 @@ class Settings:
     """What the chart puts before the names of what it makes."""
     dns_addresses: tuple[str, ...] = ()
     """Address ranges of name servers outside of kube-system, such as a node-local cache, that tenants' pods may ask."""
+    probes_ports: bool = False
+    """Whether to try what policies close; only where the operator is a pod, for a node reaches the pods on it."""
     internal_ranges: tuple[str, ...] = INTERNAL_RANGES
     """Address ranges that are not the internet: the fetch steps of tenants reach none of them."""

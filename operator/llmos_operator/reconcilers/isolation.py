@@ -20,10 +20,13 @@ from llmos.api.isolation import CHECKS, Check, Finding
 from llmos.api.names import (
     ADMISSION_POLICY,
     COMPONENT_GATEWAY,
+    COMPONENT_REPLICA,
     CONDITION_ISOLATION_READY,
     LABEL_COMPONENT,
     LABEL_FETCHES,
+    LABEL_MANAGED_BY,
     LABEL_TENANT,
+    MANAGED_BY,
 )
 from llmos.api.tenancy import find_owners
 from llmos_operator.kube.client import Object
@@ -54,10 +57,12 @@ from llmos_operator.planning.isolation import (
     build_isolation_fact,
     check_accelerators,
     check_backstop,
+    check_closed_ports,
     check_engines,
     check_policies,
     check_salt,
     check_way_out,
+    find_probed,
     is_as_made,
     name_namespace,
     plan_backstop,
@@ -163,6 +168,10 @@ def _is_missing(findings: Iterable[Finding]) -> bool:
 async def _look(look: _Look, owned: Sequence[str], inputs: str) -> Sighting:
     shared, _ = await asyncio.gather(_look_at_cluster(look.context), _observe_own(look))
     namespaces = {name: await _reconcile_namespace(look, name) for name in owned}
+    if look.context.settings.probes_ports:
+        # Here, and all at once: what is closed does not answer, and is waited for.
+        tried = await asyncio.gather(*(_try_doors(look.context, name) for name in owned))
+        namespaces = {name: (*namespaces[name], found) for name, found in zip(owned, tried, strict=True)}
     await _hand_over(look)
     await _prune(look, owned)
     is_strict = look.tenant.spec.isolation.profile == "strict"
@@ -178,6 +187,12 @@ async def _look_at_cluster(context: Context) -> tuple[Finding, ...]:
         context.kube.list(PODS, namespace=settings.namespace, label_selector=f"{LABEL_COMPONENT}={COMPONENT_GATEWAY}"),
     )
     return check_backstop(policy, binding, name), check_salt(gateways)
+
+
+async def _try_doors(context: Context, namespace: str) -> Finding:
+    selector = f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_COMPONENT}={COMPONENT_REPLICA}"
+    pods = await context.kube.list(PODS, namespace=namespace, label_selector=selector)
+    return check_closed_ports(await context.probe_doors(find_probed(pods)))
 
 
 async def _observe_own(look: _Look) -> None:

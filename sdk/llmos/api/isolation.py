@@ -22,6 +22,7 @@ class Check(StrEnum):
     POD_SECURITY = "pod-security"
     NETWORK = "network"
     OTHER_POLICIES = "other-policies"
+    CLOSED_PORTS = "closed-ports"
     TOKEN = "token"  # noqa: S105 - the name of a check
     LIMITS = "limits"
     QUOTA = "quota"
@@ -59,6 +60,10 @@ CHECKS: Final[dict[Check, CheckInfo]] = {
     Check.OTHER_POLICIES: CheckInfo(
         "No other NetworkPolicy opens pods of LLMOS: policies add up.",
         "Delete the policy, or let its podSelector name only your own pods.",
+    ),
+    Check.CLOSED_PORTS: CheckInfo(
+        "The served API of an engine does not open for the operator, to whom only the control port is open.",
+        "Use a network plugin that enforces NetworkPolicies, such as Calico or Cilium: now nothing is closed.",
     ),
     Check.TOKEN: CheckInfo(
         "The default ServiceAccount gives pods no token.",

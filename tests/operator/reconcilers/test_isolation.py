@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +23,8 @@ from llmos_operator.kube.resources import (
     SERVICE_ACCOUNTS,
     TENANTS,
 )
+from llmos_operator.planning.isolation import Doors
+from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.isolation import FIRST_LOOK_S, LOOK_S
 from tests.operator.reconcilers.tenants import backstop, build_namespace, build_tenant, surroundings
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
@@ -299,6 +303,35 @@ async def test_a_pool_tells_how_its_namespace_is_kept_apart() -> None:
     pool = await world.pool()
     assert read_problems(pool) == []
     assert condition(pool, "IsolationReady")["status"] == "True"
+
+
+@pytest.mark.parametrize("is_enforced", [True, False])
+async def test_ports_that_policies_close_are_tried_at_the_replicas_of_the_namespace(is_enforced: bool) -> None:
+    tried: list[Mapping[str, str]] = []
+
+    async def probe(addresses: Mapping[str, str]) -> dict[str, Doors]:
+        tried.append(addresses)
+        return {name: Doors(control=True, engine=not is_enforced) for name in addresses}
+
+    world = world_of(build_model(), build_pool())
+    world.context = replace(world.context, settings=Settings(probes_ports=True), probe_doors=probe)
+    tenant = await look(world)
+    assert "closed-ports: [team-a] no replica is ready" in condition(tenant, "IsolationReady")["message"]
+    await world.model()
+    await world.pool()
+    (name,) = world.pod_names()
+    world.start_pods()
+    world.pass_time(LOOK_S)
+    told = await look(world), await world.pool()
+    assert tried == [{}, {name: "10.0.0.1"}]
+    for each in told:
+        problems = [] if is_enforced else [Check.CLOSED_PORTS]
+        assert [problem.check for problem in read_problems(each)] == problems
+        assert "closed-ports: " in condition(each, "IsolationReady")["message"]
+
+
+async def test_an_operator_that_is_no_pod_tries_no_ports() -> None:
+    assert "closed-ports" not in condition(await look(world_of()), "IsolationReady")["message"]
 
 
 async def test_a_pool_of_no_tenant_says_nothing_about_isolation() -> None:
