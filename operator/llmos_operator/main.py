@@ -107,6 +107,14 @@ def run(
             help="With Kueue: the LocalQueue of pools for which neither they nor their Tenant name one.",
         ),
     ] = _SETTINGS.kueue_queue,
+    min_run_s: Annotated[
+        int,
+        typer.Option(
+            envvar="LLMOS_MIN_RUN_S",
+            min=0,
+            help="How long a replica or a job runs at least before it may be asked to go for others, in seconds.",
+        ),
+    ] = _SETTINGS.min_run_s,
     untenanted: Annotated[
         list[str] | None,
         typer.Option(
@@ -184,6 +192,7 @@ def run(
         withdraw_after_s=withdraw_after_s,
         admission=admission,
         kueue_queue=kueue_queue,
+        min_run_s=min_run_s,
         untenanted=tuple(map(_parse_share, untenanted or ())),
         chart_name=chart_name,
         dns_addresses=tuple(dns_address or ()),

@@ -55,6 +55,7 @@ def test_every_value_reaches_the_operator(parse: Parse) -> None:
             "ca_bundle_config_map": "company-authorities",
             "admission": "kueue",
             "kueue_queue": "accelerators",
+            "min_run_s": 120,
             "untenanted": ["nvidia-l4=2"],
             "drain_settle_s": 5,
             "start_timeout_s": 3600,

@@ -57,6 +57,8 @@ class Settings:
     """Who says which replicas may have their accelerators."""
     kueue_queue: str = "default"
     """LocalQueue of pools for which neither they nor their Tenant name one."""
+    min_run_s: int = 0
+    """Nobody is asked to go for others sooner than this after its admission."""
     untenanted: tuple[tuple[str, int], ...] = ()
     """Accelerators by class for namespaces of no Tenant, all together, once there is a Tenant."""
     image_pull_timeout_s: int = 60
