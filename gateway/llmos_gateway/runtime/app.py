@@ -337,6 +337,8 @@ class Gateway:
             server.sweep()
             tools.accounts.gateways = tools.queueing.gateways = store.gateways = 1 + len(self._watch.peers())
             since_s = self._clock() - limit_s
+            for tenant in [name for name in store.read() if self._catalog.is_gone(name)]:
+                store.forget(tenant)
             for call in [call for call in road.calls if call.arrived_s < since_s]:
                 call.interrupt(TimeLimitError(f"The answer took longer than {limit_s:g} s.", "time_limit"))
 

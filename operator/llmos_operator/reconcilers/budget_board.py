@@ -82,6 +82,12 @@ class BudgetBoard:
         self._told[name] = news, now
         return news
 
+    def find_keepers(self, tenant: Tenant, now: datetime) -> list[str]:
+        """Return the gateways that tell of the budget of a Tenant on its way out; they drop it when nothing can use it
+        any more."""
+        self._tenants[tenant.metadata.name] = tenant
+        return sorted(load.gateway for load in self._find_fresh(now) if tenant.metadata.name in load.tenants)
+
     def take(self, load: GatewayLoad, now: datetime) -> None:
         """A gateway tells."""
         self._loads[load.gateway] = load, now

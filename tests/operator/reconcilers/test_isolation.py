@@ -10,6 +10,7 @@ import pytest
 
 from llmos.api.apikeys import StoredKey, build_key_secret
 from llmos.api.isolation import Check, Finding, parse_findings
+from llmos.api.load import GatewayLoad, TokenUse
 from llmos.api.names import LABEL_TENANT
 from llmos_operator.kube.errors import Forbidden
 from llmos_operator.kube.resources import (
@@ -208,6 +209,20 @@ async def test_a_tenant_that_was_deleted_says_what_is_left_and_stays_closed_unti
         assert left in message
     assert "b-key" not in message
     assert world.kube.all(NETWORK_POLICIES) != []
+
+
+async def test_a_tenant_that_was_deleted_waits_until_no_gateway_keeps_its_budget() -> None:
+    world = world_of(tokens={"perDay": "1k"})
+    await look(world)
+    uses = {"a": (TokenUse(window="day", start_s=0, used=7),)}
+    world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b", tenants=uses), world.time)
+    await world.kube.delete(TENANTS, "a")
+    message = condition(await look(world))["message"]
+    assert "Token budget in gateway gateway-1 (it goes with the last request)." in message
+    world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b"), world.time)
+    await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+    assert not world.context.budgets.is_needed()
 
 
 async def test_what_is_taken_away_from_a_tenant_that_is_being_deleted_comes_back_and_strict_stays_strict() -> None:
