@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -85,6 +86,8 @@ _CHECK_OF_KIND: Final = {
 }
 Place = tuple[str, str, str]
 """Kind, namespace and name."""
+
+_audit = logging.getLogger("llmos.audit")
 
 
 @dataclass(frozen=True)
@@ -253,10 +256,13 @@ async def _apply(look: _Look, manifest: Manifest) -> str:
     if stored is None and manifest["kind"] == SERVICE_ACCOUNTS.kind:
         return "ServiceAccount default does not exist yet."  # Kubernetes makes it; the operator may not.
     if not is_as_made(manifest, stored):
+        old = "missing" if stored is None else "not as it was made"
         try:
             stored = await look.context.kube.apply(manifest)
         except (Forbidden, Invalid) as error:
             return f"{manifest['kind']} {place[2]} is refused: {error.message}"
+        why = CHECKS[_CHECK_OF_KIND[place[0]]].enforced_by
+        _tell_audit("isolate", look.tenant, place, old=old, new="as it was made", why=why)
     return "" if is_as_made(manifest, stored) else f"{manifest['kind']} {place[2]} is not as it was made."
 
 
@@ -283,6 +289,9 @@ async def _prune(look: _Look, owned: Sequence[str]) -> None:
         elif kind != SERVICE_ACCOUNTS.kind:
             uid = item["metadata"]["uid"]
             await look.context.kube.delete(resource_of(item), name, namespace, uid=uid)
+        if kind != SERVICE_ACCOUNTS.kind:
+            why = f"{namespace or name} is no namespace of the tenant any more, or it is not needed there."
+            _tell_audit("release", look.tenant, place, old="as it was made", new="gone", why=why)
 
 
 async def _release_namespace(context: Context, namespace: Object) -> None:
@@ -293,6 +302,16 @@ async def _release_namespace(context: Context, namespace: Object) -> None:
         await context.kube.apply(build_account_release(name))
     # Last: as long as the label is there, a release that was interrupted is found again.
     await context.kube.apply(build_namespace_release(name, uid))
+
+
+def _tell_audit(action: str, tenant: Tenant, place: Place, *, old: str, new: str, why: str) -> None:
+    """Write the line of a decision that was carried out."""
+    kind, namespace, name = place
+    what = {"kind": kind, "namespace": namespace, "name": name}
+    audit = {"action": action, "tenant": tenant.metadata.name, **what, "old": old, "new": new, "why": why}
+    _audit.info(
+        "%s %s %s", action, kind, f"{namespace}/{name}" if namespace else name, extra={"fields": {"audit": audit}}
+    )
 
 
 def _place(item: Object) -> Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmos.api.apikeys import StoredKey, build_key_secret
-from llmos.api.isolation import Check, Finding, parse_findings
+from llmos.api.isolation import CHECKS, Check, Finding, parse_findings
 from llmos.api.load import GatewayLoad, TokenUse
 from llmos.api.names import LABEL_TENANT
 from llmos_operator.kube.errors import Forbidden
@@ -88,6 +89,33 @@ async def test_what_is_taken_away_comes_back(kind: Any) -> None:
     world.pass_time(LOOK_S)
     assert read_problems(await look(world)) == []
     assert [item["metadata"]["name"] for item in world.kube.all(kind)] == before
+
+
+async def test_what_is_put_back_or_taken_away_is_one_line_of_the_audit_log(caplog: pytest.LogCaptureFixture) -> None:
+    world = world_of()
+    await look(world)
+    policy = world.kube.stored(NETWORK_POLICIES, NAMESPACE, "llmos-default-deny")
+    world.kube.put({**policy, "spec": {**policy["spec"], "ingress": [{}]}})
+    world.pass_time(LOOK_S)
+    with caplog.at_level(logging.INFO, logger="llmos.audit"):
+        await look(world)
+        (line,) = [vars(record)["fields"]["audit"] for record in caplog.records]
+        caplog.clear()
+        await world.kube.delete(TENANTS, "a")
+        await world.reconcile("Tenant", "a", "")
+    assert line == {
+        "action": "isolate",
+        "tenant": "a",
+        "kind": "NetworkPolicy",
+        "namespace": NAMESPACE,
+        "name": "llmos-default-deny",
+        "old": "not as it was made",
+        "new": "as it was made",
+        "why": CHECKS[Check.NETWORK].enforced_by,
+    }
+    released = [vars(record)["fields"]["audit"] for record in caplog.records]
+    assert {each["action"] for each in released} == {"release"}
+    assert {each["kind"] for each in released} == {kind.kind for kind in (NAMESPACES, *OWN_KINDS)}
 
 
 async def test_an_opening_that_somebody_adds_to_a_policy_is_closed_again() -> None:
