@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmos.api import AcceleratorClass, Reason, Tenant
+from llmos.api import AcceleratorClass, Engine, Reason, Tenant
 from llmos.api.isolation import Check, Finding, format_findings
 from llmos.api.names import (
     CONDITION_ISOLATION_READY,
@@ -46,6 +46,7 @@ WAITING_AT_LEAST: Final = 32
 BACKSTOP_QUOTA: Final = "llmos-quota"
 """Name of the ResourceQuota."""
 SALT_VARIABLE: Final = "LLMOS_CACHE_SALT_SECRET_FILE"
+KV_CONNECTOR: Final = "kv-transfer-config"
 SALT_OPTION: Final = "--cache-salt-secret-file"
 PROBED_AT_MOST: Final = 3
 """Replicas of a namespace whose ports are tried in one look."""
@@ -277,6 +278,18 @@ def _loose(container: JsonObject) -> list[str]:
         "has capabilities": "ALL" not in (capabilities.get("drop") or ()) or capabilities.get("add"),
     }
     return [f"container {container['name']} {word}" for word, is_so in found.items() if is_so]
+
+
+def check_kv_store(engine: Engine | None, *, is_shared: bool) -> Finding:
+    """Say whether cached prompts leave the engines of a pool, or of a job, which has none.
+
+    The salt of a tenant is part of vLLM's own hashes of blocks. Connectors to stores outside may hash by themselves,
+    and some lose it.
+    """
+    if engine is None or KV_CONNECTOR not in engine.args:
+        return Finding(Check.KV_STORE, True, "cached prompts stay in the engine.")
+    seen = f"engine.args has {KV_CONNECTOR}, and not every connector keeps the salts of tenants."
+    return Finding(Check.KV_STORE, not is_shared, seen)
 
 
 def check_way_out(*, fetches: bool, is_strict: bool) -> Finding:

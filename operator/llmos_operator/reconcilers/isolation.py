@@ -60,6 +60,7 @@ from llmos_operator.planning.isolation import (
     check_backstop,
     check_closed_ports,
     check_engines,
+    check_kv_store,
     check_policies,
     check_salt,
     check_way_out,
@@ -346,11 +347,13 @@ def look_at_pool(
         refusal = build_failure(Reason.NotIsolated, "Nobody has looked yet.") if refused else None
         # At one whose Tenant cannot be read nobody looks until that has changed, which is an event.
         return PoolIsolation((fact,), refusal, None if owner in tenants.unreadable else FIRST_LOOK_S)
+    is_dedicated = any(t.metadata.name == owner and t.spec.isolation.dedicated_pools for t in tenants.all)
     fetches = any((pod["metadata"].get("labels") or {}).get(LABEL_FETCHES) for pod in pods)
     findings = (
         *sighting.namespaces[namespace],
         *sighting.shared,
         check_engines(pods),
+        check_kv_store(pool.spec.engine if isinstance(pool, InferencePool) else None, is_shared=not is_dedicated),
         check_way_out(fetches=fetches, is_strict=sighting.is_strict),
     )
     fact = build_isolation_fact(findings)

@@ -31,6 +31,7 @@ class Check(StrEnum):
     ACCELERATORS = "accelerators"
     SALT = "salt"
     ENGINE = "engine"
+    KV_STORE = "kv-store"
     WAY_OUT = "way-out"
 
 
@@ -96,6 +97,11 @@ CHECKS: Final[dict[Check, CheckInfo]] = {
     Check.ENGINE: CheckInfo(
         "Engine pods: no root, no capabilities, no token, a read-only root file system, seccomp.",
         "Delete the pod: the operator makes it anew. If it comes back like this, a mutating webhook changes it.",
+    ),
+    Check.KV_STORE: CheckInfo(
+        "No connector carries cached prompts of several tenants out of an engine.",
+        "Take kv-transfer-config out of engine.args; or set isolation.dedicatedPools of the Tenant: then nobody else "
+        "calls the pool.",
     ),
     Check.WAY_OUT: CheckInfo(
         "Engines have no way out of the cluster.",

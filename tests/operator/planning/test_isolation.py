@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmos.api import AcceleratorClass, Reason, Tenant
+from llmos.api import AcceleratorClass, Engine, Reason, Tenant
 from llmos.api.isolation import CHECKS, Check, Finding, format_findings, parse_findings
 from llmos_operator.manifests.replica import build_replica_pods
 from llmos_operator.planning.isolation import (
@@ -18,6 +18,7 @@ from llmos_operator.planning.isolation import (
     build_refusal,
     check_closed_ports,
     check_engines,
+    check_kv_store,
     check_way_out,
     find_probed,
     is_as_made,
@@ -146,6 +147,14 @@ def test_findings_are_read_back_from_a_condition_as_they_were_written_problems_f
 def test_every_check_says_what_to_do() -> None:
     assert set(CHECKS) == set(Check)
     assert all(info.remedy and info.enforced_by.endswith(".") for info in CHECKS.values())
+
+
+def test_a_connector_that_carries_cached_prompts_out_of_a_shared_engine_is_a_problem() -> None:
+    connected = Engine(args={"kv-transfer-config": '{"kv_connector": "LMCacheConnectorV1"}'})
+    assert not check_kv_store(connected, is_shared=True).is_ok
+    assert check_kv_store(connected, is_shared=False).is_ok
+    assert check_kv_store(Engine(), is_shared=True).is_ok
+    assert check_kv_store(None, is_shared=True).is_ok
 
 
 OPEN, CLOSED, AWAY = Doors(control=True, engine=True), Doors(control=True, engine=False), Doors(False, False)

@@ -373,6 +373,18 @@ async def test_ports_that_policies_close_are_tried_at_the_replicas_of_the_namesp
         assert "closed-ports: " in condition(each, "IsolationReady")["message"]
 
 
+@pytest.mark.parametrize("is_dedicated", [True, False])
+async def test_a_pool_with_a_connector_for_cached_prompts_is_told_unless_it_is_one_tenant_s_alone(
+    is_dedicated: bool,
+) -> None:
+    engine = {"name": "vllm", "args": {"kv-transfer-config": "{}"}}
+    world = world_of(build_model(), build_pool(engine=engine), isolation={"dedicatedPools": is_dedicated})
+    await look(world)
+    await world.model()
+    problems = [problem.check for problem in read_problems(await world.pool())]
+    assert problems == ([] if is_dedicated else [Check.KV_STORE])
+
+
 async def test_an_operator_that_is_no_pod_tries_no_ports() -> None:
     assert "closed-ports" not in condition(await look(world_of()), "IsolationReady")["message"]
 
