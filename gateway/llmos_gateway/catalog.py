@@ -57,6 +57,10 @@ class Catalog:
         """Return a tenant by its name, None if it does not exist."""
         return self._tenants.get(name)
 
+    def is_gone(self, tenant: str) -> bool:
+        """Return whether no key can open anything for a tenant any more: it is gone, or on its way and without keys."""
+        return self.is_synced and self._tenants.is_ending(tenant) and not self.keys.has_tenant(tenant)
+
     def put_tenant(self, tenant: Tenant | Sealed) -> None:
         """Add or replace a tenant."""
         self._tenants.put(tenant)

@@ -93,6 +93,10 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._by_secret)
 
+    def has_tenant(self, tenant: str) -> bool:
+        """Return whether any key stands for the tenant."""
+        return any(key.tenant == tenant for key in self._by_secret.values())
+
     def put(self, key: ApiKey) -> None:
         """Add a key, in the place of what its Secret said before."""
         self.remove(key.name)

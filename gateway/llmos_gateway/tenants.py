@@ -130,6 +130,11 @@ class TenantBook:
         """Return a tenant, None if it does not exist."""
         return self._access.get(name)
 
+    def is_ending(self, name: str) -> bool:
+        """Return whether a tenant does not exist, or is being deleted."""
+        known = self._tenants.get(name)
+        return known is None or _get_claim(known).metadata.deletion_timestamp is not None
+
     def find_owner(self, namespace: str) -> TenantAccess | None:
         """Return the tenant whose namespace this is, None if it is nobody's."""
         return self._owners.get(namespace)

@@ -107,6 +107,14 @@ def run(
             help="With Kueue: the LocalQueue of pools for which neither they nor their Tenant name one.",
         ),
     ] = _SETTINGS.kueue_queue,
+    min_run_s: Annotated[
+        int,
+        typer.Option(
+            envvar="LLMOS_MIN_RUN_S",
+            min=0,
+            help="How long a replica or a job runs at least before it may be asked to go for others, in seconds.",
+        ),
+    ] = _SETTINGS.min_run_s,
     untenanted: Annotated[
         list[str] | None,
         typer.Option(
@@ -125,6 +133,13 @@ def run(
             help="Address range of name servers outside of kube-system that tenants' pods may ask; may be repeated.",
         ),
     ] = None,
+    probe_ports: Annotated[
+        bool,
+        typer.Option(
+            envvar="LLMOS_PROBE_PORTS",
+            help="Try whether ports of tenants' replicas are closed to the operator, which must be a pod for that.",
+        ),
+    ] = _SETTINGS.probes_ports,
     internal_range: Annotated[
         list[str] | None,
         typer.Option(
@@ -177,9 +192,11 @@ def run(
         withdraw_after_s=withdraw_after_s,
         admission=admission,
         kueue_queue=kueue_queue,
+        min_run_s=min_run_s,
         untenanted=tuple(map(_parse_share, untenanted or ())),
         chart_name=chart_name,
         dns_addresses=tuple(dns_address or ()),
+        probes_ports=probe_ports,
         internal_ranges=tuple(internal_range or _SETTINGS.internal_ranges),
     )
     options = Options(

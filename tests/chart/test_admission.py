@@ -1,4 +1,5 @@
-"""The chart's admission policy on a real kube-apiserver: who may make which pods in a tenant's namespace."""
+"""The chart's admission policies on a real kube-apiserver: who may make which pods in a tenant's namespace, and that a
+namespace has one Tenant."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import pytest
 
 from e2e.cluster.binaries import ensure_binaries
 from e2e.cluster.controlplane import ControlPlane
-from tests.chart.helm import CHART, TIMEOUT_S, run_helm
+from tests.chart.helm import CHART, REPOSITORY, TIMEOUT_S, run_helm
 
 pytestmark = pytest.mark.apiserver
 NAMESPACE = "llmos-system"
@@ -49,6 +50,17 @@ class Cluster:
         words = ["create", "--filename=-"] + ([] if keep else ["--dry-run=server"])
         return self.kubectl(*words, stdin=json.dumps(build_pod(namespace, **changes)), user=user)
 
+    def apply_tenant(self, name: str, *namespaces: str, takes_over: str = "", keep: bool = True) -> str:
+        annotations = {"llmos.dev/takes-over": takes_over} if takes_over else {}
+        tenant = {
+            "apiVersion": "llmos.dev/v1alpha1",
+            "kind": "Tenant",
+            "metadata": {"name": name, "annotations": annotations},
+            "spec": {"namespaces": list(namespaces)},
+        }
+        words = ["apply", "--server-side", "--filename=-"] + ([] if keep else ["--dry-run=server"])
+        return self.kubectl(*words, stdin=json.dumps(tenant))
+
 
 def build_pod(namespace: str, *, image: str = "registry.example.com/ai/app:1", **changes: Any) -> dict[str, Any]:
     base = {"name": "main", "image": image}
@@ -72,6 +84,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             assert not cluster.kubectl("create", "namespace", name)
             assert not cluster.kubectl("create", "serviceaccount", "default", f"--namespace={name}")
         assert not cluster.kubectl("label", "namespace", TENANT, "llmos.dev/tenant=a")
+        definition = REPOSITORY / "crds" / "llmos.dev_tenants.yaml"
+        assert not cluster.kubectl("create", f"--filename={definition}")
         registries = "--set=isolation.imageRegistries={registry.example.com/ai}"
         cluster.helm("install", "llmos", str(CHART), "--set=crds.install=false", registries)
         wait_until_bound(cluster)
@@ -122,3 +136,42 @@ def test_only_the_operator_lifts_the_gate_of_the_quota(cluster: Cluster) -> None
     assert "Only LLMOS lifts the scheduling gate" in lift(gates[1:])
     assert not lift(gates[:1])
     assert not lift([], user=OPERATOR)
+
+
+@pytest.fixture
+def tenants(cluster: Cluster) -> Iterator[Cluster]:
+    """Tenant a has the namespace team-a, which the policy has taken in."""
+    assert not cluster.apply_tenant("a", "team-a", "team-a-batch")
+    deadline_s = time.monotonic() + 60
+    while not cluster.apply_tenant("b", "team-a", keep=False):
+        assert time.monotonic() < deadline_s, "the policy denies nothing"
+        time.sleep(0.2)
+    yield cluster
+    cluster.kubectl("delete", "tenants", "--all")
+
+
+def test_a_namespace_of_another_tenant_is_refused_with_its_name_and_what_to_do(tenants: Cluster) -> None:
+    refused = tenants.apply_tenant("b", "team-b", "team-a")
+    assert "Tenant a has namespace team-a already, and a namespace has one Tenant." in refused
+    assert "annotation llmos.dev/takes-over" in refused
+    assert not tenants.apply_tenant("b", "team-b")
+    assert "Tenant a has namespace team-a-batch" in tenants.apply_tenant("b", "team-b", "team-a-batch")
+    assert not tenants.apply_tenant("a", "team-a", "team-a-batch", "team-a-more")
+
+
+def test_a_namespace_moves_if_the_new_tenant_says_so(tenants: Cluster) -> None:
+    assert "team-a-batch" in tenants.apply_tenant("b", "team-a", "team-a-batch", takes_over="team-a")
+    assert not tenants.apply_tenant("b", "team-a", takes_over="team-c,team-a")
+    assert not tenants.apply_tenant("b", "team-a", "team-b"), "what it names already is not asked about again"
+    assert not tenants.apply_tenant("a", "team-a-batch")
+
+
+def test_a_namespace_of_a_tenant_that_is_being_deleted_may_be_named(tenants: Cluster) -> None:
+    hold = ("patch", "tenant", "a", "--type=merge", "--patch")
+    assert not tenants.kubectl(*hold, '{"metadata": {"finalizers": ["example.com/hold"]}}')
+    assert not tenants.kubectl("delete", "tenant", "a", "--wait=false")
+    deadline_s = time.monotonic() + 60
+    while refused := tenants.apply_tenant("b", "team-a"):
+        assert time.monotonic() < deadline_s, refused
+        time.sleep(0.2)
+    assert not tenants.kubectl(*hold, '{"metadata": {"finalizers": null}}')

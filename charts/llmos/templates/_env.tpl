@@ -49,6 +49,10 @@ The operator's command line: what may be repeated or hold spaces. Kubernetes exp
   value: {{ .Values.quota.admission | quote }}
 - name: LLMOS_KUEUE_QUEUE
   value: {{ .Values.quota.kueue.queueName | quote }}
+- name: LLMOS_MIN_RUN_S
+  value: {{ .Values.quota.minRunSeconds | quote }}
+- name: LLMOS_PROBE_PORTS
+  value: {{ .Values.isolation.probePorts | quote }}
 - name: LLMOS_DRAIN_SETTLE_S
   value: {{ .Values.serving.drainSettleSeconds | quote }}
 - name: LLMOS_START_TIMEOUT_S

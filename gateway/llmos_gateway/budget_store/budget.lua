@@ -172,6 +172,11 @@ elseif step == 'report' then
       redis.call('ZADD', leases, text(now_ms + lease_ms), ARGV[i])
     end
   end
+elseif step == 'forget' then
+  if redis.call('HLEN', open) == 0 then
+    redis.call('DEL', unpack(KEYS))
+    return {'done', 0, '', 0, 0, 0, starts[1], 0, 0, starts[2], 0, 0, starts[3], 0, 0}
+  end
 elseif step == 'charge' then
   if not redis.call('HGET', closed, number) then
     bury(number, '')

@@ -108,9 +108,14 @@ class Journal:
             self._lock = None
 
     def forget(self, tenants: Iterable[str]) -> None:
-        """Leave tenants out when the file is written anew."""
+        """Write the file anew without these tenants.
+
+        Raises:
+            OSError: it cannot be written; then they are left out when it is written anew the next time.
+        """
         for tenant in tenants:
             self._lines.pop(tenant, None)
+        self._rewrite()
 
     def _take_lock(self, wait_s: float) -> None:
         lock = self._lock = self._path.with_name(self._path.name + ".lock").open("ab")

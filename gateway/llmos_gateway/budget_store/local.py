@@ -105,6 +105,9 @@ class LocalStore:
     def read(self) -> Mapping[str, tuple[Use, ...]]:
         return self._ledger.read(self._unix_time())
 
+    def forget(self, tenant: str) -> None:
+        self._ledger.forget(tenant)
+
     async def run(self) -> None:
         await self._open_on()
         problem = ""
@@ -112,12 +115,12 @@ class LocalStore:
             await asyncio.sleep(self._flush_s)
             try:
                 await asyncio.to_thread(self._write, self._collect())
+                await self._prune()
                 problem = ""
             except OSError as error:
                 if str(error) != problem:
                     _logger.error("Token budgets cannot be written, and a restart would forget them: %s", error)
                 problem = str(error)
-            self._prune()
 
     async def close(self) -> None:
         self._is_closed = True
@@ -176,14 +179,18 @@ class LocalStore:
                 self._journal.append(changed)
             self._written.update(changed)
 
-    def _prune(self) -> None:
+    async def _prune(self) -> None:
         now_s = self._unix_time()
-        if now_s - self._pruned_s < PRUNE_S:
-            return
-        self._pruned_s = now_s
-        self._ledger.prune(now_s)
+        if now_s - self._pruned_s >= PRUNE_S:
+            self._pruned_s = now_s
+            self._ledger.prune(now_s)
         gone = self._written.keys() - set(self._ledger.tenants())
         for tenant in gone:
             del self._written[tenant]
-        if self._journal is not None:
-            self._journal.forget(gone)
+        if self._journal is not None and gone:
+            await asyncio.to_thread(self._drop, self._journal, gone)
+
+    def _drop(self, journal: Journal, tenants: set[str]) -> None:
+        with self._writing:
+            if not self._is_closed:
+                journal.forget(tenants)

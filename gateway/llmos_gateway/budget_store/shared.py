@@ -32,14 +32,17 @@ from redis.exceptions import NoScriptError, RedisError
 
 from llmos_gateway.budget_store.outage import Outage
 from llmos_gateway.budget_store.steps import (
+    FORGET,
     PROBE,
     SCRIPT,
     Step,
+    build_forget,
     build_probe,
     build_report,
     build_settle,
     build_take,
     read_outcome,
+    read_running,
     read_uses,
 )
 from llmos_gateway.budget_store.store import StoreAwayError, Tab
@@ -162,6 +165,11 @@ class SharedStore:
             for tenant, uses in self._known.items()
         }
 
+    def forget(self, tenant: str) -> None:
+        # It is asked again as long as the tenant is known here: nothing has to wait for the store to come back.
+        if self._outage is None and not any(tab.tenant == tenant for tab in self._tabs.values()):
+            self._add(build_forget(tenant))
+
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._report_on())
@@ -268,7 +276,9 @@ class SharedStore:
         return answers
 
     def _done(self, step: Step, answer: Sequence[Any]) -> None:
-        if step.name != PROBE:
+        if step.name == FORGET and not read_running(answer):
+            self._known.pop(step.tenant, None)
+        elif step.name != PROBE:
             self._known[step.tenant] = read_uses(answer)
         if step.outcome is not None and not step.outcome.done():
             step.outcome.set_result(answer)

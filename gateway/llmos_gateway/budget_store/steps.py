@@ -13,6 +13,7 @@ from llmos_gateway.limits import WINDOWS, Granted, Refused, Terms, Use
 SCRIPT: Final = files("llmos_gateway.budget_store").joinpath("budget.lua").read_text(encoding="utf-8")
 KEYS: Final = ("counters", "open", "leases", "closed", "graves")
 PROBE: Final = "probe"
+FORGET: Final = "forget"
 _PREFIX: Final = "llmos:budget"
 
 
@@ -61,6 +62,11 @@ def build_report(tenant: str, spent: Sequence[tuple[str, int]]) -> Step:
     return Step("report", tenant, tuple(word for number, amount in spent for word in (number, str(amount))))
 
 
+def build_forget(tenant: str) -> Step:
+    """Return the step that drops the account of a tenant of which nothing runs."""
+    return Step(FORGET, tenant, ())
+
+
 def build_probe() -> Step:
     """Return a step that counts nothing, and is done only by a server that would do the others: it writes."""
     return Step(PROBE, "", ())
@@ -70,6 +76,11 @@ def read_uses(answer: Sequence[Any]) -> tuple[Use, ...]:
     """Return the windows that an answer tells."""
     numbers = [int(number) for number in answer[6:]]
     return tuple(Use(window, *numbers[3 * index : 3 * index + 3]) for index, window in enumerate(WINDOWS))
+
+
+def read_running(answer: Sequence[Any]) -> int:
+    """Return how many requests of the tenant are open."""
+    return int(answer[5])
 
 
 def read_outcome(answer: Sequence[Any], terms: Terms, least: int) -> Granted | Refused:

@@ -77,6 +77,10 @@ class BudgetStore(Protocol):
         """Return what is known of the windows of now, by tenant."""
         ...
 
+    def forget(self, tenant: str) -> None:
+        """Drop what is kept of a tenant that is gone, unless one of its requests still runs. Never waits."""
+        ...
+
     async def run(self) -> None:
         """Do what has to be done beside requests, until cancelled."""
         ...

@@ -204,6 +204,11 @@ class Ledger:
         """Return how many requests of a tenant are open."""
         return len(self._accounts.get(tenant, _NOTHING).open)
 
+    def forget(self, tenant: str) -> None:
+        """Drop the account of a tenant of which nothing runs."""
+        if tenant in self._accounts and not self._accounts[tenant].open:
+            del self._accounts[tenant]
+
     def prune(self, now_s: float) -> None:
         """Forget tenants of which nothing runs and nothing counts any more."""
         starts = find_starts(now_s)

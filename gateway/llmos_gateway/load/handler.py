@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from llmos.api.load import GatewayLoad, TokenUse
+from llmos.api.load import GatewayLoad, MonthTokens, TokenUse
 from llmos_gateway.load.book import LoadBook
 from llmos_gateway.load.canaries import CanaryBook
 
@@ -21,6 +21,7 @@ def build_load_handler(
     gateway: str,
     boot: str,
     read_tenants: Callable[[], Mapping[str, tuple[TokenUse, ...]]] = dict,
+    read_months: Callable[[], Mapping[str, MonthTokens]] = dict,
     shares_budgets: bool = False,
     canaries: CanaryBook | None = None,
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -31,7 +32,8 @@ def build_load_handler(
         gateway: the name of this gateway's pod.
         boot: a word that no other process of this name ever had.
         read_tenants: what tenants with limits have used.
-        shares_budgets: whether that is the account of all gateways.
+        read_months: what all tenants have used this month, counted by this gateway alone.
+        shares_budgets: whether what tenants with limits have used is the account of all gateways.
         canaries: adapters that have a share of others' requests.
     """
 
@@ -47,7 +49,8 @@ def build_load_handler(
         load = book.build(gateway, boot)
         if canaries is not None:
             load = _with_canaries(load, canaries)
-        load = load.model_copy(update={"tenants": dict(read_tenants()), "shares_budgets": shares_budgets})
+        tenants = {"tenants": dict(read_tenants()), "months": dict(read_months()), "shares_budgets": shares_budgets}
+        load = load.model_copy(update=tenants)
         body = load.model_dump_json(by_alias=True, exclude_defaults=True)
         return web.Response(text=body, content_type="application/json")
 

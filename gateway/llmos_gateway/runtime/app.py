@@ -39,6 +39,7 @@ from llmos_gateway.http.public import SWEEP_S, PublicServer
 from llmos_gateway.http.tls import TlsFiles
 from llmos_gateway.limits import MILLI, Use
 from llmos_gateway.load import CanaryBook, LoadBook, Reports, build_load_handler
+from llmos_gateway.load.months import MonthBook
 from llmos_gateway.load.reports import HttpFetch
 from llmos_gateway.metrics import Metrics
 from llmos_gateway.protocol.errors import TimeLimitError
@@ -131,6 +132,7 @@ class Gateway:
         self._clock = time.monotonic
         self._metrics = Metrics()
         self._book = LoadBook(clock=self._clock)
+        self._months = MonthBook()
         self._canaries = CanaryBook(catalog)
         self._stop = asyncio.Event()
         self._is_ending = False
@@ -242,7 +244,7 @@ class Gateway:
         if self._options.access_log is not None:
             log = AccessLog(self._options.access_log, on_dropped=self._metrics.count_dropped_lines)
             add_line = stack.enter_context(log).add
-        return CallRecorder(self._metrics, add_line, clock=self._clock)
+        return CallRecorder(self._metrics, self._months, add_line, clock=self._clock)
 
     def _watch_gauges(self, road: Road, server: PublicServer, queueing: Queueing) -> None:
         metrics = self._metrics
@@ -283,6 +285,7 @@ class Gateway:
             gateway=options.name,
             boot=secrets.token_hex(8),
             read_tenants=partial(_read_tenants, store),
+            read_months=self._months.read,
             shares_budgets=store.is_shared,
             canaries=self._canaries,
         )
@@ -334,6 +337,8 @@ class Gateway:
             server.sweep()
             tools.accounts.gateways = tools.queueing.gateways = store.gateways = 1 + len(self._watch.peers())
             since_s = self._clock() - limit_s
+            for tenant in [name for name in store.read() if self._catalog.is_gone(name)]:
+                store.forget(tenant)
             for call in [call for call in road.calls if call.arrived_s < since_s]:
                 call.interrupt(TimeLimitError(f"The answer took longer than {limit_s:g} s.", "time_limit"))
 

@@ -1,4 +1,4 @@
-"""The last step of the road: what a request leaves behind in metrics, audit log and trace.
+"""The last step of the road: what a request leaves behind in metrics, its tenant's account, audit log and trace.
 
 What the log calls the decision:
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from llmos_gateway.load.months import MonthBook
 from llmos_gateway.metrics import Metrics
 from llmos_gateway.proxy.call import CALLER_GONE_STATUS, Call
 
@@ -26,12 +27,16 @@ class CallRecorder:
 
     Args:
         metrics: where they are counted.
+        months: where the tokens of tenants are.
         add_line: takes a line of the access log with its unix time; None writes no log.
         clock: seconds that only grow, the same as the road's.
     """
 
-    def __init__(self, metrics: Metrics, add_line: AddLine | None, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, metrics: Metrics, months: MonthBook, add_line: AddLine | None, *, clock: Callable[[], float]
+    ) -> None:
         self._metrics = metrics
+        self._months = months
         self._add_line = add_line
         self._clock = clock
 
@@ -45,6 +50,7 @@ class CallRecorder:
         series.count(call.part or "", call.status)
         if pool is not None:
             series.observe_tokens(usage)
+            self._months.count(tenant, usage)
             series.observe_times(duration_s, call.queue_s, ttft_s, tpot_s)
         fields: dict[str, Any] = {
             "request_id": call.request_id,

@@ -15,12 +15,15 @@ ledger is exact; this is what holds if it fails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from llmos.api import AcceleratorClass, Reason, Tenant
+from llmos.api import AcceleratorClass, Engine, Reason, Tenant
 from llmos.api.isolation import Check, Finding, format_findings
 from llmos.api.names import (
     CONDITION_ISOLATION_READY,
+    CONTROL_PORT,
+    ENGINE_PORT,
     LABEL_COMPONENT,
     LABEL_GANG_SIZE,
     LABEL_JOB,
@@ -43,7 +46,10 @@ WAITING_AT_LEAST: Final = 32
 BACKSTOP_QUOTA: Final = "llmos-quota"
 """Name of the ResourceQuota."""
 SALT_VARIABLE: Final = "LLMOS_CACHE_SALT_SECRET_FILE"
+KV_CONNECTOR: Final = "kv-transfer-config"
 SALT_OPTION: Final = "--cache-salt-secret-file"
+PROBED_AT_MOST: Final = 3
+"""Replicas of a namespace whose ports are tried in one look."""
 NAMED_AT_MOST: Final = 5
 """Names in one line; the rest is counted."""
 
@@ -155,6 +161,45 @@ def check_policies(policies: Iterable[JsonObject], own: Iterable[str]) -> Findin
     return Finding(Check.OTHER_POLICIES, True, "no other NetworkPolicy selects pods of LLMOS.")
 
 
+@dataclass(frozen=True)
+class Doors:
+    """Which ports of a replica opened when they were tried."""
+
+    control: bool
+    """The one that is open to the operator."""
+    engine: bool
+    """The one that is the gateway's alone."""
+
+
+def find_probed(pods: Iterable[JsonObject]) -> dict[str, str]:
+    """Return some replicas of which both ports are listened on, with their addresses: the leaders that are ready."""
+    ready = sorted(
+        (pod["metadata"]["name"], pod["status"]["podIP"])
+        for pod in pods
+        if (pod["metadata"].get("labels") or {}).get(LABEL_RANK, "0") == "0"
+        and "deletionTimestamp" not in pod["metadata"]
+        and (status := pod.get("status") or {}).get("podIP")
+        and any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+    )
+    return dict(ready[:PROBED_AT_MOST])
+
+
+def check_closed_ports(doors: Mapping[str, Doors]) -> Finding:
+    """Say whether policies are not only stored but enforced, by what was tried at replicas.
+
+    A port that does not open says something only where the pod is reached at all.
+    """
+    opened = sorted(name for name, door in doors.items() if door.engine)
+    if opened:
+        seen = f"Pod {_name(opened)} opened port {ENGINE_PORT} to the operator, which the policies close."
+        return Finding(Check.CLOSED_PORTS, False, seen)
+    reached = sum(door.control for door in doors.values())
+    if not reached:
+        return Finding(Check.CLOSED_PORTS, True, "no replica is ready and reached, so nothing was tried.")
+    seen = f"port {ENGINE_PORT} of {reached} replicas did not open to the operator, and port {CONTROL_PORT} did."
+    return Finding(Check.CLOSED_PORTS, True, seen)
+
+
 def check_accelerators(pods: Iterable[JsonObject], resources: frozenset[str]) -> Finding:
     """Find pods that hold accelerators and were not made by the operator."""
     holding = sorted(
@@ -233,6 +278,18 @@ def _loose(container: JsonObject) -> list[str]:
         "has capabilities": "ALL" not in (capabilities.get("drop") or ()) or capabilities.get("add"),
     }
     return [f"container {container['name']} {word}" for word, is_so in found.items() if is_so]
+
+
+def check_kv_store(engine: Engine | None, *, is_shared: bool) -> Finding:
+    """Say whether cached prompts leave the engines of a pool, or of a job, which has none.
+
+    The salt of a tenant is part of vLLM's own hashes of blocks. Connectors to stores outside may hash by themselves,
+    and some lose it.
+    """
+    if engine is None or KV_CONNECTOR not in engine.args:
+        return Finding(Check.KV_STORE, True, "cached prompts stay in the engine.")
+    seen = f"engine.args has {KV_CONNECTOR}, and not every connector keeps the salts of tenants."
+    return Finding(Check.KV_STORE, not is_shared, seen)
 
 
 def check_way_out(*, fetches: bool, is_strict: bool) -> Finding:

@@ -19,6 +19,7 @@ from llmos_operator.planning.failures import describe
 NAMED_AT_MOST = 5
 REMEDIES: Mapping[str, str] = {
     "API key": "llmos keys revoke NAME",
+    "Token budget in gateway": "it goes with the last request",
     "FineTuneJob": "kubectl delete finetunejob NAME",
     "InferencePool": "kubectl delete inferencepool NAME",
     "LLMModel": "kubectl delete llmmodel NAME",
@@ -30,22 +31,29 @@ REMEDIES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Leftover:
-    """Objects of one kind that are still there, by `namespace/name`; of keys the name."""
+    """Things of one kind that are still there, by `namespace/name`, or by name alone."""
 
     kind: str
     names: tuple[str, ...]
 
 
-def find_leftovers(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Leftover, ...]:
-    """Return what is left, in the order of `REMEDIES`, without kinds of which nothing is."""
-    return tuple(
-        Leftover(kind, tuple(sorted(_name(kind, item) for item in found[kind]))) for kind in REMEDIES if found.get(kind)
-    )
+def find_leftovers(
+    objects: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[str] = (), gateways: Sequence[str] = ()
+) -> tuple[Leftover, ...]:
+    """Return what is left, in the order of `REMEDIES`, without kinds of which nothing is.
+
+    Args:
+        objects: in the tenant's namespaces, by kind.
+        keys: names of its API keys.
+        gateways: those that keep its token budget.
+    """
+    found = {kind: [_name(item) for item in items] for kind, items in objects.items()}
+    found |= {"API key": [*keys], "Token budget in gateway": [*gateways]}
+    return tuple(Leftover(kind, tuple(sorted(found[kind]))) for kind in REMEDIES if found.get(kind))
 
 
-def _name(kind: str, item: Mapping[str, Any]) -> str:
-    metadata = item["metadata"]
-    return str(metadata["name"]) if kind == "API key" else f"{metadata['namespace']}/{metadata['name']}"
+def _name(item: Mapping[str, Any]) -> str:
+    return f"{item['metadata']['namespace']}/{item['metadata']['name']}"
 
 
 def build_offboarding_status(tenant: Tenant, left: Sequence[Leftover], now: datetime) -> TenantStatus:

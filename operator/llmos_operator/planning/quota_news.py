@@ -172,7 +172,12 @@ def holds_accelerators(gang: Gang) -> bool:
 
 
 def build_monthly_usage(meter: Meter, before: MonthlyUsage) -> MonthlyUsage:
-    """Return what status says of a month; what others count in it stays as it was."""
+    """Return what status says of a month; what others count in it stays as it was.
+
+    A meter of an earlier month was not advanced since the new one began, and says nothing of it.
+    """
+    if meter.month < before.month:
+        return before
     kept = before if before.month == meter.month else MonthlyUsage()
     until = datetime.fromtimestamp(meter.until_s, UTC).replace(microsecond=0)
     return kept.model_copy(update={"month": meter.month, "gpu_seconds": round(meter.seconds), "counted_until": until})

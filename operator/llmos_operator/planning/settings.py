@@ -57,6 +57,8 @@ class Settings:
     """Who says which replicas may have their accelerators."""
     kueue_queue: str = "default"
     """LocalQueue of pools for which neither they nor their Tenant name one."""
+    min_run_s: int = 0
+    """Nobody is asked to go for others sooner than this after its admission."""
     untenanted: tuple[tuple[str, int], ...] = ()
     """Accelerators by class for namespaces of no Tenant, all together, once there is a Tenant."""
     image_pull_timeout_s: int = 60
@@ -65,5 +67,7 @@ class Settings:
     """What the chart puts before the names of what it makes."""
     dns_addresses: tuple[str, ...] = ()
     """Address ranges of name servers outside of kube-system, such as a node-local cache, that tenants' pods may ask."""
+    probes_ports: bool = False
+    """Whether to try what policies close; only where the operator is a pod, for a node reaches the pods on it."""
     internal_ranges: tuple[str, ...] = INTERNAL_RANGES
     """Address ranges that are not the internet: the fetch steps of tenants reach none of them."""

@@ -7,17 +7,19 @@ mend them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from llmos.api import Reason, Tenant, TenantStatus
+from llmos.api import MonthlyUsage, Reason, Tenant, TenantStatus
+from llmos.api.load import MonthTokens
 from llmos.api.names import CONDITION_GUARANTEED, CONDITION_NAMESPACES_OWNED, CONDITION_READY
 from llmos.api.tenancy import Owners
 from llmos.api.tenant import TokenWindow
 from llmos_operator.planning.conditions import Fact, build_conditions, is_false, is_true
 from llmos_operator.planning.failures import describe
 from llmos_operator.planning.quota_news import TenantNews, build_monthly_usage
+from llmos_operator.planning.token_months import add_tokens
 
 USAGE_SHOWN = 32
 """Classes in status."""
@@ -35,6 +37,10 @@ class TenantFacts:
     """How it stands; None if the ledger has not told, or there is nothing to tell."""
     tokens: tuple[TokenWindow, ...] = ()
     """What it has used of its limits in tokens."""
+    months: Mapping[str, MonthTokens] = field(default_factory=dict)
+    """What each process of a gateway told of its tokens this month."""
+    gateways: Collection[str] = ()
+    """Processes that may still tell."""
 
 
 def build_namespaces_fact(tenant: Tenant, owners: Owners, missing: Sequence[str] = ()) -> Fact:
@@ -89,17 +95,23 @@ def build_tenant_status(tenant: Tenant, known: TenantFacts, now: datetime) -> Te
     """
     generation = tenant.metadata.generation
     facts = (*known.facts, build_ready_fact(known.facts))
+    month = _build_month(tenant.status.this_month, known.news)
     return tenant.status.model_copy(
         update={
-            **_build_usage(tenant, known.news),
+            **_build_usage(known.news),
             "observed_generation": generation,
             "tokens": known.tokens,
+            "this_month": add_tokens(month, known.months, now, known.gateways),
             "conditions": build_conditions(facts, tenant.status.conditions, generation, now),
         }
     )
 
 
-def _build_usage(tenant: Tenant, news: TenantNews | None) -> dict[str, object]:
+def _build_month(before: MonthlyUsage, news: TenantNews | None) -> MonthlyUsage:
+    return before if news is None else build_monthly_usage(news.meter, before)
+
+
+def _build_usage(news: TenantNews | None) -> dict[str, object]:
     if news is None:
         return {}
     used, guaranteed = (sum(getattr(each, name) for each in news.usage) for name in ("used", "guaranteed"))
@@ -110,5 +122,4 @@ def _build_usage(tenant: Tenant, news: TenantNews | None) -> dict[str, object]:
         "waiting": sum(each.waiting for each in news.usage),
         "share": news.share,
         "usage": news.usage[:USAGE_SHOWN],
-        "this_month": build_monthly_usage(news.meter, tenant.status.this_month),
     }

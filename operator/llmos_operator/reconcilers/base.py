@@ -8,6 +8,7 @@ from datetime import datetime
 
 from llmos.api.adapters import HeldAdapters, WantedAdapters
 from llmos_operator.kube.client import Kube
+from llmos_operator.planning.isolation import Doors
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.adapter_key import AdapterKeys
 from llmos_operator.reconcilers.board import Board
@@ -37,6 +38,10 @@ async def _observe_nothing(_replicas: Mapping[str, str]) -> Mapping[str, int]:
     return {}
 
 
+async def _probe_nothing(_addresses: Mapping[str, str]) -> Mapping[str, Doors]:
+    return {}
+
+
 async def _tell_nobody(
     _addresses: Mapping[str, str], _wanted: WantedAdapters, _token: str
 ) -> Mapping[str, HeldAdapters | None]:
@@ -60,6 +65,8 @@ class Context:
     )
     """Tell replicas (pod name -> pod IP) which adapters to hold, with the pool's token; what each says that it holds,
     None of those that do not answer."""
+    probe_doors: Callable[[Mapping[str, str]], Awaitable[Mapping[str, Doors]]] = field(default=_probe_nothing)
+    """Try which ports of replicas (pod name -> pod IP) open."""
     adapter_keys: AdapterKeys = field(default_factory=AdapterKeys)
     """The key from which tokens for adapters are made."""
     board: Board = field(default_factory=Board)

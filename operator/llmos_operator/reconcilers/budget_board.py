@@ -1,19 +1,23 @@
 """What gateways told of tenants' tokens, and which Tenants that is news for.
 
-A Tenant is written at most every `NEWS_S` for it, and not at all while nothing is used. All of it may be lost at any
-time: gateways tell it again within a second.
+A Tenant is written at most every `NEWS_S` for it, and not at all while nothing is used. What is used of limits may be
+lost at any time: gateways tell it again within a second. So do they with the tokens of the month, as long as they live;
+what one told that is gone since waits here until it is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from llmos.api import Tenant
-from llmos.api.load import GatewayLoad
+from llmos.api.load import GatewayLoad, MonthTokens
 from llmos.api.tenant import TokenWindow
 from llmos_operator.planning.budgets import build_token_windows
+from llmos_operator.planning.token_months import MOST_GATEWAYS
 from llmos_operator.reconcilers.keys import Key
 
 NEWS_S: Final = 60.0
@@ -23,8 +27,20 @@ LOOK_S: Final = 1.0
 """Between two looks for news."""
 
 
+@dataclass(frozen=True)
+class TokenNews:
+    """What is known of one tenant's tokens."""
+
+    windows: tuple[TokenWindow, ...] = ()
+    """Used of its limits."""
+    months: Mapping[str, MonthTokens] = field(default_factory=dict)
+    """Used this month, by process of a gateway."""
+    gateways: Collection[str] = field(default=(), compare=False)
+    """Processes that may still tell."""
+
+
 class BudgetBoard:
-    """Tokens of all tenants with limits.
+    """Tokens of all tenants.
 
     Attributes:
         on_news: told the key of each Tenant whose status is worth writing.
@@ -34,16 +50,19 @@ class BudgetBoard:
         self.on_news: Callable[[Key], None] = lambda _key: None
         self._loads: dict[str, tuple[GatewayLoad, datetime]] = {}
         self._tenants: dict[str, Tenant] = {}
-        self._told: dict[str, tuple[tuple[TokenWindow, ...], datetime]] = {}
+        self._months: OrderedDict[str, Mapping[str, MonthTokens]] = OrderedDict()
+        """By process of a gateway, and tenant; whoever told last stands at the end."""
+        self._told: dict[str, tuple[TokenNews, datetime]] = {}
         self._looked: datetime | None = None
 
     def clear(self) -> None:
         """Begin anew: another process may have written meanwhile."""
         self._loads.clear()
+        self._months.clear()
         self._told.clear()
 
     def is_needed(self) -> bool:
-        """Return whether any tenant has limits in tokens."""
+        """Return whether there is any tenant whose tokens are counted."""
         return bool(self._tenants)
 
     def forget(self, name: str) -> None:
@@ -51,23 +70,31 @@ class BudgetBoard:
         self._tenants.pop(name, None)
         self._told.pop(name, None)
 
-    def read(self, tenant: Tenant, now: datetime) -> tuple[TokenWindow, ...]:
+    def read(self, tenant: Tenant, now: datetime) -> TokenNews:
         """Return what the status of a Tenant is to say; what it says, as long as no gateway has told."""
         name, tokens = tenant.metadata.name, tenant.spec.tokens
-        if tokens.per_minute is None and tokens.per_day is None and tokens.per_month is None:
-            self.forget(name)
-            return ()
         self._tenants[name] = tenant
         loads = self._find_fresh(now)
+        news = self._build(tenant, loads, now)
         if not loads:
-            return tenant.status.tokens
-        windows = build_token_windows(tokens, name, loads, now)
-        self._told[name] = windows, now
-        return windows
+            is_limited = tokens.per_minute is not None or tokens.per_day is not None or tokens.per_month is not None
+            return replace(news, windows=tenant.status.tokens if is_limited else ())
+        self._told[name] = news, now
+        return news
+
+    def find_keepers(self, tenant: Tenant, now: datetime) -> list[str]:
+        """Return the gateways that tell of the budget of a Tenant on its way out; they drop it when nothing can use it
+        any more."""
+        self._tenants[tenant.metadata.name] = tenant
+        return sorted(load.gateway for load in self._find_fresh(now) if tenant.metadata.name in load.tenants)
 
     def take(self, load: GatewayLoad, now: datetime) -> None:
         """A gateway tells."""
         self._loads[load.gateway] = load, now
+        self._months[load.boot] = load.months
+        self._months.move_to_end(load.boot)
+        while len(self._months) > MOST_GATEWAYS:
+            self._months.popitem(last=False)
         if self._looked is None or (now - self._looked).total_seconds() >= LOOK_S:
             self._looked = now
             self._look(now)
@@ -78,11 +105,17 @@ class BudgetBoard:
             told = self._told.get(name)
             if told is not None and now - told[1] < timedelta(seconds=NEWS_S):
                 continue
-            windows = build_token_windows(tenant.spec.tokens, name, loads, now)
-            if told is None or windows != told[0]:
+            news = self._build(tenant, loads, now)
+            if news != (told[0] if told is not None else TokenNews()):
                 # Its reconcile reads it, and may be late: it is not told again before.
-                self._told[name] = windows, now
+                self._told[name] = news, now
                 self.on_news(Key("Tenant", "", name))
+
+    def _build(self, tenant: Tenant, loads: Collection[GatewayLoad], now: datetime) -> TokenNews:
+        name = tenant.metadata.name
+        windows = build_token_windows(tenant.spec.tokens, name, loads, now)
+        months = {boot: tenants[name] for boot, tenants in self._months.items() if name in tenants}
+        return TokenNews(windows, months, frozenset(load.boot for load in loads))
 
     def _find_fresh(self, now: datetime) -> list[GatewayLoad]:
         fresh = timedelta(seconds=FRESH_S)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,10 +21,13 @@ from llmos.api.isolation import CHECKS, Check, Finding
 from llmos.api.names import (
     ADMISSION_POLICY,
     COMPONENT_GATEWAY,
+    COMPONENT_REPLICA,
     CONDITION_ISOLATION_READY,
     LABEL_COMPONENT,
     LABEL_FETCHES,
+    LABEL_MANAGED_BY,
     LABEL_TENANT,
+    MANAGED_BY,
 )
 from llmos.api.tenancy import find_owners
 from llmos_operator.kube.client import Object
@@ -54,10 +58,13 @@ from llmos_operator.planning.isolation import (
     build_isolation_fact,
     check_accelerators,
     check_backstop,
+    check_closed_ports,
     check_engines,
+    check_kv_store,
     check_policies,
     check_salt,
     check_way_out,
+    find_probed,
     is_as_made,
     name_namespace,
     plan_backstop,
@@ -80,6 +87,8 @@ _CHECK_OF_KIND: Final = {
 }
 Place = tuple[str, str, str]
 """Kind, namespace and name."""
+
+_audit = logging.getLogger("llmos.audit")
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,10 @@ def _is_missing(findings: Iterable[Finding]) -> bool:
 async def _look(look: _Look, owned: Sequence[str], inputs: str) -> Sighting:
     shared, _ = await asyncio.gather(_look_at_cluster(look.context), _observe_own(look))
     namespaces = {name: await _reconcile_namespace(look, name) for name in owned}
+    if look.context.settings.probes_ports:
+        # Here, and all at once: what is closed does not answer, and is waited for.
+        tried = await asyncio.gather(*(_try_doors(look.context, name) for name in owned))
+        namespaces = {name: (*namespaces[name], found) for name, found in zip(owned, tried, strict=True)}
     await _hand_over(look)
     await _prune(look, owned)
     is_strict = look.tenant.spec.isolation.profile == "strict"
@@ -178,6 +191,12 @@ async def _look_at_cluster(context: Context) -> tuple[Finding, ...]:
         context.kube.list(PODS, namespace=settings.namespace, label_selector=f"{LABEL_COMPONENT}={COMPONENT_GATEWAY}"),
     )
     return check_backstop(policy, binding, name), check_salt(gateways)
+
+
+async def _try_doors(context: Context, namespace: str) -> Finding:
+    selector = f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_COMPONENT}={COMPONENT_REPLICA}"
+    pods = await context.kube.list(PODS, namespace=namespace, label_selector=selector)
+    return check_closed_ports(await context.probe_doors(find_probed(pods)))
 
 
 async def _observe_own(look: _Look) -> None:
@@ -238,10 +257,13 @@ async def _apply(look: _Look, manifest: Manifest) -> str:
     if stored is None and manifest["kind"] == SERVICE_ACCOUNTS.kind:
         return "ServiceAccount default does not exist yet."  # Kubernetes makes it; the operator may not.
     if not is_as_made(manifest, stored):
+        old = "missing" if stored is None else "not as it was made"
         try:
             stored = await look.context.kube.apply(manifest)
         except (Forbidden, Invalid) as error:
             return f"{manifest['kind']} {place[2]} is refused: {error.message}"
+        why = CHECKS[_CHECK_OF_KIND[place[0]]].enforced_by
+        _tell_audit("isolate", look.tenant, place, old=old, new="as it was made", why=why)
     return "" if is_as_made(manifest, stored) else f"{manifest['kind']} {place[2]} is not as it was made."
 
 
@@ -268,6 +290,9 @@ async def _prune(look: _Look, owned: Sequence[str]) -> None:
         elif kind != SERVICE_ACCOUNTS.kind:
             uid = item["metadata"]["uid"]
             await look.context.kube.delete(resource_of(item), name, namespace, uid=uid)
+        if kind != SERVICE_ACCOUNTS.kind:
+            why = f"{namespace or name} is no namespace of the tenant any more, or it is not needed there."
+            _tell_audit("release", look.tenant, place, old="as it was made", new="gone", why=why)
 
 
 async def _release_namespace(context: Context, namespace: Object) -> None:
@@ -278,6 +303,16 @@ async def _release_namespace(context: Context, namespace: Object) -> None:
         await context.kube.apply(build_account_release(name))
     # Last: as long as the label is there, a release that was interrupted is found again.
     await context.kube.apply(build_namespace_release(name, uid))
+
+
+def _tell_audit(action: str, tenant: Tenant, place: Place, *, old: str, new: str, why: str) -> None:
+    """Write the line of a decision that was carried out."""
+    kind, namespace, name = place
+    what = {"kind": kind, "namespace": namespace, "name": name}
+    audit = {"action": action, "tenant": tenant.metadata.name, **what, "old": old, "new": new, "why": why}
+    _audit.info(
+        "%s %s %s", action, kind, f"{namespace}/{name}" if namespace else name, extra={"fields": {"audit": audit}}
+    )
 
 
 def _place(item: Object) -> Place:
@@ -312,11 +347,13 @@ def look_at_pool(
         refusal = build_failure(Reason.NotIsolated, "Nobody has looked yet.") if refused else None
         # At one whose Tenant cannot be read nobody looks until that has changed, which is an event.
         return PoolIsolation((fact,), refusal, None if owner in tenants.unreadable else FIRST_LOOK_S)
+    is_dedicated = any(t.metadata.name == owner and t.spec.isolation.dedicated_pools for t in tenants.all)
     fetches = any((pod["metadata"].get("labels") or {}).get(LABEL_FETCHES) for pod in pods)
     findings = (
         *sighting.namespaces[namespace],
         *sighting.shared,
         check_engines(pods),
+        check_kv_store(pool.spec.engine if isinstance(pool, InferencePool) else None, is_shared=not is_dedicated),
         check_way_out(fetches=fetches, is_strict=sighting.is_strict),
     )
     fact = build_isolation_fact(findings)

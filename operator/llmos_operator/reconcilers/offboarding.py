@@ -1,4 +1,5 @@
-"""The end of a Tenant: wait until its keys, jobs, pools, models, volumes and pods are gone; then nothing is apart."""
+"""The end of a Tenant: wait until its keys, budgets, jobs, pools, models, volumes and pods are gone; then nothing is
+apart."""
 
 from __future__ import annotations
 
@@ -39,24 +40,26 @@ async def reconcile_offboarding(
     """Let a Tenant go when nothing is left of it; until then say what is, and keep it apart as before."""
     if FINALIZER_OFFBOARDING not in tenant.metadata.finalizers:
         return DONE
-    if left := await observe_leftovers(context, tenant.metadata.name):
+    if left := await observe_leftovers(context, tenant):
         await reconcile_isolation(context, tenant, tenants, classes)
         status = build_offboarding_status(tenant, left, context.now())
         await apply_status_if_changed(context.kube, current, status, context.now())
         return Result(requeue_after_s=LOOK_S)
+    context.budgets.forget(tenant.metadata.name)
     await release_isolation(context, tenant, tenants, classes)
     await _write_finalizers(context, tenant, [f for f in tenant.metadata.finalizers if f != FINALIZER_OFFBOARDING])
     return DONE
 
 
-async def observe_leftovers(context: Context, tenant: str) -> tuple[Leftover, ...]:
-    """Find what is left: keys by what they say, everything else in the namespaces that bear the tenant's label."""
-    kube = context.kube
+async def observe_leftovers(context: Context, tenant: Tenant) -> tuple[Leftover, ...]:
+    """Find what is left: keys by what they say, budgets by what gateways tell, everything else in the namespaces that
+    bear the tenant's label."""
+    kube, name = context.kube, tenant.metadata.name
     keys, namespaces = await asyncio.gather(
         kube.list(SECRETS, namespace=context.settings.namespace, label_selector=SECRET_SELECTOR),
-        kube.list(NAMESPACES, label_selector=f"{LABEL_TENANT}={tenant}"),
+        kube.list(NAMESPACES, label_selector=f"{LABEL_TENANT}={name}"),
     )
-    found: dict[str, list[Object]] = {"API key": [key for key in keys if _tenant_of(key) == tenant]}
+    found: dict[str, list[Object]] = {}
     made = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
     ours = [(kind, "") for kind in (FINE_TUNE_JOBS, INFERENCE_POOLS, LLM_MODELS)]
     for kind, selector in (*ours, (PERSISTENT_VOLUME_CLAIMS, made), (PODS, made)):
@@ -64,7 +67,8 @@ async def observe_leftovers(context: Context, tenant: str) -> tuple[Leftover, ..
             await kube.list(kind, namespace=item["metadata"]["name"], label_selector=selector) for item in namespaces
         ]
         found[kind.kind] = [item for items in listed for item in items]
-    return find_leftovers(found)
+    own_keys = [str(key["metadata"]["name"]) for key in keys if _tenant_of(key) == name]
+    return find_leftovers(found, own_keys, context.budgets.find_keepers(tenant, context.now()))
 
 
 def _tenant_of(secret: Object) -> str:

@@ -239,7 +239,7 @@ async def _observe_strangers(context: Context, classes: tuple[AcceleratorClass, 
 def _build_snapshot(context: Context, observed: Observed) -> Snapshot:
     return build_snapshot(
         observed,
-        rules=QuotaRules(),
+        rules=QuotaRules(settle_s=max(QuotaRules().settle_s, context.settings.min_run_s)),
         swaps=find_swaps(observed.pods),
         untenanted=dict(context.settings.untenanted),
         drafts=context.quota.drafts,

@@ -42,6 +42,7 @@ from llmos_operator.reconcilers.canary_board import CanaryBoard
 from llmos_operator.reconcilers.quota_board import QUOTA, QuotaBoard
 from llmos_operator.runtime.adapters import AdapterTeller
 from llmos_operator.runtime.dispatch import Dispatcher, Reconcile
+from llmos_operator.runtime.doors import DoorProber
 from llmos_operator.runtime.engines import Engines
 from llmos_operator.runtime.fetching import open_session
 from llmos_operator.runtime.gateways import Gateways
@@ -168,6 +169,7 @@ class Operator:
             now=lambda: datetime.now(UTC),
             observe_in_flight=InFlightObserver(session).observe,
             tell_adapters=AdapterTeller(session).tell,
+            probe_doors=DoorProber().probe,
             board=self._board,
             quota=self._quota,
             budgets=self._budgets,

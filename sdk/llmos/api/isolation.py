@@ -22,6 +22,7 @@ class Check(StrEnum):
     POD_SECURITY = "pod-security"
     NETWORK = "network"
     OTHER_POLICIES = "other-policies"
+    CLOSED_PORTS = "closed-ports"
     TOKEN = "token"  # noqa: S105 - the name of a check
     LIMITS = "limits"
     QUOTA = "quota"
@@ -30,6 +31,7 @@ class Check(StrEnum):
     ACCELERATORS = "accelerators"
     SALT = "salt"
     ENGINE = "engine"
+    KV_STORE = "kv-store"
     WAY_OUT = "way-out"
 
 
@@ -59,6 +61,10 @@ CHECKS: Final[dict[Check, CheckInfo]] = {
     Check.OTHER_POLICIES: CheckInfo(
         "No other NetworkPolicy opens pods of LLMOS: policies add up.",
         "Delete the policy, or let its podSelector name only your own pods.",
+    ),
+    Check.CLOSED_PORTS: CheckInfo(
+        "The served API of an engine does not open for the operator, to whom only the control port is open.",
+        "Use a network plugin that enforces NetworkPolicies, such as Calico or Cilium: now nothing is closed.",
     ),
     Check.TOKEN: CheckInfo(
         "The default ServiceAccount gives pods no token.",
@@ -91,6 +97,11 @@ CHECKS: Final[dict[Check, CheckInfo]] = {
     Check.ENGINE: CheckInfo(
         "Engine pods: no root, no capabilities, no token, a read-only root file system, seccomp.",
         "Delete the pod: the operator makes it anew. If it comes back like this, a mutating webhook changes it.",
+    ),
+    Check.KV_STORE: CheckInfo(
+        "No connector carries cached prompts of several tenants out of an engine.",
+        "Take kv-transfer-config out of engine.args; or set isolation.dedicatedPools of the Tenant: then nobody else "
+        "calls the pool.",
     ),
     Check.WAY_OUT: CheckInfo(
         "Engines have no way out of the cluster.",

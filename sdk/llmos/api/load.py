@@ -114,6 +114,19 @@ class TokenUse(_Wire):
     """Tokens, weighted by cost, used or reserved by running requests."""
 
 
+class MonthTokens(_Wire):
+    """What the keys of a tenant used in a calendar month (UTC), as one gateway counted since its process began."""
+
+    month: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}$")]
+    """For example 2026-11. With the next one the counts begin anew."""
+    input_tokens: Count = 0
+    """Prompt tokens computed."""
+    cached_tokens: Count = 0
+    """Prompt tokens found in a cache."""
+    output_tokens: Count = 0
+    """Tokens generated."""
+
+
 class GatewayLoad(_Wire):
     """The whole answer of a gateway."""
 
@@ -127,6 +140,8 @@ class GatewayLoad(_Wire):
     """By `namespace/name`."""
     tenants: dict[str, tuple[TokenUse, ...]] = Field(default_factory=dict)
     """Those with limits of which this gateway knows something, by name."""
+    months: dict[str, MonthTokens] = Field(default_factory=dict)
+    """Tenants that used any tokens this month, by name."""
     shares_budgets: bool = False
     """Whether `tenants` is the account of all gateways, or of this one alone."""
 

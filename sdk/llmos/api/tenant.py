@@ -214,6 +214,19 @@ class TokenWindow(ApiModel):
     """When the window ends."""
 
 
+class GatewayTokens(ApiModel):
+    """What one process of a gateway counted of a month, as far as the sums contain it."""
+
+    boot: Annotated[str, Field(max_length=64)]
+    """Of the process."""
+    input_tokens: Annotated[int, Field(ge=0)] = 0
+    """Prompt tokens computed."""
+    cached_tokens: Annotated[int, Field(ge=0)] = 0
+    """Prompt tokens found in a cache."""
+    output_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens generated."""
+
+
 class MonthlyUsage(ApiModel):
     """What was used in a calendar month (UTC), for accounting."""
 
@@ -229,6 +242,8 @@ class MonthlyUsage(ApiModel):
     """Prompt tokens found in a cache."""
     output_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens generated."""
+    gateways: Annotated[tuple[GatewayTokens, ...], Field(max_length=64), ListMap(("boot",))] = ()
+    """How far the sums contain what each gateway counted, so that another operator goes on from there."""
 
 
 class TenantStatus(ApiModel):
@@ -259,10 +274,11 @@ class TenantStatus(ApiModel):
 class Tenant(ApiModel):
     """A team that shares the cluster: its namespaces, its accelerators, its tokens, and what is kept apart.
 
-    Accelerators are enforced: as soon as there is a Tenant, pods of InferencePools on accelerators wait behind a
-    scheduling gate until the quota admits them, and what was borrowed comes back by draining. Pods that others make are
-    counted where they stand, and not held back. The operator keeps the namespaces apart as `isolation` says; `tokens`
-    and `models` hold for requests that come through the gateway.
+    Accelerators are enforced: as soon as there is a Tenant, pods of InferencePools and FineTuneJobs on accelerators
+    wait behind a scheduling gate until the quota admits them, and what was borrowed comes back by draining. Pods that
+    others make are refused by the chart's admission policy; those that were there before are counted where they stand.
+    The operator keeps the namespaces apart as `isolation` says; `tokens` and `models` hold for requests that come
+    through the gateway.
 
     A Tenant that is deleted keeps its namespaces and gets nothing more until nothing is left of it; then it goes.
     """

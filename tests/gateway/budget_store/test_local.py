@@ -248,3 +248,25 @@ def test_a_kill_loses_no_more_than_the_last_second(tmp_path: Path, alive_s: floa
     # Of each step the stream spent one, and a short request another.
     assert 2 * a_second_before <= state["acme"]["month"][1] <= 2 * int(lines[-1][1])
     assert state["acme"]["month"][1] > 0
+
+
+async def test_a_tenant_that_is_gone_is_forgotten_with_its_lines_but_not_while_a_request_runs(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", lock_wait_s=0.0)
+    store = LocalStore(journal, unix_time=lambda: NOW, flush_s=0.01)
+    store.start()
+    running = asyncio.create_task(store.run())
+    tab = await reserve(store, 40)
+    assert isinstance(tab, Tab)
+    store.forget("acme")
+    assert used(store) == [40, 40, 40]
+    store.settle(tab, 30)
+    async with asyncio.timeout(10):
+        while "acme" not in (tmp_path / "journal").read_text():  # noqa: ASYNC110 - written by another thread
+            await asyncio.sleep(0.01)
+    store.forget("acme")
+    assert store.read() == {}
+    await asyncio.sleep(0.1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await store.close()
+    assert read_state(tmp_path / "journal") == {}

@@ -310,3 +310,27 @@ async def test_a_step_that_a_server_never_does_holds_up_no_others(
 def find_clients(client: Redis) -> set[str]:
     own = client.client_id()
     return {other["id"] for other in client.client_list(_type="normal") if int(other["id"]) != own}
+
+
+async def test_a_tenant_that_is_gone_is_forgotten_when_no_gateway_has_a_request_of_it(server: Server) -> None:
+    async with open_store(server) as one, open_store(server) as other:
+        one.settle(await granted(one, 100), 70)
+        running = await granted(other, 100)
+        one.forget("acme")
+        other.forget("acme")
+        await granted_elsewhere(one)
+        assert read(server) == (170, 100)
+        assert "acme" in one.read()
+        other.settle(running, 10)
+        await wait_for(server, 80)
+        for store in (one, other):
+            store.forget("acme")
+            await granted_elsewhere(store)
+            assert "acme" not in store.read()
+        with Redis(port=server.port, decode_responses=True) as client:
+            assert client.keys("llmos:budget:{acme}:*") == []
+
+
+async def granted_elsewhere(store: SharedStore) -> None:
+    """Reserve for another tenant: whatever was asked before is done then."""
+    assert not isinstance(await store.open("other", TERMS, Quote(1, 1)), Refused)

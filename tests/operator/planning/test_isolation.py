@@ -8,14 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmos.api import AcceleratorClass, Reason, Tenant
+from llmos.api import AcceleratorClass, Engine, Reason, Tenant
 from llmos.api.isolation import CHECKS, Check, Finding, format_findings, parse_findings
 from llmos_operator.manifests.replica import build_replica_pods
 from llmos_operator.planning.isolation import (
+    PROBED_AT_MOST,
     WAITING_AT_LEAST,
+    Doors,
     build_refusal,
+    check_closed_ports,
     check_engines,
+    check_kv_store,
     check_way_out,
+    find_probed,
     is_as_made,
     may_select_ours,
     plan_backstop,
@@ -142,3 +147,40 @@ def test_findings_are_read_back_from_a_condition_as_they_were_written_problems_f
 def test_every_check_says_what_to_do() -> None:
     assert set(CHECKS) == set(Check)
     assert all(info.remedy and info.enforced_by.endswith(".") for info in CHECKS.values())
+
+
+def test_a_connector_that_carries_cached_prompts_out_of_a_shared_engine_is_a_problem() -> None:
+    connected = Engine(args={"kv-transfer-config": '{"kv_connector": "LMCacheConnectorV1"}'})
+    assert not check_kv_store(connected, is_shared=True).is_ok
+    assert check_kv_store(connected, is_shared=False).is_ok
+    assert check_kv_store(Engine(), is_shared=True).is_ok
+    assert check_kv_store(None, is_shared=True).is_ok
+
+
+OPEN, CLOSED, AWAY = Doors(control=True, engine=True), Doors(control=True, engine=False), Doors(False, False)
+
+
+def test_a_port_that_opens_to_the_operator_is_named_and_one_that_is_closed_counts_only_where_the_pod_is_reached() -> (
+    None
+):
+    found = check_closed_ports({"a": CLOSED, "b": OPEN})
+    assert (found.check, found.is_ok) == (Check.CLOSED_PORTS, False)
+    assert "Pod b opened port 8000 to the operator" in found.seen
+    found = check_closed_ports({"a": CLOSED, "b": AWAY})
+    assert found.is_ok
+    assert "port 8000 of 1 replicas did not open" in found.seen
+    for nobody in ({}, {"a": AWAY}):
+        assert "nothing was tried" in check_closed_ports(nobody).seen
+
+
+def test_a_few_leaders_that_are_ready_are_probed() -> None:
+    def pod(name: str, *, ready: str = "True", rank: str = "0", **metadata: Any) -> dict[str, Any]:
+        labels = {"llmos.dev/rank": rank} if rank else {}
+        conditions = [{"type": "Ready", "status": ready}]
+        status = {"podIP": f"ip-of-{name}", "conditions": conditions}
+        return {"metadata": {"name": name, "labels": labels, **metadata}, "status": status}
+
+    pods = [pod("worker", rank="1"), pod("starts", ready="False"), pod("goes", deletionTimestamp="now"), pod("b")]
+    nowhere = {"metadata": {"name": "nowhere"}, "status": {}}
+    assert find_probed([*pods, nowhere, pod("a", rank="")]) == {"a": "ip-of-a", "b": "ip-of-b"}
+    assert len(find_probed(pod(f"p{number}") for number in range(9))) == PROBED_AT_MOST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmos.api.load import GatewayLoad, TokenUse
+from llmos.api.load import GatewayLoad, MonthTokens, TokenUse
 from llmos_operator.kube.resources import TENANTS
 from llmos_operator.reconcilers.budget_board import FRESH_S, NEWS_S
 from llmos_operator.reconcilers.keys import Key
@@ -28,6 +28,17 @@ class Told:
         day = now.replace(hour=0, minute=0, second=0, microsecond=0)
         uses = (TokenUse(window="day", start_s=int(day.timestamp()), used=used),)
         self.world.context.budgets.take(GatewayLoad(gateway=gateway, boot="b", tenants={"acme": uses}), now)
+
+    def tell_month(self, output: int, boot: str = "b") -> None:
+        now = self.world.time
+        tokens = MonthTokens(month=now.strftime("%Y-%m"), input_tokens=3 * output, output_tokens=output)
+        self.world.context.budgets.take(GatewayLoad(gateway=f"of-{boot}", boot=boot, months={"acme": tokens}), now)
+
+    async def read_month(self) -> dict[str, Any]:
+        await self.reconcile()
+        (stored,) = self.world.kube.all(TENANTS)
+        month: dict[str, Any] = stored["status"].get("thisMonth", {})
+        return month
 
     async def reconcile(self) -> list[dict[str, Any]]:
         await self.world.reconcile("Tenant", "acme", "")
@@ -89,7 +100,6 @@ async def test_limits_that_are_taken_away_leave_the_status() -> None:
     (stored,) = told.world.kube.all(TENANTS)
     told.world.kube.put({**stored, "spec": {"namespaces": ["team-a"]}})
     assert not await told.reconcile()
-    assert not told.world.context.budgets.is_needed()
 
 
 async def test_a_new_leader_keeps_what_is_written_until_a_gateway_tells() -> None:
@@ -103,3 +113,30 @@ async def test_a_new_leader_keeps_what_is_written_until_a_gateway_tells() -> Non
     told.world.pass_time(2)
     told.tell(10)
     assert told.news == [ACME]
+
+
+async def test_a_tenant_without_limits_says_what_it_used_this_month_too() -> None:
+    told = Told()
+    assert (await told.read_month())["outputTokens"] == 0
+    assert told.world.context.budgets.is_needed()
+    told.tell_month(100)
+    assert told.news == [ACME]
+    month = await told.read_month()
+    assert (month["inputTokens"], month["outputTokens"]) == (300, 100)
+    assert month["month"] == told.world.time.strftime("%Y-%m")
+    told.world.kube.forget_writes()
+    await told.reconcile()
+    assert told.world.kube.writes == []
+
+
+async def test_tokens_of_the_month_are_counted_once_over_ends_of_gateways_and_operators() -> None:
+    told = Told()
+    told.tell_month(100, "first")
+    await told.reconcile()
+    told.tell_month(130, "first")
+    told.world.pass_time(2 * NEWS_S)
+    told.tell_month(5, "second")
+    assert (await told.read_month())["outputTokens"] == 135, "what one told that is gone since counts"
+    told.world.context.budgets.clear()
+    told.tell_month(8, "second")
+    assert (await told.read_month())["outputTokens"] == 138, "a new operator goes on from there"

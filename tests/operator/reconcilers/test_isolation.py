@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llmos.api.apikeys import StoredKey, build_key_secret
-from llmos.api.isolation import Check, Finding, parse_findings
+from llmos.api.isolation import CHECKS, Check, Finding, parse_findings
+from llmos.api.load import GatewayLoad, TokenUse
 from llmos.api.names import LABEL_TENANT
 from llmos_operator.kube.errors import Forbidden
 from llmos_operator.kube.resources import (
@@ -21,6 +25,8 @@ from llmos_operator.kube.resources import (
     SERVICE_ACCOUNTS,
     TENANTS,
 )
+from llmos_operator.planning.isolation import Doors
+from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.isolation import FIRST_LOOK_S, LOOK_S
 from tests.operator.reconcilers.tenants import backstop, build_namespace, build_tenant, surroundings
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
@@ -83,6 +89,33 @@ async def test_what_is_taken_away_comes_back(kind: Any) -> None:
     world.pass_time(LOOK_S)
     assert read_problems(await look(world)) == []
     assert [item["metadata"]["name"] for item in world.kube.all(kind)] == before
+
+
+async def test_what_is_put_back_or_taken_away_is_one_line_of_the_audit_log(caplog: pytest.LogCaptureFixture) -> None:
+    world = world_of()
+    await look(world)
+    policy = world.kube.stored(NETWORK_POLICIES, NAMESPACE, "llmos-default-deny")
+    world.kube.put({**policy, "spec": {**policy["spec"], "ingress": [{}]}})
+    world.pass_time(LOOK_S)
+    with caplog.at_level(logging.INFO, logger="llmos.audit"):
+        await look(world)
+        (line,) = [vars(record)["fields"]["audit"] for record in caplog.records]
+        caplog.clear()
+        await world.kube.delete(TENANTS, "a")
+        await world.reconcile("Tenant", "a", "")
+    assert line == {
+        "action": "isolate",
+        "tenant": "a",
+        "kind": "NetworkPolicy",
+        "namespace": NAMESPACE,
+        "name": "llmos-default-deny",
+        "old": "not as it was made",
+        "new": "as it was made",
+        "why": CHECKS[Check.NETWORK].enforced_by,
+    }
+    released = [vars(record)["fields"]["audit"] for record in caplog.records]
+    assert {each["action"] for each in released} == {"release"}
+    assert {each["kind"] for each in released} == {kind.kind for kind in (NAMESPACES, *OWN_KINDS)}
 
 
 async def test_an_opening_that_somebody_adds_to_a_policy_is_closed_again() -> None:
@@ -206,6 +239,20 @@ async def test_a_tenant_that_was_deleted_says_what_is_left_and_stays_closed_unti
     assert world.kube.all(NETWORK_POLICIES) != []
 
 
+async def test_a_tenant_that_was_deleted_waits_until_no_gateway_keeps_its_budget() -> None:
+    world = world_of(tokens={"perDay": "1k"})
+    await look(world)
+    uses = {"a": (TokenUse(window="day", start_s=0, used=7),)}
+    world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b", tenants=uses), world.time)
+    await world.kube.delete(TENANTS, "a")
+    message = condition(await look(world))["message"]
+    assert "Token budget in gateway gateway-1 (it goes with the last request)." in message
+    world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b"), world.time)
+    await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+    assert not world.context.budgets.is_needed()
+
+
 async def test_what_is_taken_away_from_a_tenant_that_is_being_deleted_comes_back_and_strict_stays_strict() -> None:
     world = world_of(build_model(), build_pool(modelRef={"name": "none"}), **STRICT)
     await look(world)
@@ -299,6 +346,47 @@ async def test_a_pool_tells_how_its_namespace_is_kept_apart() -> None:
     pool = await world.pool()
     assert read_problems(pool) == []
     assert condition(pool, "IsolationReady")["status"] == "True"
+
+
+@pytest.mark.parametrize("is_enforced", [True, False])
+async def test_ports_that_policies_close_are_tried_at_the_replicas_of_the_namespace(is_enforced: bool) -> None:
+    tried: list[Mapping[str, str]] = []
+
+    async def probe(addresses: Mapping[str, str]) -> dict[str, Doors]:
+        tried.append(addresses)
+        return {name: Doors(control=True, engine=not is_enforced) for name in addresses}
+
+    world = world_of(build_model(), build_pool())
+    world.context = replace(world.context, settings=Settings(probes_ports=True), probe_doors=probe)
+    tenant = await look(world)
+    assert "closed-ports: [team-a] no replica is ready" in condition(tenant, "IsolationReady")["message"]
+    await world.model()
+    await world.pool()
+    (name,) = world.pod_names()
+    world.start_pods()
+    world.pass_time(LOOK_S)
+    told = await look(world), await world.pool()
+    assert tried == [{}, {name: "10.0.0.1"}]
+    for each in told:
+        problems = [] if is_enforced else [Check.CLOSED_PORTS]
+        assert [problem.check for problem in read_problems(each)] == problems
+        assert "closed-ports: " in condition(each, "IsolationReady")["message"]
+
+
+@pytest.mark.parametrize("is_dedicated", [True, False])
+async def test_a_pool_with_a_connector_for_cached_prompts_is_told_unless_it_is_one_tenant_s_alone(
+    is_dedicated: bool,
+) -> None:
+    engine = {"name": "vllm", "args": {"kv-transfer-config": "{}"}}
+    world = world_of(build_model(), build_pool(engine=engine), isolation={"dedicatedPools": is_dedicated})
+    await look(world)
+    await world.model()
+    problems = [problem.check for problem in read_problems(await world.pool())]
+    assert problems == ([] if is_dedicated else [Check.KV_STORE])
+
+
+async def test_an_operator_that_is_no_pod_tries_no_ports() -> None:
+    assert "closed-ports" not in condition(await look(world_of()), "IsolationReady")["message"]
 
 
 async def test_a_pool_of_no_tenant_says_nothing_about_isolation() -> None:

@@ -169,6 +169,24 @@ async def test_a_borrower_drains_for_a_guarantee_and_its_replacement_waits() -> 
     assert (status["accelerators"], status["waiting"]) == ("2/2", 2)
 
 
+async def test_nobody_is_asked_to_go_before_the_minimum_run_time_of_the_installation() -> None:
+    settings = Settings(min_run_s=300)
+    burst = gpu_pool("burst", "team-b", replicas=4)
+    world = Cluster(tenant("a", NAMESPACE), tenant("b", "team-b"), burst, settings=settings)
+    await world.settle()
+
+    def asked() -> int:
+        return sum(pod["metadata"]["labels"][LABEL_SERVING] == "false" for pod in world.pods())
+
+    world.kube.put(gpu_pool("chat", replicas=2))
+    world.pass_time(200)
+    await world.turn()
+    assert asked() == 0
+    world.pass_time(100)
+    await world.turn()
+    assert asked() == 2
+
+
 async def test_a_replica_that_is_not_bound_in_time_is_replaced_by_one_that_remembers_its_attempts() -> None:
     world = Cluster(tenant("a", NAMESPACE), gpu_pool("chat"))
     await world.turn()

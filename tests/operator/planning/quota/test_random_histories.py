@@ -2,14 +2,18 @@
 
 Beside the ledger that a real operator would keep, a new one is built from what is observed at every step: the two must
 decide the same. What was planned is carried out write by write, and the operator may be killed between any two writes.
+
+LLMOS_HISTORIES says how many there are; but in CI, each run has others.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +30,7 @@ from llmos_operator.planning.quota import (
 )
 from tests.operator.planning.quota.world import H100, HOLDING, STANDING, World, nodes
 
+HISTORIES = int(os.environ.get("LLMOS_HISTORIES", "500"))
 NAMES = ("a", "b", "c")
 CLASSES = ((H100,), (H100,), (H100, "l4"), ("l4", H100))
 RULES = QuotaRules(patience_s=200, reservation_s=200, swap_window_s=100, bind_deadline_s=60, aging_s=5)
@@ -217,7 +222,8 @@ HAPPENINGS: list[Callable[[History], None]] = [
 ]
 
 
-@settings(max_examples=500, deadline=None)
+@pytest.mark.timeout(max(300, HISTORIES))
+@settings(max_examples=HISTORIES, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 60))
 def test_any_history_keeps_the_promises_and_comes_to_rest(seed: int, steps: int) -> None:
     history = History(seed)

@@ -275,3 +275,33 @@ class TestFairness:
         world.pass_time(1)
         world.settle()
         assert world.gangs["b1"].state is GangState.RUNNING, "the same winner may win again"
+
+    def test_not_even_if_the_guarantees_changed_hands_meanwhile(self) -> None:
+        world = World([tenant("a", 1), tenant("b", 0)], nodes(1, 1), rules=QuotaRules(swap_window_s=300))
+        world.want("b", name="lost")
+        world.settle()
+        world.want("a", name="won")
+        world.settle()
+        assert world.asked == [("lost", "won")]
+        world.tenants |= {each.name: each for each in (tenant("a", 0), tenant("b", 1))}
+        world.pass_time(200)
+        world.settle()
+        assert world.in_state(GangState.RUNNING) == ["won"], "the window is not over"
+        world.pass_time(100)
+        world.settle()
+        assert world.in_state(GangState.RUNNING) == ["lost"], "then the guarantee holds"
+
+    def test_nor_if_their_priorities_did(self) -> None:
+        world = World([tenant("a", 1)], nodes(1, 1), rules=QuotaRules(swap_window_s=300))
+        world.want("a", name="lost", priority=1)
+        world.settle()
+        world.want("a", name="won", priority=50)
+        world.settle()
+        assert world.asked == [("lost", "won")]
+        world.change("lost", priority=90)
+        world.pass_time(200)
+        world.settle()
+        assert world.in_state(GangState.RUNNING) == ["won"], "the window is not over"
+        world.pass_time(100)
+        world.settle()
+        assert world.in_state(GangState.RUNNING) == ["lost"]

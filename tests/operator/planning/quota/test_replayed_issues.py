@@ -85,6 +85,16 @@ def test_kueue_14543_after_giving_back_no_victim_is_left_whom_the_rule_does_not_
     assert play(world) == 0
 
 
+def test_kueue_14543_a_victim_that_giving_back_made_illegal_drops_the_whole_plan() -> None:
+    # With p's own small gang gone, both of t's on the first node are fair game. But its own is on the other node and is
+    # given back, and then p would hold 3 by a weight of 2, and t 1: so nobody is asked to go.
+    world = World([tenant("p", weight=2), tenant("t")], nodes(2, 2))
+    for name, node in (("t", 0), ("t", 0), ("t", 1), ("p", 1)):
+        world.place(world.want(name), f"h100-00{node}")
+    world.want("p", 2, name="hero", priority=10)
+    assert play(world) == 0
+
+
 def test_kueue_14543_what_is_given_back_goes_to_whom_it_was_taken_for_and_not_to_the_victim() -> None:
     world = World([tenant("a", 4), tenant("b", 0)], nodes(1, 4))
     for _ in range(4):
@@ -121,6 +131,7 @@ def test_volcano_5026_a_search_that_fails_leaves_no_trace() -> None:
         world.place(world.want("b", 1, kind=GangKind.REPLICA), f"h100-00{number}")
         for _ in range(7):
             world.place(world.want("b", 1, kind=GangKind.BURST), f"h100-00{number}")
+    world.pass_time(60)  # Nobody is spared for having only just begun: they are really looked at.
     ledger = Ledger(world.snapshot())
     before = ledger.report()
     world.want("a", 4, pods=2, name="too-much")
@@ -131,6 +142,12 @@ def test_volcano_5026_a_search_that_fails_leaves_no_trace() -> None:
     assert ledger.plan(world.now_s).is_empty()
     ledger.forget("no-node")
     assert ledger.report() == before
+    world.finish("no-node")
+    world.want("a", 4, pods=2, name="too-much-again", priority=1)
+    world.want("a", 1, name="small")
+    ledger.observe(world.gangs["too-much-again"])
+    ledger.observe(world.gangs["small"])
+    assert [ask.for_id for ask in ledger.plan(world.now_s).ask] == ["small"], "those who were looked at have not gone"
 
 
 def test_volcano_5805_a_gang_that_lost_a_pod_keeps_its_room_and_is_withdrawn_whole_if_it_cannot_be_mended() -> None:
