@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ from llmos_operator.planning.failures import (
     read_attempt,
     read_time,
 )
+from llmos_operator.planning.model_users import Users
 from llmos_operator.planning.replicas import compute_backoff_s
 
 JsonObject = Mapping[str, Any]
@@ -228,7 +229,7 @@ class ModelFacts:
     claim_name: str = ""
     claim_failure: Failure | None = None
     refused: Failure | None = None
-    used_by: tuple[str, ...] = ()
+    used_by: Users = field(default_factory=Users)
 
 
 def build_model_status(model: LLMModel, facts: ModelFacts, now: datetime) -> LLMModelStatus:
@@ -286,9 +287,8 @@ def _stored_fact(model: LLMModel, facts: ModelFacts) -> Fact:
 
 def _ready_fact(model: LLMModel, facts: ModelFacts, resolved: Fact, stored: Fact) -> Fact:
     if model.metadata.deletion_timestamp is not None:
-        if facts.used_by:
-            pools = ", ".join(facts.used_by)
-            failure = build_failure(Reason.InUse, f"Pools that use it: {pools}.")
+        if facts.used_by.is_any:
+            failure = build_failure(Reason.InUse, str(facts.used_by))
             return is_false(CONDITION_READY, failure.reason, failure.message)
         return is_false(CONDITION_READY, Reason.Deleting)
     for fact in (resolved, stored):

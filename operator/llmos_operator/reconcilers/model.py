@@ -1,4 +1,4 @@
-"""One pass over an LLMModel: inspect, store, tell; hold back its deletion while pools use it."""
+"""One pass over an LLMModel: inspect, store, tell; hold back its deletion while pools and jobs use it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from llmos.api.names import (
 )
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid
-from llmos_operator.kube.resources import INFERENCE_POOLS, JOBS, LLM_MODELS, PERSISTENT_VOLUME_CLAIMS, PODS
+from llmos_operator.kube.resources import (
+    FINE_TUNE_JOBS,
+    INFERENCE_POOLS,
+    JOBS,
+    LLM_MODELS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+)
 from llmos_operator.manifests.steps import (
     build_claim,
     build_claim_change,
@@ -27,6 +34,7 @@ from llmos_operator.manifests.steps import (
     needs_fetch,
 )
 from llmos_operator.planning.failures import build_failure, read_attempt
+from llmos_operator.planning.model_users import Users, find_users
 from llmos_operator.planning.models import (
     ModelFacts,
     Step,
@@ -86,8 +94,8 @@ async def reconcile_model(context: Context, key: Key) -> Result:
 async def _reconcile_deletion(context: Context, current: Object, model: LLMModel) -> Result:
     if FINALIZER_IN_USE not in model.metadata.finalizers:
         return DONE
-    users = await _find_users(context, current)
-    if users:
+    users = await _observe_users(context, current)
+    if users.is_any:
         stored = any(c.type == CONDITION_STORED and c.status == "True" for c in model.status.conditions)
         facts = ModelFacts(
             source_hash=model.status.source_hash,
@@ -102,18 +110,21 @@ async def _reconcile_deletion(context: Context, current: Object, model: LLMModel
     return await _let_go_unless_used(context, current, users)
 
 
-async def _find_users(context: Context, model: Object) -> tuple[str, ...]:
+async def _observe_users(context: Context, model: Object) -> Users:
     metadata = model["metadata"]
     pools = await context.kube.list(INFERENCE_POOLS, namespace=metadata["namespace"])
-    return tuple(sorted(pool["metadata"]["name"] for pool in pools if metadata["name"] in _models_of(pool)))
+    jobs = await context.kube.list(FINE_TUNE_JOBS, namespace=metadata["namespace"])
+    return find_users(metadata["name"], pools, jobs)
 
 
-async def _let_go_unless_used(context: Context, model: Object, users: tuple[str, ...] | None = None) -> Result:
-    """Take our finalizer away if no pool uses the model, else look again soon."""
+async def _let_go_unless_used(context: Context, model: Object, users: Users | None = None) -> Result:
+    """Take our finalizer away if nobody uses the model, else look again soon."""
     metadata = model["metadata"]
     if FINALIZER_IN_USE not in metadata.get("finalizers", ()):
         return DONE
-    if await _find_users(context, model) if users is None else users:
+    if users is None:
+        users = await _observe_users(context, model)
+    if users.is_any:
         return Result(requeue_after_s=IN_USE_RETRY_S)
     await context.kube.patch_metadata(
         LLM_MODELS,
@@ -123,13 +134,6 @@ async def _let_go_unless_used(context: Context, model: Object, users: tuple[str,
         resource_version=metadata["resourceVersion"],
     )
     return DONE
-
-
-def _models_of(pool: Object) -> set[str]:
-    """Return the models that a pool names: the one that it serves, and adapters."""
-    spec = pool["spec"]
-    adapters = (spec.get("adapters") or {}).get("models") or ()
-    return {spec["modelRef"]["name"], *(reference["name"] for reference in adapters)}
 
 
 async def _observe_children(context: Context, model: LLMModel) -> _Children:

@@ -283,8 +283,9 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.InUse: _bad(
         _MODEL,
         "Ready",
-        "The model was deleted, but InferencePools still use it.",
-        "Delete the pools that the message names, or point them at another model; then the model goes by itself.",
+        "The model was deleted, but InferencePools or FineTuneJobs that are not over still use it.",
+        "Delete the pools and jobs that the message names, point the pools at another model, or wait until the jobs "
+        "are over; then the model goes by itself.",
         "on-change",
     ),
     Reason.Deleting: _good(_MODEL, "Ready", "The model is being deleted."),

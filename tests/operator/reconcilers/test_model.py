@@ -9,7 +9,14 @@ import pytest
 
 from llmos.api import Reason
 from llmos_operator.kube.errors import Forbidden
-from llmos_operator.kube.resources import INFERENCE_POOLS, LLM_MODELS, PERSISTENT_VOLUME_CLAIMS, PODS
+from llmos_operator.kube.resources import (
+    FINE_TUNE_JOBS,
+    INFERENCE_POOLS,
+    LLM_MODELS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+)
+from tests.operator.reconcilers.job_world import build_job
 from tests.operator.reconcilers.world import NAMESPACE, RESOLVED, World, build_model, build_pool, condition
 
 CLAIM: dict[str, Any] = {"storage": {"mode": "claim", "size": "5Gi"}}
@@ -167,6 +174,21 @@ async def test_a_model_in_use_is_kept_until_its_last_pool_is_gone() -> None:
     assert condition(model)["reason"] == "InUse"
     assert "chat" in condition(model)["message"]
     world.kube.finish_deletion(INFERENCE_POOLS, "chat", NAMESPACE)
+    await world.reconcile("LLMModel", "smollm2")
+    assert world.kube.all(LLM_MODELS) == []
+
+
+@pytest.mark.parametrize("teacher", [{}, {"task": "distill", "distill": {"teacherRef": {"name": "smollm2"}}}])
+async def test_a_model_that_a_job_starts_or_learns_from_is_kept_until_that_is_over(teacher: dict[str, Any]) -> None:
+    base = {"baseModelRef": {"name": "another"}, "method": teacher} if teacher else {}
+    world = World(build_model(), build_job(**base))
+    await world.model()
+    await world.kube.delete(LLM_MODELS, "smollm2", NAMESPACE)
+    model = await world.model()
+    assert condition(model)["reason"] == "InUse"
+    assert "FineTuneJobs that use it: tune." in condition(model)["message"]
+    assert (await world.reconcile("LLMModel", "smollm2")).requeue_after_s == 5
+    world.kube.set_status(FINE_TUNE_JOBS, "tune", NAMESPACE, phase="Failed")
     await world.reconcile("LLMModel", "smollm2")
     assert world.kube.all(LLM_MODELS) == []
 
