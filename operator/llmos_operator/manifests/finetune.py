@@ -73,8 +73,9 @@ from llmos_operator.manifests.steps import (
 )
 from llmos_operator.planning.finetune_canary import are_final, build_replacements, list_attached
 from llmos_operator.planning.finetune_cpu import count_threads, plan_cpu_request
-from llmos_operator.planning.finetune_memory import plan_container_memory, should_shard
+from llmos_operator.planning.finetune_memory import plan_container_memory
 from llmos_operator.planning.finetune_places import compute_store_uri, find_output_uri
+from llmos_operator.planning.finetune_pods import SHARDED
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.settings import Settings
 
@@ -224,6 +225,7 @@ def build_train_pod(
     node_labels: Mapping[str, str] | None = None,
     rank: int = 0,
     size: int = 1,
+    is_sharded: bool = False,
 ) -> Manifest:
     """Return a pod of an attempt; with quota it waits behind a gate until the attempt is admitted.
 
@@ -234,6 +236,7 @@ def build_train_pod(
         node_labels: labels of the nodes from which the job's volume can be reached.
         rank: which pod of the attempt it is.
         size: pods of the attempt.
+        is_sharded: whether each holds its share of the model.
     """
     job, trainer = template.job, template.job.spec.trainer
     member = Member(compute_pod_name(job, COMPONENT_TRAIN, number), rank, size)
@@ -244,7 +247,7 @@ def build_train_pod(
         *("--attempt", str(number)),
         *("--accelerators", str(size * trainer.accelerators_per_node)),
         *build_member_args(job, member, template.settings.start_timeout_s),
-        *(("--sharded",) if should_shard(job.spec, template.base, template.accelerator, template.teacher) else ()),
+        *((SHARDED,) if is_sharded else ()),
     )
     shm: Manifest = {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - shared memory of the loader's processes
     main = _build_main(template, CONTAINER_TRAIN, arguments, [*models.mounts, shm], _build_resources(template))

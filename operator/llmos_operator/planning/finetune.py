@@ -94,6 +94,8 @@ class NewPod:
     """Pods of the whole gang."""
     ranks: tuple[int, ...] = (0,)
     """Which of them to make."""
+    is_sharded: bool = False
+    """Each holds its share of the model."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ def plan_job(sight: Sight) -> JobPlan:
     """Return the next step of a job."""
     status = sight.job.status
     is_evaluating = sight.live.is_evaluating if sight.live else status.phase == "Evaluating"
-    is_alone = is_evaluating and not _is_sharded(sight)
-    attempts = build_attempts(sight.pods, noted=status.attempt, now=sight.now, is_leader_alone=is_alone)
+    attempts = build_attempts(sight.pods, noted=status.attempt, now=sight.now, is_evaluating=is_evaluating)
     sight = replace(sight, pods=attempts)
     record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live, sight.now)
     if sight.is_work_lost and not record.is_trained:
@@ -244,7 +245,8 @@ def _plan_completion(sight: Sight, record: Record, live: JobPod) -> JobPlan:
     phase: Phase = "Training" if _is_on_cpu(sight.job) else "Queued"
     if failure := _refuse_base(sight, record):
         return JobPlan(record, phase, failure, live, needs_files=True)
-    rest = NewPod(COMPONENT_TRAIN, live.number, live.size, live.missing)
+    # Ranks that hold the model in different ways would fail, and that would be taken for an error of the job.
+    rest = NewPod(COMPONENT_TRAIN, live.number, live.size, live.missing, is_sharded=live.is_sharded)
     return JobPlan(record, phase, live.stuck, live, create=rest, needs_files=True)
 
 
@@ -269,16 +271,17 @@ def _plan_attempt(sight: Sight, record: Record) -> JobPlan:
             teacher_digest=record.teacher_digest or digest_of(sight.teacher),
         )
         return JobPlan(pinned, "Pending", record.failure)
-    return _plan_new(record, job)
+    return _plan_new(sight, record)
 
 
-def _plan_new(record: Record, job: FineTuneJob) -> JobPlan:
+def _plan_new(sight: Sight, record: Record) -> JobPlan:
+    job = sight.job
     number, size = record.counted + 1, job.spec.trainer.nodes
     if not record.is_prepared:
         new = NewPod(COMPONENT_PREPARE, number)
         record = replace(record, prepare_attempt=number, failure=None)
         return JobPlan(record, "Preparing", create=new, needs_files=True)
-    new = NewPod(COMPONENT_TRAIN, number, size, tuple(range(size)))
+    new = NewPod(COMPONENT_TRAIN, number, size, tuple(range(size)), is_sharded=_is_sharded(sight))
     record = replace(record, attempt=number, failure=None)
     return JobPlan(record, "Training" if _is_on_cpu(job) else "Queued", create=new, needs_files=True)
 

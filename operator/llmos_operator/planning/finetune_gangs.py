@@ -8,7 +8,8 @@ pod. Pure.
   deleted. The next attempt begins when all of it has ended.
 - The end of rank 0 with a result is the end of the attempt with a result. Other ranks that are done before it have left
   in order. While rank 0 makes the result, nothing is asked of them any more: their pods and nodes may go. Where the
-  model is sharded, all of them make it, and all are needed to the end.
+  model is sharded, all of them make it, and all are needed to the end. What the pods were made with decides that, for
+  the spec and the class may have changed since.
 - A rank that ended only because another one did says `PeerLost`, or repeats what the other one said. Where that is all
   that is known, what the other one's kubelet has to say (killed for its memory, evicted) is waited for a little.
 - Preemption is told by the leader's record, which the ledger writes, or by any pod, where Kueue stops it.
@@ -36,7 +37,7 @@ _ALIVE: Final = (PodState.RUNNING, PodState.STARTING, PodState.WAITING)
 
 
 def build_attempts(
-    pods: Iterable[JobPod], *, noted: int, now: datetime, is_leader_alone: bool = False
+    pods: Iterable[JobPod], *, noted: int, now: datetime, is_evaluating: bool = False
 ) -> tuple[JobPod, ...]:
     """Return one pod for each attempt: itself, or what stands for its gang.
 
@@ -44,20 +45,21 @@ def build_attempts(
         pods: pods of one job.
         noted: the attempt that the job's status names: its gang was made in full.
         now: the current time.
-        is_leader_alone: rank 0 of that attempt makes the result, and needs no other one for it.
+        is_evaluating: rank 0 of that attempt makes the result.
     """
     ordered = sorted(pods, key=lambda pod: (pod.number, pod.component, pod.rank))
     grouped = groupby(ordered, key=lambda pod: (pod.number, pod.component))
     return tuple(
-        _build_attempt(tuple(members), noted=noted, now=now, is_leader_alone=is_leader_alone) for _, members in grouped
+        _build_attempt(tuple(members), noted=noted, now=now, is_evaluating=is_evaluating) for _, members in grouped
     )
 
 
-def _build_attempt(members: Sequence[JobPod], *, noted: int, now: datetime, is_leader_alone: bool) -> JobPod:
+def _build_attempt(members: Sequence[JobPod], *, noted: int, now: datetime, is_evaluating: bool) -> JobPod:
     leader, size = members[0], max(member.size for member in members)
     if leader.component != COMPONENT_TRAIN or size == 1:
         return replace(leader, members=tuple(members))
-    is_alone = is_leader_alone and leader.number == noted and leader.rank == 0 and leader.state is PodState.RUNNING
+    is_making = is_evaluating and leader.number == noted and leader.rank == 0 and leader.state is PodState.RUNNING
+    is_alone = is_making and not leader.is_sharded
     needed = (leader,) if is_alone else members
     missing = () if is_alone else tuple(sorted(set(range(size)) - {member.rank for member in members}))
     end = _find_end(needed, missing if leader.number <= noted else (), now)

@@ -53,6 +53,8 @@ FINAL_REASONS: Final = frozenset(
         Reason.TeacherMismatch,
     }
 )
+SHARDED: Final = "--sharded"
+"""What a trainer that shards the model is started with."""
 _SIGNALLED: Final = 128
 _WORDS_OF_REPLICAS: Final = frozenset({Reason.EngineCrashed, Reason.ReplicaFailed})
 _FAILED: Final = {COMPONENT_PREPARE: Reason.PreparationFailed, COMPONENT_TRAIN: Reason.TrainingFailed}
@@ -109,6 +111,8 @@ class JobPod:
     size: int = 1
     is_holding: bool = False
     """It has a node, and what it asks for there."""
+    is_sharded: bool = False
+    """It was made to hold its share of the model, whatever the spec says by now."""
     is_placed: bool = False
     """The quota ledger chose its node, and takes care that it is bound."""
     unbound: Failure | None = None
@@ -164,6 +168,7 @@ def _build_pod(pod: Pod, times: PodTimes, now: datetime, *, is_superseded: bool)
         rank=read_rank(pod),
         size=read_size((pod,)),
         is_holding=is_holding(pod),
+        is_sharded=any(SHARDED in (each.get("command") or ()) for each in pod["spec"].get("containers", ())),
         is_placed=read_record(metadata).placement is not None,
         unbound=_find_unbound(pod, times, now) if state is PodState.STARTING else None,
     )

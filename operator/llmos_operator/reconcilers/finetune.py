@@ -343,7 +343,15 @@ async def _build_new_pods(
     is_ours = observed.has_quota and not observed.queue
     labels = await _observe_node_labels(context, observed) if is_ours else {}
     pods = [
-        build_train_pod(template, new.number, has_quota=is_ours, node_labels=labels, rank=rank, size=new.size)
+        build_train_pod(
+            template,
+            new.number,
+            has_quota=is_ours,
+            node_labels=labels,
+            rank=rank,
+            size=new.size,
+            is_sharded=new.is_sharded,
+        )
         for rank in sorted(new.ranks, reverse=True)
     ]
     if trial is not None:

@@ -82,6 +82,52 @@ async def test_where_the_model_is_sharded_no_rank_may_go_before_the_result_is_ma
     assert world.going() == [LEADER]
 
 
+def hold(sharding: str) -> dict[str, Any]:
+    """How the accelerators of two nodes hold the model."""
+    return {"accelerator": {"class": "cpu"}, "nodes": 2, "sharding": sharding}
+
+
+async def test_sharding_that_is_asked_for_while_the_result_is_made_is_for_the_next_attempt() -> None:
+    world = await begin()
+    world.end_pod(WORKER, outcome="finished")
+    world.kube.logs[NAMESPACE, LEADER, "train", False] = '{"event": "progress", "phase": "evaluating"}\n'
+    world.pass_time(5)
+    await world.step()
+    world.kube.finish_deletion(PODS, WORKER, NAMESPACE)
+    world.change(trainer=hold("full"))
+    status = await world.go()
+    assert (status["phase"], status["attempts"]) == ("Evaluating", {**ONCE, "infrastructure": 0})
+    assert (world.job_pods(), world.going()) == ([LEADER], [])
+    world.complete()
+    assert (await world.go(2))["phase"] == "Succeeded"
+
+
+async def test_ranks_of_a_sharded_model_stay_needed_though_the_next_attempt_is_to_hold_it_whole() -> None:
+    world = await begin(trainer=hold("full"))
+    world.kube.logs[NAMESPACE, LEADER, "train", False] = '{"event": "progress", "phase": "evaluating"}\n'
+    world.pass_time(5)
+    await world.step()
+    world.change(trainer=hold("none"))
+    world.end_pod(WORKER, code=137)
+    status = await world.go()
+    assert status["attempts"] == ONCE
+    assert world.going() == [LEADER]
+
+
+@pytest.mark.parametrize(("before", "after"), [("none", "full"), ("full", "none")])
+async def test_a_gang_that_was_begun_is_completed_with_pods_that_hold_the_model_alike(before: str, after: str) -> None:
+    world = GangWorld(trainer=hold(before))
+    await world.go()
+    world.end_pod("tune-prepare-1", outcome="prepared", report=REPORT)
+    world.kube.fail_next("apply", "Pod", Unavailable("killed"), after=1)
+    with pytest.raises(Unavailable):
+        await world.go()
+    world.change(trainer=hold(after))
+    await world.go()
+    commands = [world.pod(name)["spec"]["containers"][0]["command"] for name in world.gang()]
+    assert ["--sharded" in command for command in commands] == [before == "full"] * 2
+
+
 async def test_a_second_pass_over_a_gang_writes_nothing() -> None:
     world = await begin()
     world.kube.forget_writes()
