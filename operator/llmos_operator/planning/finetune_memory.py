@@ -19,8 +19,6 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
   visits), q = heads x head size, k = key-value heads x head size. It is the least that training can do with; a trainer
   with more memory keeps more and is faster.
 - The logits of T tokens are there in c bytes, again in float32 for the loss, and with their gradient.
-- While a checkpoint is written the container also holds a copy of what is learned and of its two moments, in the memory
-  of the host: 12 bytes for each trained parameter more (`plan_container_memory`).
 - Of several accelerators each holds all of this: the work of a step is dealt out, not the model. What they exchange
   takes half a GiB more: NCCL's buffers, and the gradients that are summed at once.
 - Of n over which the model is sharded each holds one n-th of weights and states (ZeRO, stage 3). Beside it stands what
@@ -30,18 +28,33 @@ of vocabulary and c bytes for a number (2 in bfloat16, 4 in float32):
 
       gathered    lora: c (R + 2 l)    full: 4 (R + 2 l) + 4 max(2 R, R + 2 l), and c max(R, l) of casts if c < 4
 
-  `trainer.sharding: auto` shards where the whole does not fit. The memory of a host then holds the whole model once
-  while it is read (its processes take turns), and what a checkpoint is written from at another time.
+  `trainer.sharding: auto` shards where the whole does not fit. The processes of a pod then take turns to read the
+  model, and what a checkpoint is written from comes in its place.
 - Tasks dpo and embedding compute both of a pair at once: T = 2 maxLength. Beside a result that is no adapter dpo holds
   the base model a second time, as the reference: c P more weights.
 - Task distill holds the teacher, in the compute type and without gradients: c Pt, and what one of its layers computes,
   c T (8 ht + 4 wt + 2 qt + 4 kt), where that is more than all activations of the student, which come after it. What it
   says of T tokens stays until both are compared, softened, in float32: (c + 16) T V. It is never sharded.
 - Classifiers and embeddings have no logits of a vocabulary: V = 0. Heads, labels x h, are too small to count.
-- Merging an adapter (output.kind merged) holds the base model in float32 in the memory of the host, when training is
-  over: 1.1 x 4 P + runtime, where that is more than training itself takes there.
 - A tenth is what allocators lose to fragments. The runtime is 1.5 GiB: the device's context and workspaces, or the
   interpreter with torch.
+
+Beside k accelerators the container holds, in the memory of the host, with b bytes for a weight while it is read (4 with
+full tuning, else c) and A learned parameters (P with full tuning):
+
+    each of k its own    k x 2 GiB + k max(b P, c Pt, 8 A) + 12 A
+    sharded              k x 2 GiB + max(b P, k c Pt, 12 A)
+
+- A process reads the model whole, in the type that it trains with and whatever type the file has, before it moves it
+  onto its accelerator (`train/model.py`), and all k do so at the same time. What they share is the page cache of the
+  files, which takes room from nobody. Of model and teacher one is read after the other.
+- When training goes on, each process copies both moments of its optimizer out of the checkpoint before they go to the
+  accelerator, 8 bytes for each learned parameter; of a sharded model only its share, and that straight to there.
+- While a checkpoint is written the pod of rank 0 also holds a copy of what is learned and of its two moments: 12 bytes
+  for each (`train/snapshot.py`). It comes on top, for the C library keeps part of what was freed before.
+- Merging an adapter (output.kind merged) holds the base model in float32, when training is over: 1.1 x 4 P + runtime,
+  where that is more than training itself takes there.
+- On the processor (class `cpu`) there is one memory: needs + 12 A.
 
 An adapter on a layer i -> o adds rank (i + o) parameters (Hu et al., 2021).
 """
@@ -64,6 +77,7 @@ OVERHEAD: Final = 1.1
 EXCHANGE_GIB: Final = 0.5
 STATE_BYTES: Final = 12
 FLOAT32_BYTES: Final = 4
+_MOMENTS_BYTES: Final = 8
 NF4_BYTES: Final = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 PAIRED: Final = frozenset({"dpo", "embedding"})
 SPEECHLESS: Final = frozenset({"token-classification", "sequence-classification", "embedding"})
@@ -201,20 +215,21 @@ def plan_container_memory(
     is_sharded, processes = should_shard(spec, model, accelerator, teacher), spec.trainer.accelerators_per_node
     memory = compute_training_memory(spec, architecture, taught_by, is_sharded=is_sharded)
     copied_gib = STATE_BYTES * _count_learned(spec, architecture) / GIB
-    taught_gib = taught_by.loaded_bytes / GIB if taught_by is not None else 0.0
+    read_gib = _weight_bytes(spec) * architecture.parameters / GIB
+    # In the compute type, as the accelerator holds it.
+    taught_gib = memory.teacher_gib
     if accelerator is None:
-        needs_gib, read_gib, kept_gib = memory.needs_gib, 0.0, OVERHEAD * memory.teacher_gib
-    else:
-        # Each process reads the models by itself, one after the other, onto its accelerator.
-        needs_gib, read_gib = processes * _HOST_GIB, max(architecture.loaded_bytes / GIB, taught_gib)
+        # One memory holds everything.
+        kept_gib = OVERHEAD * taught_gib
+        needs_gib = memory.needs_gib + (max(copied_gib, read_gib) if is_sharded else copied_gib)
+    elif is_sharded:
         # The ranks of a model that is sharded wait for what the first one merges; others have left.
-        kept_gib = (processes - 1) * _HOST_GIB if is_sharded else 0.0
-    if is_sharded:
-        # They take turns to read the model, and not the teacher, which each of them holds.
-        read_once_gib = _weight_bytes(spec) * architecture.parameters / GIB
-        needs_gib += max(copied_gib, read_once_gib, processes * taught_gib if accelerator is not None else 0.0)
+        kept_gib = (processes - 1) * _HOST_GIB
+        needs_gib = processes * _HOST_GIB + max(copied_gib, read_gib, processes * taught_gib)
     else:
-        needs_gib += processes * read_gib + copied_gib
+        kept_gib = 0.0
+        moments_gib = _MOMENTS_BYTES * _count_learned(spec, architecture) / GIB
+        needs_gib = processes * (_HOST_GIB + max(read_gib, taught_gib, moments_gib)) + copied_gib
     needs_gib = max(needs_gib, _compute_merge_gib(spec, architecture) + kept_gib)
     return f"{round(math.ceil(needs_gib / _STEP_GIB) * _STEP_GIB * 1024)}Mi"
 

@@ -226,6 +226,34 @@ def test_each_process_of_a_pod_reads_the_model_by_itself() -> None:
     assert eight < 8 * one
 
 
+def host_bytes(each: FineTuneJobSpec, taught_by: LLMModel | None = None) -> int:
+    """What the container asks for beside accelerators that hold everything."""
+    return int(plan_container_memory(each, model(), accelerator("640Gi"), taught_by).removesuffix("Mi")) * 2**20
+
+
+@pytest.mark.parametrize("processes", [1, 8])
+@pytest.mark.parametrize(
+    ("tuning", "precision", "read", "copied"),
+    [("full", "auto", 8, 12), ("full", "float32", 8, 12), ("lora", "auto", 2, 0), ("lora", "float32", 4, 0)],
+)
+def test_each_process_reads_the_model_in_the_type_that_it_trains_with_or_its_moments(
+    processes: int, tuning: str, precision: str, read: int, copied: int
+) -> None:
+    """Both moments of what is learned are more than its float32 weights; a checkpoint is written by one of them."""
+    each = spec(tuning, accelerators_per_node=processes, precision=precision, sharding="none")
+    adapter = 0 if copied else 12 * count_adapter_parameters(architecture(), each.method.lora)
+    expected = processes * (2 * GIB + read * PARAMETERS) + copied * PARAMETERS + adapter
+    assert expected <= host_bytes(each) < expected + GIB
+
+
+def test_each_process_reads_the_teacher_in_the_compute_type_where_that_is_more() -> None:
+    two, one = (
+        host_bytes(spec(task="distill", accelerators_per_node=count, precision="float32"), teacher())
+        for count in (2, 1)
+    )
+    assert two - one == pytest.approx(2 * GIB + 4 * 9 * PARAMETERS, abs=GIB)
+
+
 def test_a_shorter_length_takes_less() -> None:
     short = spec(hyperparameters={"maxLength": 512})
     long = spec(hyperparameters={"maxLength": 4096})
