@@ -402,6 +402,7 @@ TOLD_ELSEWHERE: dict[Reason, str] = {
     Reason.NodeLost: "e2e/test_27_finetune",
     Reason.NoTrialSucceeded: "tests/operator/reconcilers/test_finetune_search",
     Reason.NothingToLearn: "tests/training/prepare/test_gate",
+    Reason.ObjectsLeft: "tests/operator/reconcilers/test_finetune_removal",
     Reason.OutputNameTaken: "tests/operator/reconcilers/test_finetune",
     Reason.PeerLost: "tests/training/train/test_gang: a rank that is killed",
     Reason.PersonalDataFound: "tests/training/prepare/test_gate",

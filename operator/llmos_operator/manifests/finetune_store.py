@@ -3,16 +3,18 @@
     train pod     init container `restore` (of rank 0) brings what the store has and the volume lacks; the trainer
                   itself puts checkpoints and result
     prepare pod   only without a claim: `prepare` is an init container then, and container `keep` puts the dataset
+    tidy pod      removes what the job put, when the job is deleted (`finetune_tidy`)
 
 Only these see the Secret. The one that reads strangers' data (`prepare`) and those that fetch do not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from llmos.api import FineTuneJob, ModelSource
-from llmos.api.names import CONTAINER_KEEP, CONTAINER_RESTORE, WORK_DIR
+from llmos.api.names import CONTAINER_KEEP, CONTAINER_RESTORE, CONTAINER_TIDY, WORK_DIR
 from llmos_operator.manifests.common import Manifest, build_env
 from llmos_operator.manifests.steps import (
     CA_DIR,
@@ -58,6 +60,13 @@ def build_restore_container(job: FineTuneJob, number: int, settings: Settings) -
     if not job.spec.checkpoint.keep_best:
         command.append("--without-best")
     return _build_container(CONTAINER_RESTORE, command, job, settings)
+
+
+def build_remove_container(job: FineTuneJob, needed: Sequence[str], settings: Settings) -> Manifest:
+    """Return the container that removes what the job put, but for the folders that are `needed`."""
+    command = ["python", "-m", "llmos_workers.offsite", "remove", "--uri", compute_store_uri(job)]
+    command += [word for folder in needed for word in ("--keep", folder)]
+    return build_source_container(CONTAINER_TIDY, settings.worker_lite_image, command, _source(job), settings, _PREFIX)
 
 
 def give_store(container: Manifest, job: FineTuneJob, settings: Settings) -> None:

@@ -8,7 +8,7 @@ does not depend on it, and whatever becomes of it is no failure of the job.
 What is done stands in the status (`filesRemoved`), so that it is done once. A pod that failed is kept and told: it was
 tried again by its kubelet, with pauses, until its deadline. Deleting it has it made anew.
 
-Without a claim there is nothing to remove: what is in an object store stays there.
+Without a claim there is nothing to remove: what is in an object store goes with the job (`finetune_removal`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """One pass over a FineTuneJob: observe, plan, make, tell, and only then delete.
 
 Whatever the plan rests on is in the status before a pod goes that held it, so that an operator that is killed anywhere
-is followed by one that goes on. Deletion needs no finalizer: pods, ConfigMap and claim have the job as owner, the train
-pod saves its work within its grace period, and the claim stays as long as an LLMModel owns it, too.
+is followed by one that goes on. Pods, ConfigMap and claim have the job as owner, the train pod saves its work within
+its grace period, and the claim stays as long as an LLMModel owns it, too. So deletion needs a finalizer for objects in
+an object store only (`reconcilers.removal`).
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.kueue import KueueLook, build_kueue_metadata, look_at_kueue, tend_pods
 from llmos_operator.reconcilers.orphans import remove_lost_pods, tend_orphans
+from llmos_operator.reconcilers.removal import apply_finalizer, reconcile_removal
 from llmos_operator.reconcilers.search import look_at_search, read_trial
 from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.tidy import delete_tidy_pod, tend_files
@@ -107,12 +109,16 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     if current is None or "deletionTimestamp" in current["metadata"]:
         context.canaries.forget(key)
         await end_canaries(context, key)
-        return await tend_orphans(context, LABEL_JOB, key)
+        looks = [await tend_orphans(context, LABEL_JOB, key)]
+        if current is not None:
+            looks.append(await reconcile_removal(context, current))
+        return _look_first(*(look.requeue_after_s for look in looks))
     try:
         job = FineTuneJob.model_validate(current)
     except ValidationError as error:
         await apply_invalid_status(context, current, error)
         return DONE
+    await apply_finalizer(context, job)
     observed = await _observe(context, key, current, job)
     plan, search = await look_at_search(
         observed.sight,
@@ -135,13 +141,16 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     await delete_tidy_pod(context, tidying)
     train = [pod for pod in observed.pods if _is_train(pod)]
     await tend_pods(context, job, observed.queue, train, has_quota=observed.has_quota)
-    looks = (
+    return _look_first(
         plan.look_again_s,
         await remove_lost_pods(context, observed.foreign),
         observed.look_again_s,
         observed.kueue.look_again_s,
         REFUSED_RETRY_S if refused else None,
     )
+
+
+def _look_first(*looks: float | None) -> Result:
     return Result(requeue_after_s=min((look for look in looks if look is not None), default=None))
 
 

@@ -96,6 +96,7 @@ LABEL_FABRIC_DOMAIN: Final = f"{GROUP}/fabric-domain"
 """On nodes: those with the same value are connected by a fast network."""
 
 FINALIZER_IN_USE: Final = f"{GROUP}/in-use"
+FINALIZER_OBJECTS: Final = f"{GROUP}/objects"
 FINALIZER_OFFBOARDING: Final = f"{GROUP}/offboarding"
 
 # Condition types. `Ready` is the aggregate that a person reads first.

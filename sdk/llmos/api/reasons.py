@@ -38,6 +38,7 @@ class Reason(StrEnum):
     ClaimNotBound = "ClaimNotBound"
     InUse = "InUse"
     Deleting = "Deleting"
+    ObjectsLeft = "ObjectsLeft"
     # InferencePool: going well.
     Fits = "Fits"
     Ready = "Ready"
@@ -288,7 +289,14 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "are over; then the model goes by itself.",
         "on-change",
     ),
-    Reason.Deleting: _good(_MODEL, "Ready", "The model is being deleted."),
+    Reason.Deleting: _good(_MODEL_AND_JOB, "Ready", "It is being deleted."),
+    Reason.ObjectsLeft: _bad(
+        _JOB,
+        "Ready",
+        "The job was deleted, and not all that it put into its object store could be removed.",
+        "Remove it there yourself, for example with: aws s3 rm --recursive URI",
+        "none",
+    ),
     Reason.Fits: _good(_POOL, "Planned", "The model fits the accelerators; the numbers stand in status.plan."),
     Reason.Ready: _good(_POOL, "Ready", "All desired replicas answer."),
     Reason.ScaledToZero: _good(_POOL, "Ready", "No replicas are asked for."),

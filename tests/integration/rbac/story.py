@@ -176,12 +176,13 @@ class Story:
 
     async def _train(self) -> None:
         """A job prepares, waits for a quota that its namespace has no part in, trains when that is gone, is looked at
-        meanwhile, and registers its result."""
+        meanwhile, registers its result, and goes with its objects."""
         await self._write_tenant("nobody")
         spec = {
             "baseModelRef": {"name": "small"},
             "dataset": {"source": {"uri": "https://host/set"}},
             "trainer": {"accelerator": {"class": CLASS}},
+            "checkpoint": {"storage": {"mode": "claim", "uri": "s3://bucket/ml"}},
             "output": {"name": "result"},
         }
         await self._write("FineTuneJob", "tune", spec)
@@ -193,6 +194,11 @@ class Story:
         await self._wait_for_reason(LLM_MODELS, "result", "Available")
         for kind, name in ((FINE_TUNE_JOBS, "tune"), (LLM_MODELS, "result")):
             await self._admin.delete(kind, name, self._namespace)
+
+        async def is_gone() -> bool:
+            return await self._admin.get(FINE_TUNE_JOBS, "tune", self._namespace) is None
+
+        await self._wait("the job to go with what it put into its object store", is_gone)
 
     async def _write_scaled_pool(self, name: str, *, min_replicas: int) -> None:
         spec = {"modelRef": {"name": "small"}, "engine": {"name": "simulator"}, "accelerator": {"class": "cpu"}}

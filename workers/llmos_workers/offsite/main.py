@@ -3,6 +3,7 @@
     python -m llmos_workers.offsite restore --uri URI --work /job --attempt N [--trial N] [--has-claim]
                                                 [--without-best]
     python -m llmos_workers.offsite put --uri URI --folder /job/dataset
+    python -m llmos_workers.offsite remove --uri URI [--keep output]
 
 Errors go to the termination log as {"reason", "message"}, with exit code 1; never a credential. With `--has-claim`
 an object store that cannot be reached is only said: the claim has all that the attempt needs.
@@ -24,6 +25,7 @@ from llmos_workers.fetch.main import TERMINATION_LOG, build_ca_environment
 from llmos_workers.fetch.redaction import redact
 from llmos_workers.offsite.folders import RETRY, publish_folder
 from llmos_workers.offsite.remote import RemoteFolder
+from llmos_workers.offsite.removing import REMOVAL_RETRY, remove_job
 from llmos_workers.offsite.restore import Restoring, restore
 from llmos_workers.offsite.words import explain
 from llmos_workers.train.errors import is_disk_full
@@ -42,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options)
     except FetchError as error:
-        return _fail(options, error.reason, explain(error, options.uri))
+        # Of what is removed no attempt goes on: there is no next one that a remedy would be for.
+        is_last = options.step == "remove"
+        words = f"The object store {options.uri}: {error.cause}" if is_last else explain(error, options.uri)
+        return _fail(options, error.reason, words)
     except OSError as error:
         told = "Raise checkpoint.storage.size in a new FineTuneJob." if is_disk_full(error) else "See the pod's log."
         return _fail(options, DiskFullError.reason if is_disk_full(error) else FetchError.reason, f"{error}. {told}")
@@ -54,6 +59,10 @@ def _run(options: argparse.Namespace) -> None:
     if options.step == "put":
         RETRY.call(lambda: publish_folder(remote, options.folder))
         log.info("%s is in %s", options.folder, remote.uri)
+        return
+    if options.step == "remove":
+        count = REMOVAL_RETRY.call(lambda: remove_job(remote, options.keep))
+        log.info("removed %d objects from %s", count, remote.uri)
         return
     restore(
         Restoring(
@@ -91,6 +100,8 @@ def _build_parser() -> argparse.ArgumentParser:
     bring.add_argument("--trial", type=int, default=0, help="number of the trial of a search; 0 = the job has none")
     bring.add_argument("--has-claim", action="store_true", help="the volume is a claim, which holds the dataset")
     bring.add_argument("--without-best", action="store_true", help="the result is made from the newest checkpoint")
+    remove = steps.add_parser("remove", parents=[common], help="remove what the job put")
+    remove.add_argument("--keep", action="append", default=[], help="a folder of it that stays")
     put = steps.add_parser("put", parents=[common], help="put a complete folder")
     put.add_argument("--folder", type=Path, required=True, help="a folder with a manifest.json")
     return parser

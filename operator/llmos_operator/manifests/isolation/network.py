@@ -32,6 +32,7 @@ from llmos.api.names import (
     COMPONENT_PREPARE,
     COMPONENT_REPLICA,
     COMPONENT_SHARE,
+    COMPONENT_TIDY,
     COMPONENT_TRAIN,
     CONTROL_PORT,
     ENGINE_PORT,
@@ -55,7 +56,7 @@ def build_network_policies(namespace: TenantNamespace) -> list[Manifest]:
     fetches = {"matchExpressions": [_is_in(LABEL_COMPONENT, COMPONENT_INSPECT, COMPONENT_FETCH, COMPONENT_SHARE)]}
     fetching_jobs = {
         "matchLabels": {LABEL_FETCHES: "true"},
-        "matchExpressions": [_is_in(LABEL_COMPONENT, COMPONENT_PREPARE, COMPONENT_TRAIN)],
+        "matchExpressions": [_is_in(LABEL_COMPONENT, COMPONENT_PREPARE, COMPONENT_TRAIN, COMPONENT_TIDY)],
     }
     fetching_replicas = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA, LABEL_FETCHES: "true"}}
     replicas = {"matchLabels": {LABEL_COMPONENT: COMPONENT_REPLICA}}
