@@ -1,4 +1,4 @@
-"""What a FineTuneJob is made of: a claim, a ConfigMap, a prepare pod, a train pod for each attempt, and its LLMModel.
+"""What a FineTuneJob is made of: a claim, a ConfigMap, a prepare pod, and a train pod for each attempt.
 
     claim JOB-work         dataset, checkpoints and result; owned by the job, and by the LLMModel once there is one
     ConfigMap JOB-job      the job as its pods read it (`JOB_FILE`)
@@ -7,7 +7,8 @@
     pod JOB-train-N        fetches base model and teacher, if they are not in claims, and trains; with more of them
                            (`JOB-train-N-1` ...) where a job trains on several nodes (`finetune_gang`)
 
-With `checkpoint.storage.uri` there is an object store beside the claim, or in its place (`finetune_store`).
+With `checkpoint.storage.uri` there is an object store beside the claim, or in its place (`finetune_store`). The result
+is an LLMModel (`finetune_output`).
 
 The prepare pod goes to the nodes of the training's class, though it asks for no accelerator: where a volume is bound
 when its first pod comes, it is then bound where training can reach it. What the volume says about its nodes the train
@@ -17,15 +18,14 @@ pod's selector repeats, for the quota ledger chooses nodes by it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmos.api import AcceleratorClass, CanaryStatus, FineTuneJob, LLMModel, ModelSource, ResolvedModel
+from llmos.api import AcceleratorClass, FineTuneJob, LLMModel, ModelSource, ResolvedModel
 from llmos.api.names import (
     ANNOTATION_ACCELERATOR_CLASS,
     ANNOTATION_ATTEMPT,
-    ANNOTATION_JUDGED_BY,
     API_VERSION,
     COMPONENT_PREPARE,
     COMPONENT_STORAGE,
@@ -71,10 +71,9 @@ from llmos_operator.manifests.steps import (
     build_source_volumes,
     read_claim_uri,
 )
-from llmos_operator.planning.finetune_canary import are_final, build_replacements, list_attached
 from llmos_operator.planning.finetune_cpu import count_threads, plan_cpu_request
 from llmos_operator.planning.finetune_memory import plan_container_memory
-from llmos_operator.planning.finetune_places import compute_store_uri, find_output_uri
+from llmos_operator.planning.finetune_places import compute_store_uri
 from llmos_operator.planning.finetune_pods import SHARDED
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.settings import Settings
@@ -148,48 +147,6 @@ def build_job_config(job: FineTuneJob) -> Manifest:
         ),
         "data": {JOB_FILE.rpartition("/")[2]: json.dumps(told, sort_keys=True)},
     }
-
-
-def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None = None) -> Manifest:
-    """Return the LLMModel of the result. The job does not own it: it is there to stay.
-
-    Args:
-        job: whose result it is.
-        canaries: where it takes the place of others; None if the job knows of no such place.
-    """
-    output = job.spec.output
-    storage = job.spec.checkpoint.storage
-    spec: Manifest = {"source": {"uri": find_output_uri(job, compute_work_claim_name(job), job.status.best_trial)}}
-    if storage.secret_ref is not None and not storage.has_claim:
-        spec["source"]["secretRef"] = {"name": storage.secret_ref.name}
-    if not storage.has_claim and not job.spec.makes_adapter:
-        # Each pod that serves it fetches it into its own space, in which the job had room for it and more.
-        spec["storage"] = {"size": storage.size}
-    if job.spec.makes_adapter:
-        spec["adapter"] = {"baseModelRef": {"name": job.spec.base_model_ref.name}}
-        if canaries is not None:
-            spec["adapter"]["attachTo"] = [each.pool for each in list_attached(job, canaries)]
-            spec["adapter"]["replaces"] = build_replacements(canaries)
-        elif output.attach_to:
-            spec["adapter"]["attachTo"] = [each.pool for each in output.attach_to]
-    is_judged = canaries is not None and not are_final(canaries)
-    metadata = build_metadata(
-        output.name,
-        job.metadata.namespace or "",
-        labels={LABEL_JOB: job.metadata.name},
-        annotations={ANNOTATION_JUDGED_BY: job.metadata.name} if is_judged else None,
-    )
-    return {"apiVersion": API_VERSION, "kind": "LLMModel", "metadata": metadata, "spec": spec}
-
-
-def build_bare_model(model: Manifest) -> Manifest:
-    """Return the LLMModel of a result without what may be taken back: the places that it takes, and its judge."""
-    spec = model["spec"]
-    if "adapter" not in spec:
-        return model
-    metadata = {name: value for name, value in model["metadata"].items() if name != "annotations"}
-    adapter = {"baseModelRef": spec["adapter"]["baseModelRef"]}
-    return {**model, "metadata": metadata, "spec": {**spec, "adapter": adapter}}
 
 
 def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:

@@ -39,9 +39,7 @@ from llmos_operator.kube.resources import (
 )
 from llmos_operator.manifests.finetune import (
     JobTemplate,
-    build_bare_model,
     build_job_config,
-    build_output_model,
     build_prepare_pod,
     build_train_pod,
     build_work_claim,
@@ -50,6 +48,7 @@ from llmos_operator.manifests.finetune import (
     read_node_labels,
 )
 from llmos_operator.manifests.finetune_gang import build_peers_service, compute_peers_name
+from llmos_operator.manifests.finetune_output import build_bare_model, build_output_model
 from llmos_operator.manifests.finetune_trials import build_trial_pod
 from llmos_operator.manifests.replica import build_held_pods
 from llmos_operator.manifests.steps import build_claim_change

@@ -13,13 +13,13 @@ from llmos.api.names import LABEL_FETCHES
 from llmos_operator.manifests.finetune import (
     JobTemplate,
     build_job_config,
-    build_output_model,
     build_prepare_pod,
     build_train_pod,
     build_work_claim,
     read_node_labels,
 )
 from llmos_operator.manifests.finetune_gang import build_peers_service
+from llmos_operator.manifests.finetune_output import build_output_model
 from llmos_operator.manifests.finetune_trials import build_trial_pod
 from llmos_operator.planning.settings import Settings
 from tests.operator.reconcilers.job_world import build_base, build_job
