@@ -37,8 +37,7 @@ class CheckpointStorage(ApiModel):
     ) = None
     """Folder in an object store, s3://bucket/path or gs://bucket/path. Each complete checkpoint and the result are put
     below it, in NAMESPACE/JOB, while training goes on; an attempt goes on from the newest complete one of both places.
-    What the job put there is removed when it is deleted, but for results that an LLMModel reads from there, and unless
-    checkpoint.keepWhenDeleted is true."""
+    What the job put there stays when it is deleted, unless checkpoint.keepWhenDeleted is false."""
     secret_ref: LocalReference | None = None
     """Secret whose keys become environment variables of the containers that read and write uri, for example
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL."""
@@ -78,6 +77,7 @@ class Checkpointing(ApiModel):
     """What happens when the accelerators are wanted back."""
     storage: CheckpointStorage = CheckpointStorage()
     """Where they are."""
-    keep_when_deleted: bool = False
-    """Keep what is in storage.uri when the job is deleted, so that a job of the same name goes on from it. It may be
-    changed at any time. What is in a claim is there as long as the job or its model."""
+    keep_when_deleted: bool = True
+    """Keep what is in storage.uri when the job is deleted, so that a job of the same name goes on from it. If false it
+    is removed, but for results that an LLMModel reads from there. It may be changed at any time. What is in a claim is
+    there as long as the job or its model."""

@@ -1,4 +1,4 @@
-"""A job that is deleted takes along what it put into its object store, and never waits for ever."""
+"""A job that is told to takes along what it put into its object store, and its deletion never waits for ever."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RemovalWorld(JobWorld):
     """Delete a job, and play the pod that removes."""
 
     def __init__(self, **checkpoint: Any) -> None:
-        super().__init__(checkpoint={"storage": STORE, **checkpoint})
+        super().__init__(checkpoint={"storage": STORE, "keepWhenDeleted": False, **checkpoint})
 
     async def delete(self) -> None:
         await self.kube.delete(FINE_TUNE_JOBS, JOB, NAMESPACE)
@@ -73,6 +73,12 @@ async def test_a_job_with_an_object_store_is_held_and_one_without_is_not() -> No
     world.kube.forget_writes()
     await world.go()
     assert world.kube.changes == []
+
+
+async def test_a_job_does_not_touch_its_bucket_unless_it_is_told_to() -> None:
+    world = JobWorld(checkpoint={"storage": STORE})
+    await world.go()
+    assert "finalizers" not in world.kube.stored(FINE_TUNE_JOBS, NAMESPACE, JOB)["metadata"]
 
 
 async def test_its_pods_end_then_its_objects_go_then_the_job() -> None:
@@ -140,7 +146,7 @@ async def test_what_is_to_be_kept_is_kept(*, is_late: bool) -> None:
         world.change(checkpoint={"storage": STORE, "keepWhenDeleted": True})
         await world.look()
     else:
-        world.change(checkpoint={"storage": STORE})
+        world.change(checkpoint={"storage": STORE, "keepWhenDeleted": False})
         await world.step()
         assert world.finalizers() == HELD
         world.change(checkpoint={"storage": STORE, "keepWhenDeleted": True})
