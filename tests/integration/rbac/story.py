@@ -182,7 +182,7 @@ class Story:
             "baseModelRef": {"name": "small"},
             "dataset": {"source": {"uri": "https://host/set"}},
             "trainer": {"accelerator": {"class": CLASS}},
-            "checkpoint": {"storage": {"mode": "claim", "uri": "s3://bucket/ml"}},
+            "checkpoint": {"storage": {"mode": "claim", "uri": "s3://bucket/ml"}, "keepWhenDeleted": False},
             "output": {"name": "result"},
         }
         await self._write("FineTuneJob", "tune", spec)
