@@ -14,6 +14,8 @@ from llmos_operator.kube.resources import CONFIG_MAPS, FINE_TUNE_JOBS, LLM_MODEL
 from tests.operator.reconcilers.job_world import CHECKPOINT, JOB, REPORT, JobWorld, build_base
 from tests.operator.reconcilers.world import NAMESPACE, build_model
 
+ORIGIN = {"job": JOB, "baseDigest": "sha256:0123", "datasetDigest": "sha256:d"}
+
 
 async def test_a_job_prepares_trains_evaluates_and_registers() -> None:
     world = JobWorld(output={"name": "support", "attachTo": [{"pool": "chat"}]})
@@ -41,6 +43,7 @@ async def test_a_job_prepares_trains_evaluates_and_registers() -> None:
     }
     assert world.output()["spec"] == {
         "source": {"uri": "pvc://tune-work/output"},
+        "origin": ORIGIN,
         "adapter": {"baseModelRef": {"name": "smollm2"}, "attachTo": ["chat"]},
     }
     assert world.job_pods() == []
@@ -56,7 +59,7 @@ async def test_a_merged_result_is_a_model_of_its_own_also_when_the_base_has_chan
     world.kube.put(build_base("sha256:another"))
     status = await world.go(2)
     assert (status["phase"], world.ready()) == ("Succeeded", ("True", "Registered"))
-    assert world.output()["spec"] == {"source": {"uri": "pvc://tune-work/output"}}
+    assert world.output()["spec"] == {"source": {"uri": "pvc://tune-work/output"}, "origin": ORIGIN}
 
 
 async def test_the_claim_is_owned_by_the_job_and_in_the_end_by_the_model_too() -> None:
