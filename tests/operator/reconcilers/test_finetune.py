@@ -144,6 +144,26 @@ async def test_progress_comes_from_the_log_not_more_often_than_every_two_seconds
     assert [read for read in world.kube.reads if read.verb == "log"] == []
 
 
+async def test_evaluations_on_the_way_are_remembered_once_for_each_step_also_over_attempts() -> None:
+    world = JobWorld()
+    await world.prepare()
+    await world.train()
+    points = [{"step": 10 * number, "loss": 2.0, "evalLoss": 2.0 - number / 100} for number in range(1, 31)]
+    world.pass_time(5)
+    world.tell("tune-train-1", evaluations=[*points[:10], {"step": 5, "evalLoss": float("nan")}, "nonsense"])
+    assert (await world.step())["metrics"] == points[:10]
+    world.end_pod("tune-train-1", code=137)
+    await world.step()
+    world.pass_time(11)
+    await world.go(2)
+    await world.train(2)
+    world.pass_time(5)
+    world.tell("tune-train-2", evaluations=points[8:18])
+    assert (await world.step())["metrics"] == points[:18]
+    world.end_pod("tune-train-2", outcome="complete", output={"digest": "sha256:out"}, evaluations=points[20:])
+    assert (await world.go())["metrics"] == [*points[8:18], *points[20:]]
+
+
 async def test_evaluating_is_a_phase_of_its_own() -> None:
     world = JobWorld()
     await world.prepare()
