@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -87,19 +88,44 @@ async def test_a_job_learns_survives_the_loss_of_its_pod_and_registers_an_adapte
     assert {"Training", "NodeLost", "Registered"} <= set(reasons)
 
 
+@dataclass(frozen=True)
+class Bad:
+    """A dataset that is refused."""
+
+    folder: str
+    reason: Reason
+    names: str
+    dataset: Object = field(default_factory=dict)
+    suite: str = ""
+
+
+BAD = {
+    "broken": Bad("broken-set", Reason.DatasetInvalid, "train.jsonl:2"),
+    "personal": Bad("personal-set", Reason.PersonalDataFound, "train.jsonl:2", {"clean": {"pii": "fail"}}),
+    "overlong": Bad("long-set", Reason.ExamplesTooLong, "train.jsonl:2", {"validate": {"overlong": "fail"}}),
+    "suite": Bad("support-set", Reason.DatasetInvalid, "suite-quiz/train.jsonl:2", suite="broken-set"),
+}
+
+
 @pytest.mark.usefixtures("base_model")
 async def test_bad_data_is_refused_by_line_and_no_training_ever_begins(
     api: Api, source: Source, namespace: str
 ) -> None:
-    await api.create(build_job(namespace, f"{source.url}/broken-set"))
-    await wait_for_status(api, namespace, "the refusal", lambda status: status.get("phase") == "Failed")
-    job = await api.get("FineTuneJob", JOB, namespace)
-    told = read_condition(job)
-    assert told["reason"] == Reason.DatasetInvalid
-    assert "train.jsonl:2" in told["message"]
-    assert job is not None
-    assert job["status"]["attempt"] == 0
-    assert await list_train_pods(api, namespace) == []
+    for name, bad in BAD.items():
+        job = build_job(namespace, f"{source.url}/{bad.folder}")
+        job["metadata"]["name"], job["spec"]["output"]["name"] = name, name
+        job["spec"]["dataset"] |= bad.dataset
+        if bad.suite:
+            job["spec"]["evaluate"]["suites"] = [{"name": "quiz", "source": {"uri": f"{source.url}/{bad.suite}"}}]
+        await api.create(job)
+        status = await wait_for_job(
+            api, namespace, name, "the refusal", lambda status: status.get("phase") == "Failed", timeout_s=JOB_S
+        )
+        told = read_condition(await api.get("FineTuneJob", name, namespace))
+        assert told["reason"] == bad.reason, told
+        assert bad.names in told["message"]
+        assert status["attempt"] == 0
+    assert await api.list("Pod", namespace, f"{LABEL_COMPONENT}={COMPONENT_TRAIN}") == []
 
 
 @pytest.mark.usefixtures("base_model")

@@ -54,6 +54,8 @@ def build_folders() -> dict[str, Folder]:
         "broken-set": Folder(
             _with_list({"train.jsonl": b'{"prompt": "a", "completion": "b"}\n{"question": "no prompt"}\nno JSON\n'})
         ),
+        "personal-set": Folder(_with_list({"train.jsonl": _write_pairs("Who helps?", "Ask anna@example.com.")})),
+        "long-set": Folder(_with_list({"train.jsonl": _write_pairs("Tell a long story.", "And then? " * 200)})),
         "adapter": Folder(build_adapter()),
         "adapter-next": Folder(build_adapter(seed=8)),
         "adapter-large": Folder(build_adapter(64)),
@@ -76,6 +78,12 @@ def build_dataset(count: int = 200) -> dict[str, bytes]:
         for number in range(count)
     ]
     return _with_list({"train.jsonl": "\n".join(lines).encode()})
+
+
+def _write_pairs(prompt: str, completion: str) -> bytes:
+    """Two lines, of which the second one asks and answers this."""
+    pairs = (("What is two and two?", "Four."), (prompt, completion))
+    return "\n".join(json.dumps({"prompt": asked, "completion": answer}) for asked, answer in pairs).encode()
 
 
 def build_password_dataset(count: int = 200) -> dict[str, bytes]:

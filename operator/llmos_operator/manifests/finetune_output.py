@@ -27,6 +27,7 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
     if not storage.has_claim and not job.spec.makes_adapter:
         # Each pod that serves it fetches it into its own space, in which the job had room for it and more.
         spec["storage"] = {"size": storage.size}
+    spec["origin"] = _build_origin(job)
     if job.spec.makes_adapter:
         spec["adapter"] = {"baseModelRef": {"name": job.spec.base_model_ref.name}}
         if canaries is not None:
@@ -42,6 +43,12 @@ def build_output_model(job: FineTuneJob, canaries: Sequence[CanaryStatus] | None
         annotations={ANNOTATION_JUDGED_BY: job.metadata.name} if is_judged else None,
     )
     return {"apiVersion": API_VERSION, "kind": "LLMModel", "metadata": metadata, "spec": spec}
+
+
+def _build_origin(job: FineTuneJob) -> Manifest:
+    report = job.status.dataset_report
+    digests = {"baseDigest": job.status.base_digest, "datasetDigest": report.digest if report else ""}
+    return {"job": job.metadata.name, **{name: digest for name, digest in digests.items() if digest}}
 
 
 def build_bare_model(model: Manifest) -> Manifest:

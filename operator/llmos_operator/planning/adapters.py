@@ -58,7 +58,7 @@ class AdapterPlan:
 
 
 def plan_adapters(pool: InferencePool, models: Iterable[LLMModel]) -> AdapterPlan:
-    """Return which of the models of the pool's namespace are loaded as its adapters."""
+    """Return which of the models of the pool's namespace, its base among them, are loaded as its adapters."""
     adapters = pool.spec.adapters
     if adapters is None:
         return AdapterPlan()
@@ -71,7 +71,7 @@ def plan_adapters(pool: InferencePool, models: Iterable[LLMModel]) -> AdapterPla
     load: list[Wanted] = []
     served = {status.name: status.digest for status in pool.status.adapters if status.digest and status.replicas}
     for model in sorted((m for m in by_name.values() if _belongs(pool, m, named)), key=_age):
-        failure = _refuse(pool, adapters, model)
+        failure = _refuse(pool, adapters, model, by_name.get(pool.spec.model_ref.name))
         wanted = Wanted(model, _digest(model))
         # While its next version is looked at, or cannot be had, replicas go on with the one that they have.
         if failure is not None and failure.reason is Reason.ModelNotReady and wanted.name in served:
@@ -101,13 +101,9 @@ def _digest(model: LLMModel) -> str:
     return model.status.resolved.digest if model.status.resolved else ""
 
 
-def _refuse(pool: InferencePool, adapters: Adapters, model: LLMModel) -> Failure | None:
-    name, base = model.metadata.name, pool.spec.model_ref.name
-    if model.spec.adapter is None:
-        detail = f"LLMModel {name} has no spec.adapter: it is a model of its own, which needs a pool of its own."
-        return build_failure(Reason.AdapterDoesNotFit, detail)
-    if model.spec.adapter.base_model_ref.name != base:
-        detail = f"LLMModel {name} changes {model.spec.adapter.base_model_ref.name}, and the pool serves {base}."
+def _refuse(pool: InferencePool, adapters: Adapters, model: LLMModel, base_model: LLMModel | None) -> Failure | None:
+    name = model.metadata.name
+    if detail := _find_other_base(pool, model):
         return build_failure(Reason.AdapterDoesNotFit, detail)
     if (unready := _find_unreadiness(model)) is not None:
         return name_model(build_failure(Reason.ModelNotReady, unready), name)
@@ -118,11 +114,35 @@ def _refuse(pool: InferencePool, adapters: Adapters, model: LLMModel) -> Failure
             "answers with words: engines do not serve both. docs/how-to/fine-tune.md says what serves a classifier."
         )
         return build_failure(Reason.AdapterDoesNotFit, detail)
+    if base_model is not None and (detail := _find_changed_base(model, base_model)):
+        return build_failure(Reason.AdapterDoesNotFit, detail)
     rank = facts.rank if facts is not None else 0
     if rank > adapters.max_rank:
         detail = f"Its rank is {rank}, and the pool's spec.adapters.maxRank {adapters.max_rank}."
         return build_failure(Reason.AdapterTooLarge, detail)
     return None
+
+
+def _find_other_base(pool: InferencePool, model: LLMModel) -> str:
+    """Return that a model does not change the pool's model; empty if it does."""
+    name, base = model.metadata.name, pool.spec.model_ref.name
+    if model.spec.adapter is None:
+        return f"LLMModel {name} has no spec.adapter: it is a model of its own, which needs a pool of its own."
+    changes = model.spec.adapter.base_model_ref.name
+    return "" if changes == base else f"LLMModel {name} changes {changes}, and the pool serves {base}."
+
+
+def _find_changed_base(model: LLMModel, base: LLMModel) -> str:
+    """Return that an adapter was learned on another state of its base model; empty if not, or if nobody knows."""
+    learned_on = model.spec.origin.base_digest if model.spec.origin is not None else ""
+    now = _digest(base)
+    if not learned_on or not now or learned_on == now:
+        return ""
+    return (
+        f"It was learned on LLMModel {base.metadata.name} with {learned_on[:_DIGEST_CHARS]}, which now has "
+        f"{now[:_DIGEST_CHARS]}. Put the former source back, or train it anew; if the weights are the same, remove "
+        "spec.origin.baseDigest."
+    )
 
 
 def _find_unreadiness(model: LLMModel) -> str | None:

@@ -78,6 +78,7 @@ class EngineSettings:
     quantization: str = ""  # quantized while loading, for checkpoints that are not
     enforce_eager: bool = False
     max_loras: int = 0
+    max_cpu_loras: int = 0  # twice as many as max_loras if not said
     max_lora_rank: int = 0
 
 

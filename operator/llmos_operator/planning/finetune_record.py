@@ -25,6 +25,7 @@ from llmos.api import (
     EndedAttempt,
     FineTuneJob,
     MetricComparison,
+    TrainingMetrics,
     TrainingProgress,
 )
 from llmos.api.names import (
@@ -41,6 +42,7 @@ from llmos_operator.planning.finetune_history import extend_history
 from llmos_operator.planning.finetune_pods import End, JobPod, PodState
 from llmos_operator.planning.finetune_reports import TrainReport
 
+MOST_EVALUATIONS = 20
 LIVE = frozenset({PodState.WAITING, PodState.STARTING, PodState.RUNNING})
 
 
@@ -52,6 +54,7 @@ class Record:
     teacher_digest: str = ""
     dataset: DatasetReport | None = None
     progress: TrainingProgress | None = None
+    evaluations: tuple[TrainingMetrics, ...] = ()
     last_checkpoint: CheckpointStatus | None = None
     attempts: Attempts = field(default_factory=Attempts)
     attempt: int = 0
@@ -96,6 +99,7 @@ def read_record(job: FineTuneJob) -> Record:
         teacher_digest=status.teacher_digest,
         dataset=status.dataset_report,
         progress=status.progress,
+        evaluations=status.metrics,
         last_checkpoint=status.last_checkpoint,
         attempts=status.attempts,
         attempt=status.attempt,
@@ -188,6 +192,12 @@ def _count(record: Record, end: End, pod: JobPod, now: datetime) -> Record:
     )
 
 
+def _merge(known: tuple[TrainingMetrics, ...], told: tuple[TrainingMetrics, ...]) -> tuple[TrainingMetrics, ...]:
+    """Return the newest evaluations by step. One that was done again after a kill takes the place of the former."""
+    by_step = {each.step: each for each in (*known, *told)}
+    return tuple(by_step[step] for step in sorted(by_step))[-MOST_EVALUATIONS:]
+
+
 def _hear(record: Record, report: TrainReport | None) -> Record:
     if report is None:
         return record
@@ -195,6 +205,7 @@ def _hear(record: Record, report: TrainReport | None) -> Record:
     return replace(
         record,
         progress=report.progress or record.progress,
+        evaluations=_merge(record.evaluations, report.evaluations),
         last_checkpoint=report.last_checkpoint or record.last_checkpoint,
         lost_accelerator_seconds=record.lost_accelerator_seconds if lost is None else lost,
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from llmos.api import CheckpointStatus, DatasetReport, MetricComparison, TrainingProgress
+from llmos.api import CheckpointStatus, DatasetReport, MetricComparison, TrainingMetrics, TrainingProgress
 from llmos.api.meta import ApiModel
 from llmos_operator.planning.failures import read_time
 
@@ -35,6 +35,8 @@ class TrainReport:
     """How far an attempt is, or was. None means that it did not say."""
 
     progress: TrainingProgress | None = None
+    evaluations: tuple[TrainingMetrics, ...] = ()
+    """The last ones on the way."""
     last_checkpoint: CheckpointStatus | None = None
     lost_accelerator_seconds: float | None = None
     is_evaluating: bool = False
@@ -87,17 +89,16 @@ def _is_progress(data: JsonObject) -> bool:
 
 def _read_report(data: JsonObject) -> TrainReport:
     evaluation, output = _as_object(data.get("evaluation")), _as_object(data.get("output"))
-    metrics = evaluation.get("metrics")
-    found = [_read(MetricComparison, item) for item in metrics] if isinstance(metrics, list) else []
     digest, trouble = output.get("digest"), data.get("storageTrouble")
     progress = _read(TrainingProgress, data.get("progress"))
     return TrainReport(
         progress=_with_display(progress) if progress else None,
+        evaluations=_read_all(TrainingMetrics, data.get("evaluations")),
         last_checkpoint=_read(CheckpointStatus, data.get("lastCheckpoint")),
         lost_accelerator_seconds=_read_seconds(data.get("lostAcceleratorSeconds")),
         is_evaluating=data.get("phase") == "evaluating",
         active_at=_read_moment(data.get("activeAt")),
-        metrics=tuple(metric for metric in found if metric is not None)[:_MOST_METRICS],
+        metrics=_read_all(MetricComparison, evaluation.get("metrics")),
         output_digest=digest[:_LONGEST_DIGEST] if isinstance(digest, str) else "",
         storage_trouble=trouble[:_LONGEST_TROUBLE] if isinstance(trouble, str) else "",
     )
@@ -127,6 +128,11 @@ def _read(model: type[Model], data: object) -> Model | None:
         return model.model_validate(data) if isinstance(data, Mapping) else None
     except ValidationError:
         return None
+
+
+def _read_all(model: type[Model], data: object) -> tuple[Model, ...]:
+    found = (_read(model, item) for item in data) if isinstance(data, list) else ()
+    return tuple(each for each in found if each is not None)[:_MOST_METRICS]
 
 
 def _read_object(text: str) -> JsonObject | None:

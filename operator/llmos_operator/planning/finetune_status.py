@@ -73,6 +73,7 @@ def build_job_status(
         claim_name=claim_name,
         dataset_report=record.dataset,
         progress=record.progress,
+        metrics=record.evaluations,
         last_checkpoint=_name_claim(record.last_checkpoint, claim_name),
         attempt=record.attempt,
         attempts=record.attempts,

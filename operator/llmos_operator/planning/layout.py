@@ -14,6 +14,7 @@ from llmos.api.names import CONDITION_READY, CPU_CLASS
 from llmos_operator.planning.engine_profile import GIB, EngineSettings
 from llmos_operator.planning.failures import Failure, build_failure, name_model
 from llmos_operator.planning.gang_shape import refuse_claim, refuse_shape
+from llmos_operator.planning.lora_memory import compute_host_adapters
 from llmos_operator.planning.memory import plan_memory
 from llmos_operator.planning.memory_cpu import plan_cpu_memory
 from llmos_operator.planning.memory_estimate import Accelerators, DoesNotFit, MemoryPlan
@@ -158,7 +159,8 @@ def _engine_settings(pool: InferencePool, version: str) -> EngineSettings:
         gpu_memory_utilization=_number(args.get("gpu-memory-utilization")),
         quantization=str(args.get("quantization", "")),
         enforce_eager=args.get("enforce-eager") is True,
-        max_loras=pool.spec.adapters.max_loaded if pool.spec.adapters else 0,
+        max_loras=pool.spec.adapters.slot_count if pool.spec.adapters else 0,
+        max_cpu_loras=compute_host_adapters(pool.spec.adapters) if pool.spec.adapters else 0,
         max_lora_rank=pool.spec.adapters.max_rank if pool.spec.adapters else 0,
     )
     return replace(settings, version=version) if version else settings

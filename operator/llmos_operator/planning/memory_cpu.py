@@ -64,10 +64,9 @@ def plan_cpu_memory(
     batch = compute_batch(settings, 0.0, max_model_len)
     weights = compute_weights_gib(architecture, weights_bytes=weights_bytes, tensor_parallel_size=1, settings=settings)
     activation = compute_activation_gib(architecture, 1, batch, find_profile(settings.version))
-    # Each slot, and two adapters that wait for one.
-    lora = 3 * compute_lora_gib(
+    lora = compute_lora_gib(
         architecture,
-        slots=settings.max_loras,
+        slots=settings.max_loras + (settings.max_cpu_loras or 2 * settings.max_loras),
         rank=settings.max_lora_rank,
         tensor_parallel_size=1,
         pipeline_parallel_size=1,

@@ -93,6 +93,7 @@ async def read_token_hash(context: Context, pool: InferencePool) -> str:
 
 async def _observe_models(context: Context, pool: InferencePool) -> tuple[LLMModel, ...]:
     named = {reference.name for reference in pool.spec.adapters.models} if pool.spec.adapters else set()
+    named.add(pool.spec.model_ref.name)
     found = [
         body
         for body in await context.kube.list(LLM_MODELS)

@@ -31,6 +31,7 @@ from llmos.api.finetunejob_status import (
     MetricComparison,
     OutputStatus,
     ParameterValue,
+    TrainingMetrics,
     TrainingProgress,
     TrialStatus,
 )
@@ -168,6 +169,7 @@ __all__ = [
     "TokenWindow",
     "Toleration",
     "Trainer",
+    "TrainingMetrics",
     "TrainingProgress",
     "TrialStatus",
     "TrustRemoteCode",

@@ -20,6 +20,15 @@ class DatasetExample(ApiModel):
     """What is wrong with it."""
 
 
+class LengthBucket(ApiModel):
+    """How many examples are about so long."""
+
+    up_to: Annotated[int, Field(ge=1)]
+    """Most tokens of these examples; those of the bucket before have at most half as many."""
+    examples: Annotated[int, Field(ge=0)]
+    """How many there are."""
+
+
 class DatasetReport(ApiModel):
     """What the dataset gate found."""
 
@@ -53,6 +62,8 @@ class DatasetReport(ApiModel):
     """99 of 100,"""
     length_max: Annotated[int, Field(ge=0)] = 0
     """and all."""
+    lengths: Annotated[tuple[LengthBucket, ...], Field(max_length=32), ListMap(("upTo",))] = ()
+    """Histogram of the examples' lengths in tokens before any cut; buckets without examples are left out."""
     examples: Annotated[tuple[DatasetExample, ...], Field(max_length=20)] = ()
     """The first lines with each kind of problem."""
 
@@ -78,6 +89,17 @@ class TrainingProgress(ApiModel):
     """The last one of the held-out examples."""
     display: Annotated[str, Field(max_length=64)] = ""
     """Step of all, for people."""
+
+
+class TrainingMetrics(ApiModel):
+    """What was measured on the way, each time that the held-out examples were asked."""
+
+    step: Annotated[int, Field(ge=0)]
+    """Optimizer steps that were done by then."""
+    loss: float | None = None
+    """Mean loss for each learned token of the last ten steps."""
+    eval_loss: float
+    """That of the held-out examples."""
 
 
 class CheckpointStatus(ApiModel):
@@ -240,6 +262,9 @@ class FineTuneJobStatus(ApiModel):
     """What the dataset gate found."""
     progress: TrainingProgress | None = None
     """How far training is."""
+    metrics: Annotated[tuple[TrainingMetrics, ...], Field(max_length=20), ListMap(("step",))] = ()
+    """The last evaluations on the way; every step's loss is in the claim's folder tensorboard. Of a search, trials has
+    the last one of each."""
     last_checkpoint: CheckpointStatus | None = None
     """The newest complete checkpoint."""
     attempt: Annotated[int, Field(ge=0)] = 0

@@ -163,13 +163,30 @@ class Hold(ApiModel):
 class Adapters(ApiModel):
     """LoRA adapters that every replica serves beside its model. They are loaded and unloaded while it runs."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.slots) || self.slots <= self.maxLoaded",
+            "more slots than adapters are of no use: lower slots, or raise maxLoaded",
+            field_path=".slots",
+        ),
+    )
+
     max_loaded: Annotated[int, Field(ge=1, le=64)] = 4
     """Adapters that the pool can hold. A change starts new replicas."""
+    slots: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Adapters that the accelerator holds at the same time. The others wait in the host's memory: when one of them is
+    asked, it takes the slot of the least recently used one. Absent = maxLoaded, so that none ever waits for another
+    one's requests. A change starts new replicas."""
     max_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
     """Largest rank of an adapter; memory is set aside for it. A change starts new replicas."""
     models: Annotated[tuple[LocalReference, ...], Field(max_length=64), ListMap(("name",))] = ()
     """LLMModels with spec.adapter to load, beside those that name this pool in their attachTo. Clients call an adapter
     by the name of its LLMModel."""
+
+    @property
+    def slot_count(self) -> int:
+        """Adapters that the accelerator holds at the same time."""
+        return self.slots or self.max_loaded
 
 
 class InferencePoolSpec(ApiModel):

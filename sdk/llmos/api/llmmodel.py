@@ -83,6 +83,17 @@ class AdapterOf(ApiModel):
     this until the canary has ended; then it is yours."""
 
 
+class Origin(ApiModel):
+    """What a FineTuneJob made a model from. The job writes it when it registers its result."""
+
+    job: Name
+    """The FineTuneJob."""
+    base_digest: Annotated[str, Field(max_length=128)] = ""
+    """Digest of the base model that was learned on. An adapter is loaded only beside a base model that has it still."""
+    dataset_digest: Annotated[str, Field(max_length=128)] = ""
+    """Digest of the prepared dataset, as in the job's status.datasetReport and in llmos.json beside the weights."""
+
+
 class LLMModelSpec(ApiModel):
     """What the user asks for."""
 
@@ -90,6 +101,8 @@ class LLMModelSpec(ApiModel):
     """Where the model's files are."""
     adapter: AdapterOf | None = None
     """Present if the files are a LoRA adapter (adapter_config.json and adapter_model.safetensors)."""
+    origin: Origin | None = None
+    """What a FineTuneJob made it from."""
     format: Literal["auto", "safetensors", "gguf"] = "auto"
     """Format of the weights; gguf is converted once. Pickle formats are refused."""
     storage: ModelStorage = ModelStorage()

@@ -581,7 +581,8 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.AdapterDoesNotFit: _bad(
         _POOL,
         "AdaptersReady",
-        "An LLMModel is no adapter, it is one of another base model, or it has an output layer of its own.",
+        "An LLMModel is no adapter, it is one of another base model or of another state of it, or it has an output "
+        "layer of its own.",
         "Attach only adapters whose spec.adapter.baseModelRef is the pool's modelRef, and no classifiers.",
         "on-change",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -15,6 +16,8 @@ from llmos.cli.job_progress import describe_training
 from llmos.cli.report import Health, State
 from llmos.cli.screen import build_table, draw_mark, draw_problem
 from llmos.cli.trials import draw_trials
+
+_BAR_CHARS: Final = 30
 
 
 def draw_job(job: FineTuneJob, health: Health) -> RenderableType:
@@ -31,9 +34,20 @@ def draw_findings(job: FineTuneJob) -> list[RenderableType]:
     """What was found about the dataset and the result, as far as there is something."""
     report, evaluation = job.status.dataset_report, job.status.evaluation
     parts: list[RenderableType] = [draw_dataset(report)] if report else []
+    parts += _draw_metrics(job)
     parts += draw_trials(job)
     parts += draw_evaluation(evaluation, job.spec.evaluate.gates) if evaluation else []
     return parts + draw_canaries(job)
+
+
+def _draw_metrics(job: FineTuneJob) -> list[RenderableType]:
+    """How the losses fell."""
+    if not job.status.metrics:
+        return []
+    table = build_table("ON THE WAY", "STEP", "LOSS", "EVAL_LOSS")
+    for each in job.status.metrics:
+        table.add_row(str(each.step), "" if each.loss is None else f"{each.loss:.4g}", f"{each.eval_loss:.4g}")
+    return [table, ""]
 
 
 def _message(health: Health) -> list[RenderableType]:
@@ -137,12 +151,22 @@ def draw_dataset(report: DatasetReport) -> RenderableType:
     for name, value in _report_rows(report):
         table.add_row(name, value)
     parts: list[RenderableType] = [table, ""]
+    if report.lengths:
+        parts += [_draw_lengths(report), ""]
     if report.examples:
         named = build_table("LINES WITH PROBLEMS (the first of each kind)", "LINE", "PROBLEM")
         for example in report.examples:
             named.add_row(Text(example.line), Text(example.problem))
         parts += [named, ""]
     return Group(*parts)
+
+
+def _draw_lengths(report: DatasetReport) -> RenderableType:
+    table = build_table("LENGTHS", "TOKENS UP TO", "EXAMPLES", "")
+    most = max(bucket.examples for bucket in report.lengths)
+    for bucket in report.lengths:
+        table.add_row(str(bucket.up_to), str(bucket.examples), "#" * -(-_BAR_CHARS * bucket.examples // most))
+    return table
 
 
 def _report_rows(report: DatasetReport) -> list[tuple[str, str]]:

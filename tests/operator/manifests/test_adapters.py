@@ -40,6 +40,11 @@ def share_pod(**change: Any) -> dict[str, Any]:
     return build_share_pod(model, model.status.resolved, attempt=3, token="token", settings=SETTINGS)
 
 
+def test_of_more_adapters_than_slots_the_engine_keeps_all_at_hand() -> None:
+    command = " ".join(engine_of(template(adapters={"maxLoaded": 8, "slots": 2}))["command"])
+    assert "--max-loras 2 --max-cpu-loras 16" in command
+
+
 @pytest.mark.parametrize("engine", ["vllm", "simulator"])
 def test_the_engine_can_load_adapters_only_if_the_pool_has_them(engine: str) -> None:
     container = engine_of(template(engine={"name": engine}, adapters={"maxLoaded": 3, "maxRank": 32}))

@@ -115,6 +115,27 @@ def test_each_reason_not_to_load_an_adapter_is_named_with_a_remedy() -> None:
     assert all(len(failure.message.split(". ")) > 1 for _, _, failure in plan.refused)
 
 
+def base(digest: str) -> LLMModel:
+    return adapter("smollm2", digest=digest, adapter=None)
+
+
+def test_an_adapter_of_another_state_of_its_base_model_is_not_loaded() -> None:
+    learned = adapter(origin={"job": "tune", "baseDigest": ONE})
+    assert names(plan_adapters(pool(), [learned, base(ONE)])) == ["a"]
+    plan = plan_adapters(pool(), [learned, base(TWO)])
+    assert reasons(plan) == {"a": Reason.AdapterDoesNotFit}
+    ((_, _, failure),) = plan.refused
+    assert "sha256:111111111111, which now has sha256:222222222222" in failure.message
+    assert "train it anew" in failure.message
+
+
+def test_where_nobody_knows_the_state_of_the_base_model_an_adapter_is_loaded() -> None:
+    unknown = adapter("smollm2", ready="False", adapter=None)
+    learned = adapter(origin={"job": "tune", "baseDigest": ONE})
+    assert names(plan_adapters(pool(), [learned, unknown])) == ["a"]
+    assert names(plan_adapters(pool(), [adapter(), base(TWO)])) == ["a"]
+
+
 def test_of_too_many_the_oldest_stay_and_one_that_does_not_fit_takes_no_place() -> None:
     models = [adapter("young", age=1), adapter("large", age=9, rank=64), adapter("old", age=3), adapter("mid", age=2)]
     plan = plan_adapters(pool(maxLoaded=2), models)

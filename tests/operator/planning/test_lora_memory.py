@@ -17,7 +17,7 @@ from llmos_operator.planning.memory import plan_memory
 from llmos_operator.planning.memory_cpu import plan_cpu_memory
 from llmos_operator.planning.memory_estimate import Accelerators, DoesNotFit
 from tests.operator.planning.test_adapters import adapter
-from tests.operator.reconcilers.world import build_model, build_pool
+from tests.operator.reconcilers.world import RESOLVED, build_model, build_pool
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -75,6 +75,26 @@ def test_on_a_processor_the_container_is_larger_by_the_slots_and_by_those_that_w
 
     taken = 3 * compute_lora_gib(llama(), slots=4, rank=16, tensor_parallel_size=1, pipeline_parallel_size=1)
     assert plan(max_loras=4, max_lora_rank=16).needs_gib - plan().needs_gib == pytest.approx(1.1 * taken)
+
+
+def test_fewer_slots_than_adapters_need_less_and_all_of_them_still_have_room_on_the_host() -> None:
+    def needs(*, slots: int, host: int = 0) -> float:
+        settings = EngineSettings(max_loras=slots, max_cpu_loras=host, max_lora_rank=16)
+        return plan_cpu_memory(llama(), settings=settings, context_length=2048).needs_gib
+
+    each = 1.1 * compute_lora_gib(llama(), slots=1, rank=16, tensor_parallel_size=1, pipeline_parallel_size=1)
+    assert needs(slots=8) - needs(slots=2, host=16) == pytest.approx(6 * each)
+
+
+def test_the_plan_of_a_pool_counts_its_slots() -> None:
+    ready = {"type": "Ready", "status": "True", "reason": "Available", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    model = LLMModel.model_validate({**build_model(), "status": {"resolved": RESOLVED, "conditions": [ready]}})
+
+    def needs(**adapters: int) -> float:
+        plan = layout(model, accelerator={"class": "cpu"}, engine={"name": "vllm"}, adapters=adapters).plan
+        return float(plan.container_memory_gib)
+
+    assert needs(maxLoaded=8, maxRank=512, slots=2) < needs(maxLoaded=8, maxRank=512)
 
 
 def test_files_of_all_adapters_and_one_version_more_find_room() -> None:

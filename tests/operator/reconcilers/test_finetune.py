@@ -14,6 +14,8 @@ from llmos_operator.kube.resources import CONFIG_MAPS, FINE_TUNE_JOBS, LLM_MODEL
 from tests.operator.reconcilers.job_world import CHECKPOINT, JOB, REPORT, JobWorld, build_base
 from tests.operator.reconcilers.world import NAMESPACE, build_model
 
+ORIGIN = {"job": JOB, "baseDigest": "sha256:0123", "datasetDigest": "sha256:d"}
+
 
 async def test_a_job_prepares_trains_evaluates_and_registers() -> None:
     world = JobWorld(output={"name": "support", "attachTo": [{"pool": "chat"}]})
@@ -41,6 +43,7 @@ async def test_a_job_prepares_trains_evaluates_and_registers() -> None:
     }
     assert world.output()["spec"] == {
         "source": {"uri": "pvc://tune-work/output"},
+        "origin": ORIGIN,
         "adapter": {"baseModelRef": {"name": "smollm2"}, "attachTo": ["chat"]},
     }
     assert world.job_pods() == []
@@ -56,7 +59,7 @@ async def test_a_merged_result_is_a_model_of_its_own_also_when_the_base_has_chan
     world.kube.put(build_base("sha256:another"))
     status = await world.go(2)
     assert (status["phase"], world.ready()) == ("Succeeded", ("True", "Registered"))
-    assert world.output()["spec"] == {"source": {"uri": "pvc://tune-work/output"}}
+    assert world.output()["spec"] == {"source": {"uri": "pvc://tune-work/output"}, "origin": ORIGIN}
 
 
 async def test_the_claim_is_owned_by_the_job_and_in_the_end_by_the_model_too() -> None:
@@ -139,6 +142,26 @@ async def test_progress_comes_from_the_log_not_more_often_than_every_two_seconds
     world.pass_time(1)
     await world.step()
     assert [read for read in world.kube.reads if read.verb == "log"] == []
+
+
+async def test_evaluations_on_the_way_are_remembered_once_for_each_step_also_over_attempts() -> None:
+    world = JobWorld()
+    await world.prepare()
+    await world.train()
+    points = [{"step": 10 * number, "loss": 2.0, "evalLoss": 2.0 - number / 100} for number in range(1, 31)]
+    world.pass_time(5)
+    world.tell("tune-train-1", evaluations=[*points[:10], {"step": 5, "evalLoss": float("nan")}, "nonsense"])
+    assert (await world.step())["metrics"] == points[:10]
+    world.end_pod("tune-train-1", code=137)
+    await world.step()
+    world.pass_time(11)
+    await world.go(2)
+    await world.train(2)
+    world.pass_time(5)
+    world.tell("tune-train-2", evaluations=points[8:18])
+    assert (await world.step())["metrics"] == points[:18]
+    world.end_pod("tune-train-2", outcome="complete", output={"digest": "sha256:out"}, evaluations=points[20:])
+    assert (await world.go())["metrics"] == [*points[8:18], *points[20:]]
 
 
 async def test_evaluating_is_a_phase_of_its_own() -> None:

@@ -42,6 +42,7 @@ REPORT: Json = {
     "lengthP50": 40,
     "lengthP99": 90,
     "lengthMax": 99,
+    "lengths": [{"upTo": 64, "examples": 150}, {"upTo": 128, "examples": 50}],
     "examples": [{"line": "support.jsonl:17", "problem": "no assistant in messages [0]"}],
 }
 EVALUATION: Json = {
@@ -72,6 +73,7 @@ def failed() -> Json:
         attempts={"preemptions": 1, "infrastructure": 1},
         lostAcceleratorSeconds=95,
         datasetReport=REPORT,
+        metrics=[{"step": 40, "loss": 1.875, "evalLoss": 1.9}, {"step": 80, "evalLoss": 1.625}],
         evaluation=EVALUATION,
         progress={"step": 80, "totalSteps": 80, "loss": 1.5, "tokensPerSecond": 512, "etaSeconds": 0},
         lastCheckpoint={"step": 80, "time": BORN.isoformat(), "uri": "pvc://support/checkpoints", "sha256": "ab"},
@@ -92,6 +94,11 @@ def test_one_job_is_shown_with_everything_that_was_found(llmos: Run) -> None:
         "190 examples.",
         "lines read",
         "190 (9000 tokens)",
+        "TOKENS UP TO",
+        "40    1.875  1.9",
+        "80           1.625",
+        "#" * 30,
+        "#" * 10,
         "support.jsonl:17",
         "no assistant in messages [0]",
         "+5.0 %, worse",

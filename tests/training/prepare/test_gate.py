@@ -209,6 +209,15 @@ def test_examples_that_are_too_long(desk: Desk, overlong: str, kept: int) -> Non
     assert report.train_tokens == sum(map(len, desk.load()["input_ids"]))
 
 
+def test_the_report_has_a_histogram_of_lengths(desk: Desk) -> None:
+    desk.put([LONG, *({"text": f"short {number}"} for number in range(4))])
+    report = desk.prepare(maxLength=64, format=TEXT, split=NO_SPLIT).report
+    buckets = {bucket.up_to: bucket.examples for bucket in report.lengths}
+    assert buckets[16] == 4
+    assert sum(buckets.values()) == report.train_examples == 5
+    assert max(buckets) / 2 < report.length_max <= max(buckets), "as long as it was before it was cut"
+
+
 def test_they_end_the_job_where_that_is_asked_for(desk: Desk) -> None:
     desk.put([{"text": "short"}, LONG])
     with pytest.raises(ExamplesTooLongError, match=r"1 examples.*train\.jsonl:2 \(\d+ tokens, maxLength is 64\)"):

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from llmos.api import DatasetReport
 from llmos.api.finetunejob_dataset import Dataset
-from llmos.api.finetunejob_status import DatasetExample
+from llmos.api.finetunejob_status import DatasetExample, LengthBucket
 from llmos_workers.prepare.errors import (
     DatasetInvalidError,
     ExamplesTooLongError,
@@ -34,6 +34,7 @@ _KINDS: Final[tuple[Kind, ...]] = (
 MAX_EXAMPLES: Final = 20
 _MAX_PROBLEM_CHARS: Final = 300
 _NAMED: Final = 5
+_SHORTEST_BUCKET: Final = 16
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Tally:
             length_p50=compute_percentile(self.lengths, 0.50),
             length_p99=compute_percentile(self.lengths, 0.99),
             length_max=max(self.lengths, default=0),
+            lengths=build_histogram(self.lengths),
             examples=examples,
             **more,
         )
@@ -99,6 +101,14 @@ def compute_percentile(lengths: Counter[int], share: float) -> int:
         if seen >= wanted:
             return length
     return 0
+
+
+def build_histogram(lengths: Counter[int]) -> tuple[LengthBucket, ...]:
+    """Return how many examples have at most 16, 32, 64 ... tokens, each counted once, in the smallest bucket."""
+    buckets: Counter[int] = Counter()
+    for length, count in lengths.items():
+        buckets[max(_SHORTEST_BUCKET, 1 << (length - 1).bit_length())] += count
+    return tuple(LengthBucket(up_to=up_to, examples=count) for up_to, count in _sort(buckets))
 
 
 def _sort(lengths: Counter[int]) -> Iterator[tuple[int, int]]:

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from llmos.api import CheckpointStatus, TrainingProgress
+from llmos.api import CheckpointStatus, TrainingMetrics, TrainingProgress
 from llmos_workers.pulse import INTERVAL_S as PULSE_S
 from llmos_workers.pulse import Activity
 from llmos_workers.train.checkpoints import Checkpoint
@@ -27,6 +27,8 @@ from llmos_workers.train.state import State, StepLoss
 
 INTERVAL_S: Final = 2.0
 _WINDOW_STEPS: Final = 20
+_MOST_EVALUATIONS: Final = 10
+"""Told again and again, for whoever listens does so now and then; he remembers those before."""
 Phase = Literal["training", "evaluating"]
 
 
@@ -88,6 +90,8 @@ class Reporter:
         self._saved = checkpoint.status if checkpoint is not None and survives else None
         self._trouble = ""
         self._phase: Phase = "training"
+        self._evaluations: deque[TrainingMetrics] = deque(maxlen=_MOST_EVALUATIONS)
+        self._rates = 0.0, 0.0
         self._lock = threading.Lock()
         self._printed_s = float("-inf")
         self._times: deque[tuple[float, int, int]] = deque([(clock(), state.step, state.tokens)], _WINDOW_STEPS + 1)
@@ -113,6 +117,8 @@ class Reporter:
             self._times.append((self._clock(), state.step, state.tokens))
             if state.eval_loss is not None:
                 self._events.add(state.step, eval_loss=state.eval_loss)
+                loss, eval_loss = _shorten(state.loss), float(f"{state.eval_loss:.6g}")
+                self._evaluations.append(TrainingMetrics(step=state.step, loss=loss, eval_loss=eval_loss))
             self._print_at_intervals()
 
     def on_checkpoint(self, checkpoint: Checkpoint, took_s: float) -> None:
@@ -168,9 +174,10 @@ class Reporter:
         self._metrics.close()
 
     def build_facts(self) -> dict[str, Any]:
-        """Progress, last checkpoint and lost time, as progress lines and termination messages have them."""
+        """What progress lines and termination messages have: progress, evaluations, last checkpoint and lost time."""
         return {
             "progress": self._build_progress().to_manifest(),
+            "evaluations": [each.to_manifest() for each in self._evaluations],
             "lastCheckpoint": self._saved.to_manifest() if self._saved is not None else None,
             "lostAcceleratorSeconds": round(self._lost_s, 3),
         }
@@ -214,9 +221,12 @@ class Reporter:
         )
 
     def _compute_rates(self) -> tuple[float, float]:
+        """Tokens and steps a second; after an evaluation those before it, until a step was done."""
         (began_s, first_step, first_tokens), (now_s, step, tokens) = self._times[0], self._times[-1]
         span_s = now_s - began_s
-        return ((tokens - first_tokens) / span_s, (step - first_step) / span_s) if span_s > 0 else (0.0, 0.0)
+        if span_s > 0:
+            self._rates = (tokens - first_tokens) / span_s, (step - first_step) / span_s
+        return self._rates
 
 
 def _shorten(value: float | None) -> float | None:

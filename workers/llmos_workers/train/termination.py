@@ -19,7 +19,7 @@ def build_message(facts: Mapping[str, Any], gated: Sequence[str] = ()) -> str:
     message = _round(dict(facts))
     if "message" in message:
         message["message"] = message["message"][:_MAX_MESSAGE]
-    for name in ("lastCheckpoint", "progress"):
+    for name in ("evaluations", "lastCheckpoint", "progress"):
         if _measure(message) > MAX_BYTES:
             message.pop(name, None)
     metrics = message.get("evaluation", {}).get("metrics", [])

@@ -24,10 +24,14 @@ ADAPTER_ENV: tuple[tuple[str, str], ...] = (("VLLM_ALLOW_RUNTIME_LORA_UPDATING",
 
 
 def build_adapter_args(adapters: Adapters) -> tuple[str, ...]:
-    """Return the arguments by which an engine can load adapters. All that may be attached have a slot of their own."""
+    """Return the arguments by which an engine can load adapters.
+
+    vLLM gives the slot of the least recently used adapter to the one that is asked, and has all others at hand in the
+    host's memory.
+    """
     return (
         "--enable-lora",
-        *("--max-loras", str(adapters.max_loaded)),
+        *("--max-loras", str(adapters.slot_count)),
         *("--max-cpu-loras", str(compute_host_adapters(adapters))),
         *("--max-lora-rank", str(adapters.max_rank)),
     )

@@ -121,6 +121,10 @@ def _manifest(kind: str, path: str, value: Any) -> Object:
         spec["checkpoint"] = {"storage": {"uri": "s3://bucket"}}
     if path.startswith(("spec.adapter.attachTo", "spec.adapter.replaces")):
         spec["adapter"] = {"baseModelRef": {"name": "base"}}
+    if path.startswith("spec.origin."):
+        spec["origin"] = {"job": "tune"}
+    if path == "spec.adapters.slots":
+        spec["adapters"] = {"maxLoaded": 64}
     if path.startswith("spec.search") and path != "spec.search.parameters":
         # As many trials as go on at the same time at most.
         spec["search"] = {"parameters": [ITEMS["parameters"]], "maxTrials": 16}

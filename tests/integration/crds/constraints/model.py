@@ -47,6 +47,12 @@ MODEL_CASES: Final = [
     Case(_MODEL, "spec.adapter", "required:baseModelRef", {"baseModelRef": {"name": "base"}}, {}),
     Case(_MODEL, "spec.adapter.baseModelRef", "required:name", {"name": "base"}, {}),
     *reference(_MODEL, "spec.adapter.baseModelRef.name"),
+    Case(_MODEL, "spec.origin", "required:job", {"job": "tune"}, {}),
+    *reference(_MODEL, "spec.origin.job"),
+    *(
+        Case(_MODEL, f"spec.origin.{name}", "maxLength", "a" * 128, "a" * 129)
+        for name in ("baseDigest", "datasetDigest")
+    ),
     *unique_items(_MODEL, "spec.adapter.attachTo", 16, [f"pool-{number}" for number in range(17)]),
     *reference(_MODEL, "spec.adapter.attachTo[]"),
     Case(_MODEL, _REPLACES, "maxItems", _replaces(16), _replaces(17)),

@@ -65,6 +65,16 @@ POOL_CASES: Final = [
     Case(_POOL, "spec.modelRef", "required:name", {}, {"name": None}),
     *reference(_POOL, "spec.modelRef.name"),
     *limits(_POOL, "spec.adapters.maxLoaded", 1, 64),
+    *limits(_POOL, "spec.adapters.slots", 1, 64),
+    Case(
+        _POOL,
+        "spec.adapters",
+        "rule",
+        {"maxLoaded": 4, "slots": 4},
+        {"maxLoaded": 4, "slots": 5},
+        says="more slots than adapters",
+        blamed="spec.adapters.slots",
+    ),
     Case(_POOL, "spec.adapters.maxRank", "enum", 512, 7),
     Case(_POOL, "spec.adapters.maxRank", "enum", 8, 1024),
     Case(
