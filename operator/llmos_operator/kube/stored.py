@@ -20,6 +20,7 @@ from llmos_operator.kube.resources import PODS, Resource, resource_of
 from llmos_operator.kube.store import OWN_KINDS, OWNER_LABELS, Owner, Place, Store, find_owner, is_kept
 
 FEW_PODS: Final = 8
+"""Of one owner all pods are few: they are listed as soon as two are in doubt."""
 _IS_LABEL: Final = re.compile(r"[\w./-]+")
 _WATCHED_PODS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
@@ -134,7 +135,7 @@ class StoredKube(Kube):
     async def _recall_pods(self, owner: Owner, view: View | None) -> Objects | None:
         """Return remembered pods; the few that are in doubt are asked for one by one, which is less than all pods."""
         doubted = self._store.find_doubted_pods(owner)
-        if len(doubted) <= FEW_PODS:
+        if len(doubted) <= (1 if owner.name else FEW_PODS):
             for place in doubted:
                 await self.get(PODS, place.name, place.namespace)
         return self._store.list_pods(owner, view)

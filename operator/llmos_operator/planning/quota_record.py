@@ -41,15 +41,24 @@ class QuotaRecord:
 
 _ADAPTER = TypeAdapter(QuotaRecord)
 _NOTHING = QuotaRecord()
+_LONGEST_KEPT = 2048
+"""Characters: somebody else may write a quarter of a megabyte."""
 
 
 def read_record(metadata: Mapping[str, Any]) -> QuotaRecord:
     """Read the annotation from a pod's metadata; an empty record if there is none that can be understood."""
     text = (metadata.get("annotations") or {}).get(ANNOTATION_QUOTA)
-    return _read(text) if text else _NOTHING
+    if not text:
+        return _NOTHING
+    return _recall(text) if len(text) <= _LONGEST_KEPT else _read(text)
 
 
-@lru_cache(maxsize=8192)  # Each pass reads the records of all gangs that hold something, and few of them are new.
+@lru_cache(maxsize=8192)
+def _recall(text: str) -> QuotaRecord:
+    """Each pass reads the records of all gangs that hold something, and few of them are new."""
+    return _read(text)
+
+
 def _read(text: str) -> QuotaRecord:
     try:
         return _ADAPTER.validate_json(text)

@@ -89,6 +89,15 @@ async def reconcile_quota(context: Context, _key: Key) -> Result:
     board, now = context.quota, context.now()
     if board.next_pass is not None and now < board.next_pass:
         return Result(requeue_after_s=(board.next_pass - now).total_seconds())
+    try:
+        return await _pass(context, now)
+    except BaseException:
+        # The work queue tries again, ever more seldom: coming too early would count as a success.
+        board.next_pass = None
+        raise
+
+
+async def _pass(context: Context, now: datetime) -> Result:
     began_s = time.perf_counter()
     # One that is being deleted, or cannot be read, is a Tenant: nothing is given away for its sake.
     tenants = await observe_tenants(context)
@@ -228,7 +237,7 @@ async def _observe_strangers(context: Context, classes: tuple[AcceleratorClass, 
         listed = await asyncio.gather(*(context.kube.list(PODS, label_selector=selector) for selector in STRANGERS))
         board.strangers_read = now
         board.strangers = [
-            show_pod(pod)
+            _show_stranger(pod)
             for pods in listed
             for pod in pods
             if pod["spec"].get("nodeName") and requests_accelerators(pod, classes)
@@ -347,3 +356,9 @@ def _slim_node(node: Object) -> Object:
             "conditions": [c for c in status.get("conditions") or () if c["type"] == "Ready"],
         },
     }
+
+
+def _show_stranger(pod: Object) -> Object:
+    """Return what the ledger reads of a pod that is none of ours: whatever it says of itself, it is of no gang."""
+    shown = show_pod(pod)
+    return {**shown, "metadata": {key: shown["metadata"][key] for key in ("name", "namespace")}}
