@@ -103,7 +103,7 @@ async def test_a_pass_whose_writes_fail_is_tried_again_ever_more_seldom() -> Non
         raise Unavailable("etcd is gone")
 
     world.kube.list = list_slowly  # type: ignore[method-assign]
-    world.kube.merge = fail  # type: ignore[method-assign]
+    world.kube.merge = fail  # type: ignore[method-assign, assignment]
 
     async def process(key: Key) -> float | None:
         return (await RECONCILERS[key.kind](world.context, key)).requeue_after_s
