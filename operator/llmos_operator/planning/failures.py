@@ -8,7 +8,7 @@ eviction, a kill by the kernel) Kubernetes' own words are translated. Pure: a di
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -116,17 +116,37 @@ def failure_of_finished_pod(pod: JsonObject) -> Failure:
     noted = pod["metadata"].get("annotations", {}).get(ANNOTATION_FAILURE, "")
     if noted and (failure := failure_from_json(noted)):
         return failure
-    ends = [(status.get("name", ""), _termination(status)) for status in container_statuses(pod)]
-    bad_ends = [(name, end) for name, end in ends if end.get("exitCode", 0) != 0]
-    for _, end in bad_ends:
-        if failure := failure_from_json(end.get("message", "")):
-            return failure
+    bad_ends = _bad_ends(pod)
+    if failure := _failure_in_words(bad_ends):
+        return failure
     status = pod.get("status", {})
     # A kubelet that ends a pod itself (eviction, deadline, shutdown) says why; the exit codes are only its signal.
     if bad_ends and not status.get("reason"):
         return _failure_of_termination(pod, *bad_ends[0])
     words = ": ".join(word for word in (status.get("reason", ""), status.get("message", "")) if word)
     return build_failure(Reason.ReplicaFailed, f"Pod {pod['metadata']['name']} failed ({words or 'no reason given'}).")
+
+
+def failure_of_own_end(pod: JsonObject) -> Failure | None:
+    """Say why a pod ended that was about to be ended; None if nothing tells that it ended by itself.
+
+    A worker that is asked to end leaves no termination message, and the kernel kills for memory only.
+    """
+    bad_ends = _bad_ends(pod)
+    killed = [named for named in bad_ends if named[1].get("reason") == _OUT_OF_MEMORY_KILL]
+    return _failure_in_words(bad_ends) or (_failure_of_termination(pod, *killed[0]) if killed else None)
+
+
+def _failure_in_words(bad_ends: Iterable[tuple[str, JsonObject]]) -> Failure | None:
+    """Return what a worker left as its termination message."""
+    told = (failure_from_json(end.get("message", "")) for _, end in bad_ends)
+    return next((failure for failure in told if failure is not None), None)
+
+
+def _bad_ends(pod: JsonObject) -> list[tuple[str, JsonObject]]:
+    """Return the ends of containers that ended badly, with their names."""
+    ends = ((status.get("name", ""), _termination(status)) for status in container_statuses(pod))
+    return [(name, end) for name, end in ends if end.get("exitCode", 0) != 0]
 
 
 def _termination(status: JsonObject) -> JsonObject:

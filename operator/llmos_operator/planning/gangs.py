@@ -8,7 +8,7 @@ that is still to be made. What becomes of the pods of a broken gang is `gang_end
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +26,7 @@ from llmos_operator.planning.failures import (
     Failure,
     build_failure,
     failure_of_finished_pod,
+    failure_of_own_end,
     failure_of_slow_creation,
     failure_of_unscheduled_pod,
     failure_of_waiting_pod,
@@ -39,11 +40,21 @@ from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, co
 
 Pod = Mapping[str, Any]
 
-_End = tuple[datetime, Failure, Pod]
 _AT_ABOUT_THE_SAME_TIME = timedelta(seconds=2)
 _LOST_AFTER = timedelta(seconds=60)
 """A deletionTimestamp lies at the end of the grace period. A kubelet then kills, unmounts and reports; one that has not
 done so after this time is gone. To force the deletion earlier would give away accelerators that are still in use."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a pod of a gang ended, and when."""
+
+    at: datetime
+    failure: Failure
+    pod: Pod
+    is_own: bool
+    """False if the operator had it ended, and noted why."""
 
 
 @dataclass(frozen=True)
@@ -242,10 +253,13 @@ def _ran_stable(leader: Pod) -> bool:
 
 def failure_of_gang(gang: Sequence[Pod], now: datetime) -> tuple[Failure | None, datetime]:
     """Return why a gang failed and when: what its first pod to end says, and not what followed from it."""
-    ends = [(_failed_at(pod, now), _failure_of_end(pod), pod) for pod in gang if _has_failed(pod)]
-    if ends:
-        failed_at, failure, pod = _find_cause(ends)
-        return failure if _was_retired(pod) else _name_pod(failure, pod, read_size(gang)), failed_at
+    if ends := [
+        _End(_failed_at(pod, now), _failure_of_end(pod), pod, is_own=not _was_retired(pod))
+        for pod in gang
+        if _has_failed(pod)
+    ]:
+        cause = _find_cause(ends)
+        return _name_pod(cause.failure, cause.pod, read_size(gang)) if cause.is_own else cause.failure, cause.at
     if any(map(is_going, gang)) or not (missing := find_missing(gang)):
         return None, now
     replica = gang[0]["metadata"]["labels"][LABEL_REPLICA]
@@ -257,14 +271,27 @@ def _find_cause(ends: Sequence[_End]) -> _End:
     """Return the end that the others followed from: the first one, but for pods that say that they only followed, and
     pods that the operator ended, which carry the cause that it saw.
 
-    Kubelets tell times in whole seconds. Of ends at about the same time, one with a reason of its own tells more than a
-    crash does, and a worker that does not say that it followed its leader was followed by it.
+    Kubelets tell times in whole seconds, and the pods of a gang end in any order within a moment. Of ends at about the
+    same time, one with a reason of its own tells more than a crash does, and a worker that does not say that it
+    followed its leader was followed by it.
     """
-    own = [end for end in ends if not _was_retired(end[2])] or ends
-    own = [end for end in own if end[1].reason is not Reason.GangBroken] or own
-    first = min(moment for moment, _, _ in own)
-    together = [end for end in own if end[0] - first <= _AT_ABOUT_THE_SAME_TIME]
-    return min(together, key=lambda end: (end[1].reason is Reason.EngineCrashed, -read_rank(end[2])))
+    own = _find_own(ends) or ends
+    own = [end for end in own if end.failure.reason is not Reason.GangBroken] or own
+    first = min(end.at for end in own)
+    together = [end for end in own if end.at - first <= _AT_ABOUT_THE_SAME_TIME]
+    return min(together, key=lambda end: (end.failure.reason is Reason.EngineCrashed, -read_rank(end.pod)))
+
+
+def _find_own(ends: Sequence[_End]) -> list[_End]:
+    """Return the ends that the operator did not bring about; none if it ended all of the pods.
+
+    Kubelets report in any order. When the operator saw the first end and had the others ended, some of these may have
+    ended by themselves already: whom the gang's failure is told of must not depend on who was heard first.
+    """
+    own = [end for end in ends if end.is_own]
+    asked = [end for end in ends if not end.is_own] if own else []
+    told = ((end, failure_of_own_end(end.pod)) for end in asked)
+    return own + [replace(end, failure=failure, is_own=True) for end, failure in told if failure is not None]
 
 
 def _was_retired(pod: Pod) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+import re
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmos.api import Reason
 from llmos_operator.planning.gang_endings import pods_to_remove, pods_to_retire
@@ -109,6 +112,79 @@ def test_the_cause_is_what_the_pod_says_that_failed_first() -> None:
 def reason_of(*pods: dict[str, Any]) -> Reason | None:
     failure = read(*pods).failure
     return failure.reason if failure else None
+
+
+def retire(pods: list[dict[str, Any]]) -> None:
+    """End the pods that have to end, as the reconcile does."""
+    failures = dict(pods_to_retire(pods, TIMES, NOW))
+    for pod in pods:
+        if failure := failures.get(pod["metadata"]["name"]):
+            pod["metadata"]["annotations"].setdefault("llmos.dev/failure", failure.to_json())
+
+
+def test_a_pod_that_had_ended_before_it_was_to_be_ended_is_heard() -> None:
+    pods = [failed(ago_s=4, message=says("EngineCrashed", "closed")), serving(1)]
+    retire(pods)
+    pods[1]["status"] = failed(1, ago_s=4, message=says("EngineCrashed", "killed"))["status"]
+    failure = read(*pods).failure
+    assert failure is not None
+    assert failure.message == "Pod chat-abc-0-1: killed"
+    pods[1]["status"]["containerStatuses"] = [terminated(finished_s=4, code=137, reason="OOMKilled")]
+    assert reason_of(*pods) is Reason.OutOfMemory
+
+
+def test_a_pod_that_was_ended_and_says_nothing_or_spoke_long_after_is_not_blamed() -> None:
+    pods = [failed(ago_s=9, message=says("EngineCrashed", "killed")), serving(1)]
+    retire(pods)
+    for end in (terminated(finished_s=9, code=137), terminated(finished_s=6, message=says("EngineHung"))):
+        pods[1]["status"] = member(1, phase="Failed", containerStatuses=[end])["status"]
+        failure = read(*pods).failure
+        assert failure is not None
+        assert failure.message == "Pod chat-abc-0: killed"
+
+
+def test_a_pod_that_was_ended_for_what_it_is_itself_keeps_that_cause() -> None:
+    noted = {"llmos.dev/failure": says("ReadinessNeverReached", "never")}
+    assert reason_of(failed(annotations=noted, message=says("EngineHung"), size=1)) is Reason.ReadinessNeverReached
+
+
+@st.composite
+def gangs_that_ended(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Pods of a gang that have all ended by themselves, in the order in which their ends are reported."""
+    size = draw(st.integers(2, 4))
+    words = st.sampled_from(["EngineCrashed", "GangBroken", "OutOfMemory", "EngineHung"]).map(
+        lambda reason: {"message": says(reason)}
+    )
+    ends = st.builds(
+        lambda ago_s, end: terminated(finished_s=ago_s, **end),
+        st.integers(0, 6),
+        st.one_of(words, st.just({"reason": "OOMKilled", "code": 137})),
+    )
+    pods = [member(rank, size=size, phase="Failed", containerStatuses=[draw(ends)]) for rank in range(size)]
+    return draw(st.permutations(pods))
+
+
+@given(reported=gangs_that_ended())
+def test_whom_a_gang_blames_does_not_depend_on_the_order_in_which_ends_are_reported(
+    reported: list[dict[str, Any]],
+) -> None:
+    pods = [serving(rank, size=len(reported)) for rank in range(len(reported))]
+    for ended in reported:
+        pods[int(ended["metadata"]["labels"]["llmos.dev/rank"])]["status"] = ended["status"]
+        retire(pods)
+    told, at_once = read(*pods), read(*reported)
+    assert (told.failure, told.retry_at) == (at_once.failure, at_once.retry_at)
+
+
+@given(reported=gangs_that_ended())
+def test_one_of_those_that_ended_first_is_blamed_and_none_that_only_followed(reported: list[dict[str, Any]]) -> None:
+    ends = {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["state"]["terminated"] for pod in reported}
+    causes = {name: end for name, end in ends.items() if "GangBroken" not in end.get("message", "")} or ends
+    failure = read(*reported).failure
+    assert failure is not None
+    blamed = re.findall(r"[Pp]od (chat-abc-0(?:-\d)?)\b", failure.message)[0]
+    first = min(end["finishedAt"] for end in causes.values())
+    assert datetime.fromisoformat(causes[blamed]["finishedAt"]) - datetime.fromisoformat(first) <= timedelta(seconds=2)
 
 
 def test_an_evicted_pod_takes_its_gang_along_and_is_named() -> None:
