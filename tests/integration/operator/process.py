@@ -14,8 +14,10 @@ import aiohttp
 
 from e2e.cluster.controlplane import ControlPlane, find_free_ports
 
-WAIT_S = 60.0
+WAIT_S = 240.0
+"""Far longer than it takes, also where a machine is so busy that an operator starts in a minute."""
 REST_S = 3.0
+LOOKS = 4
 
 
 class OperatorProcess:
@@ -48,10 +50,32 @@ class OperatorProcess:
 
 async def count_writes(operator: OperatorProcess, *kinds: str) -> dict[str, float]:
     """Writes until now, by kind and verb; of all kinds where none is named."""
-    _, text = await operator.ask("/metrics")
-    lines = [line.split() for line in text.splitlines() if line.startswith("llmos_operator_writes_total{")]
+    counts = await _read_metric(operator, "llmos_operator_writes_total")
     wanted = [f'kind="{kind}"' for kind in kinds]
-    return {words[0]: float(words[-1]) for words in lines if not kinds or any(kind in words[0] for kind in wanted)}
+    return {name: count for name, count in counts.items() if not kinds or any(kind in name for kind in wanted)}
+
+
+async def _read_metric(operator: OperatorProcess, name: str) -> dict[str, float]:
+    """Values of a metric by its name with labels."""
+    _, text = await operator.ask("/metrics")
+    lines = [line.split() for line in text.splitlines() if line.startswith(f"{name}{{")]
+    return {words[0]: float(words[-1]) for words in lines}
+
+
+async def wait_for_looks(operator: OperatorProcess) -> None:
+    """Wait until an operator that resyncs each second has looked at pools and quota again, and more than once.
+
+    Time alone says nothing: on a busy machine it may not have come to look.
+    """
+    name = "llmos_operator_reconcile_seconds_count"
+    looks = [f'{name}{{kind="{kind}"}}' for kind in ("InferencePool", "Quota")]
+    before = await _read_metric(operator, name)
+
+    async def have_come() -> bool:
+        now = await _read_metric(operator, name)
+        return all(now.get(look, 0) - before.get(look, 0) >= LOOKS for look in looks)
+
+    await wait_until(have_come)
 
 
 async def wait_for_rest(operator: OperatorProcess, *kinds: str) -> dict[str, float]:

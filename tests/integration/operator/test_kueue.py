@@ -28,10 +28,10 @@ from llmos_operator.kube.resources import (
     WORKLOADS,
 )
 from llmos_operator.planning.quota_record import read_record
-from tests.integration.operator.process import count_writes, run_operator, wait_for_rest, wait_until
-from tests.integration.operator.test_quota import QUIET_S, Cluster
+from tests.integration.operator.process import run_operator, wait_until
+from tests.integration.operator.test_quota import Cluster, assert_a_second_look_writes_nothing
 
-pytestmark = pytest.mark.apiserver
+pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(900)]
 
 QUEUE = "research"
 FOLLOW = ("--no-leader-election", "--resync-s", "1", "--admission", "kueue")
@@ -166,8 +166,8 @@ async def cluster(real_kube: AioKube, namespace: str) -> AsyncIterator[KueueClus
     cluster = KueueCluster(real_kube, namespace)
     counting = asyncio.create_task(cluster.count_quota())
     yield cluster
-    assert not counting.done(), counting
-    counting.cancel()
+    cluster.is_over = True
+    await counting
     await cluster.remove()
 
 
@@ -199,9 +199,7 @@ async def test_replicas_wait_for_kueue_start_in_its_order_and_come_back_after_it
             await wait_until(cluster.has_noted)
             assert all(pod["metadata"]["labels"][KUEUE_QUEUE] == QUEUE for pod in await cluster.pods())
 
-            writes, versions = await wait_for_rest(operator), await cluster.versions()
-            await asyncio.sleep(QUIET_S)
-            assert (await cluster.versions(), await count_writes(operator)) == (versions, writes)
+            await assert_a_second_look_writes_nothing(operator, cluster)
 
             before = {name_of(pod) for pod in await cluster.pods()}
             victim = (await cluster.admitted())[0]

@@ -67,8 +67,6 @@ class FakeGateway:
 
     async def load(self, request: web.Request) -> web.Response:
         self.asked += 1
-        if self.is_deaf:
-            await asyncio.sleep(30)
         if self.is_babbling:
             return web.Response(text="Hello")
         wait_s, seen = float(request.query.get("wait_s", 0)), int(request.query.get("seen", -1))
@@ -78,6 +76,9 @@ class FakeGateway:
                     await self._changed.wait_for(lambda: self.sequence != seen)
             except TimeoutError:
                 pass
+        # Here, so that one that has become deaf does not answer what it was asked before either.
+        if self.is_deaf:
+            await asyncio.sleep(30)
         load = GatewayLoad(gateway="g", boot=self.boot, sequence=self.sequence, pools=self.pools)
         return web.Response(text=load.model_dump_json(by_alias=True), content_type="application/json")
 

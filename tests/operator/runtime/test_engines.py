@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from aiohttp import web
 
 from llmos_operator.runtime.engines import DEADLINE_S, Engines
 from llmos_operator.runtime.fetching import open_session
 from tests.operator.runtime.load_world import FakeGateway, FakeReplica, serve
+
+pytestmark = pytest.mark.steady
 
 
 async def test_what_replicas_say_is_dated_by_the_age_of_their_figures() -> None:

@@ -18,6 +18,8 @@ from llmos_operator.runtime.gateways import Gateway, Gateways, find_gateway
 from tests.operator.fake_kube import FakeKube
 from tests.operator.runtime.load_world import POOL_ID, FakeGateway, open_world, serve, wait_until
 
+pytestmark = pytest.mark.steady
+
 
 def pod(name: str, ip: str | None = "10.0.0.7", *, is_ready: bool = True, phase: str = "Running") -> dict[str, Any]:
     condition = {"type": "Ready", "status": "True" if is_ready else "False"}

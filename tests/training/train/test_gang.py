@@ -1,4 +1,4 @@
-"""Several ranks train like one, and end and go on as one."""
+"""Several ranks train like one, and end and go on as one, with a copy of the model each or with shares of it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ from tests.training.train.world import World, finish, steps_done, wait_for
 
 MakeWorld = Callable[..., World]
 
+with_copies_and_with_shares = pytest.mark.parametrize("is_sharded", [False, True], ids=["copies", "shares"])
 LORA = {"method": {"tuning": "lora", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}}
 FULL = {"method": {"tuning": "full"}}
 DROPPING = {"method": {"tuning": "lora", "lora": {"rank": 4, "alpha": 8, "dropout": 0.2}}}
+SAVING_SELDOM = {"checkpoint": {"everySteps": 1000}}
+MOSTLY_EVALUATING = {"evaluate": {"everySteps": 1}, "checkpoint": {"everySteps": 1000, "keepBest": False}}
+"""Evaluations are left by all at the same batch."""
 
 
 def about(value: float) -> Any:
@@ -65,22 +69,24 @@ def test_two_ranks_learn_what_one_learns(make_world: MakeWorld, method: dict[str
     assert result == about(expected)
 
 
-def test_a_rank_for_which_a_step_has_nothing_takes_part(make_world: MakeWorld) -> None:
+@with_copies_and_with_shares
+def test_a_rank_for_which_a_step_has_nothing_takes_part(make_world: MakeWorld, is_sharded: bool) -> None:
     # Two micro-batches at most, for four ranks.
     few = {"batchTokens": 32, "epochs": 0.5}
-    one, four = make_world("one", **LORA, hyperparameters=few), make_world("four", **LORA, hyperparameters=few)
+    one, four = (make_world(name, **LORA, hyperparameters=few) for name in ("one", "four"))
     one.complete()
-    complete(four, 4)
+    complete(four, 4, is_sharded=is_sharded)
     assert_alike(one, four)
 
 
+@with_copies_and_with_shares
 @pytest.mark.parametrize("killed", [0, 1], ids=["the leader", "a worker"])
 def test_one_that_is_killed_ends_the_other_and_both_go_on_with_the_same_numbers(
-    make_world: MakeWorld, killed: int
+    make_world: MakeWorld, killed: int, is_sharded: bool
 ) -> None:
     calm, world = make_world("calm", **DROPPING), make_world("killed", **DROPPING)
-    complete(calm)
-    ranks = build_ranks(world)
+    complete(calm, is_sharded=is_sharded)
+    ranks = build_ranks(world, is_sharded=is_sharded)
     processes = start(ranks)
     wait_for_steps(world, 5, processes[0])
     processes[killed].kill()
@@ -89,7 +95,7 @@ def test_one_that_is_killed_ends_the_other_and_both_go_on_with_the_same_numbers(
     message = ranks[1 - killed].message
     assert message["reason"] == "PeerLost"
     assert "ended without a word" in message["message"]
-    outcome = complete(world)[0]
+    outcome = complete(world, is_sharded=is_sharded)[0]
     assert outcome["lostAcceleratorSeconds"] > 0
     # With the same ranks every bit is the same, dropout included: random numbers of each rank are in the checkpoint.
     assert world.losses() == calm.losses()
@@ -116,18 +122,23 @@ def test_one_that_hears_nothing_of_the_other_ends_though_it_waits_for_it(make_wo
     complete(world)
 
 
-@pytest.mark.parametrize("asked", [0, 1], ids=["the leader", "a worker"])
-def test_one_that_is_asked_to_stop_has_all_of_them_saved_and_stopped(make_world: MakeWorld, asked: int) -> None:
-    calm, world = make_world("calm", **DROPPING), make_world(**DROPPING, checkpoint={"everySteps": 1000})
-    complete(calm)
-    ranks = build_ranks(world)
+@pytest.mark.parametrize(
+    ("asked", "is_sharded", "settings"),
+    [(0, False, SAVING_SELDOM), (1, False, SAVING_SELDOM), (1, True, MOSTLY_EVALUATING)],
+    ids=["the leader", "a worker", "a worker with a share, in an evaluation"],
+)
+def test_one_that_is_asked_to_stop_has_all_of_them_saved_and_stopped(
+    make_world: MakeWorld, asked: int, is_sharded: bool, settings: dict[str, Any]
+) -> None:
+    calm, world = make_world("calm", **DROPPING, **settings), make_world(**DROPPING, **settings)
+    complete(calm, is_sharded=is_sharded)
+    ranks = build_ranks(world, is_sharded=is_sharded)
     processes = start(ranks)
     processes[asked].terminate()
     assert [end_soon(process) for process in processes] == [143, 143]
     assert [rank.message["outcome"] for rank in ranks] == ["stopped", "stopped"]
-    step = ranks[0].message["progress"]["step"]
-    assert world.checkpoints()[-1] == step
-    assert complete(world)[0]["lostAcceleratorSeconds"] == 0
+    assert world.checkpoints()[-1] == ranks[0].message["progress"]["step"]
+    assert complete(world, is_sharded=is_sharded)[0]["lostAcceleratorSeconds"] == 0
     assert world.losses() == calm.losses()
 
 

@@ -1,9 +1,8 @@
-"""Ranks that hold shares of a model train like one that holds it all, and end and go on as one."""
+"""Ranks that hold shares of a model train like one that holds it all. How they end and go on: test_gang."""
 
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.main import build_options
 from llmos_workers.train.options import observe_rank_device
-from tests.training.train.gang_world import build_ranks, complete, end_soon, start
-from tests.training.train.test_gang import DROPPING, FULL, LORA, assert_alike, wait_for_steps
+from tests.training.train.gang_world import build_ranks, complete, start
+from tests.training.train.test_gang import FULL, LORA, assert_alike, wait_for_steps
 from tests.training.train.world import World, finish, steps_done
 
 MakeWorld = Callable[..., World]
@@ -67,50 +66,6 @@ def test_each_rank_holds_a_share_and_those_of_a_pod_read_the_model_one_after_the
     assert max(held) < 0.27 * total
     times = [time for time, _, _ in found]
     assert max(times[0], times[2]) <= min(times[1], times[3])
-
-
-def test_a_rank_for_which_a_step_has_nothing_takes_part(make_world: MakeWorld) -> None:
-    few = {"batchTokens": 32, "epochs": 0.5}
-    one, four = (make_world(name, **LORA, hyperparameters=few) for name in ("one", "four"))
-    one.complete()
-    complete(four, 4, is_sharded=True)
-    assert_alike(one, four)
-
-
-@pytest.mark.parametrize("killed", [0, 1], ids=["the leader", "a worker"])
-def test_one_that_is_killed_ends_the_other_and_both_go_on_with_the_same_numbers(
-    make_world: MakeWorld, killed: int
-) -> None:
-    calm, world = make_world("calm", **DROPPING), make_world("killed", **DROPPING)
-    complete(calm, is_sharded=True)
-    ranks = build_ranks(world, is_sharded=True)
-    processes = start(ranks)
-    wait_for_steps(world, 5, processes[0])
-    processes[killed].kill()
-    assert finish(processes[killed]) == -signal.SIGKILL
-    assert end_soon(processes[1 - killed]) == 1
-    message = ranks[1 - killed].message
-    assert message["reason"] == "PeerLost"
-    assert "ended without a word" in message["message"]
-    complete(world, is_sharded=True)
-    assert world.losses() == calm.losses()
-    assert world.eval_losses() == calm.eval_losses()
-    assert world.result_files() == calm.result_files()
-
-
-def test_one_that_is_asked_to_stop_has_all_of_them_saved_and_stopped(make_world: MakeWorld) -> None:
-    # Most of the time is spent in evaluations, which are left by all at the same batch.
-    calm = make_world("calm", **DROPPING, evaluate={"everySteps": 1})
-    world = make_world(**DROPPING, evaluate={"everySteps": 1}, checkpoint={"everySteps": 1000, "keepBest": False})
-    complete(calm, is_sharded=True)
-    ranks = build_ranks(world, is_sharded=True)
-    processes = start(ranks)
-    processes[1].terminate()
-    assert [end_soon(process) for process in processes] == [143, 143]
-    assert [rank.message["outcome"] for rank in ranks] == ["stopped", "stopped"]
-    assert world.checkpoints()[-1] == ranks[0].message["progress"]["step"]
-    assert complete(world, is_sharded=True)[0]["lostAcceleratorSeconds"] == 0
-    assert world.losses() == calm.losses()
 
 
 def test_a_job_goes_on_with_shares_and_without(make_world: MakeWorld) -> None:

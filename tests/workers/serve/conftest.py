@@ -17,7 +17,8 @@ import psutil
 import pytest
 from aiohttp import ClientError, ClientSession
 
-START_S = 20.0
+START_S = 60.0
+"""Far longer than it takes, also on a busy machine: what has not come by then does not come."""
 
 
 @dataclass
@@ -109,7 +110,7 @@ async def start_serve(tmp_path: Path, drain_file: Path) -> AsyncIterator[StartSe
             own = (
                 f"--engine=simulator --model-dir={model_dir} --served-model-name=m --host=127.0.0.1 --port={port} "
                 f"--control-port={control_port} --poll-s=0.1 --settle-s=0.5 --drain-timeout-s=10 "
-                f"--start-timeout-s=15 --termination-log={termination_log}"
+                f"--start-timeout-s={START_S} --termination-log={termination_log}"
             )
             with output.open("wb") as stream:
                 process = await asyncio.create_subprocess_exec(
