@@ -294,7 +294,8 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         _JOB,
         "Ready",
         "The job was deleted, and not all that it put into its object store could be removed.",
-        "Remove it there yourself, for example with: aws s3 rm --recursive URI",
+        "Remove it there yourself, for example with aws s3 rm --recursive URI; a FineTuneJob of the same name would "
+        "go on from it.",
         "none",
     ),
     Reason.Fits: _good(_POOL, "Planned", "The model fits the accelerators; the numbers stand in status.plan."),
