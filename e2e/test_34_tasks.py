@@ -160,7 +160,7 @@ async def test_vectors_of_texts_that_belong_together_are_near(
         f"{source.url}/pairs-set",
         "pairs",
         method={"task": "embedding"},
-        hyperparameters={"maxSteps": 10, "learningRate": 0.0005},
+        hyperparameters={"maxSteps": 30, "learningRate": 0.0005},
     )
     job["spec"]["output"]["kind"] = "merged"
     _, model = await complete(api, job)
