@@ -8,6 +8,7 @@ but by its speed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from llmos.api.names import FIELD_MANAGER, LABEL_MANAGED_BY, MANAGED_BY
 from llmos_operator.kube.client import Kube, Object, Objects, View
+from llmos_operator.kube.errors import KubeError
 from llmos_operator.kube.freshness import Freshness
 from llmos_operator.kube.resources import PODS, Resource, resource_of
 from llmos_operator.kube.store import OWN_KINDS, OWNER_LABELS, Owner, Place, Store, find_owner, is_kept
@@ -136,8 +138,9 @@ class StoredKube(Kube):
         """Return remembered pods; the few that are in doubt are asked for one by one, which is less than all pods."""
         doubted = self._store.find_doubted_pods(owner)
         if len(doubted) <= (1 if owner.name else FEW_PODS):
-            for place in doubted:
-                await self.get(PODS, place.name, place.namespace)
+            with contextlib.suppress(KubeError):  # Then the list tells what is wrong, or answers.
+                for place in doubted:
+                    await self.get(PODS, place.name, place.namespace)
         return self._store.list_pods(owner, view)
 
     async def _ask_for_pods(self, owner: Owner) -> Objects:

@@ -58,12 +58,12 @@ class QuotaBoard:
         self.on_news: Callable[[Key], None] = _tell_nobody
         self.on_pass: Callable[[Pass | None], None] = _tell_nobody
         self.parsed = Parsed(limit=POOLS_KEPT)
-        self.drafts = Drafts()
         self.forget()
 
     def forget(self) -> None:
         """Begin anew: another process may have decided meanwhile."""
         self.meters: dict[str, Meter] = {}
+        self.drafts = Drafts()
         self.nodes: Objects | None = None
         self.nodes_read: datetime | None = None
         self.strangers: Objects = []

@@ -22,7 +22,7 @@ from llmos.api.names import (
     MANAGED_BY,
 )
 from llmos_operator.kube.client import Object, View
-from llmos_operator.kube.errors import Unavailable
+from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES, Resource
 from llmos_operator.kube.store import AGE_S, Place
 from llmos_operator.kube.stored import FEW_PODS, Memory, StoredKube
@@ -392,6 +392,17 @@ def test_few_pods_in_doubt_are_asked_for_one_by_one_and_many_in_one_list(count: 
         run(world.kube.delete(PODS, f"{NAME}-{number}", NAMESPACE))
     world.list_all_pods()
     assert [read.verb for read in world.server.reads] == verbs
+
+
+def test_who_may_not_get_single_pods_lists_them() -> None:
+    world = World()
+    world.another_makes_a_pod()
+    world.make_a_pod()
+    world.list_all_pods()
+    world.delete_a_pod()
+    world.server.fail_next("get", PODS.kind, Forbidden("pods is forbidden"))
+    world.list_all_pods()
+    assert [read.verb for read in world.server.reads] == ["get", "list"]
 
 
 def test_pods_of_other_owners_and_namespaces_are_not_shown_nor_those_that_are_not_watched() -> None:
