@@ -217,7 +217,7 @@ def parse_tenant(item: Object) -> Tenant | Sealed:
     try:
         return Tenant.model_validate({"metadata": item["metadata"], "spec": item["spec"]})
     except ValidationError as error:
-        known = {name: item["metadata"].get(name) for name in ("name", "creationTimestamp")}
+        known = {name: item["metadata"].get(name) for name in ("name", "creationTimestamp", "deletionTimestamp")}
         claim = read_claim({"metadata": known, "spec": item.get("spec")})
         if claim is None:
             raise

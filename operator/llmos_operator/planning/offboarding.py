@@ -19,7 +19,7 @@ from llmos_operator.planning.failures import describe
 NAMED_AT_MOST = 5
 REMEDIES: Mapping[str, str] = {
     "API key": "llmos keys revoke NAME",
-    "Token budget in gateway": "it goes with the last request",
+    "Token budget in gateway": "it goes with the last request, once the gateway and its store answer",
     "FineTuneJob": "kubectl delete finetunejob NAME",
     "InferencePool": "kubectl delete inferencepool NAME",
     "LLMModel": "kubectl delete llmmodel NAME",

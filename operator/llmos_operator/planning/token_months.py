@@ -35,7 +35,8 @@ def add_tokens(
 
     Args:
         before: as status has them.
-        told: what each process told last of the tenant, by `boot`.
+        told: what each process told last of the tenant, by `boot`, at most `MOST_GATEWAYS`. None of them is
+            forgotten, or its whole count would be added again.
         now: the current time.
         alive: processes that may still tell: they are not forgotten.
     """
@@ -52,7 +53,7 @@ def add_tokens(
             sums = {name: sums[name] + max(0, grown[name]) for name in _COUNTS}
     if sums == {name: getattr(usage, name) for name in _COUNTS}:
         return before
-    return usage.model_copy(update={**sums, "gateways": _forget(known, alive)})
+    return usage.model_copy(update={**sums, "gateways": _forget(known, {*alive, *told})})
 
 
 def _forget(known: Mapping[str, GatewayTokens], alive: Collection[str]) -> tuple[GatewayTokens, ...]:

@@ -51,6 +51,16 @@ def test_as_many_gateways_as_there_is_room_for_and_those_that_live_are_kept() ->
     assert usage.output_tokens == MOST_GATEWAYS + 4
 
 
+def test_one_that_told_early_and_is_told_of_still_is_not_added_again() -> None:
+    counts = {"quiet": told(1000)}
+    usage = add_tokens(MonthlyUsage(), counts, NOW)
+    for number in range(MOST_GATEWAYS + 20):
+        counts[f"g{number}"] = told(10)
+        recent = dict([("quiet", counts["quiet"]), *list(counts.items())[-MOST_GATEWAYS + 1 :]])
+        usage = add_tokens(usage, recent, NOW)
+    assert usage.output_tokens == 1000 + 10 * (MOST_GATEWAYS + 20)
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.booleans()), max_size=40))
 def test_however_often_it_is_written_or_not_the_sum_is_what_was_counted(history: list[tuple[str, int, bool]]) -> None:
     counted = dict.fromkeys("abc", 0)

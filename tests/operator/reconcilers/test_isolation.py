@@ -246,7 +246,10 @@ async def test_a_tenant_that_was_deleted_waits_until_no_gateway_keeps_its_budget
     world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b", tenants=uses), world.time)
     await world.kube.delete(TENANTS, "a")
     message = condition(await look(world))["message"]
-    assert "Token budget in gateway gateway-1 (it goes with the last request)." in message
+    assert (
+        "Token budget in gateway gateway-1 (it goes with the last request, once the gateway and its store answer)."
+        in message
+    )
     world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b"), world.time)
     await world.reconcile("Tenant", "a", "")
     assert world.kube.all(TENANTS) == []
