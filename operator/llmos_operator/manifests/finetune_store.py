@@ -65,7 +65,7 @@ def build_restore_container(job: FineTuneJob, number: int, settings: Settings) -
 def build_remove_container(job: FineTuneJob, needed: Sequence[str], settings: Settings) -> Manifest:
     """Return the container that removes what the job put, but for the folders that are `needed`."""
     command = ["python", "-m", "llmos_workers.offsite", "remove", "--uri", compute_store_uri(job)]
-    command += [word for folder in needed for word in ("--keep", folder)]
+    command += [f"--keep={folder}" for folder in needed]
     return build_source_container(CONTAINER_TIDY, settings.worker_lite_image, command, _source(job), settings, _PREFIX)
 
 

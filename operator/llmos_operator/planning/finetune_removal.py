@@ -9,7 +9,7 @@ owners; nobody collects objects, so a finalizer holds the job until they are rem
     it has succeeded          the job may go
     it has failed             it said why, after its own retries: the job may go, and its last words name what is left
     its Secret is gone        the same, after `SECRET_WAIT_S`: no retry brings credentials back
-    `LIMIT_S` after all that  the same, whatever kept it
+    `LIMIT_S` after each step  the same, whatever kept it; the time of an operator that was away does not count
 
 So a deletion ends, with or without its objects. `checkpoint.keepWhenDeleted` leaves all of them alone. Results that an
 LLMModel of any namespace reads from there stay, and stay after that: what a model reads belongs to its owner.
@@ -32,7 +32,7 @@ from llmos_operator.planning.gangs import has_finished, is_deleted
 Pod = Mapping[str, Any]
 
 LIMIT_S: Final = 900.0
-"""So long after the time that a last checkpoint may take, the job goes in any case."""
+"""So long pods may take to end, and then the one that removes."""
 SECRET_WAIT_S: Final = 60.0
 LOOK_S: Final = 5.0
 _SAID_NOTHING: Final = frozenset({Reason.EngineCrashed, Reason.ReplicaFailed})
@@ -44,9 +44,13 @@ class RemovalPlan:
 
     stop: tuple[Pod, ...] = ()
     create: bool = False
+    is_last: bool = False
+    """If that is refused now, it is not tried again."""
     is_over: bool = False
     left: str = ""
     """Why not all objects were removed, or are not yet."""
+    needed: tuple[str, ...] = ()
+    """Folders that models read: who removes what is left is to leave them."""
 
 
 def removes_objects(job: FineTuneJob) -> bool:
@@ -57,9 +61,15 @@ def removes_objects(job: FineTuneJob) -> bool:
 def find_needed(job: FineTuneJob, models: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the folders in a job's object store that models read which are to stay."""
     root = f"{compute_store_uri(job)}/"
-    staying = (model for model in models if not is_deleted(model))
+    staying = (model for model in models if not is_deleted(model) or _is_in_use(model))
     uris = (str(((model.get("spec") or {}).get("source") or {}).get("uri", "")) for model in staying)
     return tuple(sorted({uri.removeprefix(root).strip("/") for uri in uris if uri.startswith(root)} - {""}))
+
+
+def _is_in_use(model: Mapping[str, Any]) -> bool:
+    """Whether a deleted model is held back for those who use it."""
+    conditions = (model.get("status") or {}).get("conditions") or ()
+    return any(each.get("type") == CONDITION_READY and each.get("reason") == Reason.InUse.value for each in conditions)
 
 
 def plan_removal(job: FineTuneJob, pods: Sequence[Pod], remover: Pod | None, now: datetime) -> RemovalPlan:
@@ -72,18 +82,27 @@ def plan_removal(job: FineTuneJob, pods: Sequence[Pod], remover: Pod | None, now
         now: the current time.
     """
     running = tuple(pod for pod in pods if not has_finished(pod))
-    if _is_late(job, now):
-        return RemovalPlan(is_over=True, left=_say_why(running, remover))
+    if remover is not None and has_finished(remover):
+        return _follow(remover, now)
     if running:
+        waited_s = min(_since_s(pod, "deletionTimestamp", now) for pod in running)
+        if waited_s >= LIMIT_S:
+            return RemovalPlan(is_over=True, left=_say_why(running, remover))
         return RemovalPlan(stop=tuple(pod for pod in running if not is_deleted(pod)))
-    return RemovalPlan(create=True) if remover is None else _follow(remover, now)
+    if remover is None:
+        return RemovalPlan(create=True, is_last=_is_late(job, now))
+    if _since_s(remover, "creationTimestamp", now) >= LIMIT_S:
+        return RemovalPlan(is_over=True, left=_say_why((), remover))
+    return _follow(remover, now)
 
 
 def build_removal_status(job: FineTuneJob, plan: RemovalPlan, now: datetime) -> FineTuneJobStatus:
     """Return the status of a job that is deleted; all but `Ready` stays as it was."""
     uri = compute_store_uri(job)
     if plan.is_over and plan.left:
-        message = describe(Reason.ObjectsLeft, f"{plan.left} What is left is in {uri}.").replace("URI", uri)
+        message = describe(Reason.ObjectsLeft, f"{plan.left} What is left is in {uri}.").replace(
+            "URI", " ".join((uri, *(f"--exclude '{folder}/*'" for folder in plan.needed)))
+        )
         fact = is_false(CONDITION_READY, Reason.ObjectsLeft, message)
     else:
         words = f"What it put into {uri} is being removed."
@@ -102,7 +121,9 @@ def _follow(remover: Pod, now: datetime) -> RemovalPlan:
     waiting = failure_of_waiting_pod(remover)
     if waiting is None:
         return RemovalPlan()
-    is_hopeless = waiting.reason is Reason.SecretNotFound and _age_s(remover, now) >= SECRET_WAIT_S
+    is_hopeless = (
+        waiting.reason is Reason.SecretNotFound and _since_s(remover, "creationTimestamp", now) >= SECRET_WAIT_S
+    )
     return RemovalPlan(is_over=is_hopeless, left=waiting.message)
 
 
@@ -112,9 +133,9 @@ def _is_late(job: FineTuneJob, now: datetime) -> bool:
     return deleted_at is not None and now - deleted_at >= timedelta(seconds=saving_s + LIMIT_S)
 
 
-def _age_s(pod: Pod, now: datetime) -> float:
-    made = read_time(pod["metadata"].get("creationTimestamp"))
-    return (now - made).total_seconds() if made is not None else 0.0
+def _since_s(pod: Pod, event: str, now: datetime) -> float:
+    at = read_time(pod["metadata"].get(event))
+    return (now - at).total_seconds() if at is not None else 0.0
 
 
 def _say_why(running: Sequence[Pod], remover: Pod | None) -> str:

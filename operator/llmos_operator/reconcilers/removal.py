@@ -7,6 +7,7 @@ a deletion in the foreground would take it away from a job that still waits for 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -63,6 +64,8 @@ async def reconcile_removal(context: Context, current: Object) -> Result:
     if removes_objects(job):
         others = [pod for pod in pods if pod is not remover]
         plan = await _apply(context, job, plan_removal(job, others, remover, context.now()))
+    if plan.left and plan.is_over:
+        plan = replace(plan, needed=find_needed(job, await context.kube.list(LLM_MODELS)))
     if plan.left or not plan.is_over:
         status = build_removal_status(job, plan, context.now())
         is_news = status.to_manifest() != current.get("status")
@@ -88,7 +91,7 @@ async def _apply(context: Context, job: FineTuneJob, plan: RemovalPlan) -> Remov
     try:
         await context.kube.apply(build_removal_pod(job, needed, context.settings))
     except (Forbidden, Invalid) as error:
-        return RemovalPlan(is_over=_ENDING_NAMESPACE in error.message, left=error.message)
+        return RemovalPlan(is_over=plan.is_last or _ENDING_NAMESPACE in error.message, left=error.message)
     return plan
 
 

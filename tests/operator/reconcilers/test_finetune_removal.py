@@ -111,7 +111,7 @@ async def test_a_result_that_a_model_reads_stays() -> None:
     world = await finished()
     await world.delete()
     await world.look()
-    assert world.tidy_command()[-2:] == ["--keep", "output"]
+    assert world.tidy_command()[-1] == "--keep=output"
 
 
 async def test_a_model_of_another_namespace_keeps_its_result_too() -> None:
@@ -125,7 +125,7 @@ async def test_a_model_of_another_namespace_keeps_its_result_too() -> None:
     for name in world.job_pods():
         world.kube.finish_deletion(PODS, name, NAMESPACE)
     await world.look()
-    assert world.tidy_command()[-2:] == ["--keep", "trials/3/output"]
+    assert world.tidy_command()[-1] == "--keep=trials/3/output"
 
 
 async def test_with_its_model_gone_everything_goes() -> None:
@@ -133,7 +133,7 @@ async def test_with_its_model_gone_everything_goes() -> None:
     world.kube.finish_deletion(LLM_MODELS, "support", NAMESPACE)
     await world.delete()
     await world.look()
-    assert "--keep" not in world.tidy_command()
+    assert not [word for word in world.tidy_command() if word.startswith("--keep")]
 
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["from the beginning", "after the deletion"])
@@ -167,8 +167,39 @@ async def test_what_could_not_be_removed_is_told_and_the_job_goes() -> None:
     reason, note = world.last_words()
     assert reason == "ObjectsLeft"
     assert f"The object store {PLACE}: access denied. What is left is in {PLACE}." in note
-    assert f"aws s3 rm --recursive {PLACE}" in note
+    assert f"aws s3 rm --recursive {PLACE} --exclude 'output/*'" in note
     assert TIDY not in world.job_pods()
+
+
+async def test_a_result_of_a_model_that_is_deleted_and_still_used_stays() -> None:
+    world = await finished()
+    model = world.kube.stored(LLM_MODELS, NAMESPACE, "support")
+    in_use = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "InUse",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    metadata = {**model["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    world.kube.put({**model, "metadata": metadata, "status": {**model.get("status", {}), "conditions": [in_use]}})
+    await world.delete()
+    await world.look()
+    assert world.tidy_command()[-1] == "--keep=output"
+
+
+async def test_an_operator_that_was_away_for_long_removes_all_the_same() -> None:
+    world = await finished()
+    await world.delete()
+    world.pass_time(5000)
+    await world.look()
+    assert not world.is_gone
+    assert TIDY in world.job_pods()
+    world.end_tidy()
+    world.pass_time(5000)
+    await world.look()
+    assert world.is_gone
+    assert "ObjectsLeft" not in [event["reason"] for event in world.kube.events]
 
 
 async def test_a_secret_that_is_gone_is_waited_for_no_longer_than_a_minute() -> None:
@@ -192,7 +223,7 @@ async def test_a_pod_that_never_gets_done_holds_no_job_for_ever() -> None:
     world = await finished()
     await world.delete()
     await world.look()
-    world.pass_time(120 + 899)
+    world.pass_time(899)
     await world.look()
     assert not world.is_gone
     world.pass_time(1)
