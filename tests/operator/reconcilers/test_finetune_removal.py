@@ -181,7 +181,7 @@ async def test_a_result_of_a_model_that_is_deleted_and_still_used_stays() -> Non
         "message": "",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
-    metadata = {**model["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    metadata = {**model["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["test/held"]}
     world.kube.put({**model, "metadata": metadata, "status": {**model.get("status", {}), "conditions": [in_use]}})
     await world.delete()
     await world.look()
