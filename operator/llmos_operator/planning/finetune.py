@@ -133,7 +133,7 @@ def plan_job(sight: Sight) -> JobPlan:
     sight = replace(sight, pods=attempts)
     record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live, sight.now)
     if sight.is_work_lost and not record.is_trained:
-        record = replace(record, dataset=None, progress=None, last_checkpoint=None)
+        record = replace(record, dataset=None, progress=None, last_checkpoint=None, evaluations=())
     plan = _plan_step(sight, record)
     return replace(
         plan,
