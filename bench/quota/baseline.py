@@ -1,6 +1,9 @@
 """The baseline in real time: each workload is made when it is due, deleted when it has run for its time, and made
 anew if it had to go.
 
+A workload runs from when all its pods do; or, where no scheduler is to bind them, from when it is admitted. That is
+what Kueue's runner counts from: it has neither pods nor nodes.
+
 Each goes its own way and is told by a watch how its pods are, as Kueue's runner is: a workload of a fifth of a second
 must not stay longer because others are being made. How late workloads were deleted stands in the result, for what they
 hold meanwhile counts against the ledger.
@@ -18,7 +21,7 @@ from typing import Any, Final
 
 from bench.operator.stage import POSTS_AT_ONCE, Cluster
 from bench.operator.watching import watch
-from bench.quota.manifests import BASELINE_CLASS, Object, build_pod
+from bench.quota.manifests import BASELINE_CLASS, NO_SCHEDULER, Object, build_pod
 from bench.quota.workload import QUOTA, SIZES, Size
 from llmos.api.names import LABEL_POOL, LABEL_REPLICA
 from llmos_operator.kube.errors import Conflict
@@ -67,7 +70,7 @@ class Track:
         phase = pod["status"].get("phase")
         if "deletionTimestamp" in pod["metadata"] or phase in _ENDED:
             self.lose()
-        elif phase == "Running":
+        elif phase == "Running" or (pod["spec"].get("schedulerName") == NO_SCHEDULER and is_admitted(pod)):
             self.running.add(pod["metadata"]["name"])
             if len(self.running) == self.pods:
                 self.turned.set()
@@ -78,11 +81,16 @@ class Track:
         self.turned.set()
 
 
+def is_admitted(pod: Object) -> bool:
+    """Whether no gate holds the pod."""
+    return not pod["spec"].get("schedulingGates")
+
+
 class Run:
     """The workloads of all tenants, from the first that is due to the last that has run."""
 
-    def __init__(self, cluster: Cluster, jobs: Iterable[Job]) -> None:
-        self._cluster, self._jobs = cluster, tuple(jobs)
+    def __init__(self, cluster: Cluster, jobs: Iterable[Job], scheduler: str) -> None:
+        self._cluster, self._jobs, self._scheduler = cluster, tuple(jobs), scheduler
         self._tracks: dict[str, Track] = {}
         self._creations, self._deletions = asyncio.Semaphore(POSTS_AT_ONCE), asyncio.Semaphore(POSTS_AT_ONCE)
         self._left = len(self._jobs)
@@ -125,7 +133,7 @@ class Run:
 
     async def _try(self, job: Job) -> bool:
         """Make a workload and wait for its end. Return whether it has run; False: it had to go."""
-        pods = build_pods(job)
+        pods = build_pods(job, self._scheduler)
         track = self._tracks[job.replica] = Track(len(pods))
         try:
             for pod in pods:
@@ -143,7 +151,7 @@ class Run:
             async with asyncio.timeout(job.size.runtime_s):
                 await track.lost.wait()
             return False
-        for pod in build_pods(job):
+        for pod in build_pods(job, self._scheduler):
             await self._delete(pod["metadata"])
         job.late_s = self._now_s() - began_s - job.size.runtime_s
         return True
@@ -163,10 +171,10 @@ class Run:
             await self._cluster.kube.delete(PODS, metadata["name"], metadata["namespace"], grace_period_s=0)
 
 
-def build_jobs(part: float) -> list[Job]:
-    """Return the workloads of one cohort, or a part of them."""
+def build_jobs(part: float, prefix: str) -> list[Job]:
+    """Return the workloads of one cohort, or a part of them; `prefix` begins the names of their tenants."""
     jobs = [
-        Job(f"queue-{queue}", size, number, size.interval_s * (number + 1))
+        Job(f"{prefix}-{queue}", size, number, size.interval_s * (number + 1))
         for queue in range(QUEUES)
         for size in SIZES
         for number in range(max(1, round(size.count * part)))
@@ -174,12 +182,12 @@ def build_jobs(part: float) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.due_s, job.replica))
 
 
-def build_pods(job: Job) -> list[Object]:
+def build_pods(job: Job, scheduler: str) -> list[Object]:
     """Return the pods of a workload: a large one is a gang."""
     pool, count = f"{job.tenant}-{job.size.name}", -(-job.size.accelerators // MOST_PER_POD)
+    kind = (BASELINE_CLASS, per_pod(job.size), job.size.name)
     return [
-        build_pod(job.tenant, pool, job.replica, rank, BASELINE_CLASS, per_pod(job.size), job.size.name, pods=count)
-        for rank in range(count)
+        build_pod(job.tenant, pool, job.replica, rank, *kind, pods=count, scheduler=scheduler) for rank in range(count)
     ]
 
 

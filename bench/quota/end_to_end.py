@@ -1,12 +1,14 @@
 """The quota on a real API server: an etcd, a kube-apiserver, the scheduler, simulated nodes and the shipped operator.
 
-Two scenarios, both with the workloads as gated pods of pools, made by this program: a pool makes its own pods with a
+Three scenarios, all with the workloads as gated pods of pools, made by this program: a pool makes its own pods with a
 Service and a status of its own, and would be measured instead of the quota. Nothing else is left out: the operator
-watches, plans, lifts gates and pins, the scheduler binds, kwok has the pods run.
+watches, plans, lifts gates and pins, and but for **admitted** the scheduler binds and kwok has the pods run.
 
 - **burst**: 3,000 pods wait, and there is room for all. Time from the first Tenant to the last lifted gate.
 - **baseline**: Kueue's baseline cut to one of its five cohorts (3,000 workloads, see `workload`), in real time. A large
   workload is a gang of two pods of 10. See `baseline`.
+- **admitted**: the same, but no scheduler binds the pods and a workload runs from when it is admitted. That is what
+  Kueue's runner does: create, admit, end, without pods and nodes.
 """
 
 from __future__ import annotations
@@ -22,8 +24,16 @@ from bench.operator.objects import ACCELERATOR as BURST_CLASS
 from bench.operator.stage import POSTS_AT_ONCE, Cluster, Operator, run_all, start_stage
 from bench.operator.waiting import wait_until
 from bench.operator.watching import Sightings, watch
-from bench.quota.baseline import QUEUES, Run, build_figures, build_jobs, per_pod
-from bench.quota.manifests import BASELINE_CLASS, build_class, build_node, build_pod, build_pool, build_tenant
+from bench.quota.baseline import QUEUES, Run, build_figures, build_jobs, is_admitted, per_pod
+from bench.quota.manifests import (
+    BASELINE_CLASS,
+    NO_SCHEDULER,
+    build_class,
+    build_node,
+    build_pod,
+    build_pool,
+    build_tenant,
+)
 from bench.quota.workload import QUOTA, SIZES
 from llmos_operator.kube.resources import PODS, TENANTS
 
@@ -40,11 +50,13 @@ async def run_end_to_end(part: float) -> dict[str, Any]:
             await _prepare(cluster)
             async with cluster.operator() as operator:
                 burst = await _run_burst(cluster, operator, round(3000 * part))
-                baseline = await _run_baseline(cluster, operator, part)
+                admitted = await _run_baseline(cluster, operator, part, "queue", NO_SCHEDULER)
+                baseline = await _run_baseline(cluster, operator, part, "bound", "default-scheduler")
                 metrics = await operator.metrics()
                 usage = operator.usage()
     return {
         "burst": burst,
+        "admitted": admitted,
         "baseline": baseline,
         "operator": {"rss_mib": round(usage.rss_bytes / 2**20), "cpu_s": round(usage.cpu_s, 1)},
         "passes": metrics.get("llmos_operator_quota_pass_seconds_count", 0),
@@ -70,7 +82,7 @@ async def _run_burst(cluster: Cluster, operator: Operator, count: int) -> dict[s
     pods = (build_pod(namespace, pool, f"{pool}-x-{n}", 0, BURST_CLASS, 1, "small") for pool, n in places)
     await run_all(cluster.kube.create, pods, POSTS_AT_ONCE)
     await operator.wait_until_idle()
-    released = Sightings(lambda pod: not pod["spec"].get("schedulingGates"))
+    released = Sightings(is_admitted)
     names = [f"{pool}-x-{n}" for pool, n in places]
     async with watch(cluster.configuration, PODS, namespace, released.see):
         began_s = time.perf_counter()
@@ -88,16 +100,27 @@ async def _is_empty(cluster: Cluster, namespace: str) -> bool:
     return not await cluster.kube.list(PODS, namespace=namespace)
 
 
-async def _run_baseline(cluster: Cluster, operator: Operator, part: float) -> dict[str, Any]:
-    jobs = build_jobs(part)
-    for tenant in sorted({job.tenant for job in jobs}):
+async def _is_free(cluster: Cluster) -> bool:
+    return not await cluster.kube.list(TENANTS)
+
+
+async def _run_baseline(
+    cluster: Cluster, operator: Operator, part: float, prefix: str, scheduler: str
+) -> dict[str, Any]:
+    jobs = build_jobs(part, prefix)
+    tenants = sorted({job.tenant for job in jobs})
+    for tenant in tenants:
         await cluster.add_namespace(tenant)
         await cluster.kube.create(build_tenant(tenant, tenant, BASELINE_CLASS, QUOTA))
         for size in SIZES:
             await cluster.kube.create(build_pool(tenant, f"{tenant}-{size.name}", BASELINE_CLASS, per_pod(size)))
     cpu_s, sent = cluster.cpu_s(), await operator.metrics()
-    took_s = await Run(cluster, jobs).run()
+    took_s = await Run(cluster, jobs, scheduler).run()
     used_s, now_sent = cluster.cpu_s(), await operator.metrics()
+    for tenant in tenants:
+        await cluster.core.delete_namespace(tenant)
+        await cluster.kube.delete(TENANTS, tenant)
+    await wait_until(lambda: _is_free(cluster), what="That the tenants are gone", timeout_s=TIMEOUT_S, poll_s=1.0)
     return {
         **build_figures(jobs, took_s),
         "cores": {name: round((used_s[name] - cpu_s[name]) / took_s, 2) for name in sorted(cpu_s)},

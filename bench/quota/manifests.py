@@ -25,6 +25,8 @@ Object = dict[str, Any]
 
 BASELINE_CLASS: Final = "quota-gpu"
 NODE_INDEX: Final = 900
+NO_SCHEDULER: Final = "nobody"
+"""Name of a scheduler that there is not: such pods are admitted and go no further."""
 POOL_LIMIT: Final = 1000
 """Most replicas of a pool."""
 
@@ -52,7 +54,16 @@ def build_class() -> Object:
 
 
 def build_pod(
-    namespace: str, pool: str, replica: str, rank: int, class_name: str, gpus: int, priority: str, *, pods: int = 1
+    namespace: str,
+    pool: str,
+    replica: str,
+    rank: int,
+    class_name: str,
+    gpus: int,
+    priority: str,
+    *,
+    pods: int = 1,
+    scheduler: str = "default-scheduler",
 ) -> Object:
     """One gated pod of a gang of `pods`. It serves nothing: no endpoint of a Service is written for it."""
     product = "Quota" if class_name == BASELINE_CLASS else "NVIDIA-H100-80GB-HBM3"
@@ -79,6 +90,7 @@ def build_pod(
         "spec": {
             "containers": [container],
             "securityContext": build_pod_security(),
+            "schedulerName": scheduler,
             "schedulingGates": [{"name": GATE_QUOTA}],
             "priorityClassName": priority,
             "automountServiceAccountToken": False,

@@ -9,7 +9,7 @@ import pytest
 
 from bench.quota.__main__ import RECLAIM_EVERY_S, SCENARIOS, main
 from bench.quota.baseline import QUEUES, Track, build_jobs, build_pods
-from bench.quota.manifests import Object
+from bench.quota.manifests import NO_SCHEDULER, Object
 from bench.quota.policies import build_policies
 from bench.quota.simulation import Result, Simulation
 from bench.quota.workload import build_workload
@@ -59,7 +59,18 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.Captur
 
 
 def build_seen(name: str, phase: str, **metadata: str) -> Object:
-    return {"metadata": {"name": name, **metadata}, "status": {"phase": phase}}
+    return {"metadata": {"name": name, **metadata}, "spec": {}, "status": {"phase": phase}}
+
+
+def test_a_workload_that_nobody_binds_has_begun_when_it_is_admitted() -> None:
+    (job, *_) = build_jobs(1.0, "queue")
+    (bound,), (free,) = build_pods(job, "default-scheduler"), build_pods(job, NO_SCHEDULER)
+    for pod, begins in ((bound, False), (free, True)):
+        track = Track(1)
+        track.see({**pod, "status": {"phase": "Pending"}})
+        assert not track.turned.is_set()
+        track.see({**pod, "spec": {**pod["spec"], "schedulingGates": []}, "status": {"phase": "Pending"}})
+        assert track.turned.is_set() is begins
 
 
 def test_a_gang_has_begun_when_all_its_pods_run() -> None:
@@ -83,8 +94,11 @@ def test_a_gang_is_lost_with_one_of_its_pods_also_before_it_has_begun(pod: Objec
 
 
 def test_one_cohort_of_the_baseline_is_made_of_pods_that_hold_what_its_workloads_ask_for() -> None:
-    jobs = build_jobs(1.0)
+    jobs = build_jobs(1.0, "queue")
     assert len(jobs) == QUEUES * 500
     for job in jobs[:200]:
-        limits = [pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] for pod in build_pods(job)]
+        limits = [
+            pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+            for pod in build_pods(job, "default-scheduler")
+        ]
         assert sum(map(int, limits)) == job.size.accelerators
