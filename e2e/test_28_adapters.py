@@ -3,6 +3,7 @@ next version under the same name, and is taken away again. No pod of the pool is
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -119,6 +120,30 @@ async def test_adapters_come_change_and_go_while_the_pool_runs(
     )
 
 
+async def test_adapters_take_turns_where_there_are_fewer_slots(
+    api: Api, system_namespace: None, operator: OperatorProcess, source: Source, namespace: str
+) -> None:
+    await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")))
+    pool = await api.create(build_pool(namespace, replicas=1, adapters={"maxLoaded": 2, "slots": 1}))
+    await wait_ready(api, pool, timeout_s=240)
+    for name, folder in ((NAME, "adapter"), ("sales", "adapter-next")):
+        await api.create(build_adapter(namespace, f"{source.url}/{folder}", name=name, attach_to=("pool",)))
+    await eventually(
+        "both adapters are there",
+        lambda: api.get("InferencePool", "pool", namespace),
+        lambda found: [len(entry["replicas"]) for entry in (found or {})["status"].get("adapters", [])] == [1, 1],
+        timeout_s=180,
+    )
+    (pod,) = await find_pods(api, namespace)
+    turns = [[await say(pod, name) for name in (NAME, "sales", "tiny")] for _ in range(3)]
+    assert len(set(turns[0])) == 3
+    assert turns[1:] == turns[:1] * 2
+    # All at once: who has no slot waits, nobody is refused.
+    told = await asyncio.gather(*(say(pod, name) for name in (NAME, "sales") * 4))
+    assert set(told[::2]) == {turns[0][0]}
+    assert set(told[1::2]) == {turns[0][1]}
+
+
 def name_of(pod: Object) -> str:
     """The name of a pod."""
     return str(pod["metadata"]["name"])
@@ -156,7 +181,7 @@ async def ask_models(pod: Object) -> dict[str, str]:
 
 async def say(pod: Object, model: str) -> str:
     """What a replica answers."""
-    body = {"model": model, "prompt": "Hello", "max_tokens": 8}
+    body = {"model": model, "prompt": "Hello", "max_tokens": 8, "temperature": 0}
     async with httpx.AsyncClient(timeout=30) as client:
         answer = await client.post(f"http://{pod['status']['podIP']}:{ENGINE_PORT}/v1/completions", json=body)
     assert answer.status_code == 200, answer.text
