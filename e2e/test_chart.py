@@ -32,7 +32,7 @@ NAMESPACE = "chart-story"
 RELEASE = "story"
 DEPLOYMENT = f"{RELEASE}-operator"
 LEASE = "llmos-operator"
-TENANT = "chart-story"
+TENANT = "released"
 CHART = repository_dir() / "charts" / "llmos"
 COMMAND_TIMEOUT_S = 300.0
 # Lease duration 15 s, two looks of 2.4 s, and the end of a pod on a busy machine.
@@ -227,7 +227,7 @@ async def test_what_policies_close_does_not_open_for_the_operator(
 ) -> None:
     """Only here is the operator a pod: what a node sends reaches every pod on it, whatever policies say."""
     cluster.wait_for_leader(lambda leader: True)
-    async with tenants(api, **{TENANT: 0}) as places:
+    async with tenants(api, released=0) as places:
         namespace = places[TENANT]
         await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")), timeout_s=240)
         await wait_ready(api, await api.create(build_pool(namespace)), timeout_s=240)

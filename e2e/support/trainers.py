@@ -122,7 +122,7 @@ async def wait_for_trainer(api: Api, namespace: str, name: str, *, timeout_s: fl
         phase = (pod or {}).get("status", {}).get("phase")
         if phase in {"Succeeded", "Failed"}:
             raise AssertionError(f"pod {name} ended before it was killed: {(pod or {})['status']}")
-        return phase == "Running"
+        return bool(phase == "Running")
 
     pod = await eventually(
         f"pod {name} runs", lambda: api.get("Pod", name, namespace), runs, timeout_s=timeout_s, poll_s=0.3
