@@ -22,6 +22,7 @@ from e2e.support.objects import build_model, build_namespace, build_pool, wait_r
 from e2e.support.operator import OperatorProcess, OperatorSettings
 from e2e.support.removal import remove_namespace
 from e2e.support.source import Source
+from e2e.support.tenants import wait_for_month
 from e2e.support.waiting import eventually
 
 START_S = 1200
@@ -151,9 +152,23 @@ async def test_a_tenant_finds_the_models_of_another_only_if_both_sides_agree(
         )
         refused = await keys.run("create", "--tenant=nobody-of-this-name")
         assert (refused.returncode, refused.stdout) == (3, "")
+    await wait_for_month(
+        api,
+        owner.name,
+        "its one answer of one token is counted once",
+        lambda month: month.get("outputTokens") == 1 and month.get("inputTokens", 0) > 0,
+    )
     lines = read_audit_log(kubectl, guest)
     assert {line["decision"] for line in lines} == {"served", "refused"}
     assert all(line["tenant"] == guest.name for line in lines)
+    generated = sum(line["completion_tokens"] for line in lines)
+    assert generated >= 2, "both gateways served it"
+    await wait_for_month(
+        api,
+        guest.name,
+        f"the {generated} tokens of the audit log are counted",
+        lambda month: month.get("outputTokens") == generated,
+    )
     assert len({line["request_id"] for line in lines}) == len(lines)
 
 

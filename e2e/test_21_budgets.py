@@ -29,6 +29,7 @@ from e2e.support.gateway import Gateway, install_gateway, list_gateway_urls
 from e2e.support.objects import build_model, build_pool, wait_ready
 from e2e.support.operator import OperatorProcess
 from e2e.support.source import Source
+from e2e.support.tenants import wait_for_month
 from e2e.support.waiting import eventually
 
 pytestmark = [pytest.mark.timeout(600)]
@@ -99,6 +100,12 @@ async def test_tokens_run_out_in_a_stream_and_killed_gateways_forget_nothing(
             lambda found: [t["used"] for t in (found or {}).get("status", {}).get("tokens", ())] == [LIMIT],
             timeout_s=120,
         )
+        month = await wait_for_month(
+            api,
+            f"{namespace}-day",
+            "what was answered is counted",
+            lambda month: LIMIT * 0.8 <= month.get("outputTokens", 0) <= LIMIT,
+        )
 
         await kill_gateways(api, sharing)
         for told in await ask_all(api, session, sharing, target):
@@ -113,6 +120,13 @@ async def test_tokens_run_out_in_a_stream_and_killed_gateways_forget_nothing(
         )
         assert again.headers["x-ratelimit-limit-tokens"] == str(2 * LIMIT)
         assert int(again.headers["x-ratelimit-remaining-tokens"]) <= LIMIT - ANSWER
+        counted = month["outputTokens"] + again.tokens
+        await wait_for_month(
+            api,
+            f"{namespace}-day",
+            f"the next answer is added, to {counted}, though the gateways were killed",
+            lambda month: month.get("outputTokens") == counted,
+        )
 
 
 async def test_many_at_once_are_never_over_and_a_shadow_refuses_nobody(

@@ -30,6 +30,7 @@ from e2e.support.network import build_probe, resolve, stand_ins, try_connections
 from e2e.support.objects import GPU_RESOURCE, build_model, build_namespace, build_pool, pool_selector, wait_ready
 from e2e.support.removal import remove_namespace
 from e2e.support.source import Source
+from e2e.support.tenants import wait_for_month
 from e2e.support.waiting import eventually
 from llmos.api import Reason
 from llmos.api.isolation import Check, parse_findings
@@ -157,6 +158,10 @@ async def test_tenants_reach_neither_each_other_nor_the_outside(
         for team in (a, b):
             answer = await ask(session, gateway.target(team.namespace, team.key), 5, stream=False)
             assert not answer.problem, answer
+    for team in (a, b):
+        await wait_for_month(
+            api, team.name, "its answer of 5 tokens is counted", lambda month: month.get("outputTokens") == 5
+        )
 
 
 @pytest.mark.usefixtures("operator", "backstop", "gateway")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +21,7 @@ from e2e.cluster.packages import ensure_packages
 from e2e.support.api import Api, Object
 from e2e.support.asking import Target
 from e2e.support.gateway import SYSTEM_NAMESPACE, Gateway, build_key, list_gateway_pods, wait_until_known
+from e2e.support.processes import kill_processes
 from e2e.support.waiting import eventually
 from llmos.api.names import GATEWAY_ADMIN_PORT
 
@@ -128,10 +127,8 @@ async def read_used(api: Api, gateway: Gateway, tenant: str, window: str) -> lis
 async def kill_gateways(api: Api, gateway: Gateway) -> None:
     """Send SIGKILL to the process of every gateway pod, and wait until all have begun anew and are ready."""
     pods = await list_gateway_pods(api, gateway.release)
-    killed = [pid for pod in pods for pid in _find_processes(pod["metadata"]["uid"])]
+    killed = [pid for pod in pods for pid in kill_processes(pod["metadata"]["uid"], "llmos-gateway")]
     assert len(killed) >= len(pods), "the processes of the gateway's pods are not found on this machine"
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
 
     async def observe() -> list[tuple[str, int]]:
         ready = await list_gateway_pods(api, gateway.release)
@@ -143,15 +140,3 @@ async def kill_gateways(api: Api, gateway: Gateway) -> None:
 
 def _count_restarts(pod: Object) -> int:
     return sum(status["restartCount"] for status in pod["status"]["containerStatuses"])
-
-
-def _find_processes(uid: str) -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command, groups = (process / "cmdline").read_bytes(), (process / "cgroup").read_text()
-        except OSError:
-            continue
-        if b"llmos-gateway" in command and (uid in groups or uid.replace("-", "_") in groups):
-            found.append(int(process.name))
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -105,6 +105,19 @@ async def wait_for_tenant(api: Api, name: str, what: str, **wanted: Any) -> Obje
     return await eventually(
         f"tenant {name}: {what}", observe, lambda seen: {field: seen.get(field) for field in wanted} == wanted
     )
+
+
+async def wait_for_month(api: Api, name: str, what: str, is_wanted: Callable[[Object], object]) -> Object:
+    """Wait until what a Tenant used in this month is as wanted, and return it.
+
+    The operator asks the gateways now and then. A month that ends meanwhile begins at nothing: then it fails.
+    """
+
+    async def observe() -> Object:
+        month: Object = (await api.get("Tenant", name) or {}).get("status", {}).get("thisMonth", {})
+        return month
+
+    return await eventually(f"tenant {name}, this month: {what}", observe, is_wanted, timeout_s=120)
 
 
 async def wait_for_reason(api: Api, namespace: str, reason: str, *, pool: str = "pool", timeout_s: float = 90) -> str:
