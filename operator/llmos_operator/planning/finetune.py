@@ -31,6 +31,7 @@ from llmos_operator.planning.failures import Failure, build_failure, name_model
 from llmos_operator.planning.finetune_canary import NOTHING, CanaryPlan
 from llmos_operator.planning.finetune_gangs import build_attempts
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
+from llmos_operator.planning.finetune_history import count_failures_in_vain
 from llmos_operator.planning.finetune_memory import refuse_memory, should_shard
 from llmos_operator.planning.finetune_models import CHANGED, architecture_of, digest_of, refuse_base, refuse_teacher
 from llmos_operator.planning.finetune_pods import FINAL_REASONS, JobPod, PodState
@@ -315,7 +316,7 @@ def _pause_s(record: Record, now: datetime) -> float:
     """Return how long the next attempt has to wait after the last one failed."""
     if record.failure is None or record.failure.reason in _WITHOUT_PAUSE:
         return 0.0
-    pause_s = compute_backoff_s(max(1, record.attempts.user + record.attempts.infrastructure))
+    pause_s = compute_backoff_s(count_failures_in_vain(record.history))
     failed_at = now if record.is_new_end or record.failed_at is None else record.failed_at
     return (failed_at + timedelta(seconds=pause_s) - now).total_seconds()
 

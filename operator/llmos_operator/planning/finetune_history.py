@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import pairwise
 from typing import Final, Literal
 
 from llmos.api import EndedAttempt
@@ -40,3 +41,18 @@ def extend_history(
         ended_at=pod.ended_at or now.replace(microsecond=0),
     )
     return (*history, entry)[-MOST:]
+
+
+def count_failures_in_vain(history: tuple[EndedAttempt, ...]) -> int:
+    """Return how many of the last failures in a row, at least one, came no further than the one before.
+
+    A job that goes on each time is on nodes that come and go; one that does not is in trouble, and waits ever longer.
+    Preemptions are no failures.
+    """
+    failures = [entry for entry in history if entry.counts_as != "preemption"]
+    count = 1
+    for before, after in reversed(list(pairwise(failures))):
+        if (after.step or 0) > (before.step or 0):
+            break
+        count += 1
+    return count

@@ -93,6 +93,6 @@ def build_write_error(error: OSError, what: str) -> TrainError:
         return DiskFullError(
             f"{what} could not be written: {error}",
             "Give the claim more room (expand it, or raise checkpoint.storage.size in a new FineTuneJob), or lower "
-            "checkpoint.keep; the job goes on from its last checkpoint.",
+            "checkpoint.keep; then raise retries.user, and the job goes on from its last checkpoint.",
         )
     return TrainError(f"{what} could not be written: {error}", "Look at the storage of the claim, and try again.")
