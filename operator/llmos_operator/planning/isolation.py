@@ -171,15 +171,21 @@ class Doors:
     """The one that is the gateway's alone."""
 
 
+def is_ready(pod: JsonObject) -> bool:
+    """Whether a pod answers, and is to go on doing so."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
 def find_probed(pods: Iterable[JsonObject]) -> dict[str, str]:
     """Return some replicas of which both ports are listened on, with their addresses: the leaders that are ready."""
     ready = sorted(
         (pod["metadata"]["name"], pod["status"]["podIP"])
         for pod in pods
         if (pod["metadata"].get("labels") or {}).get(LABEL_RANK, "0") == "0"
-        and "deletionTimestamp" not in pod["metadata"]
-        and (status := pod.get("status") or {}).get("podIP")
-        and any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+        and is_ready(pod)
+        and pod["status"].get("podIP")
     )
     return dict(ready[:PROBED_AT_MOST])
 

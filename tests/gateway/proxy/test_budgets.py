@@ -355,21 +355,6 @@ async def test_the_operator_is_told_the_tokens_of_the_month_of_tenants_with_and_
     assert tokens.month == datetime.now(UTC).strftime("%Y-%m")
 
 
-async def test_a_tenant_on_its_way_out_is_forgotten_when_its_last_key_is_gone() -> None:
-    options = {"sweep_s": 0.02}
-    async with open_engine() as engine, open_tenant(engine, options=options, perDay="1000") as stage:
-        assert await read_status(ask(stage, max_tokens=100)) == 200
-        leaving = tenant("acme", "team", tokens={"cost": EVEN, "perDay": "1000"})
-        metadata = leaving.metadata.model_copy(update={"deletion_timestamp": datetime.now(UTC)})
-        stage.catalog.put_tenant(leaving.model_copy(update={"metadata": metadata}))
-        await asyncio.sleep(0.1)
-        assert (await read_used(stage))[0] == 10, "a key is left, and with it the limits"
-        stage.catalog.keys.remove(api_key(1, tenant="acme").name)
-        async with asyncio.timeout(10):
-            while "tenants" in await stage.read_load():  # noqa: ASYNC110 - another task's state
-                await asyncio.sleep(0.01)
-
-
 EVERY_END = {"caller_gone", "engine_error", "replica_lost", ""}
 
 

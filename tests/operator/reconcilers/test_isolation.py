@@ -12,7 +12,8 @@ import pytest
 from llmos.api.apikeys import StoredKey, build_key_secret
 from llmos.api.isolation import CHECKS, Check, Finding, parse_findings
 from llmos.api.load import GatewayLoad, TokenUse
-from llmos.api.names import LABEL_TENANT
+from llmos.api.names import COMPONENT_GATEWAY, LABEL_COMPONENT, LABEL_TENANT
+from llmos.api.tenancy import build_account
 from llmos_operator.kube.errors import Forbidden
 from llmos_operator.kube.resources import (
     ADMISSION_BINDINGS,
@@ -242,7 +243,8 @@ async def test_a_tenant_that_was_deleted_says_what_is_left_and_stays_closed_unti
 async def test_a_tenant_that_was_deleted_waits_until_no_gateway_keeps_its_budget() -> None:
     world = world_of(tokens={"perDay": "1k"})
     await look(world)
-    uses = {"a": (TokenUse(window="day", start_s=0, used=7),)}
+    account = build_account("a", find_uid(world))
+    uses = {account: (TokenUse(window="day", start_s=0, used=7),)}
     world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b", tenants=uses), world.time)
     await world.kube.delete(TENANTS, "a")
     message = condition(await look(world))["message"]
@@ -254,6 +256,41 @@ async def test_a_tenant_that_was_deleted_waits_until_no_gateway_keeps_its_budget
     await world.reconcile("Tenant", "a", "")
     assert world.kube.all(TENANTS) == []
     assert not world.context.budgets.is_needed()
+
+
+def find_uid(world: World) -> str:
+    return str(world.kube.all(TENANTS)[0]["metadata"]["uid"])
+
+
+async def test_a_tenant_that_was_deleted_waits_for_each_gateway_that_is_ready_and_has_not_told_this_operator() -> None:
+    gateways = [
+        build_gateway(name, is_ready=is_ready) for name, is_ready in (("told", True), ("late", True), ("x", False))
+    ]
+    world = world_of(*gateways)
+    await look(world)
+    await world.kube.delete(TENANTS, "a")
+    assert "Token budget in gateway late, told (" in condition(await look(world))["message"]
+    world.context.budgets.take(GatewayLoad(gateway="told", boot="b"), world.time)
+    assert "Token budget in gateway late (" in condition(await look(world))["message"]
+    world.context.budgets.clear()
+    assert "Token budget in gateway late, told (" in condition(await look(world))["message"]
+    for name in ("told", "late"):
+        world.context.budgets.take(GatewayLoad(gateway=name, boot=name), world.time)
+    await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+
+
+def build_gateway(name: str, *, is_ready: bool) -> dict[str, Any]:
+    labels = {LABEL_COMPONENT: COMPONENT_GATEWAY}
+    container = {"name": "gateway", "args": ["--cache-salt-secret-file=/salt"]}
+    ready = {"type": "Ready", "status": str(is_ready)}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "llmos-system", "labels": labels},
+        "spec": {"containers": [container]},
+        "status": {"phase": "Running", "conditions": [ready]},
+    }
 
 
 async def test_what_is_taken_away_from_a_tenant_that_is_being_deleted_comes_back_and_strict_stays_strict() -> None:
