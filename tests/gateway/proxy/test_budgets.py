@@ -45,7 +45,7 @@ from tests.gateway.proxy.budget_stage import (
 )
 from tests.gateway.redis_server import Server
 from tests.gateway.stage import Stage, split_events
-from tests.gateway.values import api_key, key_text, tenant
+from tests.gateway.values import key_text, tenant
 
 
 async def test_an_answer_costs_what_the_engine_counted_and_the_headers_say_what_is_left() -> None:

@@ -26,9 +26,9 @@ from llmos_operator.kube.resources import (
     SERVICE_ACCOUNTS,
     TENANTS,
 )
-from llmos_operator.planning.isolation import Doors
+from llmos_operator.planning.isolation import SETTLING_S, Doors
 from llmos_operator.planning.settings import Settings
-from llmos_operator.reconcilers.isolation import FIRST_LOOK_S, LOOK_S
+from llmos_operator.reconcilers.isolation import FIRST_LOOK_S, LOOK_S, SETTLING_LOOK_S
 from tests.operator.reconcilers.tenants import backstop, build_namespace, build_tenant, surroundings
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
 
@@ -404,13 +404,46 @@ async def test_ports_that_policies_close_are_tried_at_the_replicas_of_the_namesp
     await world.pool()
     (name,) = world.pod_names()
     world.start_pods()
-    world.pass_time(LOOK_S)
+    world.pass_time(SETTLING_S)
     told = await look(world), await world.pool()
     assert tried == [{}, {name: "10.0.0.1"}]
     for each in told:
         problems = [] if is_enforced else [Check.CLOSED_PORTS]
         assert [problem.check for problem in read_problems(each)] == problems
         assert "closed-ports: " in condition(each, "IsolationReady")["message"]
+
+
+async def test_ports_that_are_open_while_policies_are_new_settle_and_are_tried_again_soon() -> None:
+    is_open = True
+
+    async def probe(addresses: Mapping[str, str]) -> dict[str, Doors]:
+        return {name: Doors(control=True, engine=is_open) for name in addresses}
+
+    world = World(build_model(), build_pool())
+    await world.model()
+    await world.pool()
+    world.start_pods()
+    for item in (build_tenant("a", NAMESPACE), *surroundings(NAMESPACE)):
+        world.kube.put(item)
+    world.context = replace(world.context, settings=Settings(probes_ports=True), probe_doors=probe)
+    for seconds in (0, SETTLING_LOOK_S, 2 * SETTLING_LOOK_S):
+        world.pass_time(seconds)
+        result = await world.reconcile("Tenant", "a", "")
+        assert result.requeue_after_s == SETTLING_LOOK_S
+        for each in (await look(world), await world.pool()):
+            told = condition(each, "IsolationReady")
+            assert (told["status"], told["reason"]) == ("Unknown", "PoliciesSettling")
+    is_open = False
+    world.pass_time(SETTLING_LOOK_S)
+    assert condition(await look(world), "IsolationReady")["status"] == "True"
+    # One that is put back is as new as one that is made.
+    is_open = True
+    world.pass_time(2 * SETTLING_S)
+    policy = world.kube.stored(NETWORK_POLICIES, NAMESPACE, "llmos-default-deny")
+    world.kube.put({**policy, "spec": {**policy["spec"], "ingress": [{}]}})
+    for seconds, status in ((0, "Unknown"), (LOOK_S, "Unknown"), (SETTLING_S, "False")):
+        world.pass_time(seconds)
+        assert condition(await look(world), "IsolationReady")["status"] == status
 
 
 @pytest.mark.parametrize("is_dedicated", [True, False])
@@ -423,6 +456,24 @@ async def test_a_pool_with_a_connector_for_cached_prompts_is_told_unless_it_is_o
     await world.model()
     problems = [problem.check for problem in read_problems(await world.pool())]
     assert problems == ([] if is_dedicated else [Check.KV_STORE])
+
+
+async def test_a_namespace_that_goes_is_one_line_of_the_audit_log_however_long_that_takes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(build_tenant("a", NAMESPACE, "other"), *surroundings(NAMESPACE, "other"))
+    await look(world)
+    going = world.kube.stored(NAMESPACES, "", "other")
+    world.kube.put({**going, "metadata": {**going["metadata"], "finalizers": ["somebody/s"]}})
+    await world.kube.delete(NAMESPACES, "other")
+    (tenant,) = world.kube.all(TENANTS)
+    world.kube.put({**tenant, "spec": {"namespaces": [NAMESPACE]}})
+    with caplog.at_level(logging.INFO, logger="llmos.audit"):
+        for _ in range(3):
+            await look(world)
+            world.pass_time(LOOK_S)
+    told = [vars(record)["fields"]["audit"] for record in caplog.records]
+    assert [each["name"] for each in told if each["kind"] == "Namespace"] == ["other"]
 
 
 async def test_an_operator_that_is_no_pod_tries_no_ports() -> None:
