@@ -82,8 +82,8 @@ class LocalStore:
     async def open(self, tenant: str, terms: Terms, quote: Quote) -> tuple[Tab, Granted] | Refused:
         if not self._is_open:
             raise StoreAwayError(
-                f"The tokens of the tenant {read_account(tenant)!r} cannot be counted: the gateway's journal of token budgets cannot "
-                f"be used ({self._problem}). Try again later, or ask your administrator."
+                f"The tokens of the tenant {read_account(tenant)!r} cannot be counted: the gateway's journal of token "
+                f"budgets cannot be used ({self._problem}). Try again later, or ask your administrator."
             )
         number = str(next(self._numbers))
         terms = terms.share(self.gateways)

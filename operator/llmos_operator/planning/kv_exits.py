@@ -17,8 +17,8 @@ ARGUMENTS: Final[Mapping[str, str]] = {
     "kv-events-config": "publishes the tokens of prompts with the salts of their tenants",
     "ec-transfer-config": "hands what was computed of images to a connector, and finds it by the image without a salt",
 }
-"""Arguments of vLLM 0.32, and what each does. `kv-offloading-size` alone stays in the memory of the pod, under vLLM's own
-hashes, so it is none of them."""
+"""Arguments of vLLM 0.32, and what each does. `kv-offloading-size` alone stays in the memory of the pod, under vLLM's
+own hashes, so it is none of them."""
 VARIABLES: Final[Mapping[str, str]] = {
     "LMCACHE_": "configures LMCache, which hands cached prompts to stores of its own",
     "MOONCAKE_": "configures Mooncake, a store of cached prompts that engines share",
