@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from llmos.api.tenancy import read_account
 from llmos.api.tenant import Tenant
 from llmos_gateway.keys import ANONYMOUS, ApiKey, KeyRing
 from llmos_gateway.pools import Adapter, Endpoint, HoldLimits, Pool
@@ -57,9 +58,21 @@ class Catalog:
         """Return a tenant by its name, None if it does not exist."""
         return self._tenants.get(name)
 
-    def is_gone(self, tenant: str) -> bool:
-        """Return whether no key can open anything for a tenant any more: it is gone, or on its way and without keys."""
-        return self.is_synced and self._tenants.is_ending(tenant) and not self.keys.has_tenant(tenant)
+    def is_current(self, account: str) -> bool:
+        """Return whether this is the account of a tenant that exists, and not of an older one of its name."""
+        return self._tenants.is_current(account)
+
+    def is_gone(self, account: str) -> bool:
+        """Return whether no key can open anything for the tenant of an account any more: it is gone, perhaps with
+        another one of its name in its place, or on its way and without keys."""
+        if not self.is_synced or not self._tenants.is_current(account):
+            return self.is_synced
+        name = read_account(account)
+        return self._tenants.is_ending(name) and not self.keys.has_tenant(name)
+
+    def find_gone(self, accounts: Iterable[str]) -> tuple[str, ...]:
+        """Return which of these accounts, and of those of tenants that left lately, are gone."""
+        return tuple(account for account in {*accounts, *self._tenants.find_leaving()} if self.is_gone(account))
 
     def put_tenant(self, tenant: Tenant | Sealed) -> None:
         """Add or replace a tenant."""

@@ -26,10 +26,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
-from llmos.api.tenancy import find_owners, find_seniority, parse_tokens
+from llmos.api.tenancy import build_account, find_owners, find_seniority, parse_tokens, read_account
 from llmos.api.tenant import Tenant, TenantSpec, TokenBudget, TokenCost
 
 EVERYBODY: Final = "*"
+MOST_DEPARTED: Final = 1024
+"""Tenants that are gone whose accounts are remembered, so that what is kept of them is taken away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class TenantAccess:
     """One tenant, as a request needs it."""
 
     name: str
+    account: str = ""
+    """Under which its tokens are counted."""
     namespaces: frozenset[str] = frozenset()
     """Those that are its own: named by it, and by no older tenant."""
     models: tuple[str, ...] = ()
@@ -84,6 +88,7 @@ def build_access(tenant: Tenant, namespaces: Iterable[str]) -> TenantAccess:
     spec = tenant.spec
     return TenantAccess(
         name=tenant.metadata.name,
+        account=_get_account(tenant),
         namespaces=frozenset(namespaces),
         models=spec.models.allow,
         weight=spec.weight,
@@ -113,9 +118,14 @@ def _get_claim(tenant: Tenant | Sealed) -> Tenant:
     return tenant.claim if isinstance(tenant, Sealed) else tenant
 
 
-def _build_identity(tenant: Tenant | Sealed) -> tuple[bool, TenantSpec, tuple[float, str]]:
+def _get_account(tenant: Tenant | Sealed) -> str:
+    metadata = _get_claim(tenant).metadata
+    return build_account(metadata.name, metadata.uid)
+
+
+def _build_identity(tenant: Tenant | Sealed) -> tuple[bool, TenantSpec, str, tuple[float, str]]:
     claim = _get_claim(tenant)
-    return isinstance(tenant, Sealed), claim.spec, find_seniority(claim)
+    return isinstance(tenant, Sealed), claim.spec, _get_account(claim), find_seniority(claim)
 
 
 class TenantBook:
@@ -125,6 +135,8 @@ class TenantBook:
         self._tenants: dict[str, Tenant | Sealed] = {}
         self._access: dict[str, TenantAccess] = {}
         self._owners: dict[str, TenantAccess] = {}
+        self._departed: dict[str, None] = {}
+        """Accounts of Tenants that are gone; who went last stands at the end."""
 
     def get(self, name: str) -> TenantAccess | None:
         """Return a tenant, None if it does not exist."""
@@ -134,6 +146,16 @@ class TenantBook:
         """Return whether a tenant does not exist, or is being deleted."""
         known = self._tenants.get(name)
         return known is None or _get_claim(known).metadata.deletion_timestamp is not None
+
+    def is_current(self, account: str) -> bool:
+        """Return whether this is the account of a tenant that exists, and not of an older one of its name."""
+        known = self._tenants.get(read_account(account))
+        return known is not None and _get_account(known) == account
+
+    def find_leaving(self) -> tuple[str, ...]:
+        """Return the accounts of tenants that are being deleted, or are gone since this process began."""
+        ending = (_get_account(tenant) for name, tenant in self._tenants.items() if self.is_ending(name))
+        return (*ending, *self._departed)
 
     def find_owner(self, namespace: str) -> TenantAccess | None:
         """Return the tenant whose namespace this is, None if it is nobody's."""
@@ -161,19 +183,28 @@ class TenantBook:
         name = _get_claim(tenant).metadata.name
         before = self._tenants.get(name)
         self._tenants[name] = tenant
+        self._note_departed((before,) if before is not None else ())
         # What the operator writes into the status changes nothing here.
         if before is None or _build_identity(before) != _build_identity(tenant):
             self._rebuild()
 
     def remove(self, name: str) -> None:
         """Forget a tenant."""
-        if self._tenants.pop(name, None) is not None:
+        if (gone := self._tenants.pop(name, None)) is not None:
+            self._note_departed((gone,))
             self._rebuild()
 
     def replace(self, tenants: Iterable[Tenant | Sealed]) -> None:
         """Make these all the tenants there are."""
+        before = tuple(self._tenants.values())
         self._tenants = {_get_claim(tenant).metadata.name: tenant for tenant in tenants}
+        self._note_departed(before)
         self._rebuild()
+
+    def _note_departed(self, before: Iterable[Tenant | Sealed]) -> None:
+        self._departed |= {account: None for account in map(_get_account, before) if not self.is_current(account)}
+        while len(self._departed) > MOST_DEPARTED:
+            del self._departed[next(iter(self._departed))]
 
     def _rebuild(self) -> None:
         owned: dict[str, list[str]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.api import Tenant, TokenCost
-from llmos_gateway.tenants import Budget, TenantBook
+from llmos_gateway.tenants import MOST_DEPARTED, Budget, TenantBook
 from tests.gateway.values import tenant
 
 
@@ -138,3 +139,29 @@ def test_without_consent_nobody_sees_more_than_its_own(
         assert {name, "*"} & set(shared_with)
         assert not access.dedicated_pools
         assert owner is None or not owner.dedicated_pools
+
+
+def test_the_accounts_of_tenants_that_leave_are_known_until_there_are_too_many() -> None:
+    book = book_of(made("red", "1"), made("blue", "1"), leave(made("ending", "1")))
+    assert book.find_leaving() == ("ending/1",)
+    book.remove("red")
+    book.put(made("blue", "2"))
+    assert (book.is_current("blue/1"), book.is_current("blue/2")) == (False, True)
+    assert set(book.find_leaving()) == {"ending/1", "red/1", "blue/1"}
+    book.replace([made("blue", "2"), made("red", "2")])
+    assert set(book.find_leaving()) == {"ending/1", "red/1", "blue/1"}
+    for number in range(MOST_DEPARTED):
+        book.put(made("other", str(number)))
+    book.remove("other")
+    assert len(book.find_leaving()) == MOST_DEPARTED
+    assert "red/1" not in book.find_leaving()
+
+
+def made(name: str, uid: str) -> Tenant:
+    one = tenant(name)
+    return one.model_copy(update={"metadata": one.metadata.model_copy(update={"uid": uid})})
+
+
+def leave(one: Tenant) -> Tenant:
+    metadata = one.metadata.model_copy(update={"deletion_timestamp": datetime.now(UTC)})
+    return one.model_copy(update={"metadata": metadata})

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from llmos.api.tenancy import read_account
 from llmos_gateway.budget_store.journal import Journal, JournalError, State
 from llmos_gateway.budget_store.store import StoreAwayError, Tab
 from llmos_gateway.limits import Granted, Ledger, Quote, Refused, Terms, Use
@@ -81,8 +82,8 @@ class LocalStore:
     async def open(self, tenant: str, terms: Terms, quote: Quote) -> tuple[Tab, Granted] | Refused:
         if not self._is_open:
             raise StoreAwayError(
-                f"The tokens of the tenant {tenant!r} cannot be counted: the gateway's journal of token budgets cannot "
-                f"be used ({self._problem}). Try again later, or ask your administrator."
+                f"The tokens of the tenant {read_account(tenant)!r} cannot be counted: the gateway's journal of token "
+                f"budgets cannot be used ({self._problem}). Try again later, or ask your administrator."
             )
         number = str(next(self._numbers))
         terms = terms.share(self.gateways)

@@ -61,6 +61,8 @@ MAX_REFUSALS: Final = 100
 """After which a step that the server always refuses, while it does others, holds them up no more."""
 LONGEST_PAUSE_S: Final = 2.0
 CLOSE_S: Final = 2.0
+MAX_EMPTY: Final = 4096
+"""Accounts of which it is remembered that they were dropped; others are dropped again."""
 
 _logger = logging.getLogger(__name__)
 
@@ -106,6 +108,8 @@ class SharedStore:
         self._told: dict[str, tuple[int, float]] = {}
         """What of a tab was told last, and when."""
         self._known: dict[str, tuple[Use, ...]] = {}
+        self._empty: dict[str, None] = {}
+        """Accounts that were dropped and of which nothing was asked since."""
         self._steps: deque[Step] = deque()
         self._has_steps = asyncio.Event()
         self._outage: Outage | None = None
@@ -166,8 +170,10 @@ class SharedStore:
         }
 
     def forget(self, tenant: str) -> None:
-        # It is asked again as long as the tenant is known here: nothing has to wait for the store to come back.
-        if self._outage is None and not any(tab.tenant == tenant for tab in self._tabs.values()):
+        # It is asked again and again: nothing has to wait for the store to come back. Nor does it matter whether this
+        # gateway ever heard of the tenant: it may be the only one left.
+        is_done = tenant in self._empty and tenant not in self._known
+        if self._outage is None and not is_done and not any(tab.tenant == tenant for tab in self._tabs.values()):
             self._add(build_forget(tenant))
 
     async def run(self) -> None:
@@ -278,6 +284,9 @@ class SharedStore:
     def _done(self, step: Step, answer: Sequence[Any]) -> None:
         if step.name == FORGET and not read_running(answer):
             self._known.pop(step.tenant, None)
+            self._empty[step.tenant] = None
+            if len(self._empty) > MAX_EMPTY:
+                del self._empty[next(iter(self._empty))]
         elif step.name != PROBE:
             self._known[step.tenant] = read_uses(answer)
         if step.outcome is not None and not step.outcome.done():

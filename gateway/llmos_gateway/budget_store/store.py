@@ -1,4 +1,7 @@
-"""What every store of budgets can do, and the tab that a running request has with it."""
+"""What every store of budgets can do, and the tab that a running request has with it.
+
+A tenant is named by its account here, `llmos.api.tenancy.build_account`: one made anew under the same name is another.
+"""
 
 from __future__ import annotations
 
@@ -74,11 +77,14 @@ class BudgetStore(Protocol):
         ...
 
     def read(self) -> Mapping[str, tuple[Use, ...]]:
-        """Return what is known of the windows of now, by tenant."""
+        """Return what is known of the windows of now, by account."""
         ...
 
     def forget(self, tenant: str) -> None:
-        """Drop what is kept of a tenant that is gone, unless one of its requests still runs. Never waits."""
+        """Drop what is kept of a tenant that is gone, unless one of its requests still runs. Never waits.
+
+        Asked again and again, also of tenants of which this process knows nothing.
+        """
         ...
 
     async def run(self) -> None:

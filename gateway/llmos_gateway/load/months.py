@@ -1,7 +1,8 @@
 """What each tenant used in the month, for accounting: told to the operator, who keeps it.
 
 Counted is what stands in the lines of the audit log, of tenants with and without limits alike. A process that ends
-takes with it what it counted since it was asked last, which is a second.
+takes with it what it counted since it was asked last, which is a second. Accounts bear the uid of the Tenant, so that
+one made anew under the same name is charged nothing of the old one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class _Sums:
 
 
 class MonthBook:
-    """Tokens by tenant, since the month or the process began.
+    """Tokens by account (`llmos.api.tenancy.build_account`), since the month or the process began.
 
     Args:
         unix_time: by which months begin (UTC).
@@ -36,29 +37,33 @@ class MonthBook:
         self._month = ""
         self._sums: dict[str, _Sums] = {}
 
-    def count(self, tenant: str, usage: Usage) -> None:
-        """Count the tokens of one request."""
-        if not tenant or not (usage.prompt_tokens or usage.completion_tokens):
+    def count(self, account: str, usage: Usage) -> None:
+        """Count the tokens of one request; nothing if it is of no tenant."""
+        if not account or not (usage.prompt_tokens or usage.completion_tokens):
             return
         self._turn()
-        sums = self._sums.setdefault(tenant, _Sums())
+        sums = self._sums.setdefault(account, _Sums())
         cached = min(usage.cached_tokens, usage.prompt_tokens)
         sums.input_tokens += usage.prompt_tokens - cached
         sums.cached_tokens += cached
         sums.output_tokens += usage.completion_tokens
 
     def read(self) -> Mapping[str, MonthTokens]:
-        """Return what is counted of the month of now, by tenant."""
+        """Return what is counted of the month of now, by account."""
         self._turn()
         return {
-            tenant: MonthTokens.model_construct(
+            account: MonthTokens.model_construct(
                 month=self._month,
                 input_tokens=sums.input_tokens,
                 cached_tokens=sums.cached_tokens,
                 output_tokens=sums.output_tokens,
             )
-            for tenant, sums in self._sums.items()
+            for account, sums in self._sums.items()
         }
+
+    def forget(self, account: str) -> None:
+        """A Tenant is gone."""
+        self._sums.pop(account, None)
 
     def _turn(self) -> None:
         """Begin anew when the month is over; a clock that steps back a little does not open the last one again."""

@@ -75,7 +75,7 @@ class Budgets:
         )
         build_error = partial(self._build_error, call, key.tenant)
         try:
-            outcome = await self._store.open(key.tenant, terms, quote)
+            outcome = await self._store.open(tenant.account, terms, quote)
         except StoreAwayError as error:
             if not terms.is_enforced:
                 return None

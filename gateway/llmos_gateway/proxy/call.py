@@ -24,6 +24,7 @@ class Call:
     """Fields are filled in from step to step; what a step has not reached keeps its default."""
 
     __slots__ = (
+        "account",
         "arrived_s",
         "asked",
         "attempts",
@@ -61,6 +62,8 @@ class Call:
         self.arrived_s = arrived_s
         self.task: asyncio.Task[object] | None = asyncio.current_task()
         self.key: ApiKey | None = None
+        self.account = ""
+        """Under which the tokens of the key's tenant are counted; empty without one."""
         self.caller = ""
         """As whose it counts; empty as nobody's."""
         self.is_stream = False

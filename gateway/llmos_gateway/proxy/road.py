@@ -178,17 +178,22 @@ class Road:
     def _authenticate(self, call: Call) -> ApiKey:
         key = self._find_key(call)
         call.key = key
-        if key.tenant and self._tools.catalog.get_tenant(key.tenant) is None:
+        if key.tenant:
+            call.account = self._find_account(key)
+        if call.part is not None and not key.may_use(call.part):
+            raise ForbiddenError(f"This API key may not use {call.part}.", "endpoint_not_allowed")
+        self._crowd.identify(call, key)
+        return key
+
+    def _find_account(self, key: ApiKey) -> str:
+        if (tenant := self._tools.catalog.get_tenant(key.tenant)) is None:
             # Without its Tenant none of the key's limits would hold.
             message = (
                 f"The tenant {key.tenant!r} of this API key does not exist, or this gateway cannot read it. "
                 "Ask your administrator."
             )
             raise ForbiddenError(message, "tenant_not_found")
-        if call.part is not None and not key.may_use(call.part):
-            raise ForbiddenError(f"This API key may not use {call.part}.", "endpoint_not_allowed")
-        self._crowd.identify(call, key)
-        return key
+        return tenant.account
 
     def _find_key(self, call: Call) -> ApiKey:
         if not self._tools.catalog.is_synced:

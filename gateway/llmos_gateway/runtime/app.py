@@ -30,6 +30,7 @@ from typing import Any, BinaryIO, Final, Protocol
 import aiohttp
 
 from llmos.api.load import PoolLoad, TokenUse
+from llmos.api.tenancy import read_account
 from llmos_gateway.budget_store import BudgetStore, Journal, JournalError, LocalStore
 from llmos_gateway.catalog import Catalog
 from llmos_gateway.holding import Holding
@@ -227,8 +228,13 @@ class Gateway:
 
     def _watch_budgets(self, store: BudgetStore) -> None:
         def read(value: Callable[[Use], int]) -> list[tuple[str, str, float]]:
-            uses = ((tenant, use) for tenant, windows in store.read().items() for use in windows)
-            return [(tenant, use.window, value(use) / MILLI) for tenant, use in uses]
+            # Of two of one name only that which exists.
+            uses = ((account, use) for account, windows in store.read().items() for use in windows)
+            return [
+                (read_account(account), use.window, value(use) / MILLI)
+                for account, use in uses
+                if self._catalog.is_current(account)
+            ]
 
         self._metrics.watch_budgets(
             "budget_used_tokens",
@@ -337,8 +343,10 @@ class Gateway:
             server.sweep()
             tools.accounts.gateways = tools.queueing.gateways = store.gateways = 1 + len(self._watch.peers())
             since_s = self._clock() - limit_s
-            for tenant in [name for name in store.read() if self._catalog.is_gone(name)]:
-                store.forget(tenant)
+            for account in self._catalog.find_gone((*store.read(), *self._months.read())):
+                store.forget(account)
+                if not self._catalog.is_current(account):
+                    self._months.forget(account)
             for call in [call for call in road.calls if call.arrived_s < since_s]:
                 call.interrupt(TimeLimitError(f"The answer took longer than {limit_s:g} s.", "time_limit"))
 
@@ -359,12 +367,12 @@ class Gateway:
 
 def _read_tenants(store: BudgetStore) -> dict[str, tuple[TokenUse, ...]]:
     return {
-        tenant: tuple(
+        account: tuple(
             # What is used for a part counts as a whole token: a limit that is reached looks reached.
             TokenUse.model_construct(window=use.window, start_s=use.start_s, used=max(0, -(-use.used // MILLI)))
             for use in uses
         )
-        for tenant, uses in store.read().items()
+        for account, uses in store.read().items()
     }
 
 

@@ -50,7 +50,7 @@ class CallRecorder:
         series.count(call.part or "", call.status)
         if pool is not None:
             series.observe_tokens(usage)
-            self._months.count(tenant, usage)
+            self._months.count(call.account, usage)
             series.observe_times(duration_s, call.queue_s, ttft_s, tpot_s)
         fields: dict[str, Any] = {
             "request_id": call.request_id,

@@ -27,7 +27,7 @@ def build_token_windows(
 
     Args:
         budget: the limits.
-        tenant: whose they are.
+        tenant: whose they are, by account (`llmos.api.tenancy.build_account`).
         loads: what each gateway told last.
         now: the current time.
     """

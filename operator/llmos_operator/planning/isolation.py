@@ -15,7 +15,8 @@ ledger is exact; this is what holds if it fails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from llmos.api import AcceleratorClass, Engine, Reason, Tenant
@@ -39,15 +40,19 @@ from llmos.api.names import (
 )
 from llmos_operator.planning.conditions import Fact, is_false, is_true, is_unknown
 from llmos_operator.planning.failures import Failure, build_failure
+from llmos_operator.planning.kv_exits import find_kv_exits
 
 JsonObject = Mapping[str, Any]
 
 WAITING_AT_LEAST: Final = 32
 BACKSTOP_QUOTA: Final = "llmos-quota"
 """Name of the ResourceQuota."""
+STORAGE_RESOURCES: Final = ("requests.storage", "persistentvolumeclaims")
+"""What it says of claims: their bytes, and how many there are."""
 SALT_VARIABLE: Final = "LLMOS_CACHE_SALT_SECRET_FILE"
-KV_CONNECTOR: Final = "kv-transfer-config"
 SALT_OPTION: Final = "--cache-salt-secret-file"
+SETTLING_S: Final = 30.0
+"""A network plugin may need so long until it enforces a policy."""
 PROBED_AT_MOST: Final = 3
 """Replicas of a namespace whose ports are tried in one look."""
 NAMED_AT_MOST: Final = 5
@@ -87,10 +92,14 @@ def plan_backstop(tenant: Tenant, classes: Iterable[AcceleratorClass]) -> dict[s
 
 
 def build_refusal(message: str) -> Failure:
-    """Return why the API server refused a child of a pool: our own ResourceQuota speaks for the tenant's quota."""
-    is_backstop = f"exceeded quota: {BACKSTOP_QUOTA}," in message
-    reason = Reason.QuotaExceeded if is_backstop else Reason.ForbiddenByPolicy
-    return build_failure(reason, f"The API server says: {message}")
+    """Return why the API server refused a child of a pool, a job or a model: our own ResourceQuota speaks for the
+    tenant's quota."""
+    _, is_backstop, exceeded = message.partition(f"exceeded quota: {BACKSTOP_QUOTA},")
+    said = f"The API server says: {message}"
+    if is_backstop and any(f"{resource}=" in exceeded for resource in STORAGE_RESOURCES):
+        whose = "The claims of the namespace would be more than spec.storage of its Tenant allows: delete some, ask for"
+        return build_failure(Reason.ForbiddenByPolicy, f"{whose} less, or have spec.storage raised. {said}")
+    return build_failure(Reason.QuotaExceeded if is_backstop else Reason.ForbiddenByPolicy, said)
 
 
 def is_as_made(desired: JsonObject, stored: JsonObject | None) -> bool:
@@ -171,25 +180,48 @@ class Doors:
     """The one that is the gateway's alone."""
 
 
+def is_ready(pod: JsonObject) -> bool:
+    """Whether a pod answers, and is to go on doing so."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
 def find_probed(pods: Iterable[JsonObject]) -> dict[str, str]:
     """Return some replicas of which both ports are listened on, with their addresses: the leaders that are ready."""
     ready = sorted(
         (pod["metadata"]["name"], pod["status"]["podIP"])
         for pod in pods
         if (pod["metadata"].get("labels") or {}).get(LABEL_RANK, "0") == "0"
-        and "deletionTimestamp" not in pod["metadata"]
-        and (status := pod.get("status") or {}).get("podIP")
-        and any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+        and is_ready(pod)
+        and pod["status"].get("podIP")
     )
     return dict(ready[:PROBED_AT_MOST])
 
 
-def check_closed_ports(doors: Mapping[str, Doors]) -> Finding:
+def is_settling(policies: Iterable[JsonObject], changed: datetime | None, now: datetime) -> bool:
+    """Whether NetworkPolicies are so new that a network plugin need not enforce them yet.
+
+    Args:
+        policies: those of the namespace that are the operator's.
+        changed: when one was last put back.
+        now: the current time.
+    """
+    times = [datetime.fromisoformat(policy["metadata"]["creationTimestamp"]) for policy in policies]
+    newest = max((*times, *((changed,) if changed is not None else ())), default=None)
+    return newest is not None and now - newest < timedelta(seconds=SETTLING_S)
+
+
+def check_closed_ports(doors: Mapping[str, Doors], *, is_settling: bool = False) -> Finding:
     """Say whether policies are not only stored but enforced, by what was tried at replicas.
 
-    A port that does not open says something only where the pod is reached at all.
+    A port that does not open says something only where the pod is reached at all; one that opens only where the
+    policies have had time to be enforced.
     """
     opened = sorted(name for name, door in doors.items() if door.engine)
+    if opened and is_settling:
+        seen = f"Pod {_name(opened)} opened port {ENGINE_PORT} to the operator, and the policies that close it are new."
+        return Finding(Check.CLOSED_PORTS, True, seen, is_settling=True)
     if opened:
         seen = f"Pod {_name(opened)} opened port {ENGINE_PORT} to the operator, which the policies close."
         return Finding(Check.CLOSED_PORTS, False, seen)
@@ -281,15 +313,11 @@ def _loose(container: JsonObject) -> list[str]:
 
 
 def check_kv_store(engine: Engine | None, *, is_shared: bool) -> Finding:
-    """Say whether cached prompts leave the engines of a pool, or of a job, which has none.
-
-    The salt of a tenant is part of vLLM's own hashes of blocks. Connectors to stores outside may hash by themselves,
-    and some lose it.
-    """
-    if engine is None or KV_CONNECTOR not in engine.args:
+    """Say whether cached prompts leave the engines of a pool, or of a job, which has none."""
+    exits = find_kv_exits(engine) if engine is not None else ()
+    if not exits:
         return Finding(Check.KV_STORE, True, "cached prompts stay in the engine.")
-    seen = f"engine.args has {KV_CONNECTOR}, and not every connector keeps the salts of tenants."
-    return Finding(Check.KV_STORE, not is_shared, seen)
+    return Finding(Check.KV_STORE, not is_shared, f"{'; '.join(exits)}.")
 
 
 def check_way_out(*, fetches: bool, is_strict: bool) -> Finding:
@@ -305,6 +333,8 @@ def build_isolation_fact(findings: Sequence[Finding]) -> Fact:
     if not findings:
         return is_unknown(CONDITION_ISOLATION_READY, Reason.NotLookedYet)
     message = format_findings(findings)
+    if all(finding.is_ok for finding in findings) and any(finding.is_settling for finding in findings):
+        return is_unknown(CONDITION_ISOLATION_READY, Reason.PoliciesSettling, message)
     if all(finding.is_ok for finding in findings):
         return is_true(CONDITION_ISOLATION_READY, Reason.Isolated, message)
     return is_false(CONDITION_ISOLATION_READY, Reason.NotIsolated, message)
@@ -312,7 +342,7 @@ def build_isolation_fact(findings: Sequence[Finding]) -> Fact:
 
 def name_namespace(findings: Iterable[Finding], namespace: str) -> tuple[Finding, ...]:
     """Return the findings of one of several namespaces, said so that a reader knows of which."""
-    return tuple(Finding(f.check, f.is_ok, f"[{namespace}] {f.seen}") for f in findings)
+    return tuple(replace(finding, seen=f"[{namespace}] {finding.seen}") for finding in findings)
 
 
 def _name(names: Sequence[str]) -> str:

@@ -39,8 +39,8 @@ class TenantFacts:
     """What it has used of its limits in tokens."""
     months: Mapping[str, MonthTokens] = field(default_factory=dict)
     """What each process of a gateway told of its tokens this month."""
-    gateways: Collection[str] = ()
-    """Processes that may still tell."""
+    gateways: Collection[str] | None = ()
+    """Processes that may still tell; None if nobody knows yet."""
 
 
 def build_namespaces_fact(tenant: Tenant, owners: Owners, missing: Sequence[str] = ()) -> Fact:

@@ -3,6 +3,9 @@
 A Tenant is written at most every `NEWS_S` for it, and not at all while nothing is used. What is used of limits may be
 lost at any time: gateways tell it again within a second. So do they with the tokens of the month, as long as they live;
 what one told that is gone since waits here until it is written.
+
+All of it is of accounts, which bear the uid of the Tenant: what was told of one that is gone is nothing to another one
+of its name.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Final
 
 from llmos.api import Tenant
 from llmos.api.load import GatewayLoad, MonthTokens
+from llmos.api.tenancy import build_account
 from llmos.api.tenant import TokenWindow
 from llmos_operator.planning.budgets import build_token_windows
 from llmos_operator.planning.token_months import MOST_GATEWAYS
@@ -35,8 +39,10 @@ class TokenNews:
     """Used of its limits."""
     months: Mapping[str, MonthTokens] = field(default_factory=dict)
     """Used this month, by process of a gateway."""
-    gateways: Collection[str] = field(default=(), compare=False)
-    """Processes that may still tell."""
+    gateways: Collection[str] | None = field(default=None, compare=False)
+    """Processes that may still tell; None as long as not all of them can have told."""
+    is_waiting: bool = False
+    """What some told cannot be written before that is known."""
 
 
 class BudgetBoard:
@@ -51,15 +57,18 @@ class BudgetBoard:
         self._loads: dict[str, tuple[GatewayLoad, datetime]] = {}
         self._tenants: dict[str, Tenant] = {}
         self._months: OrderedDict[str, Mapping[str, MonthTokens]] = OrderedDict()
-        """By process of a gateway, and tenant; whoever told last stands at the end."""
+        """By process of a gateway, and account; whoever told last stands at the end."""
         self._told: dict[str, tuple[TokenNews, datetime]] = {}
         self._looked: datetime | None = None
+        self._heard: datetime | None = None
+        """When a gateway told first, since this process began or led."""
 
     def clear(self) -> None:
         """Begin anew: another process may have written meanwhile."""
         self._loads.clear()
         self._months.clear()
         self._told.clear()
+        self._heard = None
 
     def is_needed(self) -> bool:
         """Return whether there is any tenant whose tokens are counted."""
@@ -82,14 +91,23 @@ class BudgetBoard:
         self._told[name] = news, now
         return news
 
-    def find_keepers(self, tenant: Tenant, now: datetime) -> list[str]:
+    def find_keepers(self, tenant: Tenant, gateways: Collection[str], now: datetime) -> list[str]:
         """Return the gateways that tell of the budget of a Tenant on its way out; they drop it when nothing can use it
-        any more."""
+        any more. Those that should tell and have not, to this process, may keep it as well.
+
+        Args:
+            tenant: the one.
+            gateways: names of those that should tell.
+            now: the current time.
+        """
         self._tenants[tenant.metadata.name] = tenant
-        return sorted(load.gateway for load in self._find_fresh(now) if tenant.metadata.name in load.tenants)
+        loads, account = self._find_fresh(now), _get_account(tenant)
+        silent = {*gateways} - {load.gateway for load in loads}
+        return sorted({*silent, *(load.gateway for load in loads if account in load.tenants)})
 
     def take(self, load: GatewayLoad, now: datetime) -> None:
         """A gateway tells."""
+        self._heard = self._heard or now
         self._loads[load.gateway] = load, now
         self._months[load.boot] = load.months
         self._months.move_to_end(load.boot)
@@ -112,12 +130,21 @@ class BudgetBoard:
                 self.on_news(Key("Tenant", "", name))
 
     def _build(self, tenant: Tenant, loads: Collection[GatewayLoad], now: datetime) -> TokenNews:
-        name = tenant.metadata.name
-        windows = build_token_windows(tenant.spec.tokens, name, loads, now)
-        months = {boot: tenants[name] for boot, tenants in self._months.items() if name in tenants}
-        return TokenNews(windows, months, frozenset(load.boot for load in loads))
+        account = _get_account(tenant)
+        windows = build_token_windows(tenant.spec.tokens, account, loads, now)
+        months = {boot: accounts[account] for boot, accounts in self._months.items() if account in accounts}
+        # By then whoever lives has told.
+        is_known = self._heard is not None and now - self._heard >= timedelta(seconds=FRESH_S)
+        if is_known:
+            return TokenNews(windows, months, frozenset(load.boot for load in loads))
+        written = {each.boot for each in tenant.status.this_month.gateways}
+        return TokenNews(windows, months, None, is_waiting=len(written | months.keys()) > MOST_GATEWAYS)
 
     def _find_fresh(self, now: datetime) -> list[GatewayLoad]:
         fresh = timedelta(seconds=FRESH_S)
         self._loads = {name: told for name, told in self._loads.items() if now - told[1] < fresh}
         return [load for load, _ in self._loads.values()]
+
+
+def _get_account(tenant: Tenant) -> str:
+    return build_account(tenant.metadata.name, tenant.metadata.uid)

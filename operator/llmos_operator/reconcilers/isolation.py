@@ -13,7 +13,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, Reason, Tenant
@@ -66,6 +66,7 @@ from llmos_operator.planning.isolation import (
     check_way_out,
     find_probed,
     is_as_made,
+    is_settling,
     name_namespace,
     plan_backstop,
 )
@@ -74,6 +75,8 @@ from llmos_operator.reconcilers.base import Context
 from llmos_operator.reconcilers.sightings import Sighting
 
 LOOK_S: Final = 15.0
+SETTLING_LOOK_S: Final = 5.0
+"""Between two looks while policies are new and not enforced yet."""
 FIRST_LOOK_S: Final = 2.0
 """A pool that is looked at before its tenant asks again so soon."""
 _OWN_KINDS: Final = (NETWORK_POLICIES, LIMIT_RANGES, RESOURCE_QUOTAS, ROLE_BINDINGS)
@@ -112,6 +115,8 @@ class _Look:
     """Namespaces that are another tenant's."""
     existing: dict[Place, Object] = field(default_factory=dict)
     desired: set[Place] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+    """Namespaces of which a NetworkPolicy was made or put back."""
 
 
 async def reconcile_isolation(
@@ -129,15 +134,17 @@ async def reconcile_isolation(
     owned = [name for name in tenant.spec.namespaces if name not in others]
     inputs = _compute_inputs(tenant, owned, classes)
     known = context.sightings.get(tenant.metadata.name)
-    is_recent = known is not None and known.inputs == inputs and context.now() - known.at < timedelta(seconds=LOOK_S)
+    counts_s = SETTLING_LOOK_S if known is not None and known.is_settling else LOOK_S
+    is_recent = known is not None and known.inputs == inputs and context.now() - known.at < timedelta(seconds=counts_s)
     if known is None or not is_recent:
-        known = await _look(_Look(context, tenant, classes, others), owned, inputs)
+        known = await _look(_Look(context, tenant, classes, others), owned, inputs, known)
         context.sightings.put(tenant.metadata.name, known)
     missing = tuple(name for name, found in known.namespaces.items() if _is_missing(found))
     findings = [f for name, found in known.findings for f in (name_namespace(found, name) if name else found)]
     # Whatever called for this pass was not looked at if the last look still counts.
     is_settled = not is_recent and all(finding.is_ok for finding in findings)
-    return IsolationResult(build_isolation_fact(findings), missing, None if is_settled else LOOK_S)
+    again_s = SETTLING_LOOK_S if known.is_settling else None if is_settled else LOOK_S
+    return IsolationResult(build_isolation_fact(findings), missing, again_s)
 
 
 async def release_isolation(
@@ -169,17 +176,19 @@ def _is_missing(findings: Iterable[Finding]) -> bool:
     return any(finding.check is Check.NAMESPACE and not finding.is_ok for finding in findings)
 
 
-async def _look(look: _Look, owned: Sequence[str], inputs: str) -> Sighting:
+async def _look(look: _Look, owned: Sequence[str], inputs: str, before: Sighting | None) -> Sighting:
     shared, _ = await asyncio.gather(_look_at_cluster(look.context), _observe_own(look))
     namespaces = {name: await _reconcile_namespace(look, name) for name in owned}
+    now = look.context.now()
+    changed = {**(before.changed if before else {}), **dict.fromkeys(look.changed, now)}
     if look.context.settings.probes_ports:
         # Here, and all at once: what is closed does not answer, and is waited for.
-        tried = await asyncio.gather(*(_try_doors(look.context, name) for name in owned))
+        tried = await asyncio.gather(*(_try_doors(look, name, changed.get(name)) for name in owned))
         namespaces = {name: (*namespaces[name], found) for name, found in zip(owned, tried, strict=True)}
     await _hand_over(look)
     await _prune(look, owned)
     is_strict = look.tenant.spec.isolation.profile == "strict"
-    return Sighting(look.context.now(), inputs, is_strict, namespaces, shared)
+    return Sighting(look.context.now(), inputs, is_strict, namespaces, shared, changed)
 
 
 async def _look_at_cluster(context: Context) -> tuple[Finding, ...]:
@@ -193,10 +202,13 @@ async def _look_at_cluster(context: Context) -> tuple[Finding, ...]:
     return check_backstop(policy, binding, name), check_salt(gateways)
 
 
-async def _try_doors(context: Context, namespace: str) -> Finding:
+async def _try_doors(look: _Look, namespace: str, changed: datetime | None) -> Finding:
+    context = look.context
+    policies = [item for place, item in look.existing.items() if place[:2] == (NETWORK_POLICIES.kind, namespace)]
     selector = f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_COMPONENT}={COMPONENT_REPLICA}"
     pods = await context.kube.list(PODS, namespace=namespace, label_selector=selector)
-    return check_closed_ports(await context.probe_doors(find_probed(pods)))
+    doors = await context.probe_doors(find_probed(pods))
+    return check_closed_ports(doors, is_settling=is_settling(policies, changed, context.now()))
 
 
 async def _observe_own(look: _Look) -> None:
@@ -262,6 +274,8 @@ async def _apply(look: _Look, manifest: Manifest) -> str:
             stored = await look.context.kube.apply(manifest)
         except (Forbidden, Invalid) as error:
             return f"{manifest['kind']} {place[2]} is refused: {error.message}"
+        if place[0] == NETWORK_POLICIES.kind:
+            look.changed.add(place[1])
         why = CHECKS[_CHECK_OF_KIND[place[0]]].enforced_by
         _tell_audit("isolate", look.tenant, place, old=old, new="as it was made", why=why)
     return "" if is_as_made(manifest, stored) else f"{manifest['kind']} {place[2]} is not as it was made."
@@ -281,16 +295,23 @@ def _summarise(made: Sequence[tuple[Manifest, str]]) -> list[Finding]:
 
 async def _prune(look: _Look, owned: Sequence[str]) -> None:
     """Delete what is ours and no longer wanted, and give back the fields of what is not."""
-    for place, item in look.existing.items():
+    leaving = {
+        place: item
+        for place, item in look.existing.items()
+        if place not in look.desired and not (place[0] == NAMESPACES.kind and place[2] in owned)
+    }
+    uids = {item["metadata"]["uid"] for item in leaving.values()}
+    known = look.context.sightings.note_leaving(look.tenant.metadata.name, uids)
+    for place, item in leaving.items():
         kind, namespace, name = place
-        if place in look.desired or (kind == NAMESPACES.kind and name in owned):
-            continue
+        uid = item["metadata"]["uid"]
         if kind == NAMESPACES.kind:
             await _release_namespace(look.context, item)
         elif kind != SERVICE_ACCOUNTS.kind:
-            uid = item["metadata"]["uid"]
             await look.context.kube.delete(resource_of(item), name, namespace, uid=uid)
-        if kind != SERVICE_ACCOUNTS.kind:
+        # What is on its way out is found again until it is gone.
+        is_told = uid in known and "deletionTimestamp" in item["metadata"]
+        if kind != SERVICE_ACCOUNTS.kind and not is_told:
             why = f"{namespace or name} is no namespace of the tenant any more, or it is not needed there."
             _tell_audit("release", look.tenant, place, old="as it was made", new="gone", why=why)
 
@@ -357,5 +378,6 @@ def look_at_pool(
         check_way_out(fetches=fetches, is_strict=sighting.is_strict),
     )
     fact = build_isolation_fact(findings)
-    refused = sighting.is_strict and fact.status == "False"
-    return PoolIsolation((fact,), Failure(Reason.NotIsolated, fact.message) if refused else None)
+    refused = sighting.is_strict and fact.status != "True"
+    again_s = SETTLING_LOOK_S if sighting.is_settling else None
+    return PoolIsolation((fact,), Failure(Reason.NotIsolated, fact.message) if refused else None, again_s)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from llmos.api import FetchProgress, LLMModel, Reason, ResolvedModel
+from llmos.api import FetchProgress, LLMModel, ResolvedModel
 from llmos.api.names import (
     ANNOTATION_SOURCE_HASH,
     COMPONENT_FETCH,
@@ -33,7 +33,8 @@ from llmos_operator.manifests.steps import (
     build_inspect_job,
     needs_fetch,
 )
-from llmos_operator.planning.failures import build_failure, read_attempt
+from llmos_operator.planning.failures import read_attempt
+from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.model_users import Users, find_users
 from llmos_operator.planning.models import (
     ModelFacts,
@@ -160,8 +161,7 @@ async def _reconcile_steps(context: Context, model: LLMModel, children: _Childre
             return _without_fetch(model, facts), _look_again(facts.inspect)
         facts = await _reconcile_fetch(context, model, children, facts, facts.resolved)
     except (Forbidden, Invalid) as error:
-        refused = build_failure(Reason.ForbiddenByPolicy, f"The API server says: {error.message}")
-        return replace(facts, refused=refused), Result(requeue_after_s=REFUSED_RETRY_S)
+        return replace(facts, refused=build_refusal(error.message)), Result(requeue_after_s=REFUSED_RETRY_S)
     return facts, _look_again(facts.fetch)
 
 

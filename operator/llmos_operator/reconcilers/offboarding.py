@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 from llmos.api import AcceleratorClass, Tenant
 from llmos.api.apikeys import SECRET_SELECTOR, InvalidKeySecret, read_key_secret
-from llmos.api.names import FINALIZER_OFFBOARDING, LABEL_MANAGED_BY, LABEL_TENANT, MANAGED_BY
+from llmos.api.names import (
+    COMPONENT_GATEWAY,
+    FINALIZER_OFFBOARDING,
+    LABEL_COMPONENT,
+    LABEL_MANAGED_BY,
+    LABEL_TENANT,
+    MANAGED_BY,
+)
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import (
     FINE_TUNE_JOBS,
@@ -20,6 +27,7 @@ from llmos_operator.kube.resources import (
     SECRETS,
     TENANTS,
 )
+from llmos_operator.planning.isolation import is_ready
 from llmos_operator.planning.offboarding import Leftover, build_offboarding_status, find_leftovers
 from llmos_operator.reconcilers.base import DONE, Context, Result
 from llmos_operator.reconcilers.isolation import reconcile_isolation, release_isolation
@@ -52,12 +60,13 @@ async def reconcile_offboarding(
 
 
 async def observe_leftovers(context: Context, tenant: Tenant) -> tuple[Leftover, ...]:
-    """Find what is left: keys by what they say, budgets by what gateways tell, everything else in the namespaces that
-    bear the tenant's label."""
+    """Find what is left: keys by what they say, budgets by what each gateway that is ready tells, everything else in
+    the namespaces that bear the tenant's label."""
     kube, name = context.kube, tenant.metadata.name
-    keys, namespaces = await asyncio.gather(
+    keys, namespaces, gateways = await asyncio.gather(
         kube.list(SECRETS, namespace=context.settings.namespace, label_selector=SECRET_SELECTOR),
         kube.list(NAMESPACES, label_selector=f"{LABEL_TENANT}={name}"),
+        kube.list(PODS, namespace=context.settings.namespace, label_selector=f"{LABEL_COMPONENT}={COMPONENT_GATEWAY}"),
     )
     found: dict[str, list[Object]] = {}
     made = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
@@ -68,7 +77,8 @@ async def observe_leftovers(context: Context, tenant: Tenant) -> tuple[Leftover,
         ]
         found[kind.kind] = [item for items in listed for item in items]
     own_keys = [str(key["metadata"]["name"]) for key in keys if _tenant_of(key) == name]
-    return find_leftovers(found, own_keys, context.budgets.find_keepers(tenant, context.now()))
+    telling = [str(pod["metadata"]["name"]) for pod in gateways if is_ready(pod)]
+    return find_leftovers(found, own_keys, context.budgets.find_keepers(tenant, telling, context.now()))
 
 
 def _tenant_of(secret: Object) -> str:

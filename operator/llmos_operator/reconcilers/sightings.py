@@ -6,7 +6,7 @@ All of it is in one event loop, and all of it can be lost: then nobody has looke
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from llmos.api.isolation import Finding
@@ -23,6 +23,13 @@ class Sighting:
     namespaces: Mapping[str, tuple[Finding, ...]]
     shared: tuple[Finding, ...] = ()
     """About the whole cluster."""
+    changed: Mapping[str, datetime] = field(default_factory=dict)
+    """By namespace: when one of its NetworkPolicies was last made or put back."""
+
+    @property
+    def is_settling(self) -> bool:
+        """Return whether something has to be looked at again soon, as policies are new."""
+        return any(finding.is_settling for found in self.namespaces.values() for finding in found)
 
     @property
     def findings(self) -> Iterable[tuple[str, tuple[Finding, ...]]]:
@@ -35,6 +42,8 @@ class Sightings:
 
     def __init__(self) -> None:
         self._by_tenant: dict[str, Sighting] = {}
+        self._leaving: dict[str, set[str]] = {}
+        """By tenant: uids of what was taken away in the last look."""
 
     def get(self, tenant: str) -> Sighting | None:
         """Return the last look at a tenant."""
@@ -44,6 +53,13 @@ class Sightings:
         """Remember a look."""
         self._by_tenant[tenant] = sighting
 
+    def note_leaving(self, tenant: str, uids: set[str]) -> set[str]:
+        """Say what of a tenant is taken away in this look; return what was in the last one."""
+        before = self._leaving.get(tenant, set())
+        self._leaving[tenant] = uids
+        return before
+
     def forget(self, tenant: str) -> None:
         """The Tenant is gone."""
         self._by_tenant.pop(tenant, None)
+        self._leaving.pop(tenant, None)

@@ -4,6 +4,7 @@ One table serves the operator, which looks and writes the findings into the cond
 which prints them, and the documentation. A finding is one line of the condition's message:
 
     ok       network: 5 policies are as they were made.
+    settling  closed-ports: ... (it may be so because what closes them is new; it is looked at again)
     PROBLEM  pod-security: ... (what was found). (what to do)
 """
 
@@ -99,9 +100,9 @@ CHECKS: Final[dict[Check, CheckInfo]] = {
         "Delete the pod: the operator makes it anew. If it comes back like this, a mutating webhook changes it.",
     ),
     Check.KV_STORE: CheckInfo(
-        "No connector carries cached prompts of several tenants out of an engine.",
-        "Take kv-transfer-config out of engine.args; or set isolation.dedicatedPools of the Tenant: then nobody else "
-        "calls the pool.",
+        "Nothing carries cached prompts of several tenants out of an engine.",
+        "Take what the line names out of engine.args or engine.env; or set isolation.dedicatedPools of the Tenant: "
+        "then nobody else calls the pool.",
     ),
     Check.WAY_OUT: CheckInfo(
         "Engines have no way out of the cluster.",
@@ -118,10 +119,14 @@ class Finding:
     check: Check
     is_ok: bool
     seen: str
+    is_settling: bool = False
+    """Nobody can say yet: what was seen may be so because what prevents it is new. Then `is_ok` is true."""
 
     def __str__(self) -> str:
         """Return the line of a condition's message."""
         seen = " ".join(self.seen.split())  # what an API server says may have several lines
+        if self.is_settling:
+            return f"settling  {self.check.value}: {seen}"
         if self.is_ok:
             return f"ok       {self.check.value}: {seen}"
         return f"PROBLEM  {self.check.value}: {seen} {CHECKS[self.check].remedy}"
@@ -129,7 +134,7 @@ class Finding:
 
 def format_findings(findings: Iterable[Finding]) -> str:
     """Return the message of a condition, problems first."""
-    ordered = sorted(findings, key=lambda finding: finding.is_ok)
+    ordered = sorted(findings, key=lambda finding: (finding.is_ok, not finding.is_settling))
     return "\n".join(map(str, ordered))
 
 
@@ -142,7 +147,8 @@ def parse_findings(message: str) -> tuple[Finding, ...]:
 def _parse_line(line: str) -> Finding | None:
     mark, _, rest = line.partition("  ")
     name, separator, seen = rest.strip().partition(": ")
-    if mark not in {"ok", "PROBLEM"} or not separator or name not in set(Check):
+    if mark not in {"ok", "settling", "PROBLEM"} or not separator or name not in set(Check):
         return None
     check = Check(name)
-    return Finding(check, mark == "ok", seen.removesuffix(CHECKS[check].remedy).strip())
+    seen = seen.removesuffix(CHECKS[check].remedy).strip()
+    return Finding(check, mark != "PROBLEM", seen, is_settling=mark == "settling")

@@ -139,9 +139,9 @@ class GatewayLoad(_Wire):
     pools: dict[str, PoolLoad] = Field(default_factory=dict)
     """By `namespace/name`."""
     tenants: dict[str, tuple[TokenUse, ...]] = Field(default_factory=dict)
-    """Those with limits of which this gateway knows something, by name."""
+    """Those with limits of which this gateway knows something, by account (`llmos.api.tenancy.build_account`)."""
     months: dict[str, MonthTokens] = Field(default_factory=dict)
-    """Tenants that used any tokens this month, by name."""
+    """Tenants that used any tokens this month, by account."""
     shares_budgets: bool = False
     """Whether `tenants` is the account of all gateways, or of this one alone."""
 

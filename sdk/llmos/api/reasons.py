@@ -120,6 +120,7 @@ class Reason(StrEnum):
     Isolated = "Isolated"
     NotIsolated = "NotIsolated"
     NotLookedYet = "NotLookedYet"
+    PoliciesSettling = "PoliciesSettling"
     Offboarding = "Offboarding"
     # Quota, said on the object that asks for accelerators.
     Admitted = "Admitted"
@@ -479,6 +480,12 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     ),
     Reason.NotLookedYet: _good(
         _POOL, "IsolationReady", "The operator has not looked at the tenant's namespaces since it started."
+    ),
+    Reason.PoliciesSettling: _good(
+        _TENANT_AND_POOL,
+        "IsolationReady",
+        "A port is open that NetworkPolicies close which are so new that they need not be enforced yet; the operator "
+        "looks again soon.",
     ),
     Reason.Offboarding: _bad(
         _TENANT,

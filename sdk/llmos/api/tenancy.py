@@ -1,5 +1,5 @@
-"""Rules about tenants that several programs follow: whose a namespace is, what a Tenant that cannot be read claims, and
-how many tokens a quantity means. Pure.
+"""Rules about tenants that several programs follow: whose a namespace is, what a Tenant that cannot be read claims,
+under which name its tokens are counted, and how many a quantity means. Pure.
 
 A namespace has one tenant. If two Tenants name it, it stays with the older one, and of equally old ones with the first
 by name, so that nobody can take a namespace over by naming it. Operator and gateway must agree on that: the one gives
@@ -47,6 +47,20 @@ def find_seniority(tenant: Tenant) -> tuple[float, str]:
     """Return what orders tenants from the oldest on; one that no API server has made yet goes before all others."""
     created = tenant.metadata.creation_timestamp
     return created.timestamp() if created is not None else 0.0, tenant.metadata.name
+
+
+def build_account(name: str, uid: str) -> str:
+    """Return under which name the tokens of a Tenant are counted: `name/uid`.
+
+    One that is made anew under the same name has another account, and has used nothing, whoever did not hear of the end
+    of the old one. Without a uid (a gateway without a cluster) it is the name.
+    """
+    return f"{name}/{uid}" if uid else name
+
+
+def read_account(account: str) -> str:
+    """Return the name of the Tenant whose account this is; no name of a Tenant has a slash."""
+    return account.partition("/")[0]
 
 
 def read_claim(item: Mapping[str, Any]) -> Tenant | None:

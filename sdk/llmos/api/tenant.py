@@ -20,6 +20,7 @@ from llmos.api.meta import (
     Metadata,
     Name,
     PrinterColumn,
+    Quantity,
     Rule,
 )
 from llmos.api.names import API_VERSION
@@ -160,6 +161,15 @@ class TenantQueue(ApiModel):
     kueue.x-k8s.io/queue-name of a pool comes before it."""
 
 
+class TenantStorage(ApiModel):
+    """What PersistentVolumeClaims may take, in each of the tenant's namespaces. Empty = no limit."""
+
+    size: Quantity | None = None
+    """Bytes that all claims of a namespace may ask for together, for example 500Gi."""
+    claims: Annotated[int, Field(ge=0, le=100000)] | None = None
+    """Claims of a namespace."""
+
+
 class TenantSpec(ApiModel):
     """What the administrator grants."""
 
@@ -172,6 +182,8 @@ class TenantSpec(ApiModel):
     """Share of what is borrowed, and of shared pools, relative to others."""
     quota: Annotated[tuple[ClassQuota, ...], Field(max_length=32), ListMap(("class",))] = ()
     """Accelerators by class. A class without an entry cannot be used."""
+    storage: TenantStorage = TenantStorage()
+    """Bytes and number of claims, by a ResourceQuota in each namespace. Empty = no limit."""
     kueue: TenantQueue = TenantQueue()
     """Where Kueue admits instead of the quota: which queue."""
     priority_range: PriorityRange = PriorityRange()

@@ -27,7 +27,9 @@ class Report:
         """What this one alone would end with."""
         if not self.findings:
             return ExitCode.NOT_READY
-        return ExitCode.OK if all(finding.is_ok for finding in self.findings) else ExitCode.PROBLEM
+        if not all(finding.is_ok for finding in self.findings):
+            return ExitCode.PROBLEM
+        return ExitCode.NOT_READY if any(finding.is_settling for finding in self.findings) else ExitCode.OK
 
     def as_json(self) -> dict[str, Any]:
         """The report for programs."""
@@ -44,7 +46,8 @@ class Report:
         """The report for people, problems first."""
         lines = [f"{self.kind} {self.name}"]
         for finding in self.findings:
-            lines.append(f"  {'ok     ' if finding.is_ok else 'PROBLEM'}  {finding.check.value}: {finding.seen}")
+            mark = "settles" if finding.is_settling else "ok     " if finding.is_ok else "PROBLEM"
+            lines.append(f"  {mark}  {finding.check.value}: {finding.seen}")
             if remedy := _remedy(finding):
                 lines.append(f"           what to do: {remedy}")
         return "\n".join(lines if self.findings else [*lines, "  The operator has not looked yet. Does it run?"])

@@ -334,3 +334,26 @@ async def test_a_tenant_that_is_gone_is_forgotten_when_no_gateway_has_a_request_
 async def granted_elsewhere(store: SharedStore) -> None:
     """Reserve for another tenant: whatever was asked before is done then."""
     assert not isinstance(await store.open("other", TERMS, Quote(1, 1)), Refused)
+
+
+async def test_a_gateway_that_never_heard_of_a_tenant_takes_its_keys_away_and_asks_once(server: Server) -> None:
+    async with open_store(server) as one:
+        one.settle(await granted(one, 100), 70)
+        await wait_for(server, 70)
+    async with open_store(server) as late:
+        assert late.read() == {}
+        for _ in range(3):
+            late.forget("acme")
+            await granted_elsewhere(late)
+        with Redis(port=server.port, decode_responses=True) as client:
+            assert client.keys("llmos:budget:{acme}:*") == []
+            calls = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+            late.forget("acme")
+            await granted_elsewhere(late)
+            assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == calls + 1, "nothing was left to drop"
+        late.settle(await granted(late, 100), 70)
+        await wait_for(server, 70)
+        late.forget("acme")
+        await granted_elsewhere(late)
+        with Redis(port=server.port, decode_responses=True) as client:
+            assert client.keys("llmos:budget:{acme}:*") == []

@@ -1,4 +1,4 @@
-"""What keeps a namespace closed passes from one Tenant to another in place, against a real kube-apiserver."""
+"""What keeps a namespace closed, and what bounds its claims, against a real kube-apiserver."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ import pytest
 
 from llmos.api.names import LABEL_TENANT
 from llmos_operator.kube.aio import AioKube
-from llmos_operator.kube.errors import NotFound
-from llmos_operator.kube.resources import LIMIT_RANGES, NAMESPACES, NETWORK_POLICIES, ROLE_BINDINGS, TENANTS
+from llmos_operator.kube.errors import Forbidden, NotFound
+from llmos_operator.kube.resources import (
+    LIMIT_RANGES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    RESOURCE_QUOTAS,
+    ROLE_BINDINGS,
+    TENANTS,
+)
+from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key
 from llmos_operator.reconcilers.tenant import reconcile_tenant
@@ -30,10 +38,10 @@ class Tenants:
     def name(self, which: str) -> str:
         return f"{which}-{self.namespace}"
 
-    async def write(self, which: str, *namespaces: str) -> None:
+    async def write(self, which: str, *namespaces: str, **spec: Any) -> None:
         """Write a Tenant and look at it."""
         manifest = {"apiVersion": "llmos.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": self.name(which)}}
-        await self.kube.apply({**manifest, "spec": {"namespaces": list(namespaces)}}, field_manager="user")
+        await self.kube.apply({**manifest, "spec": {"namespaces": list(namespaces), **spec}}, field_manager="user")
         await self.look(which)
 
     async def look(self, which: str) -> None:
@@ -82,3 +90,34 @@ async def test_a_namespace_that_moves_keeps_its_policies(tenants: Tenants, names
     assert found["metadata"]["labels"][LABEL_TENANT] == tenants.name("b")
     assert found["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert (await kube.get(TENANTS, tenants.name("a")) is None) is is_deleted
+
+
+async def test_a_claim_that_is_more_than_the_tenant_s_storage_is_refused_and_the_model_says_by_what(
+    tenants: Tenants, namespace: str
+) -> None:
+    kube = tenants.kube
+    await tenants.write("a", namespace, storage={"size": "10Gi", "claims": 2})
+    (quota,) = await kube.list(RESOURCE_QUOTAS, namespace=namespace)
+    hard = quota["spec"]["hard"]
+    assert (hard["requests.storage"], hard["persistentvolumeclaims"]) == ("10Gi", "2")
+    # There is no controller of ResourceQuotas here that would count.
+    metadata = {"name": quota["metadata"]["name"], "namespace": namespace}
+    status = {"hard": hard, "used": dict.fromkeys(hard, "0")}
+    await kube.apply_status({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "status": status})
+    with pytest.raises(Forbidden) as refused:
+        await kube.apply(build_claim(namespace, "large", "11Gi"))
+    assert "spec.storage of its Tenant" in build_refusal(refused.value.message).message
+    for name in ("first", "second"):
+        await kube.apply(build_claim(namespace, name, "1Gi"))
+    with pytest.raises(Forbidden) as refused:
+        await kube.apply(build_claim(namespace, "third", "1Gi"))
+    assert "spec.storage of its Tenant" in build_refusal(refused.value.message).message
+
+
+def build_claim(namespace: str, name: str, size: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
+    }

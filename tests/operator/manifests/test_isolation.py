@@ -186,6 +186,20 @@ def test_of_what_belongs_to_others_only_a_few_fields_are_written() -> None:
     assert set(made["Namespace"]) == {"apiVersion", "kind", "metadata"}
 
 
+def test_claims_have_a_limit_where_the_tenant_has_one() -> None:
+    def find_hard(**spec: Any) -> dict[str, str]:
+        tenant = Tenant.model_validate(build_tenant("a", "team-a", **spec))
+        made = build_isolation(TenantNamespace(tenant, "team-a", "uid", Settings()), {})
+        (hard,) = (m["spec"]["hard"] for m in made if m["kind"] == "ResourceQuota")
+        return {name: hard[name] for name in ("requests.storage", "persistentvolumeclaims") if name in hard}
+
+    assert find_hard() == {}
+    assert find_hard(storage={"size": "500Gi"}) == {"requests.storage": "500Gi"}
+    assert find_hard(storage={"claims": 0}) == {"persistentvolumeclaims": "0"}
+    both = {"requests.storage": "500Gi", "persistentvolumeclaims": "20"}
+    assert find_hard(storage={"size": "500Gi", "claims": 20}) == both
+
+
 def test_the_groups_of_the_tenant_are_bound_to_the_roles_of_the_chart() -> None:
     namespace = tenant_namespace(settings=Settings(chart_name="models"))
     bindings = [m for m in build_isolation(namespace, {}) if m["kind"] == "RoleBinding"]

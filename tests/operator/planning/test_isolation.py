@@ -15,6 +15,7 @@ from llmos_operator.planning.isolation import (
     PROBED_AT_MOST,
     WAITING_AT_LEAST,
     Doors,
+    build_isolation_fact,
     build_refusal,
     check_closed_ports,
     check_engines,
@@ -134,6 +135,17 @@ def test_what_our_own_quota_refuses_is_told_as_the_tenant_s_quota_and_nothing_el
     assert build_refusal(own.replace("llmos-quota", "team-quota")).reason is Reason.ForbiddenByPolicy
 
 
+def test_what_the_storage_of_the_tenant_refuses_names_the_field_that_does() -> None:
+    for resource in ("requests.storage=10Gi", "persistentvolumeclaims=1"):
+        failure = build_refusal(
+            f'persistentvolumeclaims "a" is forbidden: exceeded quota: llmos-quota, requested: {resource}'
+        )
+        assert failure.reason is Reason.ForbiddenByPolicy
+        assert "spec.storage of its Tenant" in failure.message
+        other = build_refusal(f"forbidden: exceeded quota: team-quota, requested: {resource}")
+        assert "spec.storage" not in other.message
+
+
 sentences = st.lists(st.text("abc:[]PROBLEM.", min_size=1), min_size=1, max_size=4).map(" ".join)
 
 
@@ -144,14 +156,41 @@ def test_findings_are_read_back_from_a_condition_as_they_were_written_problems_f
     assert [f.is_ok for f in read] == sorted(f.is_ok for f in findings)
 
 
+def test_a_finding_that_settles_is_read_back_and_stands_behind_problems() -> None:
+    settling = Finding(Check.CLOSED_PORTS, True, "it opened.", is_settling=True)
+    findings = (Finding(Check.SALT, True, "fine."), settling, Finding(Check.TOKEN, False, "bad."))
+    assert parse_findings(format_findings(findings)) == (findings[2], settling, findings[0])
+
+
 def test_every_check_says_what_to_do() -> None:
     assert set(CHECKS) == set(Check)
     assert all(info.remedy and info.enforced_by.endswith(".") for info in CHECKS.values())
 
 
-def test_a_connector_that_carries_cached_prompts_out_of_a_shared_engine_is_a_problem() -> None:
-    connected = Engine(args={"kv-transfer-config": '{"kv_connector": "LMCacheConnectorV1"}'})
-    assert not check_kv_store(connected, is_shared=True).is_ok
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        (Engine(args={"kv-transfer-config": '{"kv_connector": "LMCacheConnectorV1"}'}), "kv-transfer-config"),
+        (Engine(args={"kv-transfer-config.kv-connector": "P2P"}), "kv-transfer-config.kv-connector"),
+        (Engine(args={"kv-trans": "{}"}), "kv-trans, which hands cached prompts to a connector"),
+        (Engine(args={"kv-offloading-size": 4, "kv-offloading-backend": "lmcache"}), "kv-offloading-backend"),
+        (Engine(args={"kv-events-config": "{}"}), "publishes the tokens of prompts"),
+        (Engine(args={"ec-transfer-config": "{}"}), "what was computed of images"),
+        (Engine(env=({"name": "LMCACHE_CONFIG_FILE", "value": "/x"},)), "engine.env has LMCACHE_CONFIG_FILE"),
+        (Engine(env=({"name": "MOONCAKE_CONFIG_PATH", "value": "/x"},)), "engine.env has MOONCAKE_CONFIG_PATH"),
+    ],
+)
+def test_what_carries_cached_prompts_out_of_a_shared_engine_is_a_problem(engine: Engine, told: str) -> None:
+    found = check_kv_store(engine, is_shared=True)
+    assert not found.is_ok
+    assert told in found.seen
+    assert check_kv_store(engine, is_shared=False).is_ok
+
+
+def test_what_stays_in_the_pod_of_an_engine_is_no_problem() -> None:
+    inside = {"kv-offloading-size": 4, "kv-offloading-backend": "native", "kv-cache-dtype": "fp8"}
+    assert check_kv_store(Engine(args=inside), is_shared=True).is_ok
+    connected = Engine(args={"kv-transfer-config": "{}"})
     assert check_kv_store(connected, is_shared=False).is_ok
     assert check_kv_store(Engine(), is_shared=True).is_ok
     assert check_kv_store(None, is_shared=True).is_ok
@@ -171,6 +210,14 @@ def test_a_port_that_opens_to_the_operator_is_named_and_one_that_is_closed_count
     assert "port 8000 of 1 replicas did not open" in found.seen
     for nobody in ({}, {"a": AWAY}):
         assert "nothing was tried" in check_closed_ports(nobody).seen
+
+
+def test_a_port_that_opens_while_the_policies_are_new_says_nothing_yet() -> None:
+    found = check_closed_ports({"a": OPEN}, is_settling=True)
+    assert (found.is_ok, found.is_settling) == (True, True)
+    assert build_isolation_fact([found]).status == "Unknown"
+    assert build_isolation_fact([found, Finding(Check.TOKEN, False, "bad.")]).status == "False"
+    assert not check_closed_ports({"a": CLOSED}, is_settling=True).is_settling
 
 
 def test_a_few_leaders_that_are_ready_are_probed() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from llmos.api.load import GatewayLoad, MonthTokens, TokenUse
+from llmos.api.tenancy import build_account
 from llmos_operator.kube.resources import TENANTS
+from llmos_operator.planning.token_months import MOST_GATEWAYS
 from llmos_operator.reconcilers.budget_board import FRESH_S, NEWS_S
 from llmos_operator.reconcilers.keys import Key
 from tests.operator.reconcilers.tenants import surroundings
@@ -22,17 +24,20 @@ class Told:
         self.world = World(tenant("acme", "team-a", tokens=tokens), *surroundings("team-a"))
         self.news: list[Key] = []
         self.world.context.budgets.on_news = self.news.append
+        (stored,) = self.world.kube.all(TENANTS)
+        self.account = build_account("acme", stored["metadata"]["uid"])
 
     def tell(self, used: int, gateway: str = "g1") -> None:
         now = self.world.time
         day = now.replace(hour=0, minute=0, second=0, microsecond=0)
         uses = (TokenUse(window="day", start_s=int(day.timestamp()), used=used),)
-        self.world.context.budgets.take(GatewayLoad(gateway=gateway, boot="b", tenants={"acme": uses}), now)
+        self.world.context.budgets.take(GatewayLoad(gateway=gateway, boot="b", tenants={self.account: uses}), now)
 
     def tell_month(self, output: int, boot: str = "b") -> None:
         now = self.world.time
         tokens = MonthTokens(month=now.strftime("%Y-%m"), input_tokens=3 * output, output_tokens=output)
-        self.world.context.budgets.take(GatewayLoad(gateway=f"of-{boot}", boot=boot, months={"acme": tokens}), now)
+        load = GatewayLoad(gateway=f"of-{boot}", boot=boot, months={self.account: tokens})
+        self.world.context.budgets.take(load, now)
 
     async def read_month(self) -> dict[str, Any]:
         await self.reconcile()
@@ -140,3 +145,40 @@ async def test_tokens_of_the_month_are_counted_once_over_ends_of_gateways_and_op
     told.world.context.budgets.clear()
     told.tell_month(8, "second")
     assert (await told.read_month())["outputTokens"] == 138, "a new operator goes on from there"
+
+
+async def test_a_tenant_made_anew_under_the_same_name_is_charged_nothing_of_the_old_one() -> None:
+    told = Told(perDay="1k")
+    told.tell(300)
+    told.tell_month(100)
+    assert (await told.read_month())["outputTokens"] == 100
+    await told.world.kube.delete(TENANTS, "acme")
+    told.world.kube.finish_deletion(TENANTS, "acme")
+    told.world.kube.put(tenant("acme", "team-a", tokens={"perDay": "1k"}))
+    told.tell(300)
+    told.tell_month(100)
+    assert (await told.read_month()).get("outputTokens", 0) == 0
+    assert (await told.reconcile())[0]["used"] == 0
+
+
+async def test_a_new_leader_counts_a_quiet_gateway_once_however_many_others_status_remembers() -> None:
+    told = Told()
+    told.tell_month(1000, "quiet")
+    await told.reconcile()
+    for number in range(MOST_GATEWAYS - 1):
+        told.tell_month(1, f"gone-{number}")
+    told.world.pass_time(2 * NEWS_S)
+    assert (await told.read_month())["outputTokens"] == 1000 + MOST_GATEWAYS - 1
+    told.world.context.budgets.clear()
+    told.tell_month(7, "new")
+    await told.reconcile()
+    told.tell_month(1000, "quiet")
+    assert (await told.read_month())["outputTokens"] == 1000 + MOST_GATEWAYS - 1, (
+        "there is no room that is safe to take"
+    )
+    told.news.clear()
+    told.world.pass_time(NEWS_S + 1)
+    for boot, output in (("new", 7), ("quiet", 1000)):
+        told.tell_month(output, boot)
+    assert told.news == [ACME]
+    assert (await told.read_month())["outputTokens"] == 1000 + MOST_GATEWAYS - 1 + 7

@@ -11,7 +11,6 @@ import pytest
 
 from llmos.api.apikeys import StoredKey, build_key_secret
 from llmos.api.isolation import CHECKS, Check, Finding, parse_findings
-from llmos.api.load import GatewayLoad, TokenUse
 from llmos.api.names import LABEL_TENANT
 from llmos_operator.kube.errors import Forbidden
 from llmos_operator.kube.resources import (
@@ -25,7 +24,7 @@ from llmos_operator.kube.resources import (
     SERVICE_ACCOUNTS,
     TENANTS,
 )
-from llmos_operator.planning.isolation import Doors
+from llmos_operator.planning.isolation import SETTLING_S, Doors
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.isolation import FIRST_LOOK_S, LOOK_S
 from tests.operator.reconcilers.tenants import backstop, build_namespace, build_tenant, surroundings
@@ -239,23 +238,6 @@ async def test_a_tenant_that_was_deleted_says_what_is_left_and_stays_closed_unti
     assert world.kube.all(NETWORK_POLICIES) != []
 
 
-async def test_a_tenant_that_was_deleted_waits_until_no_gateway_keeps_its_budget() -> None:
-    world = world_of(tokens={"perDay": "1k"})
-    await look(world)
-    uses = {"a": (TokenUse(window="day", start_s=0, used=7),)}
-    world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b", tenants=uses), world.time)
-    await world.kube.delete(TENANTS, "a")
-    message = condition(await look(world))["message"]
-    assert (
-        "Token budget in gateway gateway-1 (it goes with the last request, once the gateway and its store answer)."
-        in message
-    )
-    world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b"), world.time)
-    await world.reconcile("Tenant", "a", "")
-    assert world.kube.all(TENANTS) == []
-    assert not world.context.budgets.is_needed()
-
-
 async def test_what_is_taken_away_from_a_tenant_that_is_being_deleted_comes_back_and_strict_stays_strict() -> None:
     world = world_of(build_model(), build_pool(modelRef={"name": "none"}), **STRICT)
     await look(world)
@@ -367,7 +349,7 @@ async def test_ports_that_policies_close_are_tried_at_the_replicas_of_the_namesp
     await world.pool()
     (name,) = world.pod_names()
     world.start_pods()
-    world.pass_time(LOOK_S)
+    world.pass_time(SETTLING_S)
     told = await look(world), await world.pool()
     assert tried == [{}, {name: "10.0.0.1"}]
     for each in told:

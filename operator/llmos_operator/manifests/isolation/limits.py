@@ -8,7 +8,7 @@ from typing import Final
 from llmos.api.names import GROUP
 from llmos_operator.manifests.common import Manifest
 from llmos_operator.manifests.isolation.tenant_namespace import TenantNamespace, build_isolation_metadata
-from llmos_operator.planning.isolation import BACKSTOP_QUOTA
+from llmos_operator.planning.isolation import BACKSTOP_QUOTA, STORAGE_RESOURCES
 
 MOST_OBJECTS: Final = {
     f"count/llmmodels.{GROUP}": "500",
@@ -33,8 +33,14 @@ def build_limit_range(namespace: TenantNamespace) -> Manifest:
 
 
 def build_resource_quota(namespace: TenantNamespace, accelerators: Mapping[str, int]) -> Manifest:
-    """Return the backstop of the ledger: most accelerators by resource name, and most objects of our kinds."""
+    """Return the backstop of the ledger: most accelerators by resource name, most objects of our kinds, and what claims
+    may take if the Tenant says so."""
     hard = {f"requests.{resource}": str(count) for resource, count in sorted(accelerators.items())}
+    storage = namespace.tenant.spec.storage
+    if storage.size is not None:
+        hard[STORAGE_RESOURCES[0]] = storage.size
+    if storage.claims is not None:
+        hard[STORAGE_RESOURCES[1]] = str(storage.claims)
     return {
         "apiVersion": "v1",
         "kind": "ResourceQuota",

@@ -10,6 +10,7 @@ from tests.integration.crds.constraints.case import (
     longest_text,
     object_name,
     one_of,
+    quantity,
     reference,
     unique_items,
 )
@@ -122,6 +123,8 @@ TENANT_CASES: Final = [
         )
     ),
     *one_of(_TENANT, "spec.tokens.mode", "enforce", "shadow"),
+    *quantity(_TENANT, "spec.storage.size"),
+    *limits(_TENANT, "spec.storage.claims", 0, 100_000),
     *unique_items(_TENANT, "spec.models.allow", 64, [f"shared/m{number}" for number in range(65)]),
     Case(_TENANT, "spec.models.allow[]", "maxLength", "a" * 63 + "/" + "a" * 253, "a" * 63 + "/" + "a" * 254),
     Case(_TENANT, "spec.models.allow[]", "pattern", "shared/*", "shared"),

@@ -1,0 +1,87 @@
+"""Tokens of Tenants that go, and of others that come under the same name."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from llmos.api import Tenant
+from llmos.api.load import GatewayLoad
+from tests.gateway.engines import open_engine
+from tests.gateway.proxy.budget_stage import EVEN, ask, open_tenant, read_status, read_used, wait_for_used
+from tests.gateway.redis_server import Server
+from tests.gateway.stage import Stage
+from tests.gateway.values import api_key, tenant
+
+
+async def test_a_tenant_on_its_way_out_is_forgotten_when_its_last_key_is_gone() -> None:
+    options = {"sweep_s": 0.02}
+    async with open_engine() as engine, open_tenant(engine, options=options, perDay="1000") as stage:
+        assert await read_status(ask(stage, max_tokens=100)) == 200
+        stage.catalog.put_tenant(leave(tenant("acme", "team", tokens={"cost": EVEN, "perDay": "1000"})))
+        await asyncio.sleep(0.1)
+        assert (await read_used(stage))[0] == 10, "a key is left, and with it the limits"
+        stage.catalog.keys.remove(api_key(1, tenant="acme").name)
+        async with asyncio.timeout(10):
+            while "tenants" in await stage.read_load():  # noqa: ASYNC110 - another task's state
+                await asyncio.sleep(0.01)
+
+
+async def test_a_tenant_made_anew_under_the_same_name_has_used_nothing_even_if_nobody_heard_of_the_old_one_s_end() -> (
+    None
+):
+    async with open_engine() as engine, open_tenant(engine) as stage:
+        for uid, requests in (("old", 2), ("new", 1)):
+            put_tenant(stage, uid, perDay="1000")
+            for _ in range(requests):
+                assert await read_status(ask(stage, max_tokens=100)) == 200
+        await stage.wait_for_load(running=0, queued=0)
+        async with asyncio.timeout(10):
+            while "acme/old" in (load := await read_whole_load(stage)).tenants or "acme/old" in load.months:  # noqa: ASYNC110 - another task's state
+                await asyncio.sleep(0.01)
+        assert (await read_used(stage))[0] == load.tenants["acme/new"][1].used
+        (*_, last) = await stage.read_log(3)
+    assert load.months["acme/new"].output_tokens == last["completion_tokens"]
+    assert set(load.months) == set(load.tenants) == {"acme/new"}
+
+
+def put_tenant(stage: Stage, uid: str, **tokens: Any) -> None:
+    made = tenant("acme", "team", tokens={"cost": EVEN, **tokens})
+    metadata = made.metadata.model_copy(update={"uid": uid})
+    stage.catalog.put_tenant(made.model_copy(update={"metadata": metadata}))
+
+
+async def read_whole_load(stage: Stage) -> GatewayLoad:
+    async with stage.client.get(f"{stage.admin_url}/load") as response:
+        return GatewayLoad.model_validate_json(await response.read())
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_the_keys_of_a_tenant_that_goes_are_taken_away_by_a_gateway_that_never_heard_of_it(
+    server: Server, is_late: bool
+) -> None:
+    options = {"budget_store": server.url, "sweep_s": 0.02}
+    async with open_engine() as engine:
+        async with open_tenant(engine, options=options, perDay="1000") as stage:
+            assert await read_status(ask(stage, max_tokens=100)) == 200
+            await wait_for_used(stage, 10)
+        async with open_tenant(engine, options=options, perDay="1000") as stage:
+            stage.catalog.keys.remove(api_key(1, tenant="acme").name)
+            with Redis(port=server.port, decode_responses=True) as client:
+                assert client.keys("llmos:budget:{acme}:*") != []
+                if is_late:  # It goes before this gateway has looked again.
+                    stage.catalog.remove_tenant("acme")
+                else:
+                    stage.catalog.put_tenant(leave(tenant("acme", "team", tokens={"perDay": "1000"})))
+                async with asyncio.timeout(10):
+                    while client.keys("llmos:budget:{acme}:*"):  # noqa: ASYNC110 - another program's state
+                        await asyncio.sleep(0.01)
+
+
+def leave(made: Tenant) -> Tenant:
+    metadata = made.metadata.model_copy(update={"deletion_timestamp": datetime.now(UTC)})
+    return made.model_copy(update={"metadata": metadata})

@@ -1,0 +1,125 @@
+"""What takes its time where tenants are kept apart: gateways that tell late, new policies, ends that are slow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmos.api.load import GatewayLoad, TokenUse
+from llmos.api.names import COMPONENT_GATEWAY, LABEL_COMPONENT
+from llmos.api.tenancy import build_account
+from llmos_operator.kube.resources import NAMESPACES, NETWORK_POLICIES, TENANTS
+from llmos_operator.planning.isolation import SETTLING_S, Doors
+from llmos_operator.planning.settings import Settings
+from llmos_operator.reconcilers.isolation import LOOK_S, SETTLING_LOOK_S
+from tests.operator.reconcilers.tenants import build_tenant, surroundings
+from tests.operator.reconcilers.test_isolation import look, world_of
+from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
+
+
+async def test_a_tenant_that_was_deleted_waits_until_no_gateway_keeps_its_budget() -> None:
+    world = world_of(tokens={"perDay": "1k"})
+    await look(world)
+    account = build_account("a", find_uid(world))
+    uses = {account: (TokenUse(window="day", start_s=0, used=7),)}
+    world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b", tenants=uses), world.time)
+    await world.kube.delete(TENANTS, "a")
+    message = condition(await look(world))["message"]
+    assert (
+        "Token budget in gateway gateway-1 (it goes with the last request, once the gateway and its store answer)."
+        in message
+    )
+    world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b"), world.time)
+    await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+    assert not world.context.budgets.is_needed()
+
+
+def find_uid(world: World) -> str:
+    return str(world.kube.all(TENANTS)[0]["metadata"]["uid"])
+
+
+async def test_a_tenant_that_was_deleted_waits_for_each_gateway_that_is_ready_and_has_not_told_this_operator() -> None:
+    gateways = [
+        build_gateway(name, is_ready=is_ready) for name, is_ready in (("told", True), ("late", True), ("x", False))
+    ]
+    world = world_of(*gateways)
+    await look(world)
+    await world.kube.delete(TENANTS, "a")
+    assert "Token budget in gateway late, told (" in condition(await look(world))["message"]
+    world.context.budgets.take(GatewayLoad(gateway="told", boot="b"), world.time)
+    assert "Token budget in gateway late (" in condition(await look(world))["message"]
+    world.context.budgets.clear()
+    assert "Token budget in gateway late, told (" in condition(await look(world))["message"]
+    for name in ("told", "late"):
+        world.context.budgets.take(GatewayLoad(gateway=name, boot=name), world.time)
+    await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+
+
+def build_gateway(name: str, *, is_ready: bool) -> dict[str, Any]:
+    labels = {LABEL_COMPONENT: COMPONENT_GATEWAY}
+    container = {"name": "gateway", "args": ["--cache-salt-secret-file=/salt"]}
+    ready = {"type": "Ready", "status": str(is_ready)}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "llmos-system", "labels": labels},
+        "spec": {"containers": [container]},
+        "status": {"phase": "Running", "conditions": [ready]},
+    }
+
+
+async def test_ports_that_are_open_while_policies_are_new_settle_and_are_tried_again_soon() -> None:
+    is_open = True
+
+    async def probe(addresses: Mapping[str, str]) -> dict[str, Doors]:
+        return {name: Doors(control=True, engine=is_open) for name in addresses}
+
+    world = World(build_model(), build_pool())
+    await world.model()
+    await world.pool()
+    world.start_pods()
+    for item in (build_tenant("a", NAMESPACE), *surroundings(NAMESPACE)):
+        world.kube.put(item)
+    world.context = replace(world.context, settings=Settings(probes_ports=True), probe_doors=probe)
+    for seconds in (0, SETTLING_LOOK_S, 2 * SETTLING_LOOK_S):
+        world.pass_time(seconds)
+        result = await world.reconcile("Tenant", "a", "")
+        assert result.requeue_after_s == SETTLING_LOOK_S
+        for each in (await look(world), await world.pool()):
+            told = condition(each, "IsolationReady")
+            assert (told["status"], told["reason"]) == ("Unknown", "PoliciesSettling")
+    is_open = False
+    world.pass_time(SETTLING_LOOK_S)
+    assert condition(await look(world), "IsolationReady")["status"] == "True"
+    # One that is put back is as new as one that is made.
+    is_open = True
+    world.pass_time(2 * SETTLING_S)
+    policy = world.kube.stored(NETWORK_POLICIES, NAMESPACE, "llmos-default-deny")
+    world.kube.put({**policy, "spec": {**policy["spec"], "ingress": [{}]}})
+    for seconds, status in ((0, "Unknown"), (LOOK_S, "Unknown"), (SETTLING_S, "False")):
+        world.pass_time(seconds)
+        assert condition(await look(world), "IsolationReady")["status"] == status
+
+
+async def test_a_namespace_that_goes_is_one_line_of_the_audit_log_however_long_that_takes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(build_tenant("a", NAMESPACE, "other"), *surroundings(NAMESPACE, "other"))
+    await look(world)
+    going = world.kube.stored(NAMESPACES, "", "other")
+    world.kube.put({**going, "metadata": {**going["metadata"], "finalizers": ["somebody/s"]}})
+    await world.kube.delete(NAMESPACES, "other")
+    (tenant,) = world.kube.all(TENANTS)
+    world.kube.put({**tenant, "spec": {"namespaces": [NAMESPACE]}})
+    with caplog.at_level(logging.INFO, logger="llmos.audit"):
+        for _ in range(3):
+            await look(world)
+            world.pass_time(LOOK_S)
+    told = [vars(record)["fields"]["audit"] for record in caplog.records]
+    assert [each["name"] for each in told if each["kind"] == "Namespace"] == ["other"]
