@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmos.api import KINDS, AcceleratorClass, ApiModel, InferencePool, LLMModel
-from llmos.api.inferencepool import RESERVED_ENGINE_ARGS
+from llmos.api.inferencepool import RESERVED_ENGINE_ARGS, find_argument
 from llmos.api.names import API_VERSION, GROUP, VERSION
 
 TIME = "2026-01-02T03:04:05Z"
@@ -195,6 +195,13 @@ class TestEngineArguments:
         with pytest.raises(ValidationError):
             InferencePool.model_validate(pool(engine={"args": {"flag": value}}))
 
+    @pytest.mark.parametrize(
+        ("name", "argument"), [("trust", "trust-remote-code"), ("hos", "host"), ("max-model", "max-model-len")]
+    )
+    def test_a_name_that_vllm_completes_to_a_reserved_one_is_refused(self, name: str, argument: str) -> None:
+        with pytest.raises(ValidationError, match=f"{name} may be read as {argument}, which is set by LLMOS"):
+            InferencePool.model_validate(pool(engine={"args": {name: True}}))
+
     @pytest.mark.parametrize("name", RESERVED_ENGINE_ARGS)
     def test_refuse_what_llmos_sets_itself(self, name: str) -> None:
         with pytest.raises(ValidationError, match=f"{name} is set by LLMOS: remove it"):
@@ -239,7 +246,7 @@ ARGUMENTS = st.dictionaries(st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=Tru
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(
-    arguments=ARGUMENTS.filter(lambda args: not set(args) & set(RESERVED_ENGINE_ARGS)),
+    arguments=ARGUMENTS.filter(lambda args: not any(find_argument(name, RESERVED_ENGINE_ARGS) for name in args)),
     replicas=st.integers(0, 1000),
     context=st.none() | st.integers(16, 16_777_216),
     surge=st.integers(0, 100),

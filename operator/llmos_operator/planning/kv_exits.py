@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from llmos.api import Engine
+from llmos.api.inferencepool import find_argument
 
 ARGUMENTS: Final[Mapping[str, str]] = {
     "kv-transfer-config": "hands cached prompts to a connector, and not every connector keeps the salts of tenants",
@@ -39,8 +40,6 @@ def find_kv_exits(engine: Engine) -> tuple[str, ...]:
 
 
 def _find_argument(name: str) -> str:
-    """Return which argument it is: vLLM takes parts of a value (`NAME.part`), and names that are cut short."""
-    whole = name.partition(".")[0]
-    if whole == "kv-offloading-size":
+    if name.partition(".")[0] == "kv-offloading-size":
         return ""
-    return next((argument for argument in ARGUMENTS if len(whole) > len("kv-") and argument.startswith(whole)), "")
+    return find_argument(name, ARGUMENTS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan, Reason
+from llmos.api.inferencepool import find_argument
 from llmos.api.names import CONDITION_READY, CPU_CLASS
 from llmos_operator.planning.engine_profile import GIB, EngineSettings
 from llmos_operator.planning.failures import Failure, build_failure, name_model
@@ -83,7 +84,7 @@ def plan_layout(
 def _refuse_engine_key(pool: InferencePool) -> Failure | None:
     """An engine that asks for a key of its own would refuse the gateway, whose callers' keys never reach it."""
     engine = pool.spec.engine
-    names = [name for name in engine.args if name.lstrip("-").replace("_", "-") == "api-key"]
+    names = [name for name in engine.args if find_argument(name, ("api-key",))]
     names += [variable.name for variable in engine.env if variable.name == _ENGINE_KEY_VARIABLE]
     if not names:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
@@ -61,6 +62,15 @@ RESERVED_ENGINE_ENV = (
 _ARGUMENT_NAME = re.compile(r"[a-z][a-z0-9.-]{0,63}")
 
 
+def find_argument(name: str, among: Iterable[str]) -> str:
+    """Return which of some arguments a name may mean; empty: none.
+
+    vLLM takes names that are cut short, underscores, and parts of a value (`NAME.part`).
+    """
+    whole = name.lstrip("-").partition(".")[0].replace("_", "-")
+    return next((argument for argument in among if whole and argument.startswith(whole)), "")
+
+
 def _check_argument_names(args: dict[str, Scalar]) -> dict[str, Scalar]:
     for name in args:
         if not _ARGUMENT_NAME.fullmatch(name):
@@ -68,9 +78,10 @@ def _check_argument_names(args: dict[str, Scalar]) -> dict[str, Scalar]:
                 f"{name!r} is no engine argument: write it as on the command line, in lower case, without the leading "
                 "dashes, for example max-num-seqs"
             )
-        if name in RESERVED_ENGINE_ARGS:
+        if reserved := find_argument(name, RESERVED_ENGINE_ARGS):
             raise ValueError(
-                f"{name} is set by LLMOS: remove it (use contextLength, parallelism, or the model's trustRemoteCode)"
+                f"{name} {'' if name == reserved else f'may be read as {reserved}, which '}is set by LLMOS: remove it "
+                "(use contextLength, parallelism, or the model's trustRemoteCode)"
             )
     return args
 

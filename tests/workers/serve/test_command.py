@@ -32,7 +32,7 @@ def test_the_simulator_is_called_like_vllm() -> None:
     assert command[-2:] == ("--seed", "3")
 
 
-@pytest.mark.parametrize("argument", ["--port=9", "--served_model_name", "--ssl-keyfile", "--api-key=x"])
+@pytest.mark.parametrize("argument", ["--port=9", "--served_model_name", "--ssl-keyfile", "--api-key=x", "--ssl-key=x"])
 def test_arguments_that_would_hide_the_engine_are_found(argument: str) -> None:
     assert len(find_owned_arguments(["--max-num-seqs", "3", argument])) == 1
 

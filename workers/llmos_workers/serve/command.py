@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from llmos.api.inferencepool import find_argument
 from llmos.api.names import POD_IP_VARIABLE
 from llmos_workers.serve.gang import GangPlace
 
@@ -64,8 +65,9 @@ class EngineOptions:
 
 def find_owned_arguments(arguments: Sequence[str]) -> dict[str, str]:
     """Arguments that `serve` sets itself, as name -> where the value comes from instead."""
-    names = (item[2:].split("=", 1)[0].replace("_", "-") for item in arguments if item.startswith("--"))
-    return {name: _OWNED[name] for name in names if name in _OWNED}
+    names = (item[2:].split("=", 1)[0] for item in arguments if item.startswith("--"))
+    found = {name.replace("_", "-"): find_argument(name, _OWNED) for name in names}
+    return {name: _OWNED[owned] for name, owned in found.items() if owned}
 
 
 def build_command(options: EngineOptions, python: str = sys.executable) -> tuple[str, ...]:
