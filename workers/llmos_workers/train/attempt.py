@@ -245,6 +245,7 @@ class Attempt:
                 seed=settings.seed,
                 batch_tokens=settings.batch_tokens,
                 max_length=self._max_tokens,
+                full=self._objective.fills_batches,
             )
         except ValueError as error:
             raise NotPreparedError(f"The prepared dataset does not fit the job: {error}") from error
@@ -407,6 +408,7 @@ class Attempt:
             tick,
             self._pulse.activity,
             self._objective.compute_eval_loss_sum,
+            self._objective.fills_batches,
         )
 
     def _build_result_maker(self, gang: Gang) -> ResultMaker:
