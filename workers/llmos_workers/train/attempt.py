@@ -391,6 +391,7 @@ class Attempt:
             ),
             held_out=self._dataset.held_out,
             asking=self._build_asking,
+            ask=self._objective.ask,
             store=store,
             writer=writer,
             reporter=reporter,
