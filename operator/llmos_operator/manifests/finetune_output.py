@@ -59,3 +59,10 @@ def build_bare_model(model: Manifest) -> Manifest:
     metadata = {name: value for name, value in model["metadata"].items() if name != "annotations"}
     adapter = {"baseModelRef": spec["adapter"]["baseModelRef"]}
     return {**model, "metadata": metadata, "spec": {**spec, "adapter": adapter}}
+
+
+def keep_origin(model: Manifest, existing: Manifest) -> Manifest:
+    """Return the LLMModel of a result with the origin that it has: it is written once, and then its owner's."""
+    origin = (existing.get("spec") or {}).get("origin")
+    spec = {name: value for name, value in model["spec"].items() if name != "origin"}
+    return {**model, "spec": {**spec, **({"origin": origin} if origin else {})}}

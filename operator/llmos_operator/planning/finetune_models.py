@@ -1,18 +1,18 @@
 """The models that a FineTuneJob starts from: its base, and for task distill the teacher. Pure.
 
-Both must be there, inspected, whole (no adapters) and, once an attempt was made, what they were then: their digests are
-pinned. A teacher must have the base model's vocabulary. What is known here is the rows of both embeddings, which some
-families pad differently for the same tokenizer; so only numbers that no padding explains are refused here, and the step
-`prepare` compares the tokenizers themselves, before any accelerator is held.
+Both must be there, inspected, stored, whole (no adapters) and, once an attempt was made, what they were then: their
+digests are pinned. A teacher must have the base model's vocabulary. What is known here is the rows of both embeddings,
+which some families pad differently for the same tokenizer; so only numbers that no padding explains are refused here,
+and the step `prepare` compares the tokenizers themselves, before any accelerator is held.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from llmos.api import FineTuneJob, LLMModel, Reason
+from llmos.api import Condition, FineTuneJob, LLMModel, Reason
 from llmos.api.architecture import ModelArchitecture
-from llmos.api.names import CONDITION_READY
+from llmos.api.names import CONDITION_READY, CONDITION_STORED
 from llmos_operator.planning.failures import Failure, build_failure
 
 PADDING: Final = 512
@@ -61,11 +61,21 @@ def _refuse(
     if digest and model.status.resolved.digest != digest:
         detail = f"LLMModel {name} has {model.status.resolved.digest}, the job began with {digest}."
         return build_failure(changed, detail)
-    if ready.status != "True" and model.metadata.deletion_timestamp is None:
-        return build_failure(Reason.ModelNotReady, f"LLMModel {name} says {ready.reason}: {ready.message}")
+    if waits := _say_why_not_whole(name, model, ready):
+        return build_failure(Reason.ModelNotReady, waits)
     if model.spec.adapter is not None:
         return build_failure(Reason.InvalidSpec, f"LLMModel {name} is an adapter: {field}.")
     return None
+
+
+def _say_why_not_whole(name: str, model: LLMModel, ready: Condition) -> str:
+    """Say why its files are not all there, as far as is known; empty if they are."""
+    if model.metadata.deletion_timestamp is None:
+        return "" if ready.status == "True" else f"LLMModel {name} says {ready.reason}: {ready.message}"
+    # It is held back for those who use it, and no longer looked after: its files are complete now, or never.
+    if any(each.type == CONDITION_STORED and each.status == "True" for each in model.status.conditions):
+        return ""
+    return f"LLMModel {name} was deleted before its files were complete: delete the job, and make both again."
 
 
 def _refuse_vocabulary(

@@ -14,6 +14,7 @@ and a preemption never counts as a loss. What such an attempt still says before 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -192,9 +193,13 @@ def _count(record: Record, end: End, pod: JobPod, now: datetime) -> Record:
     )
 
 
-def _merge(known: tuple[TrainingMetrics, ...], told: tuple[TrainingMetrics, ...]) -> tuple[TrainingMetrics, ...]:
-    """Return the newest evaluations by step. One that was done again after a kill takes the place of the former."""
-    by_step = {each.step: each for each in (*known, *told)}
+def _merge(known: tuple[TrainingMetrics, ...], report: TrainReport) -> tuple[TrainingMetrics, ...]:
+    """Return the newest evaluations by step. One that was done again after a kill takes the place of the former.
+
+    Where a run went back to an older checkpoint, those of higher steps than it has reached are of work that is lost.
+    """
+    reached = report.progress.step if report.progress is not None else math.inf
+    by_step = {each.step: each for each in (*(each for each in known if each.step <= reached), *report.evaluations)}
     return tuple(by_step[step] for step in sorted(by_step))[-MOST_EVALUATIONS:]
 
 
@@ -205,7 +210,7 @@ def _hear(record: Record, report: TrainReport | None) -> Record:
     return replace(
         record,
         progress=report.progress or record.progress,
-        evaluations=_merge(record.evaluations, report.evaluations),
+        evaluations=_merge(record.evaluations, report),
         last_checkpoint=report.last_checkpoint or record.last_checkpoint,
         lost_accelerator_seconds=record.lost_accelerator_seconds if lost is None else lost,
     )

@@ -50,7 +50,7 @@ class RemovalPlan:
     left: str = ""
     """Why not all objects were removed, or are not yet."""
     needed: tuple[str, ...] = ()
-    """Folders that models read: who removes what is left is to leave them."""
+    """Folders and objects that models read: who removes what is left is to leave them."""
 
 
 def removes_objects(job: FineTuneJob) -> bool:
@@ -59,7 +59,7 @@ def removes_objects(job: FineTuneJob) -> bool:
 
 
 def find_needed(job: FineTuneJob, models: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the folders in a job's object store that models read which are to stay."""
+    """Return the folders and objects in a job's object store that models read which are to stay."""
     root = f"{compute_store_uri(job)}/"
     staying = (model for model in models if not is_deleted(model) or _is_in_use(model))
     uris = (str(((model.get("spec") or {}).get("source") or {}).get("uri", "")) for model in staying)
@@ -101,7 +101,7 @@ def build_removal_status(job: FineTuneJob, plan: RemovalPlan, now: datetime) -> 
     uri = compute_store_uri(job)
     if plan.is_over and plan.left:
         message = describe(Reason.ObjectsLeft, f"{plan.left} What is left is in {uri}.").replace(
-            "URI", " ".join((uri, *(f"--exclude '{folder}/*'" for folder in plan.needed)))
+            "URI", " ".join((uri, *(f"--exclude '{place}' --exclude '{place}/*'" for place in plan.needed)))
         )
         fact = is_false(CONDITION_READY, Reason.ObjectsLeft, message)
     else:

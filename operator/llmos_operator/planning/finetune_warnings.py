@@ -106,8 +106,8 @@ def _judge_stopping(job: FineTuneJob, total_steps: int) -> Iterator[str]:
     most = (total - 1) // (stopping.patience + 1)
     remedy = f"Set evaluate.everySteps to {most} or less" if most else "The run is too short for it"
     yield (
-        f"earlyStopping cannot act: the run has {total} steps, eval_loss is computed each {every}, and patience is "
-        f"{stopping.patience}. {remedy}, or lower the patience."
+        f"earlyStopping cannot act: the run has {total} steps, {stopping.metric} is computed each {every}, and "
+        f"patience is {stopping.patience}. {remedy}, or lower the patience."
     )
 
 

@@ -48,7 +48,7 @@ from llmos_operator.manifests.finetune import (
     read_node_labels,
 )
 from llmos_operator.manifests.finetune_gang import build_peers_service, compute_peers_name
-from llmos_operator.manifests.finetune_output import build_bare_model, build_output_model
+from llmos_operator.manifests.finetune_output import build_bare_model, build_output_model, keep_origin
 from llmos_operator.manifests.finetune_trials import build_trial_pod
 from llmos_operator.manifests.replica import build_held_pods
 from llmos_operator.manifests.steps import build_claim_change
@@ -307,6 +307,7 @@ async def _register(context: Context, observed: _Observed, plan: JobPlan) -> Obj
     if existing is None:
         # What a creation sets no apply ever removes, and a pool that was left must not come back.
         existing = await context.kube.create(build_bare_model(desired))
+    desired = keep_origin(desired, existing)
     # That nobody judges it any more is said by what is no longer there.
     if is_applied(desired, existing) and _is_judged(desired) == _is_judged(existing):
         return existing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,18 @@ ModuleName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9
 
 SuiteMetric = Literal["loss", "exact_match", "kl", "reward_accuracy", "reward_margin", "accuracy", "f1", "recall_at_1"]
 """What a suite may ask."""
+EVAL_LOSS: Final = "eval_loss"
+HeldOutMetric = Literal[
+    "eval_loss",
+    "eval_kl",
+    "eval_reward_accuracy",
+    "eval_reward_margin",
+    "eval_accuracy",
+    "eval_f1",
+    "eval_recall_at_1",
+]
+"""What the held-out examples are asked, depending on the task."""
+_LOWER_IS_BETTER: Final = frozenset({EVAL_LOSS, "eval_kl"})
 
 
 class Lora(ApiModel):
@@ -158,14 +170,21 @@ class Trainer(ApiModel):
 class EarlyStopping(ApiModel):
     """Stop when it no longer gets better."""
 
-    metric: Literal["eval_loss"] = "eval_loss"
-    """Mean loss for each learned token of the held-out examples."""
-    mode: Literal["min"] = "min"
-    """Whether lower or higher is better."""
+    metric: HeldOutMetric = "eval_loss"
+    """What the held-out examples are judged by: eval_loss, the mean loss for each learned token, or what else gates
+    know of the task: eval_kl (distill), eval_reward_accuracy, eval_reward_margin (dpo), eval_accuracy, eval_f1
+    (classification), eval_recall_at_1 (embedding). checkpoint.keepBest goes by it, too."""
+    mode: Literal["min", "max"] | None = None
+    """Whether lower or higher is better. Absent = min for eval_loss and eval_kl, max for all else."""
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
     """Evaluations in a row without a better value."""
     min_delta: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Differences below this are no improvement."""
+
+    @property
+    def is_highest_best(self) -> bool:
+        """Whether higher values are better."""
+        return (self.mode or ("min" if self.metric in _LOWER_IS_BETTER else "max")) == "max"
 
 
 class EvaluationSuite(ApiModel):

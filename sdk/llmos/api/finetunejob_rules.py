@@ -23,7 +23,18 @@ _METRICS: Final = {
     "embedding": ["loss", "recall_at_1"],
 }
 
+_HELD_OUT: Final = {
+    task: [f"eval_{metric}" for metric in metrics if metric != "exact_match"] for task, metrics in _METRICS.items()
+}
+
 TASK_RULES: Final = (
+    Rule(
+        f"!has(self.earlyStopping) || self.earlyStopping.metric in {_HELD_OUT}[self.method.task]",
+        "earlyStopping has a metric that the task has not: causal-lm has eval_loss, distill also eval_kl, dpo has "
+        "eval_loss, eval_reward_accuracy and eval_reward_margin, classification has eval_loss, eval_accuracy and "
+        "eval_f1, embedding has eval_loss and eval_recall_at_1",
+        field_path=".earlyStopping.metric",
+    ),
     Rule(
         f"self.dataset.format.type in {_FORMATS}[self.method.task]",
         "the task does not learn from this format: causal-lm and distill take chat, instruction or text, dpo takes "

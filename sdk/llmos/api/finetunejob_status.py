@@ -100,6 +100,8 @@ class TrainingMetrics(ApiModel):
     """Mean loss for each learned token of the last ten steps."""
     eval_loss: float
     """That of the held-out examples."""
+    value: float | None = None
+    """That of earlyStopping.metric, where it is another one than eval_loss."""
 
 
 class CheckpointStatus(ApiModel):

@@ -164,6 +164,47 @@ async def test_evaluations_on_the_way_are_remembered_once_for_each_step_also_ove
     assert (await world.go())["metrics"] == [*points[8:18], *points[20:]]
 
 
+async def test_evaluations_of_work_that_is_lost_do_not_hide_those_of_a_newer_attempt() -> None:
+    world = JobWorld()
+    await world.prepare()
+    await world.train()
+    points = [{"step": 10 * number, "loss": 2.0, "evalLoss": 2.0 - number / 100} for number in range(1, 31)]
+    world.pass_time(5)
+    world.tell("tune-train-1", evaluations=points, progress={"step": 305, "totalSteps": 400})
+    assert (await world.step())["metrics"] == points[10:]
+    world.end_pod("tune-train-1", code=137)
+    await world.step()
+    world.pass_time(11)
+    await world.go(2)
+    await world.train(2)
+    world.pass_time(5)
+    again = [{**point, "evalLoss": 1.5} for point in points[:8]]
+    world.tell("tune-train-2", evaluations=again[6:], progress={"step": 82, "totalSteps": 400})
+    assert (await world.step())["metrics"] == again[6:]
+
+
+async def test_a_base_that_is_deleted_before_it_was_fetched_is_never_started_from() -> None:
+    world = JobWorld()
+    base = build_base()
+    facts = {"status": "False", "reason": "Fetching", "observedGeneration": 1, "lastTransitionTime": world.stamp()}
+    conditions = [{"type": "Stored", **facts}, {"type": "Ready", **facts}]
+    metadata = {**base["metadata"], "finalizers": ["llmos.dev/in-use"]}
+    world.kube.put({**base, "metadata": metadata, "status": {**base["status"], "conditions": conditions}})
+    await world.go()
+    assert (world.ready(), world.job_pods()) == (("False", "ModelNotReady"), [])
+    conditions[1]["reason"] = "InUse"
+    metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    world.kube.put({**base, "metadata": metadata, "status": {**base["status"], "conditions": conditions}})
+    status = await world.go()
+    assert (world.ready(), world.job_pods()) == (("False", "ModelNotReady"), [])
+    message = next(each["message"] for each in status["conditions"] if each["type"] == "Ready")
+    assert "deleted before its files were complete" in message
+    conditions[0] |= {"status": "True", "reason": "Stored"}
+    world.kube.put({**base, "metadata": metadata, "status": {**base["status"], "conditions": conditions}})
+    await world.go()
+    assert world.job_pods() == ["tune-prepare-1"]
+
+
 async def test_evaluating_is_a_phase_of_its_own() -> None:
     world = JobWorld()
     await world.prepare()

@@ -94,6 +94,18 @@ async def test_a_flaky_incumbent_does_not_make_it_fail() -> None:
     assert world.canary["state"] == "Promoting"
 
 
+async def test_an_origin_that_its_owner_took_away_does_not_come_back() -> None:
+    world = await begin()
+    model = world.output(RESULT)
+    assert set(model["spec"]["origin"]) == {"job", "baseDigest", "datasetDigest"}
+    world.kube.put({**model, "spec": {**model["spec"], "origin": {"job": "tune", "datasetDigest": "sha256:d"}}})
+    world.ask((60, 0), (500, 0))
+    await world.go_on(HALF_AN_HOUR_S)
+    await world.go_on()
+    assert world.adapter["replaces"] == [{**SHARE, "weight": 100}]
+    assert world.output(RESULT)["spec"]["origin"] == {"job": "tune", "datasetDigest": "sha256:d"}
+
+
 async def test_too_few_requests_promote_nothing_and_say_so() -> None:
     world = await begin()
     world.ask((12, 0), (100, 0))

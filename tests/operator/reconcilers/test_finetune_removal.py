@@ -128,6 +128,17 @@ async def test_a_model_of_another_namespace_keeps_its_result_too() -> None:
     assert world.tidy_command()[-1] == "--keep=trials/3/output"
 
 
+async def test_a_model_that_names_one_object_keeps_it() -> None:
+    world = RemovalWorld()
+    await world.step()
+    world.kube.put(build_model("copy", source={"uri": f"{PLACE}/output/model.gguf"}))
+    await world.delete()
+    for name in world.job_pods():
+        world.kube.finish_deletion(PODS, name, NAMESPACE)
+    await world.look()
+    assert world.tidy_command()[-1] == "--keep=output/model.gguf"
+
+
 async def test_with_its_model_gone_everything_goes() -> None:
     world = await finished()
     world.kube.finish_deletion(LLM_MODELS, "support", NAMESPACE)
@@ -167,7 +178,7 @@ async def test_what_could_not_be_removed_is_told_and_the_job_goes() -> None:
     reason, note = world.last_words()
     assert reason == "ObjectsLeft"
     assert f"The object store {PLACE}: access denied. What is left is in {PLACE}." in note
-    assert f"aws s3 rm --recursive {PLACE} --exclude 'output/*'" in note
+    assert f"aws s3 rm --recursive {PLACE} --exclude 'output' --exclude 'output/*'" in note
     assert TIDY not in world.job_pods()
 
 

@@ -35,6 +35,28 @@ LAYOUTS = {"token-classification": Words(), "sequence-classification": Sentences
 CPU = torch.device("cpu")
 
 
+def test_a_run_stops_and_keeps_the_best_by_the_metric_that_the_job_names(base: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    rows = make_texts(220)
+    write_dataset(work, {"train": rows[:200], "eval": rows[200:]}, TEXT_LABELS)
+    job = make_job(
+        method={"task": "sequence-classification", "tuning": "lora", "lora": {"rank": 16, "alpha": 32, "dropout": 0.0}},
+        dataset={"format": {"type": "text-label"}},
+        hyperparameters={"epochs": 50, "batchTokens": 256, "maxLength": 256, "learningRate": 0.005},
+        checkpoint={"everySteps": 1000},
+        evaluate={"everySteps": 10},
+        earlyStopping={"metric": "eval_f1", "patience": 3},
+    )
+    message = World(base, work, job).complete()
+    values = {each["step"]: each["value"] for each in message["evaluations"]}
+    best = max(values.values())
+    first = min(step for step, value in values.items() if value == best)
+    assert message["progress"]["step"] == max(values) == first + 30, "three evaluations were no better"
+    metrics = {metric["name"]: metric["result"] for metric in message["evaluation"]["metrics"]}
+    assert metrics["eval_f1"] == pytest.approx(best, rel=1e-5)
+    assert json.loads((work / "output" / "llmos.json").read_text())["step"] == first
+
+
 def build_world(base: Path, work: Path, task: str, tuning: str, kind: str | None = None) -> World:
     form, make, labels, _ = TASKS[task]
     job = make_job(

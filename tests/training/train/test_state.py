@@ -7,6 +7,7 @@ import pytest
 from llmos.api.finetunejob import EarlyStopping
 from llmos_workers.train.attempts import AttemptRecord, compute_lost_s
 from llmos_workers.train.evaluation import normalise
+from llmos_workers.train.scores import Scored, list_comparable
 from llmos_workers.train.settings import find_changes
 from llmos_workers.train.state import Patience, State, StepLoss
 
@@ -57,6 +58,52 @@ def test_small_differences_are_no_improvement_and_do_not_add_up() -> None:
 
 def test_equal_values_are_misses_without_a_delta() -> None:
     assert Patience(best=1.0).after(1.0, EarlyStopping()) == Patience(best=1.0, misses=1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "misses"),
+    [
+        (EarlyStopping(metric="eval_f1"), (0.5, 0.7, 0.6, 0.6), 2),
+        (EarlyStopping(metric="eval_f1", min_delta=0.3), (0.5, 0.7, 0.9), 0),
+        (EarlyStopping(metric="eval_kl"), (0.5, 0.7, 0.6), 2),
+        (EarlyStopping(metric="eval_recall_at_1", mode="min"), (0.5, 0.4), 0),
+    ],
+)
+def test_which_value_is_better_depends_on_the_metric(
+    rule: EarlyStopping, values: tuple[float, ...], misses: int
+) -> None:
+    state = State(step=1)
+    for value in values:
+        state = state.after_evaluation(1.0, rule, value)
+    assert (state.patience.misses, state.value) == (misses, values[-1])
+    assert state.is_best() == (misses == 0)
+
+
+def test_another_metric_begins_anew() -> None:
+    state = State(step=1).after_evaluation(0.1, EarlyStopping())
+    state = state.after_evaluation(2.0, EarlyStopping(metric="eval_f1"), 0.5)
+    assert state.is_best()
+    assert state.patience == Patience(best=-0.5)
+
+
+def test_the_best_loss_that_an_older_version_saved_is_still_the_one_to_beat() -> None:
+    saved = '{"step": 5, "evaluatedStep": 5, "evalLoss": 1.5, "bestEvalLoss": 1.0}'
+    state = State.model_validate_json(saved).after_evaluation(1.2, None)
+    assert not state.is_best()
+    again = State.model_validate_json(state.model_dump_json(by_alias=True))
+    assert again == state
+    assert again.after_evaluation(0.9, None).is_best()
+
+
+def test_checkpoints_are_compared_with_those_judged_by_the_same_metric() -> None:
+    def saved(step: int, **facts: object) -> Scored:
+        return Scored.model_validate({"step": step, "evaluatedStep": step, **facts})
+
+    old = [saved(1, evalLoss=0.1), saved(2, evalLoss=0.2)]
+    new = [saved(step, evalLoss=1.0, judgedBy="eval_f1 max", score=-0.5) for step in (3, 4)]
+    assert list_comparable([*old, saved(9, evaluatedStep=2, evalLoss=0.2)], lambda one: one) == old
+    assert list_comparable([*old, *new], lambda one: one) == new
+    assert [one.compared for one in (*old, *new)] == [0.1, 0.2, -0.5, -0.5]
 
 
 def test_the_loss_of_the_last_steps_weighs_tokens() -> None:

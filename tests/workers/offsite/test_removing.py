@@ -56,6 +56,13 @@ def test_what_a_model_reads_stays(job: RemoteFolder) -> None:
     assert sorted(job.list_files()) == [name for name in JOB if "output/" in name]
 
 
+def test_an_object_that_a_model_reads_stays_and_no_other_of_its_folder(job: RemoteFolder) -> None:
+    job.put("output/model.gguf", b"weights")
+    job.put("output/model.gguf.part", b"of something else")
+    assert main(["remove", "--uri", job.uri, "--keep", "output/model.gguf"]) == 0
+    assert sorted(job.list_files()) == ["output/model.gguf"]
+
+
 def test_manifests_go_first(job: RemoteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(RemoteFolder, "delete", lambda _, names: order.extend(names))

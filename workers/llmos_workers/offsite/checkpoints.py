@@ -18,19 +18,17 @@ from pydantic import ValidationError
 
 from llmos_workers.offsite.folders import publish_folder, remove_folder
 from llmos_workers.offsite.remote import RemoteFolder
-from llmos_workers.train.files import MANIFEST, Entry, FileEntry
+from llmos_workers.train.files import MANIFEST, FileEntry
+from llmos_workers.train.scores import Scored, list_comparable
 
 log = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"step-(\d{8,12})\.(\d{1,9})$")
 
 
-class SavedManifest(Entry):
+class SavedManifest(Scored):
     """The part of a checkpoint's manifest that decides what becomes of it."""
 
-    step: int
-    evaluated_step: int
-    eval_loss: float | None = None
     files: dict[str, FileEntry]
 
 
@@ -51,13 +49,9 @@ class RemoteCheckpoint:
 
 
 def find_best(found: Iterable[RemoteCheckpoint]) -> RemoteCheckpoint | None:
-    """The one with the lowest loss of the held-out examples; the first step of equal ones, and its latest attempt."""
-    evaluated = (one for one in found if one.manifest.eval_loss is not None and _is_evaluated(one))
-    return min(evaluated, key=lambda one: (one.manifest.eval_loss, one.step, -one.attempt), default=None)
-
-
-def _is_evaluated(one: RemoteCheckpoint) -> bool:
-    return one.step == one.manifest.evaluated_step
+    """The one that the held-out examples found the best; the first step of equal ones, and its latest attempt."""
+    comparable = list_comparable(found, lambda one: one.manifest)
+    return min(comparable, key=lambda one: (one.manifest.compared, one.step, -one.attempt), default=None)
 
 
 def choose_kept(found: Iterable[RemoteCheckpoint], *, keep: int, keep_best: bool) -> set[str]:

@@ -101,7 +101,7 @@ def _build_parser() -> argparse.ArgumentParser:
     bring.add_argument("--has-claim", action="store_true", help="the volume is a claim, which holds the dataset")
     bring.add_argument("--without-best", action="store_true", help="the result is made from the newest checkpoint")
     remove = steps.add_parser("remove", parents=[common], help="remove what the job put")
-    remove.add_argument("--keep", action="append", default=[], help="a folder of it that stays")
+    remove.add_argument("--keep", action="append", default=[], help="a folder or an object of it that stays")
     put = steps.add_parser("put", parents=[common], help="put a complete folder")
     put.add_argument("--folder", type=Path, required=True, help="a folder with a manifest.json")
     return parser

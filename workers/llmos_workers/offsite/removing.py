@@ -22,7 +22,7 @@ _FOLDERS: Final = frozenset({"dataset", "checkpoints", "output", "attempts", "te
 
 
 def remove_job(root: RemoteFolder, kept: Sequence[str] = ()) -> int:
-    """Remove what a job put below `root`, but for the folders that are `kept`; return how many objects that were.
+    """Remove what a job put below `root`, but for folders and objects that are `kept`; return how many went.
 
     Raises:
         FetchError: not all of it could be removed.
@@ -40,5 +40,5 @@ def _is_of_job(name: str) -> bool:
     return name == MARK or (folder in _FOLDERS and bool(rest))
 
 
-def _is_in(name: str, folders: Sequence[str]) -> bool:
-    return any(name.startswith(f"{folder}/") for folder in folders)
+def _is_in(name: str, places: Sequence[str]) -> bool:
+    return any(name == place or name.startswith(f"{place}/") for place in places)

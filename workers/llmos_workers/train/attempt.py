@@ -21,9 +21,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-import torch
-from transformers import get_scheduler
-
 from llmos.api.finetunejob import compute_evaluate_every
 from llmos_workers.pulse import Pulse
 from llmos_workers.train.attempts import Heartbeat, NoHeartbeat
@@ -47,6 +44,7 @@ from llmos_workers.train.model import (
     load_trainable,
 )
 from llmos_workers.train.objective import Objective, build_objective
+from llmos_workers.train.optimizing import build_learner
 from llmos_workers.train.options import Options, observe_rank_device
 from llmos_workers.train.order import Order
 from llmos_workers.train.reporting import Metrics, Reporter
@@ -63,8 +61,6 @@ log = logging.getLogger(__name__)
 
 LEARN_CAUSE_S: Final = 5.0
 """A rank that lost another one waits so long to be told why that one ended."""
-# transformers' names.
-_SCHEDULES: Final = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 class Attempt:
@@ -245,6 +241,7 @@ class Attempt:
                 seed=settings.seed,
                 batch_tokens=settings.batch_tokens,
                 max_length=self._max_tokens,
+                full=self._objective.fills_batches,
             )
         except ValueError as error:
             raise NotPreparedError(f"The prepared dataset does not fit the job: {error}") from error
@@ -271,26 +268,8 @@ class Attempt:
         return CheckpointStore(folder, self._lineage, keep=wanted.keep, keep_best=wanted.keep_best)
 
     def _build_learner(self) -> Learner:
-        settings, total = self._settings, self.schedule.total_steps
         model = self._gang.load(self._read_trainable, self._device)
-        learned = list(get_learned(model).values())
-        log.info(
-            "%s of %d parameters, computed in %s on %s",
-            "a model" if settings.tuning == "full" else "an adapter",
-            sum(parameter.numel() for parameter in learned),
-            self._device.compute,
-            self._device.name,
-        )
-        optimizer = torch.optim.AdamW(
-            learned, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
-        scheduler = get_scheduler(
-            _SCHEDULES[settings.schedule],
-            optimizer,
-            num_warmup_steps=round(settings.warmup_fraction * total),
-            num_training_steps=total,
-        )
-        return Learner(model, optimizer, scheduler, self._device)
+        return build_learner(model, self._settings, self.schedule.total_steps, self._device)
 
     def _resume(self, learner: Learner, newest: Checkpoint | None) -> State:
         if newest is None:
@@ -390,6 +369,7 @@ class Attempt:
             ),
             held_out=self._dataset.held_out,
             asking=self._build_asking,
+            ask=self._objective.ask,
             store=store,
             writer=writer,
             reporter=reporter,
@@ -407,6 +387,7 @@ class Attempt:
             tick,
             self._pulse.activity,
             self._objective.compute_eval_loss_sum,
+            self._objective.fills_batches,
         )
 
     def _build_result_maker(self, gang: Gang) -> ResultMaker:

@@ -32,6 +32,7 @@ from llmos_workers.train.files import (
     find_damage,
     write_text,
 )
+from llmos_workers.train.scores import Scored, list_comparable
 from llmos_workers.train.settings import Settings, find_changes
 from llmos_workers.train.snapshot import Snapshot
 
@@ -49,14 +50,11 @@ class Lineage:
     settings: Settings
 
 
-class CheckpointManifest(Entry):
-    """What a checkpoint holds, and what it was made from. `eval_loss` is that of `evaluated_step`."""
+class CheckpointManifest(Scored):
+    """What a checkpoint holds, and what it was made from."""
 
     format_version: int = 1
-    step: int
     time: datetime
-    evaluated_step: int
-    eval_loss: float | None = None
     dataset_digest: str
     base_digest: str
     settings_digest: str
@@ -117,7 +115,7 @@ class CheckpointStore:
 
     @property
     def best(self) -> Checkpoint | None:
-        """The one with the lowest loss of the held-out examples, the first of equal ones; where none is kept, None."""
+        """The one that the held-out examples found the best, the first of equal ones; where none is kept, None."""
         return find_best(self._complete.values()) if self._keep_best else None
 
     def save(self, snapshot: Snapshot) -> Checkpoint:
@@ -142,6 +140,8 @@ class CheckpointStore:
             time=datetime.now(UTC).replace(microsecond=0),
             evaluated_step=state.evaluated_step,
             eval_loss=state.eval_loss,
+            judged_by=state.judged_by,
+            score=state.score,
             dataset_digest=lineage.dataset_digest,
             base_digest=lineage.base_digest,
             settings_digest=lineage.settings.digest,
@@ -184,10 +184,10 @@ def _say_damaged(folder: Path, damage: str) -> None:
 
 
 def find_best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    """The one with the lowest loss of the held-out examples; the first of equal ones."""
+    """The one that the held-out examples found the best; the first of equal ones."""
     return min(
-        (one for one in checkpoints if one.manifest.step == one.manifest.evaluated_step),
-        key=lambda one: (one.manifest.eval_loss, one.manifest.step),
+        list_comparable(checkpoints, lambda one: one.manifest),
+        key=lambda one: (one.manifest.compared, one.manifest.step),
         default=None,
     )
 

@@ -73,6 +73,7 @@ class Classification:
 
     metrics: Final = ("loss", "accuracy", "f1")
     teacher: Final = None
+    fills_batches: Final = False
 
     def __init__(self, layout: Layout) -> None:
         """Take how examples become rows."""

@@ -52,6 +52,7 @@ class Distillation:
 
     layout: Final = Texts()
     metrics: Final = ("loss", "kl")
+    fills_batches: Final = False
 
     def __init__(self, share: float, temperature: float, teacher: Teacher) -> None:
         """Take the teacher, its share of the loss (alpha), and the temperature."""

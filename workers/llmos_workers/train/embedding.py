@@ -65,6 +65,7 @@ class Contrast:
     layout: Final = TextPairs()
     metrics: Final = ("loss", "recall_at_1")
     teacher: Final = None
+    fills_batches: Final = True
 
     def __init__(self, temperature: float) -> None:
         """Take t."""
@@ -83,7 +84,7 @@ class Contrast:
         losses: list[float] = []
         found: list[torch.Tensor] = []
         with torch.no_grad(), asking.device.autocast():
-            for batch in plan_micro_batches(list(chosen)[:MOST_ASKED], examples.widths, asking.max_tokens):
+            for batch in plan_micro_batches(list(chosen)[:MOST_ASKED], examples.widths, asking.max_tokens, full=True):
                 tensors = examples.build_micro_batch(batch, asking.padding).to(asking.device.device)
                 anchors, positives = embed(model, tensors).chunk(2)
                 losses += self._compute_losses(anchors, positives).double().tolist()

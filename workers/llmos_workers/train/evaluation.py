@@ -55,7 +55,7 @@ def compute_losses(
 ) -> tuple[list[float], int]:
     """The sum of the losses of each batch, and how many tokens were learned, of the batches that are this rank's."""
     gang = gang or Gang()
-    batches = plan_micro_batches(list(chosen), examples.widths, asking.max_tokens)
+    batches = plan_micro_batches(list(chosen), examples.widths, asking.max_tokens, full=asking.fills_batches)
     own = batches[gang.rank :: gang.size]
     totals, learned = [], 0
     with torch.no_grad(), asking.device.autocast():
@@ -104,6 +104,8 @@ class Asking:
     tick: Tick
     activity: Activity = field(default_factory=Activity)
     loss: LossFunction = compute_loss_sum
+    fills_batches: bool = False
+    """The loss compares the examples of a micro-batch with each other."""
 
     @property
     def padding(self) -> int:

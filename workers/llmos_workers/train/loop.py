@@ -16,13 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmos.api.finetunejob import EarlyStopping
+from llmos.api.finetunejob import EVAL_LOSS, EarlyStopping
 from llmos_workers.pulse import Activity
 from llmos_workers.train.attempts import Heartbeat, NoHeartbeat
 from llmos_workers.train.checkpoints import CheckpointStore
 from llmos_workers.train.dataset import Examples, MicroBatch
 from llmos_workers.train.errors import LossNotFiniteError, Stopped
-from llmos_workers.train.evaluation import Asking, compute_losses, compute_mean_loss
+from llmos_workers.train.evaluation import Asked, Asking, compute_losses, compute_mean_loss
 from llmos_workers.train.gang import Gang
 from llmos_workers.train.order import Order, StepPlan
 from llmos_workers.train.reporting import Reporter
@@ -110,6 +110,8 @@ class TrainingLoop:
     feeder: Feeder
     held_out: Examples | None
     asking: Callable[[Callable[[], None]], Asking]
+    ask: Callable[[Any, Examples, Sequence[int], Sequence[str], Asking], dict[str, Asked]]
+    """Measures whatever else than the loss the evaluations are judged by."""
     store: CheckpointStore
     writer: CheckpointWriter
     reporter: Reporter
@@ -169,27 +171,53 @@ class TrainingLoop:
         if self.held_out is None or not due:
             return
         try:
-            value = self._evaluate(self.held_out)
+            loss, value = self._evaluate(self.held_out)
         except _Interrupted:
             return
-        self.state = self.state.after_evaluation(value, self.schedule.early_stopping)
+        self.state = self.state.after_evaluation(loss, self.schedule.early_stopping, value)
         self.reporter.on_evaluation(self.state)
 
-    def _evaluate(self, examples: Examples) -> float:
+    def _evaluate(self, examples: Examples) -> tuple[float, float | None]:
+        """The loss, and the value of what the evaluations are judged by where that is something else."""
         model: Any = self.learner.model
         model.eval()
         try:
-            shares = self.gang.gather(self._ask_share(model, examples))
+            loss = self._compute_loss(model, examples)
+            return loss, self._measure(model, examples)
         finally:
             model.train()
+
+    def _compute_loss(self, model: Any, examples: Examples) -> float:
+        shares = self.gang.gather(self._ask_share(model, examples))
         whole = [share for share in shares if share is not None]
         if len(whole) < len(shares):
             raise _Interrupted
         mean = compute_mean_loss((each for totals, _ in whole for each in totals), sum(learned for _, learned in whole))
-        value = math.nan if mean is None else mean
+        return self._check(EVAL_LOSS, mean)
+
+    def _measure(self, model: Any, examples: Examples) -> float | None:
+        """Each rank asks all examples, as at the end, and what the leader found counts."""
+        rule = self.schedule.early_stopping
+        if rule is None or rule.metric == EVAL_LOSS:
+            return None
+        name = rule.metric.removeprefix("eval_")
+        found = self.gang.gather(self._ask_other(model, examples, name))
+        if None in found:
+            raise _Interrupted
+        return self._check(rule.metric, found[0].value if found[0] is not None else None)
+
+    def _ask_other(self, model: Any, examples: Examples, name: str) -> Asked | None:
+        """What this rank found; None if it was interrupted, which all have to know."""
+        try:
+            return self.ask(model, examples, range(len(examples)), [name], self.asking(self._tick))[name]
+        except _Interrupted:
+            return None
+
+    def _check(self, name: str, found: float | None) -> float:
+        value = math.nan if found is None else found
         if not math.isfinite(value):
             raise LossNotFiniteError(
-                f"eval_loss is {value} at step {self.state.step}",
+                f"{name} is {value} at step {self.state.step}",
                 "See that the held-out examples have tokens to learn; lower hyperparameters.learningRate.",
             )
         return value

@@ -38,6 +38,11 @@ class Objective(Protocol):
         """What the held-out examples are asked at the end; the loss is the first."""
         ...
 
+    @property
+    def fills_batches(self) -> bool:
+        """Whether the examples of a micro-batch are compared with each other: the more of them, the better."""
+        ...
+
     def compute_loss_sum(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         """Sum of the losses of all that a micro-batch teaches, in float32."""
         ...
@@ -64,6 +69,7 @@ class NextToken:
     layout: Final = Texts()
     metrics: Final = ("loss",)
     teacher: Final = None
+    fills_batches: Final = False
 
     def compute_loss_sum(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         """Sum over the learned tokens."""

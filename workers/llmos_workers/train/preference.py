@@ -86,6 +86,7 @@ class Preference:
     layout: Final = Pairs()
     metrics: Final = ("loss", "reward_accuracy", "reward_margin")
     teacher: Final = None
+    fills_batches: Final = False
 
     def __init__(self, beta: float, reference: Reference) -> None:
         """Take the strength of the tie to the reference, and the reference."""

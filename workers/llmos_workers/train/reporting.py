@@ -117,8 +117,12 @@ class Reporter:
             self._times.append((self._clock(), state.step, state.tokens))
             if state.eval_loss is not None:
                 self._events.add(state.step, eval_loss=state.eval_loss)
+                if state.value is not None:
+                    self._events.add(state.step, **{state.judged_by.partition(" ")[0]: state.value})
                 loss, eval_loss = _shorten(state.loss), float(f"{state.eval_loss:.6g}")
-                self._evaluations.append(TrainingMetrics(step=state.step, loss=loss, eval_loss=eval_loss))
+                self._evaluations.append(
+                    TrainingMetrics(step=state.step, loss=loss, eval_loss=eval_loss, value=_shorten(state.value))
+                )
             self._print_at_intervals()
 
     def on_checkpoint(self, checkpoint: Checkpoint, took_s: float) -> None:

@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
+from pydantic import AliasChoices, Field
+
 from llmos.api.finetunejob import EarlyStopping
 from llmos_workers.train.files import Entry
+from llmos_workers.train.scores import BY_LOSS, name_judge
 
 WINDOW_STEPS: Final = 10
 """Steps over which the loss is averaged for people."""
@@ -21,7 +24,7 @@ class StepLoss(Entry):
 
 
 class Patience(Entry):
-    """Early stopping: the value to beat, and how many evaluations in a row did not beat it."""
+    """Early stopping: the score to beat, and how many evaluations in a row did not beat it."""
 
     best: float | None = None
     misses: int = 0
@@ -34,7 +37,7 @@ class Patience(Entry):
 
 
 class State(Entry):
-    """After so many optimizer steps. `position` is that in the stream of examples."""
+    """After so many optimizer steps. `position` is that in the stream of examples; scores are those of `scores.py`."""
 
     step: int = 0
     position: int = 0
@@ -42,7 +45,14 @@ class State(Entry):
     losses: tuple[StepLoss, ...] = ()
     evaluated_step: int = 0
     eval_loss: float | None = None
-    best_eval_loss: float | None = None
+    judged_by: str = BY_LOSS
+    # Older versions saved losses only.
+    score: float | None = Field(None, validation_alias=AliasChoices("score", "evalLoss"), serialization_alias="score")
+    best_score: float | None = Field(
+        None, validation_alias=AliasChoices("bestScore", "bestEvalLoss"), serialization_alias="bestScore"
+    )
+    value: float | None = None
+    """Of the metric that it is judged by, where that is not the loss."""
     patience: Patience = Patience()
 
     @property
@@ -61,21 +71,30 @@ class State(Entry):
             }
         )
 
-    def after_evaluation(self, value: float, rule: EarlyStopping | None) -> State:
-        """The state after the held-out examples were asked."""
-        best = value if self.best_eval_loss is None else min(value, self.best_eval_loss)
+    def after_evaluation(self, loss: float, rule: EarlyStopping | None, value: float | None = None) -> State:
+        """The state after the held-out examples were asked; `value` is that of another metric than the loss."""
+        judged = loss if value is None else value
+        score = -judged if rule is not None and rule.is_highest_best else judged
+        judged_by = name_judge(rule)
+        # What was judged by another metric says nothing about this one.
+        is_same = judged_by == self.judged_by
+        best = self.best_score if is_same else None
+        patience = self.patience if is_same else Patience()
         return self.model_copy(
             update={
                 "evaluated_step": self.step,
-                "eval_loss": value,
-                "best_eval_loss": best,
-                "patience": self.patience.after(value, rule) if rule is not None else self.patience,
+                "eval_loss": loss,
+                "judged_by": judged_by,
+                "score": score,
+                "best_score": score if best is None else min(score, best),
+                "value": value,
+                "patience": patience.after(score, rule) if rule is not None else patience,
             }
         )
 
     def is_best(self) -> bool:
         """Whether this very step was evaluated, and none was better."""
-        return self.step > 0 and self.evaluated_step == self.step and self.eval_loss == self.best_eval_loss
+        return self.step > 0 and self.evaluated_step == self.step and self.score == self.best_score
 
     def is_finished(self, total_steps: int, rule: EarlyStopping | None) -> bool:
         """Whether there is nothing more to learn, or it no longer gets better."""

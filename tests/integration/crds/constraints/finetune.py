@@ -70,6 +70,11 @@ def _on_two_nodes(storage: dict[str, str]) -> dict[str, Any]:
     return {"trainer": {"nodes": 2}, "checkpoint": {"storage": {"accessMode": "ReadWriteMany", **storage}}}
 
 
+def _stopping_by(task: str, form: str, metric: str) -> dict[str, Any]:
+    stopping = {"earlyStopping": {"metric": metric}}
+    return {"method": {"task": task}, "dataset": {"format": {"type": form}}, **stopping}
+
+
 _TAUGHT: Final = {"task": "distill", "distill": {"teacherRef": {"name": "teacher"}}}
 _METHOD: Final = [
     Case(_JOB, "spec.method.task", "enum", "causal-lm", "other"),
@@ -241,7 +246,24 @@ _CHECKPOINT: Final = [
         blamed="spec.trainer.nodes",
     ),
     *one_of(_JOB, "spec.earlyStopping.metric", "eval_loss"),
-    *one_of(_JOB, "spec.earlyStopping.mode", "min"),
+    *one_of(_JOB, "spec.earlyStopping.mode", "min", "max"),
+    *(
+        Case(
+            _JOB,
+            "spec",
+            "rule",
+            _stopping_by(task, form, accepted),
+            _stopping_by(task, form, refused),
+            says="earlyStopping has a metric that the task has not",
+            blamed="spec.earlyStopping.metric",
+        )
+        for task, form, accepted, refused in (
+            ("causal-lm", "chat", "eval_loss", "eval_accuracy"),
+            ("dpo", "preference", "eval_reward_accuracy", "eval_f1"),
+            ("token-classification", "tokens-labels", "eval_f1", "eval_kl"),
+            ("embedding", "pairs", "eval_recall_at_1", "eval_reward_margin"),
+        )
+    ),
     *limits(_JOB, "spec.earlyStopping.patience", 1, 1000),
     *limits(_JOB, "spec.earlyStopping.minDelta", 0, 1000),
     Case(
