@@ -162,8 +162,9 @@ def _find_warnings(plan: JobPlan, sight: Sight) -> tuple[str, ...]:
     progress = plan.record.progress
     steps = progress.total_steps if progress else 0
     is_running = plan.live is not None and plan.live.component == COMPONENT_TRAIN
-    trouble = sight.live.storage_trouble if sight.live else None if is_running else ""
-    return find_warnings(sight.job, total_steps=steps, unheard=sight.unheard, trouble=trouble)
+    silent = None if is_running else ""
+    trouble, unsaved = (sight.live.storage_trouble, sight.live.checkpoint_trouble) if sight.live else (silent, silent)
+    return find_warnings(sight.job, total_steps=steps, unheard=sight.unheard, trouble=trouble, unsaved=unsaved)
 
 
 def with_rollout(plan: JobPlan, rollout: CanaryPlan) -> JobPlan:

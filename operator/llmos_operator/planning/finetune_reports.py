@@ -46,6 +46,8 @@ class TrainReport:
     output_digest: str = ""
     storage_trouble: str = ""
     """What is wrong with the object store, with the remedy."""
+    checkpoint_trouble: str = ""
+    """Why the last checkpoint could not be written, with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _is_progress(data: JsonObject) -> bool:
 
 def _read_report(data: JsonObject) -> TrainReport:
     evaluation, output = _as_object(data.get("evaluation")), _as_object(data.get("output"))
-    digest, trouble = output.get("digest"), data.get("storageTrouble")
+    digest = output.get("digest")
     progress = _read(TrainingProgress, data.get("progress"))
     return TrainReport(
         progress=_with_display(progress) if progress else None,
@@ -100,7 +102,8 @@ def _read_report(data: JsonObject) -> TrainReport:
         active_at=_read_moment(data.get("activeAt")),
         metrics=_read_all(MetricComparison, evaluation.get("metrics")),
         output_digest=digest[:_LONGEST_DIGEST] if isinstance(digest, str) else "",
-        storage_trouble=trouble[:_LONGEST_TROUBLE] if isinstance(trouble, str) else "",
+        storage_trouble=_read_trouble(data, "storageTrouble"),
+        checkpoint_trouble=_read_trouble(data, "checkpointTrouble"),
     )
 
 
@@ -113,6 +116,11 @@ def _with_display(progress: TrainingProgress) -> TrainingProgress:
 def _read_seconds(value: object) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return round(float(value), 3) if is_number and value >= 0 else None  # type: ignore[arg-type, operator]
+
+
+def _read_trouble(data: JsonObject, name: str) -> str:
+    words = data.get(name)
+    return words[:_LONGEST_TROUBLE] if isinstance(words, str) else ""
 
 
 def _read_moment(value: object) -> datetime | None:

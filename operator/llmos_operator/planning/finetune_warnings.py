@@ -18,6 +18,7 @@ from llmos.api.finetunejob import compute_evaluate_every
 
 _LONGEST = 400
 _STORAGE = "checkpoint.storage.uri:"
+_CHECKPOINT = "checkpoint:"
 
 
 def find_attach_warnings(job: FineTuneJob, pools: Iterable[InferencePool]) -> tuple[str, ...]:
@@ -74,7 +75,9 @@ def _find_rank(job: FineTuneJob) -> int:
     return next(searched, job.spec.method.lora.rank)
 
 
-def find_warnings(job: FineTuneJob, *, total_steps: int, unheard: str, trouble: str | None = None) -> tuple[str, ...]:
+def find_warnings(
+    job: FineTuneJob, *, total_steps: int, unheard: str, trouble: str | None = None, unsaved: str | None = None
+) -> tuple[str, ...]:
     """Return what else does not act.
 
     Args:
@@ -82,16 +85,23 @@ def find_warnings(job: FineTuneJob, *, total_steps: int, unheard: str, trouble: 
         total_steps: of the run; 0 if they are not known yet.
         unheard: why the log of the attempt cannot be read; empty if it can.
         trouble: what the attempt says is wrong with the object store; None if it was not asked in this pass.
+        unsaved: why its last checkpoint could not be written; None if it was not asked in this pass.
     """
-    found = (*_judge_stopping(job, total_steps), *_judge_storage(job, trouble), *_judge_log(unheard))
+    found = (
+        *_judge_stopping(job, total_steps),
+        *_repeat(job, _STORAGE, "checkpoints are not uploaded. ", trouble),
+        *_repeat(job, _CHECKPOINT, "", unsaved),
+        *_judge_log(unheard),
+    )
     return tuple(each[:_LONGEST] for each in found)
 
 
-def _judge_storage(job: FineTuneJob, trouble: str | None) -> Iterator[str]:
-    if trouble is None:
-        yield from (each for each in job.status.warnings if each.startswith(_STORAGE))
-    elif trouble:
-        yield f"{_STORAGE} checkpoints are not uploaded. {trouble}"
+def _repeat(job: FineTuneJob, subject: str, what: str, words: str | None) -> Iterator[str]:
+    """Say what the attempt says; where it was not asked, what it said before."""
+    if words is None:
+        yield from (each for each in job.status.warnings if each.startswith(f"{subject} "))
+    elif words:
+        yield f"{subject} {what}{words}"
 
 
 def _judge_stopping(job: FineTuneJob, total_steps: int) -> Iterator[str]:

@@ -86,6 +86,21 @@ async def test_what_the_store_refuses_before_training_counts_as_what_it_is(reaso
     assert "The object store says no." in status["history"][-1]["message"]
 
 
+async def test_a_checkpoint_that_could_not_be_written_is_a_warning_until_one_is() -> None:
+    jobs = world()
+    await jobs.prepare()
+    await jobs.train()
+    jobs.tell("tune-train-1", checkpointTrouble="The checkpoint of step 4 could not be written: no room.")
+    jobs.pass_time(5)
+    told = ["checkpoint: The checkpoint of step 4 could not be written: no room."]
+    assert (await jobs.step())["warnings"] == told
+    jobs.pass_time(1)
+    assert (await jobs.step())["warnings"] == told, "the log was not read in this pass"
+    jobs.tell("tune-train-1", lastCheckpoint=SAVED)
+    jobs.pass_time(5)
+    assert (await jobs.step()).get("warnings", []) == []
+
+
 async def test_a_store_that_takes_nothing_is_a_warning_until_it_does() -> None:
     jobs = world()
     await jobs.prepare()

@@ -152,13 +152,15 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_the_next_interval_tries_aga
     assert process.pid is not None
     # The kernel refuses longer files, in the middle of one, as a full disk would.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (FULL_BYTES, resource.RLIM_INFINITY))
-    assert wait_for(lambda: "could not be written" in world.log_path.read_text(), process)
+    assert wait_for(lambda: '"checkpointTrouble": "The checkpoint of step' in world.log_path.read_text(), process)
     assert len(world.checkpoints()) >= 1
     assert list((world.work / "checkpoints").glob("*.tmp")) == []
     assert process.exitcode is None
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert finish(process) == 0
     assert world.checkpoints()[-1] == world.message["progress"]["totalSteps"]
+    lines = [line for line in world.log_path.read_text().splitlines() if '"event": "progress"' in line]
+    assert "checkpointTrouble" not in lines[-1]
 
 
 def test_a_last_checkpoint_that_does_not_fit_is_disk_full_and_nothing_is_lost(make_world: MakeWorld) -> None:

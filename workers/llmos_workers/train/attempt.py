@@ -133,7 +133,7 @@ class Attempt:
         reporter, heartbeat = self._build_reports(state, newest)
         self._keeping.start(store, reporter, self._pulse.activity)
         self._closers.append(self._keeping.close)
-        writer = CheckpointWriter(store, self._build_on_saved(store, reporter))
+        writer = CheckpointWriter(store, self._build_on_saved(store, reporter), reporter.on_unsaved)
         self._closers.append(writer.close)
         with self._pulse.activity.by_effort(False):
             self._build_loop(state, learner, store, writer, reporter, heartbeat).run()

@@ -88,7 +88,7 @@ class Reporter:
         self._lost_s, self._state = lost_s, state
         self._activity, self._survives = activity, survives
         self._saved = checkpoint.status if checkpoint is not None and survives else None
-        self._trouble = ""
+        self._trouble = self._unsaved = ""
         self._phase: Phase = "training"
         self._evaluations: deque[TrainingMetrics] = deque(maxlen=_MOST_EVALUATIONS)
         self._rates = 0.0, 0.0
@@ -131,8 +131,15 @@ class Reporter:
         with self._lock:
             if self._survives:
                 self._saved = checkpoint.status
+            self._unsaved = ""
             self._metrics.checkpoints.inc()
             self._metrics.checkpoint_s.set(took_s)
+            self._print()
+
+    def on_unsaved(self, words: str) -> None:
+        """A checkpoint could not be written, and training goes on."""
+        with self._lock:
+            self._unsaved = words
             self._print()
 
     def on_uploaded(self, status: CheckpointStatus) -> None:
@@ -195,6 +202,7 @@ class Reporter:
         active_at = self._activity.at.isoformat()
         line = {"event": "progress", "phase": self._phase, "activeAt": active_at, **self.build_facts()}
         line |= {"storageTrouble": self._trouble} if self._trouble else {}
+        line |= {"checkpointTrouble": self._unsaved} if self._unsaved else {}
         print(json.dumps(line), file=self._out, flush=True)
         self._update_metrics()
 

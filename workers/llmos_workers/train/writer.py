@@ -27,11 +27,16 @@ CLOSE_S: Final = 3600.0
 
 
 class CheckpointWriter:
-    """Saves snapshots, in the background or at once. `on_saved` is called in the thread that saved."""
+    """Saves snapshots, in the background or at once. What it calls is called in the thread that saved."""
 
-    def __init__(self, store: CheckpointStore, on_saved: Callable[[Checkpoint, float], None]) -> None:
-        """Write to `store`; `on_saved` gets the checkpoint and the seconds it took."""
-        self._store, self._on_saved = store, on_saved
+    def __init__(
+        self, store: CheckpointStore, on_saved: Callable[[Checkpoint, float], None], on_failed: Callable[[str], None]
+    ) -> None:
+        """Write to `store`; `on_saved` gets the checkpoint and the seconds it took.
+
+        `on_failed` is told why one in the background could not be written, and what to do.
+        """
+        self._store, self._on_saved, self._on_failed = store, on_saved, on_failed
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self.failures = 0
@@ -79,12 +84,15 @@ class CheckpointWriter:
             self._save(snapshot)
         except OSError as error:
             self.failures += 1
-            log.warning(
-                "the checkpoint of step %d could not be written: %s. Training goes on, the one before is still there, "
-                "and the next interval tries again; give checkpoint.storage.size more room if this is said again",
-                snapshot.state.step,
-                error,
+            remedy = (
+                "Give the claim more room, or lower checkpoint.keep" if is_disk_full(error) else "Look at the claim"
             )
+            words = (
+                f"The checkpoint of step {snapshot.state.step} could not be written: {error}. Training goes on, the one "
+                f"before is still there, and the next interval tries again. {remedy}, or the last one fails, too."
+            )
+            log.warning("%s", words)
+            self._on_failed(words)
 
 
 def build_write_error(error: OSError, what: str) -> TrainError:
