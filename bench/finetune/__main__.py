@@ -48,10 +48,10 @@ def train(
     model: Annotated[Path, typer.Option(help="Folder of the model to train.")],
     *,
     json_out: JsonOut = None,
-    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each run.")] = 6,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 3,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each run.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs, one of each side.")] = 4,
 ) -> None:
-    """Measure the trainer beside a bare loop, checkpoints, resume and a kill; seconds are wall time."""
+    """Measure the trainer beside a bare loop, in wall and processor seconds, checkpoints, resume and a kill."""
     from bench.finetune.training import run  # noqa: PLC0415 - needs torch
 
     figures = {tuning: run(model=model, tuning=tuning, steps=steps, rounds=rounds) for tuning in ("lora", "full")}

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from llmos.api import REASONS, Reason, ResolvedModel
+from llmos_workers.certificates import build_ca_environment
 from llmos_workers.fetch.errors import InvalidSourceError
-from llmos_workers.fetch.main import build_ca_environment, build_failure_json, main
+from llmos_workers.fetch.main import build_failure_json, main
 from llmos_workers.fetch.progress import Progress
 from llmos_workers.fetch.redaction import redact
 from tests.workers.fetch.models import PARAMETERS, build_model

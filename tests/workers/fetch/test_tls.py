@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmos_workers.certificates import build_ca_environment
 from llmos_workers.fetch.errors import EXIT_PERMANENT, CertificateNotTrustedError, TemporaryError
 from llmos_workers.fetch.inspection import inspect_model
-from llmos_workers.fetch.main import build_ca_environment
 from llmos_workers.fetch.retry import RetryPolicy
 from llmos_workers.fetch.sources import open_source
 from tests.authority import Authority, make_authority

@@ -17,12 +17,13 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from llmos.api import ResolvedModel
+from llmos_workers.certificates import build_ca_environment
 from llmos_workers.fetch.dataset import DATA_LINK, fetch_dataset
 from llmos_workers.fetch.errors import FetchError
 from llmos_workers.fetch.fetching import FetchRequest, fetch_model
@@ -38,7 +39,6 @@ TERMINATION_LOG: Final = Path("/dev/termination-log")
 _MAX_TERMINATION_BYTES: Final = 4096
 _MAX_DETAIL_BYTES: Final = 1500
 _LAST_LINES: Final = 20
-_CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,12 +142,6 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError(text)
     return number
-
-
-def build_ca_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that make every client trust the bundle named by LLMOS_CA_BUNDLE, where that file exists."""
-    bundle = environment.get("LLMOS_CA_BUNDLE", "")
-    return dict.fromkeys(_CA_VARIABLES, bundle) if bundle and Path(bundle).is_file() else {}
 
 
 def build_facts_json(model: ResolvedModel) -> str:

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from llmos_workers.certificates import build_ca_environment
 from llmos_workers.fetch.errors import DiskFullError, FetchError
-from llmos_workers.fetch.main import TERMINATION_LOG, build_ca_environment
+from llmos_workers.fetch.main import TERMINATION_LOG
 from llmos_workers.fetch.redaction import redact
 from llmos_workers.offsite.folders import RETRY, publish_folder
 from llmos_workers.offsite.remote import RemoteFolder

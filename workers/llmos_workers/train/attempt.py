@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from llmos.api.finetunejob import compute_evaluate_every
 from llmos_workers.pulse import Pulse
@@ -31,7 +31,6 @@ from llmos_workers.train.evaluation import Asking
 from llmos_workers.train.events import EventLog
 from llmos_workers.train.gang import Gang, ManyRanks
 from llmos_workers.train.heads import Head, build_head
-from llmos_workers.train.keeping import Keeping, NoKeeping, build_keeping
 from llmos_workers.train.loop import Feeder, Schedule, TrainingLoop
 from llmos_workers.train.meeting import Loss, Meeting
 from llmos_workers.train.merging import check_mergeable
@@ -43,6 +42,7 @@ from llmos_workers.train.model import (
     load_tokenizer,
     load_trainable,
 )
+from llmos_workers.train.no_keeping import NoKeeping
 from llmos_workers.train.objective import Objective, build_objective
 from llmos_workers.train.optimizing import build_learner
 from llmos_workers.train.options import Options, observe_rank_device
@@ -56,6 +56,9 @@ from llmos_workers.train.state import State
 from llmos_workers.train.step import Stepper
 from llmos_workers.train.stopping import StopSignal
 from llmos_workers.train.writer import CheckpointWriter
+
+if TYPE_CHECKING:
+    from llmos_workers.train.keeping import Keeping
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +128,7 @@ class Attempt:
             return outcome
         self._meet()
         store = self._build_store()
-        newest = self._find_newest(store)
-        learner = self._build_learner()
+        learner, newest = self._load(store)
         state = self._resume(learner, newest)
         # From here on SIGTERM waits for the step; before, there is nothing that could be lost.
         self._stop.listen()
@@ -168,11 +170,14 @@ class Attempt:
         touch = self._pulse.activity.touch
         return ShardedRanks(meeting, turn=options.local_rank, turns=options.processes, touch=touch)
 
-    def _find_newest(self, store: CheckpointStore) -> Checkpoint | None:
-        """The checkpoint to go on from. The leader chooses, for what it removes another one must not look at."""
-        if self._gang.is_leader:
-            return self._gang.decide(store.observe())
-        return self._gang.decide(None)
+    def _load(self, store: CheckpointStore) -> tuple[Learner, Checkpoint | None]:
+        """Load the model, and meanwhile read the checkpoint to go on from whole, to know that it is not damaged."""
+        if not self._gang.is_leader:
+            # The leader chooses, for what it removes another one must not look at.
+            return self._build_learner(), self._gang.decide(None)
+        store.observe()
+        verifying = store.begin_to_verify()
+        return self._build_learner(), self._gang.decide(verifying.result())
 
     @property
     def _output(self) -> Path:
@@ -321,8 +326,11 @@ class Attempt:
     def _keeping(self) -> Keeping | NoKeeping:
         options = self._options
         # The gang does not tell: where the result is there already, no rank meets the others.
-        if options.place.rank:
+        if options.place.rank or not options.store_uri:
             return NoKeeping()
+        # Most jobs need no client of object stores, and its import takes time.
+        from llmos_workers.train.keeping import build_keeping  # noqa: PLC0415
+
         wanted, tick = options.job.spec.checkpoint, self._tick_alone
         return build_keeping(options.store_uri, options.folder, wanted, options.attempt, options.trial, tick)
 

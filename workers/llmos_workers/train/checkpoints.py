@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,8 +89,8 @@ class CheckpointStore:
         self.is_needed: Callable[[int], bool] = lambda _step: False
         """Whether the checkpoint of a step may not be removed yet."""
 
-    def observe(self) -> Checkpoint | None:
-        """Find what is complete, remove what was half written, and return the newest.
+    def observe(self) -> None:
+        """Find what is complete, as far as names and sizes tell, and remove what was half written.
 
         Raises:
             CheckpointMismatchError: it was made with another dataset, base or settings.
@@ -102,7 +103,16 @@ class CheckpointStore:
             checkpoint = self._read(folder)
             if checkpoint is not None:
                 self._complete[checkpoint.manifest.step] = checkpoint
-        return self._verify(lambda: self.newest)
+
+    def begin_to_verify(self) -> Future[Checkpoint | None]:
+        """Read, in a thread, the newest of those that `observe` found: the one to go on from, or if damaged the next.
+
+        Until it is known nothing else may be asked of this folder.
+        """
+        executor = ThreadPoolExecutor(1, thread_name_prefix="verify")
+        verifying = executor.submit(self._verify, lambda: self.newest)
+        executor.shutdown(wait=False)
+        return verifying
 
     def verify_best(self) -> Checkpoint | None:
         """The one to make the result from: the best where it is kept, else the newest. Damaged ones are passed over."""

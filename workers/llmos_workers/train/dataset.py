@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.compute as arrow
@@ -23,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from llmos_workers.train.arrow import ArrowFolder
 from llmos_workers.train.errors import BaseModelChangedError, NotPreparedError
 from llmos_workers.train.files import MANIFEST, Entry
 from llmos_workers.train.order import Lengths
@@ -115,9 +115,9 @@ class Examples:
 
     def __init__(self, folder: Path, layout: Layout | None = None) -> None:
         """Open the folder; it stays on the disk."""
-        self._data = datasets.load_from_disk(str(folder)).with_format("numpy")
+        self._data = ArrowFolder(folder)
         self._layout = layout or Texts()
-        self.lengths, self.widths = self._layout.count_tokens(self._data.data)
+        self.lengths, self.widths = self._layout.count_tokens(self._data.table)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -125,11 +125,11 @@ class Examples:
 
     def build_micro_batch(self, examples: Sequence[int], padding: int) -> MicroBatch:
         """Rows of these examples, padded on the right to the longest."""
-        return self._layout.build(self._data[list(examples)], padding)
+        return self._layout.build(self._data.read(examples), padding)
 
     def read_answer(self, example: int) -> Answer | None:
         """The question of an example, where it has one."""
-        row: dict[str, Any] = self._data[int(example)]
+        row = {name: values[0] for name, values in self._data.read([example]).items()}
         if row.get("completion") is None or row.get("prompt_ids") is None or len(row["prompt_ids"]) == 0:
             return None
         return Answer(tuple(int(token) for token in row["prompt_ids"]), str(row["completion"]))

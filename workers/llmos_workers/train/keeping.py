@@ -102,38 +102,17 @@ class Keeping:
 
 def build_keeping(
     uri: str, folder: Path, wanted: Checkpointing, attempt: int, trial: int, may_go_on: Callable[[], None]
-) -> Keeping | NoKeeping:
-    """What keeps a run's files in the job's folder `uri`; with no URI nothing does.
+) -> Keeping:
+    """What keeps a run's files in the job's folder `uri`.
 
     Raises:
         KeepingError: nobody understands the URI, or what the environment says about it.
     """
-    if not uri:
-        return NoKeeping()
     try:
         root = RemoteFolder(uri)
     except FetchError as error:
         raise KeepingError(error.reason, explain(error, uri)) from error
     return Keeping(root.child(f"trials/{trial}") if trial else root, folder, wanted, attempt, may_go_on)
-
-
-class NoKeeping:
-    """What takes its place where nothing is kept elsewhere."""
-
-    def start(self, store: CheckpointStore, reporter: Reporter, activity: Activity) -> None:
-        """The attempt begins."""
-
-    def offer(self, newest: Checkpoint, best: Checkpoint | None) -> None:
-        """A checkpoint is complete."""
-
-    def finish(self, asked_s: float) -> None:
-        """The attempt is to end."""
-
-    def publish(self, output: Path) -> None:
-        """The result is complete."""
-
-    def close(self) -> None:
-        """The attempt ends."""
 
 
 def _describe(checkpoint: Checkpoint) -> Local:

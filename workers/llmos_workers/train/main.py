@@ -32,7 +32,7 @@ from pydantic import ValidationError
 
 from llmos.api import FineTuneJob
 from llmos.api.search import apply_parameters
-from llmos_workers.fetch.main import build_ca_environment
+from llmos_workers.certificates import build_ca_environment
 from llmos_workers.pulse import Pulse
 from llmos_workers.train.arguments import build_parser
 from llmos_workers.train.attempt import Attempt
@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None, pulse: Pulse | None = None) -> 
     )
     os.environ.update(build_ca_environment(os.environ))
     options = build_options(build_parser().parse_args(arguments))
+    log.info("attempt %d begins", options.attempt)
     ending = _Ending()
     attempt = ending.attempt = Attempt(options, pulse, ending.on_loss)
     gated = [gate.metric for gate in options.job.spec.evaluate.gates]
