@@ -88,8 +88,8 @@ class CheckpointWriter:
                 "Give the claim more room, or lower checkpoint.keep" if is_disk_full(error) else "Look at the claim"
             )
             words = (
-                f"The checkpoint of step {snapshot.state.step} could not be written: {error}. Training goes on, the one "
-                f"before is still there, and the next interval tries again. {remedy}, or the last one fails, too."
+                f"The checkpoint of step {snapshot.state.step} could not be written: {error}. Training goes on, the "
+                f"one before is still there, and the next interval tries again. {remedy}, or the last one fails, too."
             )
             log.warning("%s", words)
             self._on_failed(words)
