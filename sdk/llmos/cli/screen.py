@@ -116,7 +116,7 @@ def draw_jobs(jobs: tuple[FineTuneJob, ...], by_key: Mapping[Key, Health]) -> Re
             draw_mark(by_key["FineTuneJob", namespace, name]),
             job.spec.base_model_ref.name,
             job.spec.method.tuning,
-            job.spec.trainer.accelerator.class_name,
+            job.status.accelerator_class or job.spec.trainer.accelerator.class_name,
             describe_training(job) or "-",
             made.name if made else "-",
         )
