@@ -72,7 +72,7 @@ def plan_target(job: FineTuneJob, choice: Choice, chooser: Chooser, moved: JobPo
     if moved is not None and moved.move is not None and moved.move.placement is not None:
         class_name = moved.move.placement.class_name
         if class_name in names:
-            return Target(class_name, among, moved.move.for_other_class(moved.gang, now_s))
+            return Target(class_name, among, moved.move.for_other_class(moved.uid, now_s))
     return Target(names[0], among)
 
 

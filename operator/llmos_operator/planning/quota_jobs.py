@@ -72,10 +72,10 @@ def build_job_gangs(
         attempts.setdefault((pod["metadata"]["namespace"], read_labels(pod)[LABEL_REPLICA]), []).append(pod)
     for members in attempts.values():
         members.sort(key=read_rank)
-    succeeded = find_succeeded(attempts)
+    succeeded = _find_succeeded(attempts.values())
     gangs = []
     for (namespace, name), members in attempts.items():
-        if (namespace, name) in succeeded:
+        if members[0]["metadata"]["uid"] in succeeded:
             continue
         accelerator = known.get(read_class(members[0]))
         if accelerator is None or all(read_phase(pod) in FINISHED for pod in members):
@@ -88,17 +88,10 @@ def build_job_gangs(
     return gangs
 
 
-def find_succeeded(gangs: Mapping[tuple[str, str], Sequence[JsonObject]]) -> frozenset[tuple[str, str]]:
-    """Return the gangs whose room is now held by another one, which is whole and was made in their place.
-
-    Args:
-        gangs: pods by namespace and name of their gang, leaders first.
-    """
-    return frozenset(
-        (namespace, succeeds)
-        for (namespace, _), members in gangs.items()
-        if (succeeds := read_record(members[0]["metadata"]).succeeds) and len(members) >= read_size(members)
-    )
+def _find_succeeded(gangs: Iterable[Sequence[JsonObject]]) -> frozenset[str]:
+    """Return the leaders, by uid, whose gang's room another one holds now, which is whole and was made in its place."""
+    whole = (read_record(members[0]["metadata"]).succeeds for members in gangs if len(members) >= read_size(members))
+    return frozenset(uid for uid in whole if uid)
 
 
 def _build_gang(

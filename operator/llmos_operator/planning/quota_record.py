@@ -37,16 +37,17 @@ class QuotaRecord:
     """The placement is of another class than the pods were made for. They stay gated; their owner makes others for
     that class, which go on from this record, and then deletes these."""
     succeeds: str = ""
-    """Name of the moved gang in whose place this one was made: as soon as it is whole it holds that one's room."""
+    """Uid of the leader of the moved gang in whose place this one was made: as soon as it is whole it holds that one's
+    room. Not its name, which another one may get later."""
 
     def for_successor(self) -> QuotaRecord:
         """Return what the gang that takes a withdrawn one's place begins with."""
         return QuotaRecord(attempts=self.attempts, retry_at_s=self.retry_at_s, swaps=self.swaps)
 
-    def for_other_class(self, name: str, now_s: float) -> QuotaRecord:
-        """Return what the gang begins with that is made for the class that gang `name` was admitted to."""
+    def for_other_class(self, uid: str, now_s: float) -> QuotaRecord:
+        """Return what the gang begins with that is made for the class that the gang of leader `uid` was admitted to."""
         successor = self.for_successor()
-        return replace(successor, placement=self.placement, admitted_s=now_s, succeeds=name)
+        return replace(successor, placement=self.placement, admitted_s=now_s, succeeds=uid)
 
 
 _ADAPTER = TypeAdapter(QuotaRecord)

@@ -75,6 +75,7 @@ from llmos_operator.planning.kueue import choose_queue, find_superseded
 from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.canary import end_canaries, look_at_canaries
+from llmos_operator.reconcilers.classes import tend_classes
 from llmos_operator.reconcilers.finetune_log import look_at_log
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
@@ -148,6 +149,8 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     await _delete(context, observed, plan)
     await delete_tidy_pod(context, tidying)
     train = [pod for pod in observed.pods if _is_train(pod)]
+    if job.spec.trainer.accelerator.alternatives and observed.sight.chooser == "ledger":
+        await tend_classes(context, train, choose_classes_of(observed.sight).names)
     await tend_pods(context, job, observed.queue, train, has_quota=observed.has_quota)
     return _look_first(
         plan.look_again_s,

@@ -136,15 +136,14 @@ def _build_targets(key: Key, body: Mapping[str, Any]) -> tuple[Key, ...]:
     if key.kind != INFERENCE_POOLS.kind:
         return ()
     model = (spec.get("modelRef") or {}).get("name")
-    accelerator = (spec.get("accelerator") or {}).get("class")
+    accelerator = spec.get("accelerator") or {}
+    classes = (accelerator.get("class"), *(accelerator.get("alternatives") or ()))
     targets = []
     if model:
         targets.append(Key(LLM_MODELS.kind, key.namespace, model))
     named = (spec.get("adapters") or {}).get("models") or ()
     targets += [Key(LLM_MODELS.kind, key.namespace, each["name"]) for each in named if each.get("name")]
-    if accelerator:
-        targets.append(Key(ACCELERATOR_CLASSES.kind, "", accelerator))
-    return tuple(targets)
+    return (*targets, *(Key(ACCELERATOR_CLASSES.kind, "", name) for name in classes if name))
 
 
 def _build_targets_of_job(key: Key, spec: Mapping[str, Any]) -> tuple[Key, ...]:
