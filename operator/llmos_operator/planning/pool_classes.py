@@ -94,7 +94,7 @@ def unite_revisions(replicas: Iterable[Replica], revisions: Mapping[str, str], n
 
 def find_classes(revisions: Mapping[str, str]) -> dict[str, str]:
     """Return the class of each revision, the preferred one where two are made alike."""
-    return {revision: name for name, revision in reversed(revisions.items())}
+    return {revision: name for name, revision in reversed(list(revisions.items()))}
 
 
 def read_revisions(pool: InferencePool) -> dict[str, str]:
