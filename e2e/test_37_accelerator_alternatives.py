@@ -23,7 +23,11 @@ pytestmark = [pytest.mark.timeout(900)]
 MIXED = "mixed"
 OTHERS = 2
 """Replicas that find no room of the first class."""
-QUOTA = [{"class": name, "guaranteed": PRETEND_GPUS + OTHERS} for name in (PRETEND_CLASS, KWOK_CLASS)]
+QUOTA = [
+    {"class": PRETEND_CLASS, "guaranteed": PRETEND_GPUS},
+    # No more than these: the one in a lost one's place is to wait for the first class until the lost one has ended.
+    {"class": KWOK_CLASS, "guaranteed": OTHERS, "borrowLimit": 0},
+]
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def build_job_gangs(
     succeeded = _find_succeeded(attempts.values())
     gangs = []
     for (namespace, name), members in attempts.items():
-        if members[0]["metadata"]["uid"] in succeeded:
+        if members[0]["metadata"].get("uid", "") in succeeded:
             continue
         accelerator = known.get(read_class(members[0]))
         if accelerator is None or all(read_phase(pod) in FINISHED for pod in members):

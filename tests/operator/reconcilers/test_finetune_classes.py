@@ -218,7 +218,7 @@ async def test_a_class_that_does_not_exist_is_named() -> None:
 
 
 async def test_a_gang_moves_as_one() -> None:
-    storage = {"checkpoint": {"storage": {"accessMode": "ReadWriteMany"}}}
+    storage: dict[str, Any] = {"checkpoint": {"storage": {"accessMode": "ReadWriteMany"}}}
     world = TwoClasses(tenant_of_both(guaranteed=(1, 2)), trainer={**ON_EITHER, "nodes": 2}, **storage)
     await world.prepare()
     await world.go_on()
@@ -269,7 +269,7 @@ async def test_the_prepare_pod_may_go_to_nodes_of_any_class() -> None:
 async def test_an_operator_that_is_cut_off_while_it_moves_is_followed_by_one_that_goes_on(
     verb: str, kind: str, after: int
 ) -> None:
-    storage = {"checkpoint": {"storage": {"accessMode": "ReadWriteMany"}}}
+    storage: dict[str, Any] = {"checkpoint": {"storage": {"accessMode": "ReadWriteMany"}}}
     world = TwoClasses(tenant_of_both(guaranteed=(1, 2)), trainer={**ON_EITHER, "nodes": 2}, **storage)
     await world.prepare()
     await world.quota()
@@ -284,4 +284,16 @@ async def test_an_operator_that_is_cut_off_while_it_moves_is_followed_by_one_tha
     pods = [world.pod(name) for name in world.job_pods()]
     assert [world.is_gated(pod) for pod in pods] == [False, False]
     assert world.status_now()["attempts"]["moves"] == 1
+    assert world.status_now()["phase"] == "Training"
+
+
+async def test_an_alternative_that_is_added_helps_an_attempt_that_waits_already() -> None:
+    world = TwoClasses(tenant_of_both(), trainer={"accelerator": {"class": CLASS}})
+    await fill_the_first_class(world)
+    await world.prepare()
+    await world.go_on(2)
+    assert world.is_gated(world.pod("tune-train-1"))
+    world.change(trainer=ON_EITHER)
+    await world.go_on()
+    assert world.class_of("tune-train-2") == OTHER
     assert world.status_now()["phase"] == "Training"
