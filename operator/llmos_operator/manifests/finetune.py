@@ -24,7 +24,6 @@ from typing import Any, Final
 
 from llmos.api import AcceleratorClass, FineTuneJob, LLMModel, ModelSource, ResolvedModel
 from llmos.api.names import (
-    ANNOTATION_ACCELERATOR_CLASS,
     ANNOTATION_ATTEMPT,
     API_VERSION,
     COMPONENT_PREPARE,
@@ -49,6 +48,7 @@ from llmos_operator.manifests.common import (
     build_owner,
     build_pod_security,
 )
+from llmos_operator.manifests.finetune_classes import build_class_annotations, build_shared_placement
 from llmos_operator.manifests.finetune_gang import (
     Member,
     build_member_args,
@@ -71,6 +71,7 @@ from llmos_operator.manifests.steps import (
     build_source_volumes,
     read_claim_uri,
 )
+from llmos_operator.planning.finetune_classes import Target
 from llmos_operator.planning.finetune_cpu import count_threads, plan_cpu_request
 from llmos_operator.planning.finetune_memory import plan_container_memory
 from llmos_operator.planning.finetune_places import compute_store_uri
@@ -94,6 +95,8 @@ class JobTemplate:
     settings: Settings
     teacher: LLMModel | None = None
     teacher_digest: str = ""
+    classes: tuple[AcceleratorClass, ...] = ()
+    """Those that will do, where the quota chooses among several: the volume of the job is bound for all of them."""
 
     @property
     def image(self) -> str:
@@ -171,6 +174,8 @@ def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:
         init, main = [*init, main], build_keep_container(job, settings)
     pod = _build_pod(template, COMPONENT_PREPARE, number, init, main, [*named.values()])
     pod["spec"]["terminationGracePeriodSeconds"] = PREPARE_STOP_S
+    accelerator = (template.accelerator,) if template.accelerator is not None else ()
+    pod["spec"] |= build_shared_placement(template.classes or accelerator)
     return pod
 
 
@@ -183,6 +188,7 @@ def build_train_pod(
     rank: int = 0,
     size: int = 1,
     is_sharded: bool = False,
+    target: Target | None = None,
 ) -> Manifest:
     """Return a pod of an attempt; with quota it waits behind a gate until the attempt is admitted.
 
@@ -194,6 +200,7 @@ def build_train_pod(
         rank: which pod of the attempt it is.
         size: pods of the attempt.
         is_sharded: whether each holds its share of the model.
+        target: what it is made for; None: the first class that the job names.
     """
     job, trainer = template.job, template.job.spec.trainer
     member = Member(compute_pod_name(job, COMPONENT_TRAIN, number), rank, size)
@@ -217,10 +224,13 @@ def build_train_pod(
         named |= {volume["name"]: volume for volume in build_store_volumes(job, template.settings)}
     pod = _build_pod(template, COMPONENT_TRAIN, number, init, main, [*named.values()])
     metadata, spec = pod["metadata"], pod["spec"]
+    if template.accelerator is not None:
+        spec |= build_placement(template.accelerator)
     metadata["name"] = member.name
     metadata["labels"] |= build_member_labels(member)
     spec |= build_member_placement(job, member)
-    metadata["annotations"][ANNOTATION_ACCELERATOR_CLASS] = trainer.accelerator.class_name
+    target = target or Target(trainer.accelerator.class_name)
+    metadata["annotations"] |= build_class_annotations(target, is_leader=rank == 0)
     spec["terminationGracePeriodSeconds"] = job.spec.checkpoint.on_preempt.deadline_seconds
     if node_labels:
         spec["nodeSelector"] = {**dict(node_labels), **spec.get("nodeSelector", {})}
@@ -368,8 +378,6 @@ def _build_pod(
         spec["initContainers"] = init
     if settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
-    if template.accelerator is not None:
-        spec |= build_placement(template.accelerator)
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolPlan
 from llmos.api.names import (
     ADAPTER_DIR,
+    ANNOTATION_ACCELERATOR_CLASS,
+    ANNOTATION_ACCELERATOR_CLASSES,
     ANNOTATION_ATTEMPT,
     COMPONENT_REPLICA,
     COMPONENT_SERVICE,
@@ -63,6 +65,8 @@ class ReplicaTemplate:
     settings: Settings
     token_hash: str = ""
     """sha256 of the token that the operator bears when it tells which adapters to hold."""
+    classes: tuple[str, ...] = ()
+    """Accelerator classes that will do, the preferred one first, where the pool names several."""
 
     @property
     def image(self) -> str:
@@ -139,11 +143,18 @@ def _build_pod(template: ReplicaTemplate, revision: str, ordinal: int, attempt: 
             replica if rank == 0 else f"{replica}-{rank}",
             pool.metadata.namespace or "",
             labels=labels,
-            annotations={ANNOTATION_ATTEMPT: str(attempt)},
+            annotations={ANNOTATION_ATTEMPT: str(attempt), **_build_class_annotations(template)},
             owner=build_owner(pool.kind, pool.metadata),
         ),
         "spec": spec,
     }
+
+
+def _build_class_annotations(template: ReplicaTemplate) -> dict[str, str]:
+    if template.accelerator is None or not template.classes:
+        return {}
+    made_for = template.accelerator.metadata.name
+    return {ANNOTATION_ACCELERATOR_CLASS: made_for, ANNOTATION_ACCELERATOR_CLASSES: ",".join(template.classes)}
 
 
 def _build_pod_spec(template: ReplicaTemplate, replica: str, rank: int) -> Manifest:

@@ -27,8 +27,17 @@ from typing import Final, Literal
 from llmos.api import AcceleratorClass, FineTuneJob, GateVerdict, InferencePool, LLMModel, Reason
 from llmos.api.job_reasons import say_for_job
 from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, CPU_CLASS
+from llmos_operator.planning.classes import Choice, refuse_unknown
 from llmos_operator.planning.failures import Failure, build_failure, name_model
 from llmos_operator.planning.finetune_canary import NOTHING, CanaryPlan
+from llmos_operator.planning.finetune_classes import (
+    Chooser,
+    Target,
+    choose_job_classes,
+    find_class_warnings,
+    find_moved,
+    plan_target,
+)
 from llmos_operator.planning.finetune_gangs import build_attempts
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
 from llmos_operator.planning.finetune_history import count_failures_in_vain
@@ -53,6 +62,7 @@ START_S: Final = 10.0
 END_S: Final = 15.0
 OBSTACLE_S: Final = 15.0
 SOON_S: Final = 0.1
+_LONGEST_WARNING: Final = 400
 _WITHOUT_PAUSE: Final = frozenset({Reason.Preempted, Reason.Suspended, *CHANGED})
 
 
@@ -67,6 +77,9 @@ class Sight:
     teacher: LLMModel | None = None
     """For task distill."""
     accelerator: AcceleratorClass | None = None
+    alternatives: tuple[AcceleratorClass, ...] = ()
+    """Further classes that the job names, as far as they exist."""
+    chooser: Chooser = "ledger"
     live: TrainReport | None = None
     """The newest progress line of the running attempt."""
     unheard: str = ""
@@ -97,6 +110,8 @@ class NewPod:
     """Which of them to make."""
     is_sharded: bool = False
     """Each holds its share of the model."""
+    target: Target | None = None
+    """What a train pod is made for; None: the first class that the job names."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +179,11 @@ def _find_warnings(plan: JobPlan, sight: Sight) -> tuple[str, ...]:
     is_running = plan.live is not None and plan.live.component == COMPONENT_TRAIN
     silent = None if is_running else ""
     trouble, unsaved = (sight.live.storage_trouble, sight.live.checkpoint_trouble) if sight.live else (silent, silent)
-    return find_warnings(sight.job, total_steps=steps, unheard=sight.unheard, trouble=trouble, unsaved=unsaved)
+    left_out = tuple(
+        each[:_LONGEST_WARNING] for each in find_class_warnings(sight.job, choose_classes_of(sight), sight.chooser)
+    )
+    found = find_warnings(sight.job, total_steps=steps, unheard=sight.unheard, trouble=trouble, unsaved=unsaved)
+    return (*left_out, *found)
 
 
 def with_rollout(plan: JobPlan, rollout: CanaryPlan) -> JobPlan:
@@ -245,10 +264,12 @@ def _plan_live(sight: Sight, record: Record, live: JobPod) -> JobPlan:
 def _plan_completion(sight: Sight, record: Record, live: JobPod) -> JobPlan:
     """Plan the rest of a gang that an operator was killed while making."""
     phase: Phase = "Training" if _is_on_cpu(sight.job) else "Queued"
-    if failure := _refuse_base(sight, record):
+    is_unknown = live.class_name not in ("", CPU_CLASS, *(each.metadata.name for each in _known(sight)))
+    if failure := _refuse_base(sight, record) or (refuse_unknown(live.class_name) if is_unknown else None):
         return JobPlan(record, phase, failure, live, needs_files=True)
     # Ranks that hold the model in different ways would fail, and that would be taken for an error of the job.
-    rest = NewPod(COMPONENT_TRAIN, live.number, live.size, live.missing, is_sharded=live.is_sharded)
+    target = Target(live.class_name, live.classes if len(live.classes) > 1 else ())
+    rest = NewPod(COMPONENT_TRAIN, live.number, live.size, live.missing, is_sharded=live.is_sharded, target=target)
     return JobPlan(record, phase, live.stuck, live, create=rest, needs_files=True)
 
 
@@ -258,7 +279,8 @@ def _plan_attempt(sight: Sight, record: Record) -> JobPlan:
     if job.spec.suspend:
         paused = Failure(Reason.Suspended, build_failure(Reason.Suspended).message)
         return JobPlan(replace(record, failure=paused), "Suspended", paused)
-    if any(pod.state is not PodState.ENDED or pod.is_lost for pod in sight.pods):
+    # One that moved waits until the next one has taken its place.
+    if any(pod.state is not PodState.ENDED or pod.is_lost for pod in sight.pods if pod.move is None):
         return JobPlan(record, "Pending", record.failure)
     if failure := sight.obstacle or sight.foreign or _refuse(sight, record):
         phase: Phase = "Failed" if failure.reason in CHANGED else "Pending"
@@ -283,13 +305,34 @@ def _plan_new(sight: Sight, record: Record) -> JobPlan:
         new = NewPod(COMPONENT_PREPARE, number)
         record = replace(record, prepare_attempt=number, failure=None)
         return JobPlan(record, "Preparing", create=new, needs_files=True)
-    new = NewPod(COMPONENT_TRAIN, number, size, tuple(range(size)), is_sharded=_is_sharded(sight))
+    choice = choose_classes_of(sight)
+    target = plan_target(job, choice, sight.chooser, find_moved(sight.pods), sight.now.timestamp())
+    is_sharded = _is_sharded(sight, choice.find(target.class_name))
+    new = NewPod(COMPONENT_TRAIN, number, size, tuple(range(size)), is_sharded=is_sharded, target=target)
     record = replace(record, attempt=number, failure=None)
     return JobPlan(record, "Training" if _is_on_cpu(job) else "Queued", create=new, needs_files=True)
 
 
-def _is_sharded(sight: Sight) -> bool:
-    return sight.base is not None and should_shard(sight.job.spec, sight.base, sight.accelerator, sight.teacher)
+def choose_classes_of(sight: Sight) -> Choice:
+    """Return which of the job's classes will do."""
+    if sight.base is None:
+        return Choice()
+    return choose_job_classes(sight.job, _known(sight), sight.base, sight.teacher)
+
+
+def find_class(sight: Sight, target: Target | None) -> AcceleratorClass | None:
+    """Return the class that a pod is made for; None on the processor."""
+    if target is None:
+        return sight.accelerator
+    return next((each for each in _known(sight) if each.metadata.name == target.class_name), None)
+
+
+def _known(sight: Sight) -> tuple[AcceleratorClass, ...]:
+    return (*((sight.accelerator,) if sight.accelerator is not None else ()), *sight.alternatives)
+
+
+def _is_sharded(sight: Sight, accelerator: AcceleratorClass | None) -> bool:
+    return sight.base is not None and should_shard(sight.job.spec, sight.base, accelerator, sight.teacher)
 
 
 def _refuse(sight: Sight, record: Record) -> Failure | None:
@@ -299,10 +342,10 @@ def _refuse(sight: Sight, record: Record) -> Failure | None:
     )
     if failure is not None:
         return failure
-    name = sight.job.spec.trainer.accelerator.class_name
-    if name != CPU_CLASS and sight.accelerator is None:
-        return build_failure(Reason.AcceleratorClassNotFound, f"There is no AcceleratorClass {name}.")
-    return refuse_memory(sight.job.spec, sight.base, sight.accelerator, sight.teacher) if sight.base else None
+    if sight.base is None:
+        return None
+    on_any = refuse_memory(sight.job.spec, sight.base, None, sight.teacher)
+    return on_any or choose_classes_of(sight).refusal
 
 
 def _refuse_base(sight: Sight, record: Record) -> Failure | None:
@@ -334,6 +377,9 @@ def _has_to_go(plan: JobPlan, pod: JobPod, member: JobPod) -> bool:
     """Whether a member of an attempt's gang, or its only pod, is to be deleted."""
     if member.is_lost:
         return True
+    if pod.move is not None:
+        # It keeps the room for the one that is made next.
+        return plan.phase != "Pending" or plan.failure is not None
     if member.state in LIVE:
         return plan.live is None or pod.name != plan.live.name
     if pod.state is not PodState.ENDED:

@@ -12,6 +12,7 @@ pod. Pure.
   the spec and the class may have changed since.
 - A rank that ended only because another one did says `PeerLost`, or repeats what the other one said. Where that is all
   that is known, what the other one's kubelet has to say (killed for its memory, evicted) is waited for a little.
+- That the quota moved the attempt to another class stands in the leader's record, and holds for all.
 - Preemption is told by the leader's record, which the ledger writes, or by any pod, where Kueue stops it.
 """
 
@@ -93,7 +94,7 @@ def _state_of(members: Sequence[JobPod], end: End | None) -> PodState:
 
 def _find_end(members: Sequence[JobPod], lost: Sequence[int], now: datetime) -> End | None:
     """Return how an attempt ended, or has to end; None if it goes on."""
-    if members[0].end is not None and members[0].end.kind == "complete":
+    if members[0].end is not None and members[0].end.kind in {"complete", "moved"}:
         return members[0].end
     ends = [(member, member.end) for member in members if member.end is not None and member.end.failure is not None]
     if preempted := next((end for _, end in ends if end.kind == "preempted"), None):

@@ -4,6 +4,7 @@ How an end counts:
 
     complete, prepared      the worker said so and left with exit code 0
     preempted               the quota or Kueue wants the accelerators back: spends nobody's retries
+    moved                   it never began: the quota admitted it to another class, for which the next one is made
     infrastructure          the pod was deleted, evicted, killed, lost with its node, found no node, or failed for a
                             reason that may pass (`back-off` in the table of reasons)
     user                    any other reason: it lies in the job or in what it refers to
@@ -37,11 +38,11 @@ from llmos_operator.planning.failures import (
 from llmos_operator.planning.finetune_reports import Message, read_message
 from llmos_operator.planning.gangs import PodTimes, has_finished, is_deleted, is_holding, is_lost
 from llmos_operator.planning.kueue import is_stopped, waits_for_admission
-from llmos_operator.planning.quota_pods import read_rank, read_size
-from llmos_operator.planning.quota_record import read_record
+from llmos_operator.planning.quota_pods import read_class, read_classes, read_rank, read_size
+from llmos_operator.planning.quota_record import QuotaRecord, read_record
 
 Pod = Mapping[str, Any]
-EndKind = Literal["complete", "prepared", "preempted", "infrastructure", "user", "final"]
+EndKind = Literal["complete", "prepared", "preempted", "moved", "infrastructure", "user", "final"]
 
 FINAL_REASONS: Final = frozenset(
     {
@@ -117,6 +118,12 @@ class JobPod:
     """The quota ledger chose its node, and takes care that it is bound."""
     unbound: Failure | None = None
     """It has had no node for longer than others of its gang should hold theirs."""
+    class_name: str = ""
+    """AcceleratorClass that it was made for."""
+    classes: tuple[str, ...] = ()
+    """Those that the quota chooses among."""
+    move: QuotaRecord | None = None
+    """What the attempt that takes its place goes on from, while room of another class is kept for that."""
     members: tuple[JobPod, ...] = ()
     """The pods of the attempt."""
     missing: tuple[int, ...] = ()
@@ -171,6 +178,9 @@ def _build_pod(pod: Pod, times: PodTimes, now: datetime, *, is_superseded: bool)
         is_sharded=any(SHARDED in (each.get("command") or ()) for each in pod["spec"].get("containers", ())),
         is_placed=read_record(metadata).placement is not None,
         unbound=_find_unbound(pod, times, now) if state is PodState.STARTING else None,
+        class_name=read_class(pod),
+        classes=read_classes(pod),
+        move=read_record(metadata) if end is not None and end.kind == "moved" else None,
     )
 
 
@@ -283,11 +293,20 @@ def _end_before_its_time(
         return End(
             "preempted", build_failure(Reason.Preempted, f"Pod {name} waits for who gives out nothing any more.")
         )
-    if read_record(pod["metadata"]).is_withdrawn:
-        return End("infrastructure", build_failure(Reason.NotBoundInTime, f"Pod {name} was withdrawn."))
+    if taken_back := _end_by_record(pod, state):
+        return taken_back
     if state is PodState.STARTING and (failure := _failure_to_start(pod, times, now)):
         return End("infrastructure", failure)
     return None
+
+
+def _end_by_record(pod: Pod, state: PodState) -> End | None:
+    """Return that the ledger has no use for the pod; None if it has."""
+    record, name = read_record(pod["metadata"]), pod["metadata"]["name"]
+    if record.is_withdrawn:
+        return End("infrastructure", build_failure(Reason.NotBoundInTime, f"Pod {name} was withdrawn."))
+    is_moved = record.is_moved and record.placement is not None
+    return End("moved") if is_moved and state is PodState.WAITING else None
 
 
 def _failure_to_start(pod: Pod, times: PodTimes, now: datetime) -> Failure | None:

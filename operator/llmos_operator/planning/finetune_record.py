@@ -3,7 +3,7 @@
 All memory is in objects. Attempts are numbered from 1 on, and each that ended without a result is counted once, under
 why; so the sum of the counts is the number of the last attempt that was counted:
 
-    pod number <= user + infrastructure + preemptions   it was counted
+    pod number <= user + infrastructure + preemptions + moves   it was counted
     status.attempt > that sum, and there is no such pod its pod vanished before anybody saw it end: it is lost
     status.prepareAttempt, in the same way              as long as the dataset is not prepared
 
@@ -44,6 +44,7 @@ from llmos_operator.planning.finetune_pods import End, JobPod, PodState
 from llmos_operator.planning.finetune_reports import TrainReport
 
 MOST_EVALUATIONS = 20
+_COUNTED_AS = {"preempted": "preemptions", "infrastructure": "infrastructure", "moved": "moves"}
 LIVE = frozenset({PodState.WAITING, PodState.STARTING, PodState.RUNNING})
 
 
@@ -74,7 +75,8 @@ class Record:
     @property
     def counted(self) -> int:
         """Number of the last attempt that was counted."""
-        return self.attempts.user + self.attempts.infrastructure + self.attempts.preemptions
+        ended = self.attempts
+        return ended.user + ended.infrastructure + ended.preemptions + (ended.moves or 0)
 
     @property
     def is_prepared(self) -> bool:
@@ -125,7 +127,8 @@ def update_record(
         record = _take_result(record, pod)
     for pod in pods:
         end = pod.end or _end_of_suspension(job, pod)
-        is_open = end is not None and end.failure is not None and pod.number > record.counted
+        is_failed = end is not None and (end.failure is not None or end.kind == "moved")
+        is_open = is_failed and pod.number > record.counted
         if end is not None and is_open and not (pod.component == COMPONENT_TRAIN and record.is_trained):
             record = _count(record, end, pod, now)
     for vanished in _find_vanished(record, pods):
@@ -178,8 +181,8 @@ def _take_result(record: Record, pod: JobPod) -> Record:
 
 def _count(record: Record, end: End, pod: JobPod, now: datetime) -> Record:
     attempts = record.attempts
-    name = {"preempted": "preemptions", "infrastructure": "infrastructure"}.get(end.kind, "user")
-    counted = attempts.model_copy(update={name: getattr(attempts, name) + 1})
+    name = _COUNTED_AS.get(end.kind, "user")
+    counted = attempts.model_copy(update={name: (getattr(attempts, name) or 0) + 1})
     is_train = pod.component == COMPONENT_TRAIN
     step = record.progress.step if is_train and record.progress is not None else None
     return replace(

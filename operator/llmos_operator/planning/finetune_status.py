@@ -23,6 +23,7 @@ from llmos.api import (
 from llmos.api.job_reasons import say_for_job
 from llmos.api.names import (
     COMPONENT_PREPARE,
+    COMPONENT_TRAIN,
     CONDITION_ADMITTED,
     CONDITION_DATASET_READY,
     CONDITION_EVALUATED,
@@ -76,6 +77,7 @@ def build_job_status(
         metrics=record.evaluations,
         last_checkpoint=_name_claim(record.last_checkpoint, claim_name),
         attempt=record.attempt,
+        accelerator_class=_find_class(plan) or job.status.accelerator_class,
         attempts=record.attempts,
         prepare_attempt=record.prepare_attempt,
         history=record.history,
@@ -92,6 +94,13 @@ def build_job_status(
         warnings=(*plan.attach_warnings, *plan.warnings),
         conditions=build_conditions(_build_facts(job, plan), _previous(job, plan), job.metadata.generation, now),
     )
+
+
+def _find_class(plan: JobPlan) -> str:
+    """Return what the attempt is made for that goes on, or begins; empty if there is none."""
+    if plan.create is not None and plan.create.target is not None:
+        return plan.create.target.class_name
+    return plan.live.class_name if plan.live is not None and plan.live.component == COMPONENT_TRAIN else ""
 
 
 def _as_refused(job: FineTuneJob, plan: JobPlan, refused: Failure) -> JobPlan:

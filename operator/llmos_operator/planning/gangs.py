@@ -34,7 +34,7 @@ from llmos_operator.planning.failures import (
     read_time,
 )
 from llmos_operator.planning.kueue import is_stopped, waits_for_admission
-from llmos_operator.planning.quota_pods import read_rank, read_size
+from llmos_operator.planning.quota_pods import is_gated, read_class, read_rank, read_size
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
 from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, compute_backoff_s
 
@@ -103,7 +103,7 @@ def _build_replica(
     record = read_record(leader["metadata"])
     state = _state_of_gang(gang, now, record)
     failure, failed_at = failure_of_gang(gang, now) if state is ReplicaState.FAILED else (None, now)
-    withdrawn = record.for_successor() if record.is_withdrawn and state is ReplicaState.FAILED else None
+    withdrawn = _find_successor(leader, gang, record, now) if state is ReplicaState.FAILED else None
     attempt = read_attempt(leader["metadata"])
     ran_stable = failure is not None and _ran_stable(leader)
     if ran_stable:
@@ -130,7 +130,20 @@ def _build_replica(
         is_gated=state is ReplicaState.STARTING and all(waits_for_admission(pod) for pod in gang),
         admitted=datetime.fromtimestamp(record.admitted_s, UTC) if record.admitted_s else None,
         withdrawn=withdrawn,
+        class_name=read_class(leader),
     )
+
+
+def _find_successor(leader: Pod, gang: Sequence[Pod], record: QuotaRecord, now: datetime) -> QuotaRecord | None:
+    """Return what the replica begins with that takes the place of this one; None if none is to."""
+    if record.is_withdrawn:
+        return record.for_successor()
+    return record.for_other_class(leader["metadata"]["uid"], now.timestamp()) if _is_moved(gang, record) else None
+
+
+def _is_moved(gang: Sequence[Pod], record: QuotaRecord) -> bool:
+    """Whether the quota keeps room of another class for the replica than its pods were made for."""
+    return record.is_moved and record.stop is None and all(map(is_gated, gang))
 
 
 def _created(pod: Pod, now: datetime) -> datetime:
@@ -199,7 +212,7 @@ def _state_of_gang(gang: Sequence[Pod], now: datetime, record: QuotaRecord) -> R
     has_failed = any(map(_has_failed, gang))
     if any(map(is_going, gang)) and not has_failed:
         return ReplicaState.TERMINATING
-    if record.is_withdrawn or has_failed or find_missing(gang):
+    if record.is_withdrawn or has_failed or find_missing(gang) or _is_moved(gang, record):
         return ReplicaState.FAILED
     if any(pod["metadata"]["labels"].get(LABEL_SERVING) == "false" for pod in gang):
         return ReplicaState.DRAINING

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from llmos.api import InferencePool, InferencePoolStatus, PoolPlan, Reason
+from llmos.api import InferencePool, InferencePoolStatus, PoolClassStatus, PoolPlan, Reason
 from llmos.api.inferencepool import AdapterStatus
 from llmos.api.job_reasons import name_model_fields
 from llmos.api.names import (
@@ -94,6 +94,7 @@ def build_pool_status(
     adapters_fact: Fact | None = None,
     now: datetime,
     admission: Admission | None = None,
+    classes: Sequence[PoolClassStatus] = (),
 ) -> InferencePoolStatus:
     """Return the status of `pool`.
 
@@ -111,6 +112,7 @@ def build_pool_status(
         adapters_fact: the condition AdaptersReady, of a pool that can load adapters.
         now: the current time.
         admission: what the quota says; None if it does not concern the pool.
+        classes: what is true of each accelerator class, if the pool names several.
     """
     layout, refused = replace(layout, refusal=_in_words_of_pools(layout.refusal)), _in_words_of_pools(refused)
     count = _count(size, replicas, revision)
@@ -146,6 +148,7 @@ def build_pool_status(
         url=url,
         revision=revision,
         plan=layout.plan,
+        accelerator_classes=tuple(classes),
         scaling=size.scaling,
         adapters=tuple(adapters),
         conditions=build_conditions(facts, pool.status.conditions, pool.metadata.generation, now),

@@ -19,6 +19,8 @@ from llmos_operator.planning.quota_pods import (
     clamp_priority,
     count_requested,
     has_gate,
+    read_class,
+    read_classes,
     read_created_s,
     read_node,
     read_phase,
@@ -51,8 +53,14 @@ class _Draft:
     terms: _Terms
     gang: Gang | None
     """None: it neither waits nor holds anything."""
+    succeeds: str = ""
+    """Uid of the leader of the gang whose room it holds now."""
     minimum: Gang | None = None
     """The same as one of the replicas that its pool always has."""
+
+    @property
+    def leader_uid(self) -> str:
+        return str(min(self.pods, key=read_rank)["metadata"]["uid"])
 
     def is_of(self, pods: Sequence[JsonObject], terms: _Terms) -> bool:
         return self.terms == terms and len(self.pods) == len(pods) and all(map(is_, self.pods, pods))
@@ -101,6 +109,8 @@ class Drafts:
             for name, pods in replicas.items()
             if (draft := self._draw(f"{namespace}/{name}", pods, terms, tenant)).gang is not None
         ]
+        if succeeded := {draft.succeeds for _, draft in drafts if draft.succeeds}:
+            drafts = [each for each in drafts if each[1].leader_uid not in succeeded]
         drafts.sort(key=lambda each: (each[0].state is GangState.WAITING, each[0].created_s, each[0].id))
         gangs = []
         for gang, draft in drafts:
@@ -112,7 +122,8 @@ class Drafts:
     def _draw(self, gang_id: str, pods: list[JsonObject], terms: _Terms, tenant: Tenant | None) -> _Draft:
         draft = self._last.get(gang_id)
         if draft is None or not draft.is_of(pods, terms):
-            draft = _Draft(pods, terms, _build_gang(gang_id, pods, terms, tenant, self._classes))
+            gang = _build_gang(gang_id, pods, terms, tenant, self._classes)
+            draft = _Draft(pods, terms, gang, _find_succeeded(pods))
         self._now[gang_id] = draft
         return draft
 
@@ -127,6 +138,12 @@ def _read_terms(pool: InferencePool, tenant_name: str, tenant: Tenant | None) ->
         grace_s=float(pool.spec.drain.timeout_seconds),
         priorities=(priorities.min, priorities.max) if priorities is not None else None,
     )
+
+
+def _find_succeeded(pods: Sequence[JsonObject]) -> str:
+    """Return the gang in whose place this one is, if it is whole."""
+    succeeds = read_record(min(pods, key=read_rank)["metadata"]).succeeds
+    return succeeds if len(pods) >= read_size(pods) else ""
 
 
 def _build_gang(
@@ -149,7 +166,7 @@ def _build_gang(
         tenant=terms.tenant,
         owner=terms.owner,
         kind=GangKind.BURST,
-        classes=(class_name,),
+        classes=_read_will_do(leader, class_name, classes),
         pods=len(record.placement.nodes) if record.placement else max(len(pods), size),
         accelerators_per_pod=accelerators,
         priority=clamp_priority(leader, tenant),
@@ -166,6 +183,13 @@ def _build_gang(
     )
 
 
+def _read_will_do(leader: JsonObject, class_name: str, classes: Iterable[AcceleratorClass]) -> tuple[str, ...]:
+    if read_class(leader) != class_name:
+        return (class_name,)
+    known = {each.metadata.name for each in classes}
+    return tuple(name for name in read_classes(leader) if name in known)
+
+
 def _read_made_for(leader: JsonObject, terms: _Terms, classes: Iterable[AcceleratorClass]) -> tuple[str, int]:
     """Return the class and the accelerators of each pod that these pods were made with.
 
@@ -177,7 +201,7 @@ def _read_made_for(leader: JsonObject, terms: _Terms, classes: Iterable[Accelera
     if not asked:
         return terms.class_name, terms.accelerators
     made_for = [name for name, each in sorted(asked.items()) if each.spec.node_selector == wanted] or [terms.class_name]
-    name = terms.class_name if terms.class_name in made_for else made_for[0]
+    name = next((each for each in (read_class(leader), terms.class_name) if each in made_for), made_for[0])
     resource = (asked.get(name) or next(iter(asked.values()))).spec.resource_name
     return name, sum(count_requested(container, resource) for container in leader["spec"]["containers"])
 

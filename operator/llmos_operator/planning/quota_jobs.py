@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from llmos.api import AcceleratorClass, FineTuneJob, Tenant
-from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_JOB, LABEL_REPLICA
+from llmos.api.names import COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_JOB, LABEL_REPLICA
 from llmos.api.tenancy import Owners
 from llmos_operator.planning.quota import Gang, GangKind, GangState, Placement
 from llmos_operator.planning.quota_pods import (
@@ -22,6 +22,8 @@ from llmos_operator.planning.quota_pods import (
     clamp_priority,
     count_requested,
     has_gate,
+    read_class,
+    read_classes,
     read_created_s,
     read_labels,
     read_node,
@@ -68,23 +70,35 @@ def build_job_gangs(
     attempts: dict[tuple[str, str], list[JsonObject]] = {}
     for pod in filter(is_train_pod, pods):
         attempts.setdefault((pod["metadata"]["namespace"], read_labels(pod)[LABEL_REPLICA]), []).append(pod)
+    for members in attempts.values():
+        members.sort(key=read_rank)
+    succeeded = _find_succeeded(attempts.values())
     gangs = []
     for (namespace, name), members in attempts.items():
-        members.sort(key=read_rank)
-        accelerator = known.get((members[0]["metadata"].get("annotations") or {}).get(ANNOTATION_ACCELERATOR_CLASS, ""))
+        if members[0]["metadata"].get("uid", "") in succeeded:
+            continue
+        accelerator = known.get(read_class(members[0]))
         if accelerator is None or all(read_phase(pod) in FINISHED for pod in members):
             continue
         tenant = owners.by_namespace.get(namespace, "")
-        gang = _build_gang(name, members, accelerator, tenant, tenants.get(tenant), saved)
+        will_do = tuple(each for each in read_classes(members[0]) if each in known)
+        gang = _build_gang(name, members, accelerator, will_do, tenant, tenants.get(tenant), saved)
         if gang.state is not GangState.WAITING or len(members) >= read_size(members):
             gangs.append(gang)
     return gangs
+
+
+def _find_succeeded(gangs: Iterable[Sequence[JsonObject]]) -> frozenset[str]:
+    """Return the leaders, by uid, whose gang's room another one holds now, which is whole and was made in its place."""
+    whole = (read_record(members[0]["metadata"]).succeeds for members in gangs if len(members) >= read_size(members))
+    return frozenset(uid for uid in whole if uid)
 
 
 def _build_gang(
     name: str,
     pods: Sequence[JsonObject],
     accelerator: AcceleratorClass,
+    classes: tuple[str, ...],
     owner: str,
     tenant: Tenant | None,
     saved: Mapping[str, float | None],
@@ -103,7 +117,7 @@ def _build_gang(
         tenant=owner,
         owner=job,
         kind=GangKind.JOB,
-        classes=(class_name,),
+        classes=classes,
         pods=len(record.placement.nodes) if record.placement else max(len(pods), read_size(pods)),
         accelerators_per_pod=sum(count_requested(container, resource) for container in leader["spec"]["containers"]),
         priority=clamp_priority(leader, tenant),

@@ -12,6 +12,7 @@ from typing import Any, Final
 from llmos.api import AcceleratorClass, Tenant
 from llmos.api.names import (
     ANNOTATION_ACCELERATOR_CLASS,
+    ANNOTATION_ACCELERATOR_CLASSES,
     ANNOTATION_QUOTA,
     GATE_QUOTA,
     LABEL_GANG_SIZE,
@@ -25,7 +26,7 @@ from llmos_operator.planning.quota_record import QuotaRecord
 JsonObject = Mapping[str, Any]
 
 _METADATA: Final = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
-_ANNOTATIONS: Final = (ANNOTATION_QUOTA, ANNOTATION_ACCELERATOR_CLASS)
+_ANNOTATIONS: Final = (ANNOTATION_QUOTA, ANNOTATION_ACCELERATOR_CLASS, ANNOTATION_ACCELERATOR_CLASSES)
 _SPEC: Final = ("schedulingGates", "nodeName", "nodeSelector", "affinity", "priority", "terminationGracePeriodSeconds")
 
 FINISHED: Final = frozenset({"Succeeded", "Failed"})
@@ -76,12 +77,27 @@ def requests_accelerators(pod: JsonObject, classes: Iterable[AcceleratorClass]) 
     return any(count_requested(container, name) for container in pod["spec"]["containers"] for name in resources)
 
 
+def read_class(pod: JsonObject) -> str:
+    """Return the class that a pod says it was made for; empty if it does not."""
+    return str((pod["metadata"].get("annotations") or {}).get(ANNOTATION_ACCELERATOR_CLASS, ""))
+
+
+def read_classes(pod: JsonObject) -> tuple[str, ...]:
+    """Return the classes that will do for a pod's gang, the preferred one first: the one of the pod is among them."""
+    named = str((pod["metadata"].get("annotations") or {}).get(ANNOTATION_ACCELERATOR_CLASSES, ""))
+    made_for, names = read_class(pod), tuple(name for name in named.split(",") if name)
+    return names if made_for in names else (made_for,)
+
+
 def read_state(pods: Sequence[JsonObject], record: QuotaRecord) -> GangState:
     """Return where a gang is in its life."""
     if record.is_withdrawn or any("deletionTimestamp" in pod["metadata"] for pod in pods):
         return GangState.ENDING
     if record.stop is not None:
         return GangState.STOPPING
+    if record.placement is not None and all(map(is_gated, pods)):
+        # It holds its room already: its pods are released when all of them are there, or others are made for its class.
+        return GangState.STARTING
     if all(map(is_gated, pods)) or (record.placement is None and all(map(has_gate, pods))):
         return GangState.WAITING
     return GangState.RUNNING if all(read_node(pod) for pod in pods) else GangState.STARTING

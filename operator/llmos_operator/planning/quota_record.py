@@ -7,7 +7,7 @@ patch that carries a decision out, so the two cannot disagree. What somebody els
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -33,10 +33,21 @@ class QuotaRecord:
     `retry_at_s` on, and then deletes this one."""
     swaps: tuple[Swap, ...] = ()
     """Who was asked to go for this gang, so that a new operator does not undo it."""
+    is_moved: bool = False
+    """The placement is of another class than the pods were made for. They stay gated; their owner makes others for
+    that class, which go on from this record, and then deletes these."""
+    succeeds: str = ""
+    """Uid of the leader of the moved gang in whose place this one was made: as soon as it is whole it holds that one's
+    room. Not its name, which another one may get later."""
 
     def for_successor(self) -> QuotaRecord:
         """Return what the gang that takes a withdrawn one's place begins with."""
         return QuotaRecord(attempts=self.attempts, retry_at_s=self.retry_at_s, swaps=self.swaps)
+
+    def for_other_class(self, uid: str, now_s: float) -> QuotaRecord:
+        """Return what the gang begins with that is made for the class that the gang of leader `uid` was admitted to."""
+        successor = self.for_successor()
+        return replace(successor, placement=self.placement, admitted_s=now_s, succeeds=uid)
 
 
 _ADAPTER = TypeAdapter(QuotaRecord)

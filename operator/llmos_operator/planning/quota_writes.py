@@ -7,6 +7,9 @@ several writes their order is such that whoever finds only the first of them goe
 - a gang's leader is released first, with the placement in its record: a gang that has lost one gate was admitted, and
   the rest of its gates are lifted by `build_completions`;
 - a withdrawn gang is only marked. Its pool makes the next one, which carries the attempts on, before it deletes it.
+- a gang that is admitted to another class than its pods were made for is only marked as well (`move`): nothing can
+  change what a pod asks for. The mark holds the room. Its owner makes pods for that class whose record has the same
+  placement, before it deletes it, and `build_completions` releases them when all are there.
 
 Every patch names the pod's uid: a pod of the same name that replaced it is not meant.
 """
@@ -27,11 +30,11 @@ from llmos.api.names import (
 )
 from llmos_operator.planning.quota import Gang, GangKind, Placement, QuotaPlan, Reservation, Stop, Swap
 from llmos_operator.planning.quota_jobs import is_train_pod
-from llmos_operator.planning.quota_pods import is_gated, read_rank
+from llmos_operator.planning.quota_pods import is_gated, read_class, read_rank, read_size
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation, read_record
 
 JsonObject = Mapping[str, Any]
-Action = Literal["swap", "unreserve", "ask", "end", "withdraw", "reserve", "admit"]
+Action = Literal["swap", "unreserve", "ask", "end", "withdraw", "reserve", "admit", "move"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,10 @@ def build_completions(pods: Mapping[str, Sequence[JsonObject]]) -> tuple[PodWrit
     writes: list[PodWrite] = []
     for members in pods.values():
         record = read_record(members[0]["metadata"])
-        if record.placement is None or record.is_withdrawn or is_gated(members[0]):
+        if record.placement is None or record.is_withdrawn or record.is_moved:
+            continue
+        # One that goes on from a moved gang has its place before it is released; that may be written only for all.
+        if is_gated(members[0]) and (record.stop is not None or len(members) < read_size(members)):
             continue
         if any("deletionTimestamp" in pod["metadata"] for pod in members):
             continue
@@ -207,7 +213,14 @@ class _Desk:
         self._decide(gang_id, "end", why, tuple(writes), for_gang=for_id)
 
     def admit(self, gang_id: str, placement: Placement, *, is_borrowed: bool) -> None:
-        """Release all pods, each to its node."""
+        """Release all pods, each to its node; where they are made for another class, mark them, which keeps the
+        room."""
+        leader = self._leader(gang_id)
+        if leader is not None and read_class(leader) not in ("", placement.class_name):
+            why = f"It is made for {read_class(leader)}; pods for {placement.class_name} take its place."
+            fields: dict[str, Any] = {"placement": placement, "admitted_s": self._now_s, "reservation": None}
+            self.change(gang_id, "move", why, is_moved=True, **fields)
+            return
         annotations: dict[str, str] = self._change_record(
             gang_id, placement=placement, admitted_s=self._now_s, reservation=None
         )
@@ -267,6 +280,7 @@ _AFTER: Mapping[Action, str] = {
     "withdraw": "ending",
     "reserve": "waiting, room is kept",
     "admit": "starting",
+    "move": "admitted, to be made anew",
 }
 
 

@@ -82,7 +82,10 @@ class Replica:
     admitted: datetime | None = None
     """When the quota admitted it."""
     withdrawn: QuotaRecord | None = None
-    """What the quota says of a replica that was not bound in time: another one takes its place and goes on from it."""
+    """What the quota says of a replica that was not bound in time: another one takes its place and goes on from it. The
+    same of one that was admitted to another class than it was made for."""
+    class_name: str = ""
+    """The accelerator class that it says it was made for."""
 
     @property
     def began(self) -> datetime:

@@ -53,7 +53,16 @@ from llmos_operator.manifests.finetune_trials import build_trial_pod
 from llmos_operator.manifests.replica import build_held_pods
 from llmos_operator.manifests.steps import build_claim_change
 from llmos_operator.planning.failures import Failure, build_failure
-from llmos_operator.planning.finetune import JobPlan, NewPod, Ownership, Sight, plan_job, with_rollout
+from llmos_operator.planning.finetune import (
+    JobPlan,
+    NewPod,
+    Ownership,
+    Sight,
+    choose_classes_of,
+    find_class,
+    plan_job,
+    with_rollout,
+)
 from llmos_operator.planning.finetune_canary import NOTHING
 from llmos_operator.planning.finetune_pods import JobPod, build_job_pods
 from llmos_operator.planning.finetune_proposals import read_values
@@ -66,6 +75,7 @@ from llmos_operator.planning.kueue import choose_queue, find_superseded
 from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.canary import end_canaries, look_at_canaries
+from llmos_operator.reconcilers.classes import tend_classes
 from llmos_operator.reconcilers.finetune_log import look_at_log
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
@@ -139,6 +149,8 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     await _delete(context, observed, plan)
     await delete_tidy_pod(context, tidying)
     train = [pod for pod in observed.pods if _is_train(pod)]
+    if job.spec.trainer.accelerator.alternatives and observed.sight.chooser == "ledger":
+        await tend_classes(context, train, choose_classes_of(observed.sight).names)
     await tend_pods(context, job, observed.queue, train, has_quota=observed.has_quota)
     return _look_first(
         plan.look_again_s,
@@ -155,7 +167,8 @@ def _look_first(*looks: float | None) -> Result:
 
 async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob) -> _Observed:
     kube, namespace, spec = context.kube, key.namespace, job.spec
-    class_name = spec.trainer.accelerator.class_name
+    wanted = spec.trainer.accelerator
+    class_name = wanted.class_name
     pods, claim, config, base, accelerator, output = await asyncio.gather(
         kube.list(PODS, namespace=namespace, label_selector=f"{LABEL_JOB}={key.name}"),
         _observe_claim(context, job, namespace),
@@ -164,6 +177,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         _observe_class(context, class_name),
         kube.get(LLM_MODELS, spec.output.name, namespace),
     )
+    others = [await _observe_class(context, name) for name in wanted.alternatives]
     service = await _observe_service(context, job, namespace)
     teacher = await _observe_teacher(context, job, namespace)
     tenants = await observe_tenants(context)
@@ -183,6 +197,8 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         base=context.shared.parse(LLMModel, base) if base else None,
         teacher=context.shared.parse(LLMModel, teacher) if teacher else None,
         accelerator=context.shared.parse(AcceleratorClass, accelerator) if accelerator else None,
+        alternatives=context.shared.parse_readable(AcceleratorClass, (body for body in others if body is not None)),
+        chooser="kueue" if queue else "ledger" if has_quota else "nobody",
         live=log.report,
         unheard=log.trouble,
         pools=await _observe_pools(context, job),
@@ -344,8 +360,16 @@ async def _build_new_pods(
     if sight.base is None:
         raise LookupError(f"a pod of FineTuneJob {job.metadata.name} was planned without its base model")
     digests = plan.record.base_digest, plan.record.teacher_digest
+    choice = choose_classes_of(sight)
     template = JobTemplate(
-        job, sight.base, sight.accelerator, digests[0], context.settings, sight.teacher, teacher_digest=digests[1]
+        job,
+        sight.base,
+        find_class(sight, new.target),
+        digests[0],
+        context.settings,
+        sight.teacher,
+        teacher_digest=digests[1],
+        classes=choice.usable if sight.chooser == "ledger" else choice.usable[:1],
     )
     if new.component != COMPONENT_TRAIN:
         return [build_prepare_pod(template, new.number)]
@@ -360,6 +384,7 @@ async def _build_new_pods(
             rank=rank,
             size=new.size,
             is_sharded=new.is_sharded,
+            target=new.target,
         )
         for rank in sorted(new.ranks, reverse=True)
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -39,7 +40,16 @@ from llmos_operator.planning.gang_endings import pods_to_remove, pods_to_retire
 from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost
 from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.kueue import choose_queue
-from llmos_operator.planning.layout import plan_layout
+from llmos_operator.planning.pool_classes import (
+    ClassLayout,
+    build_class_statuses,
+    choose_layout,
+    find_classes,
+    find_usable,
+    plan_layouts,
+    read_revisions,
+    unite_revisions,
+)
 from llmos_operator.planning.pools import (
     Admission,
     Layout,
@@ -63,6 +73,7 @@ from llmos_operator.planning.sampling import ScaledPool
 from llmos_operator.reconcilers.adapter_key import KeyUnreadableError
 from llmos_operator.reconcilers.adapters import look_at_adapters, read_token_hash
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
+from llmos_operator.reconcilers.classes import tend_classes
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.kueue import build_kueue_metadata, look_at_kueue, tend_pods
@@ -79,7 +90,8 @@ STARTING_LAST_LOOK_S = 300.0
 class _Observed:
     current: Object
     pool: InferencePool
-    template: ReplicaTemplate | None
+    templates: Mapping[str, ReplicaTemplate]
+    """How replicas are made, by the class that they are made for, the preferred one first; none while none can be."""
     layout: Layout
     revision: str
     pods: list[Object]
@@ -89,6 +101,20 @@ class _Observed:
     """Why nothing new can be made, though it is known how."""
     queue: str = ""
     """The LocalQueue in which they wait; empty if it is not Kueue that admits them."""
+    layouts: tuple[ClassLayout, ...] = ()
+    """On each class that the pool names."""
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    """By class; where nothing can be planned, as the status knows them."""
+
+    @property
+    def template(self) -> ReplicaTemplate | None:
+        """How a replica is made that nothing else is known of."""
+        return next(iter(self.templates.values()), None)
+
+    @property
+    def is_chosen_among(self) -> bool:
+        """Whether the quota chooses among classes."""
+        return self.has_quota and not self.queue
 
 
 async def reconcile_pool(context: Context, key: Key) -> Result:
@@ -113,6 +139,8 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
     replicas, plan = await _plan(context, observed, size)
     _publish(context, key, observed, replicas)
     refused = await _apply_plan(context, observed, plan)
+    if observed.templates and observed.pool.spec.accelerator.alternatives and observed.is_chosen_among:
+        await tend_classes(context, observed.pods, tuple(observed.templates), find_classes(observed.revisions))
     await tend_pods(context, observed.pool, observed.queue, observed.pods, has_quota=observed.has_quota)
     kueue = await look_at_kueue(context, observed.queue, observed.pods)
     adapters = await look_at_adapters(context, observed.pool, observed.pods, replicas)
@@ -132,6 +160,13 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         admission=Admission(context.quota.pool(key), kueue.waits, kueue.stopped)
         if observed.has_quota or kueue.waits
         else None,
+        classes=build_class_statuses(
+            observed.pool,
+            observed.layouts,
+            observed.revisions,
+            replicas,
+            is_chosen_among=observed.is_chosen_among,
+        ),
     )
     announcement = plan_scaling_announcement(observed.pool, size)
     await apply_status_if_changed(context.kube, current, status, context.now(), announcement)
@@ -151,7 +186,7 @@ def _choose_admission(context: Context, observed: _Observed, tenants: Tenants) -
 def _withhold(observed: _Observed, refusal: Failure) -> _Observed:
     """Make nothing new, as for a pool that cannot be planned."""
     revision = observed.pool.status.revision or _newest_revision(observed.pods)
-    return replace(observed, template=None, layout=Layout(refusal=refusal), revision=revision)
+    return replace(observed, templates={}, layout=Layout(refusal=refusal), revision=revision)
 
 
 def _publish(context: Context, key: Key, observed: _Observed, replicas: tuple[Replica, ...]) -> None:
@@ -196,46 +231,72 @@ def _selector(pool: InferencePool) -> str:
 async def _observe(context: Context, current: Object, pool: InferencePool) -> _Observed:
     namespace = pool.metadata.namespace or ""
     # All at once: nobody should wait for their sum.
-    model, accelerator, pods, tenants = await asyncio.gather(
+    model, accelerators, pods, tenants = await asyncio.gather(
         context.kube.get(LLM_MODELS, pool.spec.model_ref.name, namespace),
-        _observe_class(context, pool.spec.accelerator.class_name),
+        _observe_classes(context, pool),
         context.kube.list(PODS, namespace=namespace, label_selector=_selector(pool)),
         _observe_tenants(context, pool),
     )
     has_quota = needs_gate(pool.spec.accelerator.class_name, tenants)
-    parsed_model = parsed_class = None
+    parsed_model = None
     try:
         parsed_model = context.shared.parse(LLMModel, model) if model else None
-        parsed_class = context.shared.parse(AcceleratorClass, accelerator) if accelerator else None
-        layout = plan_layout(pool, parsed_model, parsed_class)
+        known = [context.shared.parse(AcceleratorClass, each) for each in accelerators]
+        layouts = plan_layouts(pool, parsed_model, known)
     except ValidationError as error:
-        layout = _build_unreadable(pool, error)
+        layouts = _build_unreadable(pool, error)
+    layout = choose_layout(layouts).layout
+    without_plan = _Observed(
+        current,
+        pool,
+        {},
+        layout,
+        pool.status.revision or _newest_revision(pods),
+        pods,
+        has_quota,
+        layouts=layouts,
+        revisions=read_revisions(pool),
+    )
     if layout.plan is None:
         # Without a plan nothing new is made, but what runs goes on, and may still shrink.
-        revision = pool.status.revision or _newest_revision(pods)
-        return _Observed(current, pool, None, layout, revision, pods, has_quota)
+        return without_plan
     try:
         token_hash = await read_token_hash(context, pool)
     except KeyUnreadableError as error:
-        revision = pool.status.revision or _newest_revision(pods)
-        return _Observed(current, pool, None, layout, revision, pods, has_quota, error.failure)
-    template = ReplicaTemplate(pool, parsed_model, parsed_class, layout.plan, context.settings, token_hash)
-    return _Observed(current, pool, template, layout, compute_revision(template), pods, has_quota)
+        return replace(without_plan, withheld=error.failure)
+    usable = find_usable(layouts)
+    names = tuple(each.name for each in usable) if pool.spec.accelerator.alternatives else ()
+    templates = {
+        each.name: ReplicaTemplate(
+            pool, parsed_model, each.accelerator, each.layout.plan, context.settings, token_hash, names
+        )
+        for each in usable
+        if each.layout.plan is not None
+    }
+    revisions = {name: compute_revision(template) for name, template in templates.items()}
+    return replace(without_plan, templates=templates, revision=revisions[usable[0].name], revisions=revisions)
 
 
-def _build_unreadable(pool: InferencePool, error: ValidationError) -> Layout:
+def _build_unreadable(pool: InferencePool, error: ValidationError) -> tuple[ClassLayout, ...]:
     """Return that what the pool refers to, and not the pool itself, holds a value that cannot be used."""
-    names = {LLMModel.info.kind: pool.spec.model_ref.name, AcceleratorClass.info.kind: pool.spec.accelerator.class_name}
+    wanted = pool.spec.accelerator
+    classes = " or ".join((wanted.class_name, *wanted.alternatives))
+    names = {LLMModel.info.kind: pool.spec.model_ref.name, AcceleratorClass.info.kind: classes}
     detail = f"{error.title} {names[error.title]}: {describe_fields(error)}."
-    return Layout(refusal=build_failure(Reason.InvalidSpec, detail))
+    layout = Layout(refusal=build_failure(Reason.InvalidSpec, detail))
+    return tuple(ClassLayout(name, layout) for name in (wanted.class_name, *wanted.alternatives))
 
 
 async def _observe_tenants(context: Context, pool: InferencePool) -> list[Object]:
     return [] if pool.spec.accelerator.class_name == CPU_CLASS else await context.kube.list(TENANTS)
 
 
-async def _observe_class(context: Context, name: str) -> Object | None:
-    return None if name == CPU_CLASS else await context.kube.get(ACCELERATOR_CLASSES, name)
+async def _observe_classes(context: Context, pool: InferencePool) -> list[Object]:
+    """Return the classes that the pool names, as far as they exist."""
+    wanted = pool.spec.accelerator
+    names = [name for name in (wanted.class_name, *wanted.alternatives) if name != CPU_CLASS]
+    found = [await context.kube.get(ACCELERATOR_CLASSES, name) for name in names]
+    return [each for each in found if each is not None]
 
 
 def _newest_revision(pods: list[Object]) -> str:
@@ -271,7 +332,8 @@ def _plan_with(
 ) -> tuple[tuple[Replica, ...], ReplicaPlan]:
     now = context.now()
     spec = observed.pool.spec
-    replicas = build_replicas(observed.pods, times=_times(context), now=now, in_flight=in_flight)
+    built = build_replicas(observed.pods, times=_times(context), now=now, in_flight=in_flight)
+    replicas = unite_revisions(built, observed.revisions, observed.revision)
     plan = plan_replicas(
         desired=size.desired,
         revision=observed.revision,
@@ -295,7 +357,7 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
         for new in plan.create:
             await _apply_replica(context, observed, new)
         for replica in plan.complete:
-            await _apply_replica(context, observed, NewReplica(replica.ordinal, replica.attempt))
+            await _complete_replica(context, observed, replica)
     except (Forbidden, Invalid) as error:
         refused = build_refusal(error.message)
     await _drain(context, observed, plan)
@@ -320,15 +382,24 @@ async def _apply_service(context: Context, pool: InferencePool, service: Manifes
     await apply_if_needed(context.kube, service, existing)
 
 
+async def _complete_replica(context: Context, observed: _Observed, replica: Replica) -> None:
+    """Make the pods that a replica lacks, for the class of the others."""
+    name = replica.class_name or next(iter(observed.templates), "")
+    if name in observed.templates:
+        same = replace(observed, templates={name: observed.templates[name]})
+        await _apply_replica(context, same, NewReplica(replica.ordinal, replica.attempt))
+
+
 async def _apply_replica(context: Context, observed: _Observed, new: NewReplica) -> None:
     if observed.template is None:
         return
+    name, record = _choose_class(observed, new)
     pods = build_replica_pods(
-        observed.template,
-        revision=observed.revision,
+        observed.templates[name],
+        revision=observed.revisions[name],
         ordinal=new.ordinal,
         attempt=new.attempt,
-        record=(new.record or QuotaRecord()) if observed.has_quota and not observed.queue else None,
+        record=record if observed.is_chosen_among else None,
     )
     if observed.queue:
         pods = _hold_for_kueue(context, observed, pods)
@@ -337,6 +408,16 @@ async def _apply_replica(context: Context, observed: _Observed, new: NewReplica)
     for pod in reversed(pods):
         if pod["metadata"]["name"] not in existing:
             await context.kube.apply(pod)
+
+
+def _choose_class(observed: _Observed, new: NewReplica) -> tuple[str, QuotaRecord]:
+    """Return what a replica is made for, and what it goes on from."""
+    record = new.record or QuotaRecord()
+    first = next(iter(observed.templates))
+    if record.placement is not None and record.placement.class_name in observed.templates:
+        return record.placement.class_name, record
+    # The room that was kept for it is of a class that will not do any more.
+    return first, record.for_successor()
 
 
 def _hold_for_kueue(context: Context, observed: _Observed, pods: list[Object]) -> list[Object]:

@@ -136,27 +136,28 @@ def _build_targets(key: Key, body: Mapping[str, Any]) -> tuple[Key, ...]:
     if key.kind != INFERENCE_POOLS.kind:
         return ()
     model = (spec.get("modelRef") or {}).get("name")
-    accelerator = (spec.get("accelerator") or {}).get("class")
+    accelerator = spec.get("accelerator") or {}
+    classes = (accelerator.get("class"), *(accelerator.get("alternatives") or ()))
     targets = []
     if model:
         targets.append(Key(LLM_MODELS.kind, key.namespace, model))
     named = (spec.get("adapters") or {}).get("models") or ()
     targets += [Key(LLM_MODELS.kind, key.namespace, each["name"]) for each in named if each.get("name")]
-    if accelerator:
-        targets.append(Key(ACCELERATOR_CLASSES.kind, "", accelerator))
-    return tuple(targets)
+    return (*targets, *(Key(ACCELERATOR_CLASSES.kind, "", name) for name in classes if name))
 
 
 def _build_targets_of_job(key: Key, spec: Mapping[str, Any]) -> tuple[Key, ...]:
-    """Return base model, teacher, the model that is made, the pools that are to load it, and the accelerator class."""
+    """Return base model, teacher, the model that is made, the pools that are to load it, and the classes of
+    accelerators."""
     teacher = (spec.get("method") or {}).get("distill") or {}
     named = (spec.get("baseModelRef"), teacher.get("teacherRef"), spec.get("output"))
     models = ((each or {}).get("name") for each in named)
-    accelerator = ((spec.get("trainer") or {}).get("accelerator") or {}).get("class")
+    accelerator = (spec.get("trainer") or {}).get("accelerator") or {}
+    classes = (accelerator.get("class"), *(accelerator.get("alternatives") or ()))
     targets = [Key(LLM_MODELS.kind, key.namespace, model) for model in models if model]
     attached = (spec.get("output") or {}).get("attachTo") or ()
     targets += [Key(INFERENCE_POOLS.kind, key.namespace, each["pool"]) for each in attached if each.get("pool")]
-    return (*targets, *([Key(ACCELERATOR_CLASSES.kind, "", accelerator)] if accelerator else ()))
+    return (*targets, *(Key(ACCELERATOR_CLASSES.kind, "", name) for name in classes if name))
 
 
 _INTENT: Final = ("uid", "generation", "deletionTimestamp", "labels", "annotations", "finalizers", "ownerReferences")

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from llmos.api.alternatives import ALTERNATIVES_RULES, MAX_ALTERNATIVES
 from llmos.api.canary import AttachTo
 from llmos.api.finetunejob_checkpoint import Checkpointing
 from llmos.api.finetunejob_dataset import Dataset, DatasetFormat
@@ -133,8 +134,14 @@ class Hyperparameters(ApiModel):
 class TrainerAccelerator(ApiModel):
     """What training runs on."""
 
+    rules: ClassVar[tuple[Rule, ...]] = ALTERNATIVES_RULES
+
     class_name: Annotated[Name, Field(alias="class")]
     """Name of an AcceleratorClass; `cpu` needs none."""
+    alternatives: Annotated[tuple[Name, ...], Field(max_length=MAX_ALTERNATIVES), ListSet()] = ()
+    """Names of further AcceleratorClasses that will do, in order of preference. The quota admits each attempt to the
+    first one, `class` before all of these, that the tenant may have and that has room; memory is planned for each. It
+    stays there until it ends. Where no Tenant exists, or Kueue admits, they are not asked for. A search has none."""
 
 
 class Trainer(ApiModel):
@@ -328,6 +335,12 @@ class FineTuneJobSpec(ApiModel):
             "self.trainer.sharding != 'full' || self.method.tuning != 'qlora'",
             "a model of four bits is not sharded: leave trainer.sharding out, or set method.tuning to lora",
             field_path=".trainer.sharding",
+        ),
+        Rule(
+            "!has(self.search) || !has(self.trainer.accelerator.alternatives) || "
+            "self.trainer.accelerator.alternatives.size() == 0",
+            "all trials of a search train on one class: leave trainer.accelerator.alternatives out",
+            field_path=".search",
         ),
         Rule(
             "!has(self.search) || self.trainer.nodes == 1",

@@ -126,6 +126,9 @@ class Attempts(ApiModel):
     """Losses of nodes and pods."""
     preemptions: Annotated[int, Field(ge=0)] = 0
     """Accelerators that were wanted back, and suspensions."""
+    moves: Annotated[int, Field(ge=1)] | None = None
+    """Pods that never began, because the quota admitted them to another class than they were made for: the next attempt
+    is made for that one. Absent = none."""
 
 
 class EndedAttempt(ApiModel):
@@ -271,6 +274,8 @@ class FineTuneJobStatus(ApiModel):
     """The newest complete checkpoint."""
     attempt: Annotated[int, Field(ge=0)] = 0
     """Number of the attempt that runs or ran last, from 1 on."""
+    accelerator_class: Annotated[str, Field(max_length=253)] = ""
+    """AcceleratorClass that the pods of this attempt are made for, or `cpu`. Empty = there was none yet."""
     attempts: Attempts = Attempts()
     """Attempts that ended without a result, by why."""
     prepare_attempt: Annotated[int, Field(ge=0)] = 0

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from llmos.api.alternatives import ALTERNATIVES_RULES, MAX_ALTERNATIVES
 from llmos.api.meta import (
     POD_NAME_PART,
     ApiModel,
@@ -15,6 +16,7 @@ from llmos.api.meta import (
     EnvVar,
     KindInfo,
     ListMap,
+    ListSet,
     LocalReference,
     Metadata,
     Name,
@@ -114,8 +116,14 @@ class Engine(ApiModel):
 class Accelerator(ApiModel):
     """What one replica runs on."""
 
+    rules: ClassVar[tuple[Rule, ...]] = ALTERNATIVES_RULES
+
     class_name: Annotated[Name, Field(alias="class")]
     """Name of an AcceleratorClass; `cpu` needs none."""
+    alternatives: Annotated[tuple[Name, ...], Field(max_length=MAX_ALTERNATIVES), ListSet()] = ()
+    """Names of further AcceleratorClasses that will do, in order of preference. The quota admits each replica to the
+    first one, `class` before all of these, that the tenant may have and that has room; the layout is planned for each.
+    It stays there until it ends. Where no Tenant exists, or Kueue admits, they are not asked for."""
     count: Annotated[int, Field(ge=1, le=256)] = 1
     """Accelerators of one replica. More than the class has on one node (countPerNode) are spread over as few pods as
     will do, the same number in each."""
@@ -307,6 +315,25 @@ class AdapterStatus(ApiModel):
     """The cause and the remedy."""
 
 
+class PoolClassStatus(ApiModel):
+    """Replicas on one accelerator class."""
+
+    class_name: Annotated[str, Field(alias="class", max_length=253)]
+    """Name of the AcceleratorClass."""
+    replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas that are made for it and are not draining."""
+    ready_replicas: Annotated[int, Field(ge=0)] = 0
+    """Those of them that answer."""
+    accelerators: Annotated[int, Field(ge=0)] = 0
+    """Accelerators of it that replicas hold."""
+    revision: Annotated[str, Field(max_length=64)] = ""
+    """Newest revision on it."""
+    plan: PoolPlan | None = None
+    """How a replica is laid out on it; absent if it is left out."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """Why it is left out, or not asked for."""
+
+
 class InferencePoolStatus(ApiModel):
     """What is true now."""
 
@@ -331,7 +358,9 @@ class InferencePoolStatus(ApiModel):
     revision: Annotated[str, Field(max_length=64)] = ""
     """Newest revision: a hash of everything that makes a replica."""
     plan: PoolPlan | None = None
-    """How a replica is laid out."""
+    """How a replica is laid out, on the first class that will do."""
+    accelerator_classes: Annotated[tuple[PoolClassStatus, ...], Field(max_length=8), ListMap(("class",))] = ()
+    """The classes that the pool names, in its order, if these are several."""
     scaling: ScalingStatus | None = None
     """The autoscaler's last decision, and why."""
     adapters: Annotated[tuple[AdapterStatus, ...], Field(max_length=64), ListMap(("name",))] = ()

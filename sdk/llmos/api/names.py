@@ -68,6 +68,8 @@ ANNOTATION_JUDGED_BY: Final = f"{GROUP}/judged-by"
 """On an LLMModel: the FineTuneJob that decides about its shares, as long as it does."""
 ANNOTATION_ACCELERATOR_CLASS: Final = f"{GROUP}/accelerator-class"
 """On the pods of attempts of FineTuneJobs: which AcceleratorClass they are made for."""
+ANNOTATION_ACCELERATOR_CLASSES: Final = f"{GROUP}/accelerator-classes"
+"""On the same, where several will do: their names, the preferred one first, with commas between them."""
 ANNOTATION_QUOTA: Final = f"{GROUP}/quota"
 """On the leader pod of a gang: what the quota ledger decided about it, so that it outlives the operator."""
 

@@ -9,7 +9,7 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from llmos.api import Condition, DatasetReport, Evaluation, FineTuneJob, Gate, MetricComparison, Trainer
+from llmos.api import Condition, DatasetReport, Evaluation, FineTuneJob, Gate, MetricComparison
 from llmos.cli.canaries import draw_canaries, list_attached_words
 from llmos.cli.gates import describe_gate
 from llmos.cli.job_progress import describe_training
@@ -83,12 +83,11 @@ def _draw_facts(job: FineTuneJob) -> RenderableType:
 
 def _fact_rows(job: FineTuneJob) -> list[tuple[str, str]]:
     spec, status = job.spec, job.status
-    trainer = spec.trainer
     rows = [
         ("base", f"{spec.base_model_ref.name} {status.base_digest}".strip()),
         ("method", _say_method(job)),
         ("data", spec.dataset.source.uri),
-        ("trains on", _say_place(trainer)),
+        ("trains on", _say_place(job)),
         ("progress", describe_training(job) or "not begun"),
     ]
     if status.attempt:
@@ -106,9 +105,13 @@ def _fact_rows(job: FineTuneJob) -> list[tuple[str, str]]:
     return rows
 
 
-def _say_place(trainer: Trainer) -> str:
-    each = f"{trainer.accelerators_per_node} x {trainer.accelerator.class_name}"
-    return f"{trainer.nodes} nodes, {each} each" if trainer.nodes > 1 else each
+def _say_place(job: FineTuneJob) -> str:
+    trainer, taken = job.spec.trainer, job.status.accelerator_class
+    wanted = (trainer.accelerator.class_name, *trainer.accelerator.alternatives)
+    each = f"{trainer.accelerators_per_node} x {taken or ' or '.join(wanted)}"
+    place = f"{trainer.nodes} nodes, {each} each" if trainer.nodes > 1 else each
+    others = [name for name in wanted if name != taken] if taken and len(wanted) > 1 else []
+    return f"{place} (or {', '.join(others)})" if others else place
 
 
 def _say_method(job: FineTuneJob) -> str:

@@ -121,10 +121,22 @@ def find_problems(healths: Iterable[Health]) -> tuple[Health, ...]:
 
 def count_accelerators_in_use(snapshot: Snapshot, class_name: str) -> int:
     """Accelerators of a class that the pools and jobs of the snapshot hold."""
-    by_pools = (p.status.accelerators for p in snapshot.pools if p.spec.accelerator.class_name == class_name)
-    training = (job.spec.trainer for job in snapshot.jobs or () if job.status.phase in _HOLDING)
-    by_jobs = (t.nodes * t.accelerators_per_node for t in training if t.accelerator.class_name == class_name)
+    by_pools = (_count_of_pool(pool, class_name) for pool in snapshot.pools)
+    training = [job for job in snapshot.jobs or () if job.status.phase in _HOLDING]
+    there = (job.spec.trainer for job in training if _class_of(job) == class_name)
+    by_jobs = (trainer.nodes * trainer.accelerators_per_node for trainer in there)
     return sum(by_pools) + sum(by_jobs)
+
+
+def _count_of_pool(pool: InferencePool, class_name: str) -> int:
+    status = pool.status
+    if status.accelerator_classes:
+        return sum(each.accelerators for each in status.accelerator_classes if each.class_name == class_name)
+    return status.accelerators if pool.spec.accelerator.class_name == class_name else 0
+
+
+def _class_of(job: FineTuneJob) -> str:
+    return job.status.accelerator_class or job.spec.trainer.accelerator.class_name
 
 
 def build_status_json(snapshot: Snapshot, healths: tuple[Health, ...]) -> dict[str, Any]:

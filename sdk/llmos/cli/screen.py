@@ -76,17 +76,24 @@ def draw_pools(pools: tuple[InferencePool, ...], by_key: Mapping[Key, Health]) -
     table = build_table("POOLS", "NAME", "STATE", "MODEL", "READY", "REPLICAS", "ACCELERATORS", "CONTEXT")
     for pool in pools:
         namespace, name = pool.metadata.namespace, pool.metadata.name
-        wanted = pool.spec.accelerator
         table.add_row(
             draw_name(namespace, name),
             draw_mark(by_key["InferencePool", namespace, name]),
             pool.spec.model_ref.name,
             f"{pool.status.ready_replicas}/{pool.status.desired_replicas}",
             _replicas(pool),
-            f"{pool.status.accelerators} x {wanted.class_name}" if pool.status.accelerators else wanted.class_name,
+            _accelerators(pool),
             str(pool.status.plan.max_model_len) if pool.status.plan else "-",
         )
     return Group(table, "")
+
+
+def _accelerators(pool: InferencePool) -> str:
+    status, wanted = pool.status, pool.spec.accelerator
+    by_class = [f"{each.accelerators} x {each.class_name}" for each in status.accelerator_classes if each.accelerators]
+    if by_class:
+        return ", ".join(by_class)
+    return f"{status.accelerators} x {wanted.class_name}" if status.accelerators else wanted.class_name
 
 
 def _replicas(pool: InferencePool) -> str:
@@ -116,7 +123,7 @@ def draw_jobs(jobs: tuple[FineTuneJob, ...], by_key: Mapping[Key, Health]) -> Re
             draw_mark(by_key["FineTuneJob", namespace, name]),
             job.spec.base_model_ref.name,
             job.spec.method.tuning,
-            job.spec.trainer.accelerator.class_name,
+            job.status.accelerator_class or job.spec.trainer.accelerator.class_name,
             describe_training(job) or "-",
             made.name if made else "-",
         )

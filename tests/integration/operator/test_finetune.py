@@ -19,6 +19,7 @@ from llmos_operator.kube.resources import (
     CONFIG_MAPS,
     FINE_TUNE_JOBS,
     LLM_MODELS,
+    NODES,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
     SERVICES,
@@ -36,6 +37,8 @@ pytestmark = pytest.mark.apiserver
 
 JOB = "tune"
 CLASS = "finetune-test-gpu"
+OTHER = "finetune-test-other"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
 class Cluster:
@@ -219,6 +222,54 @@ async def test_the_quota_sees_an_attempt_that_waits_behind_its_gate(cluster: Clu
     finally:
         await kube.delete(TENANTS, name)
         await kube.delete(ACCELERATOR_CLASSES, CLASS)
+
+
+async def test_an_attempt_moves_to_the_class_that_has_room_and_is_bound_to_a_node_of_it(cluster: Cluster) -> None:
+    """The server takes the pods for both classes, the mark that keeps the room, and what releases a gated pod."""
+    kube, name = cluster.kube, cluster.namespace
+    kind = {"apiVersion": "llmos.dev/v1alpha1"}
+    classes = {CLASS: "nvidia.com/gpu", OTHER: "example.com/gpu"}
+    quota = [{"class": each, "guaranteed": 1, "borrowLimit": 0} for each in classes]
+    tenant = {**kind, "kind": "Tenant", "metadata": {"name": name}, "spec": {"namespaces": [name], "quota": quota}}
+    try:
+        for each, resource in classes.items():
+            spec = {"memory": "80Gi", "resourceName": resource, "nodeSelector": {"gpu": each}}
+            manifest = {**kind, "kind": "AcceleratorClass", "metadata": {"name": each}, "spec": spec}
+            await kube.apply(manifest, field_manager="user")
+        await _make_node(kube, name, OTHER, classes[OTHER])
+        await kube.apply(tenant, field_manager="user")
+        await cluster.begin(trainer={"accelerator": {"class": CLASS, "alternatives": [OTHER]}})
+        await cluster.prepare()
+        assert (await cluster.get(PODS, "tune-train-1"))["spec"]["nodeSelector"] == {"gpu": CLASS}
+        await reconcile_quota(cluster.context, QUOTA)
+        marked = await cluster.get(PODS, "tune-train-1")
+        assert marked["spec"]["schedulingGates"] == [{"name": GATE_QUOTA}]
+        await cluster.go()
+        assert await cluster.names(PODS) == ["tune-train-2"]
+        cluster.context.quota.next_pass = None
+        await reconcile_quota(cluster.context, QUOTA)
+        pod = await cluster.get(PODS, "tune-train-2")
+        assert "schedulingGates" not in pod["spec"]
+        assert pod["spec"]["nodeSelector"] == {"gpu": OTHER}
+        assert pod["spec"]["containers"][0]["resources"]["limits"] == {classes[OTHER]: "1"}
+        [term] = pod["spec"]["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"]
+        assert term["matchFields"][0]["values"] == [name]
+        status = await cluster.go()
+        assert (status["acceleratorClass"], status["attempts"]["moves"]) == (OTHER, 1)
+        assert await cluster.is_quiet()
+    finally:
+        await kube.delete(TENANTS, name)
+        await kube.delete(NODES, name)
+        for each in classes:
+            await kube.delete(ACCELERATOR_CLASSES, each)
+
+
+async def _make_node(kube: AioKube, name: str, of_class: str, resource: str) -> None:
+    identity = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"gpu": of_class}}}
+    await kube.apply(identity, field_manager="kubelet")
+    has = {resource: "1", "pods": "110"}
+    await kube.apply_status({**identity, "metadata": {"name": name}, "status": {"allocatable": has, "capacity": has}})
+    await kube.apply({**identity, "spec": {"taints": []}}, field_manager="kubelet")
 
 
 async def test_what_the_checkpoints_rest_on_cannot_be_changed(cluster: Cluster) -> None:

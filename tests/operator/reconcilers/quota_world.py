@@ -122,7 +122,7 @@ class Cluster(World):
     def pin(pod: dict[str, Any]) -> str:
         affinity = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
         terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [])
-        return terms[0]["matchFields"][0]["values"][0] if terms else ""
+        return terms[0]["matchFields"][0]["values"][0] if terms and "matchFields" in terms[0] else ""
 
     def held(self, namespace: str) -> list[str]:
         """Names of pods that hold an accelerator."""

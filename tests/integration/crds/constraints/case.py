@@ -36,6 +36,7 @@ ITEMS: Final[dict[str, Object]] = {
     "parameters": {"name": "learningRate", "values": [0.001]},
     "replaces": {"pool": "chat", "name": "former"},
     "targetModules": {},
+    "alternatives": {},
     "metrics": {},
     "egressAllow": {},
     "sharedWith": {},

@@ -150,10 +150,50 @@ _TASKS: Final = [
         )
     ),
 ]
+_ALTERNATIVES: Final = "spec.trainer.accelerator.alternatives"
+_ONE_SEARCH: Final = {"parameters": [{"name": "learningRate", "values": [0.001]}], "maxTrials": 1, "parallelism": 1}
 _TRAINER: Final = [
     Case(_JOB, "spec.trainer", "required:accelerator", {}, {"accelerator": None}),
     Case(_JOB, "spec.trainer.accelerator", "required:class", {}, {"class": None}),
     *reference(_JOB, "spec.trainer.accelerator.class"),
+    *unique_items(_JOB, _ALTERNATIVES, 4, [f"gpu-{number}" for number in range(5)]),
+    *reference(_JOB, f"{_ALTERNATIVES}[]"),
+    Case(
+        _JOB,
+        "spec.trainer.accelerator",
+        "rule",
+        {"alternatives": ["nvidia-a100"]},
+        {"alternatives": ["nvidia-a100", "nvidia-h100"]},
+        says="class is the first choice already",
+        blamed=_ALTERNATIVES,
+    ),
+    Case(
+        _JOB,
+        "spec.trainer.accelerator",
+        "rule",
+        {"alternatives": ["b"]},
+        {"alternatives": ["cpu"]},
+        says="is no AcceleratorClass",
+        blamed=_ALTERNATIVES,
+    ),
+    Case(
+        _JOB,
+        "spec.trainer.accelerator",
+        "rule",
+        {"class": "cpu", "alternatives": []},
+        {"class": "cpu", "alternatives": ["b"]},
+        says="is no AcceleratorClass",
+        blamed=_ALTERNATIVES,
+    ),
+    Case(
+        _JOB,
+        "spec",
+        "rule",
+        {"search": _ONE_SEARCH, "trainer": {"accelerator": {"alternatives": []}}},
+        {"search": _ONE_SEARCH, "trainer": {"accelerator": {"alternatives": ["b"]}}},
+        says="all trials of a search train on one class",
+        blamed="spec.search",
+    ),
     *limits(_JOB, "spec.trainer.nodes", 1, 64),
     Case(
         _JOB,

@@ -12,6 +12,7 @@ from tests.integration.crds.constraints.case import (
     one_of,
     pod_name_part,
     reference,
+    unique_items,
 )
 
 _POOL: Final = "InferencePool"
@@ -24,7 +25,18 @@ HOLD_CASES: Final = [
     *limits(_POOL, "spec.hold.maxRequestsPerKey", 0, 100_000),
 ]
 
+_ALTERNATIVES: Final = "spec.accelerator.alternatives"
+
 POOL_CASES: Final = [
+    *unique_items(_POOL, _ALTERNATIVES, 4, [f"gpu-{number}" for number in range(5)]),
+    *reference(_POOL, f"{_ALTERNATIVES}[]"),
+    *(
+        Case(_POOL, "spec.accelerator", "rule", accepted, refused, says=says, blamed=_ALTERNATIVES)
+        for accepted, refused, says in (
+            ({"alternatives": ["b"]}, {"alternatives": ["b", "nvidia-h100"]}, "class is the first choice already"),
+            ({"alternatives": ["b"]}, {"alternatives": ["cpu"]}, "is no AcceleratorClass"),
+        )
+    ),
     Case(_POOL, "", "required:spec", {}, {"spec": None}),
     *pod_name_part(_POOL),
     Case(_POOL, "spec", "required:modelRef", {}, {"modelRef": None}),
