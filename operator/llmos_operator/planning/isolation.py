@@ -285,7 +285,10 @@ def check_engines(pods: Sequence[JsonObject]) -> Finding:
         name, found = min(loose.items())
         more = f" (and {len(loose) - 1} more)" if len(loose) > 1 else ""
         return Finding(Check.ENGINE, False, f"Pod {name}{more}: {', '.join(found)}.")
-    return Finding(Check.ENGINE, True, f"{len(pods)} pods are as restricted as they were made.")
+    # Without their number: the words would be written anew with each pod that comes or goes.
+    return Finding(
+        Check.ENGINE, True, "its pods are as restricted as they were made." if pods else "there are no pods."
+    )
 
 
 def _looseness(pod: JsonObject) -> list[str]:

@@ -9,8 +9,9 @@ no key is ever with two workers, and the memory is bounded by the number of dist
 is answered quickly while thousands of objects are merely looked at again; every eighth turn is routine's, so that it
 goes on under a flood of news.
 
-A key rests after each run for as long as the run took, `rest_s` at least: what changes again and again, as the pods of
-a pool that makes many, is looked at a few times a second and not once for each change.
+A key rests after each run for three times as long as the run took, `rest_s` at least and a second at most: what changes
+again and again, as the pods of a pool that makes many, is looked at a few times a second and not once for each change,
+and takes no more than a quarter of anybody's time.
 
 A key on which all others wait may have a worker of its own (`own_workers`): it starts whenever it is due, however busy
 the others are.
@@ -34,6 +35,8 @@ from typing import Final, Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 LONGEST_REST_S: Final = 1.0
+REST_SHARE: Final = 3.0
+"""Seconds of rest for each second of a run."""
 ROUTINE_TURN: Final = 8
 """One in so many turns is routine's while there is news."""
 
@@ -249,7 +252,7 @@ class WorkQueue(Generic[K]):
             self._is_stopping = True  # The whole program is being cancelled.
         if self._rest_s and key not in self._own_workers and not self._is_stopping:
             self._resting.add(key)
-            rest_s = min(max(self._rest_s, self._now_s() - run.started_s), LONGEST_REST_S)
+            rest_s = min(max(self._rest_s, REST_SHARE * (self._now_s() - run.started_s)), LONGEST_REST_S)
             asyncio.get_running_loop().call_later(rest_s, self._wake, key)
         else:
             self._take_up(key)
