@@ -177,6 +177,15 @@ class Trainer(ApiModel):
 class EarlyStopping(ApiModel):
     """Stop when it no longer gets better."""
 
+    # Objects of older versions hold the default of the time, min, also where somebody changes the metric.
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.mode) || (self.mode == 'min') == (self.metric in {sorted(_LOWER_IS_BETTER)})",
+            "mode is the wrong way round for this metric: min for eval_loss and eval_kl, else max; or leave it out",
+            field_path=".mode",
+        ),
+    )
+
     metric: HeldOutMetric = "eval_loss"
     """What the held-out examples are judged by: eval_loss, the mean loss for each learned token, or what else gates
     know of the task: eval_kl (distill), eval_reward_accuracy, eval_reward_margin (dpo), eval_accuracy, eval_f1
@@ -191,7 +200,7 @@ class EarlyStopping(ApiModel):
     @property
     def is_highest_best(self) -> bool:
         """Whether higher values are better."""
-        return (self.mode or ("min" if self.metric in _LOWER_IS_BETTER else "max")) == "max"
+        return self.metric not in _LOWER_IS_BETTER
 
 
 class EvaluationSuite(ApiModel):

@@ -286,7 +286,7 @@ _CHECKPOINT: Final = [
         blamed="spec.trainer.nodes",
     ),
     *one_of(_JOB, "spec.earlyStopping.metric", "eval_loss"),
-    *one_of(_JOB, "spec.earlyStopping.mode", "min", "max"),
+    *one_of(_JOB, "spec.earlyStopping.mode", "min"),
     *(
         Case(
             _JOB,
@@ -302,6 +302,21 @@ _CHECKPOINT: Final = [
             ("dpo", "preference", "eval_reward_accuracy", "eval_f1"),
             ("token-classification", "tokens-labels", "eval_f1", "eval_kl"),
             ("embedding", "pairs", "eval_recall_at_1", "eval_reward_margin"),
+        )
+    ),
+    *(
+        Case(
+            _JOB,
+            "spec",
+            "rule",
+            {**_stopping_by(task, form, metric), "earlyStopping": {"metric": metric, "mode": right}},
+            {**_stopping_by(task, form, metric), "earlyStopping": {"metric": metric, "mode": wrong}},
+            says="mode is the wrong way round for this metric",
+            blamed="spec.earlyStopping.mode",
+        )
+        for task, form, metric, right, wrong in (
+            ("causal-lm", "chat", "eval_loss", "min", "max"),
+            ("token-classification", "tokens-labels", "eval_f1", "max", "min"),
         )
     ),
     *limits(_JOB, "spec.earlyStopping.patience", 1, 1000),
