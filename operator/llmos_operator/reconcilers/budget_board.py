@@ -5,7 +5,7 @@ lost at any time: gateways tell it again within a second. So do they with the to
 what one told that is gone since waits here until it is written.
 
 All of it is of accounts, which bear the uid of the Tenant: what was told of one that is gone is nothing to another one
-of its name.
+of its name. Of gateways of an older version the tokens of the month count by name all the same: they are told once.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ class BudgetBoard:
     def _build(self, tenant: Tenant, loads: Collection[GatewayLoad], now: datetime) -> TokenNews:
         account = _get_account(tenant)
         windows = build_token_windows(tenant.spec.tokens, account, loads, now)
-        months = {boot: accounts[account] for boot, accounts in self._months.items() if account in accounts}
+        # Gateways of an older version, which are there during an upgrade, tell by name alone; newer ones never do.
+        found = {boot: told.get(account) or told.get(tenant.metadata.name) for boot, told in self._months.items()}
+        months = {boot: tokens for boot, tokens in found.items() if tokens is not None}
         # By then whoever lives has told.
         is_known = self._heard is not None and now - self._heard >= timedelta(seconds=FRESH_S)
         if is_known:
