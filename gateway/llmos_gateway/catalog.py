@@ -63,11 +63,16 @@ class Catalog:
         return self._tenants.is_current(account)
 
     def is_gone(self, account: str) -> bool:
-        """Return whether no key can open anything for the tenant of an account any more: it is gone, perhaps with
-        another one of its name in its place, or on its way and without keys."""
-        if not self.is_synced or not self._tenants.is_current(account):
-            return self.is_synced
+        """Return whether no key can open anything for the tenant of an account any more: another one of its name is in
+        its place, or it is gone or on its way, and without keys.
+
+        A Tenant with keys is not gone because it is absent: nothing of it could be read, perhaps, and may be again.
+        """
         name = read_account(account)
+        if not self.is_synced:
+            return False
+        if self._tenants.has(name) and not self._tenants.is_current(account):
+            return True
         return self._tenants.is_ending(name) and not self.keys.has_tenant(name)
 
     def find_gone(self, accounts: Iterable[str]) -> tuple[str, ...]:

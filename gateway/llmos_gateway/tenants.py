@@ -142,6 +142,10 @@ class TenantBook:
         """Return a tenant, None if it does not exist."""
         return self._access.get(name)
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a tenant of this name, though it may be sealed."""
+        return name in self._tenants
+
     def is_ending(self, name: str) -> bool:
         """Return whether a tenant does not exist, or is being deleted."""
         known = self._tenants.get(name)

@@ -43,6 +43,8 @@ Object = Mapping[str, Any]
 
 POLICIES: Final = frozenset(get_args(Routing.model_fields["policy"].annotation))
 _logger = logging.getLogger(__name__)
+_CLAIMED: Final = ("name", "uid", "creationTimestamp", "deletionTimestamp")
+"""Of the metadata of a Tenant that cannot be read."""
 _FAMILIES: Final = ("IPv4", "IPv6")
 _POOL_PORT: Final = "http"
 _GATEWAY_PORT: Final = "admin"
@@ -217,7 +219,8 @@ def parse_tenant(item: Object) -> Tenant | Sealed:
     try:
         return Tenant.model_validate({"metadata": item["metadata"], "spec": item["spec"]})
     except ValidationError as error:
-        known = {name: item["metadata"].get(name) for name in ("name", "creationTimestamp", "deletionTimestamp")}
+        # The uid, too: its tokens are counted by it, and without it what it has used would look like another one's.
+        known = {name: item["metadata"][name] for name in _CLAIMED if name in item["metadata"]}
         claim = read_claim({"metadata": known, "spec": item.get("spec")})
         if claim is None:
             raise

@@ -41,6 +41,7 @@ from llmos.api.names import (
 from llmos_operator.planning.conditions import Fact, is_false, is_true, is_unknown
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.kv_exits import find_kv_exits
+from llmos_operator.planning.quantities import are_equal_quantities
 
 JsonObject = Mapping[str, Any]
 
@@ -105,13 +106,25 @@ def build_refusal(message: str) -> Failure:
 def is_as_made(desired: JsonObject, stored: JsonObject | None) -> bool:
     """Whether an object is as the operator made it: everything that it says is so, and a NetworkPolicy says no more.
 
-    Defaults that the API server fills in, and fields of others that loosen nothing, do not matter.
+    Defaults that the API server fills in, and fields of others that loosen nothing, do not matter; nor does how it
+    writes a quantity.
     """
     if stored is None:
         return False
     if desired["kind"] == "NetworkPolicy" and not _is_within(stored["spec"], desired["spec"]):
         return False
+    if desired["kind"] == "ResourceQuota":
+        return _is_within(desired, _write_quantities_alike(desired, stored))
     return _is_within(desired, stored)
+
+
+def _write_quantities_alike(desired: JsonObject, stored: JsonObject) -> JsonObject:
+    """Return a stored ResourceQuota with those quantities that are the desired ones written as these are."""
+    wanted, kept = desired["spec"]["hard"], stored["spec"].get("hard") or {}
+    same = {
+        name: wanted[name] for name in wanted.keys() & kept.keys() if are_equal_quantities(wanted[name], kept[name])
+    }
+    return {**stored, "spec": {**stored["spec"], "hard": {**kept, **same}}}
 
 
 def _is_within(wanted: object, existing: object) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmos.api import Reason, Tenant, TenantStatus
 from llmos.api.names import CONDITION_READY
-from llmos_operator.planning.conditions import build_conditions, is_false
+from llmos_operator.planning.conditions import Announcement, build_conditions, is_false
 from llmos_operator.planning.failures import describe
 
 NAMED_AT_MOST = 5
@@ -66,7 +66,19 @@ def build_offboarding_status(tenant: Tenant, left: Sequence[Leftover], now: date
     )
 
 
+def plan_given_up(gateways: Sequence[str]) -> Announcement:
+    """Return the Event of a Tenant that goes although gateways have not told whether they keep its token budget."""
+    message = (
+        f"The Tenant goes without word from gateway {_list(gateways)}, which is ready and which the operator did not "
+        "reach: whether its token budget is dropped there is not known. What is kept in a store expires by itself."
+    )
+    return Announcement(Reason.Offboarding, message, warning=True)
+
+
 def _describe(left: Leftover) -> str:
-    shown = ", ".join(left.names[:NAMED_AT_MOST])
-    more = f" and {len(left.names) - NAMED_AT_MOST} more" if len(left.names) > NAMED_AT_MOST else ""
-    return f"{left.kind} {shown}{more} ({REMEDIES[left.kind]})."
+    return f"{left.kind} {_list(left.names)} ({REMEDIES[left.kind]})."
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMED_AT_MOST])
+    return f"{shown} and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else shown

@@ -5,7 +5,7 @@ lost at any time: gateways tell it again within a second. So do they with the to
 what one told that is gone since waits here until it is written.
 
 All of it is of accounts, which bear the uid of the Tenant: what was told of one that is gone is nothing to another one
-of its name.
+of its name. Of gateways of an older version the tokens of the month count by name all the same: they are told once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from llmos_operator.reconcilers.keys import Key
 NEWS_S: Final = 60.0
 FRESH_S: Final = 10.0
 """A gateway that has not told for longer is gone, and so is what it counted alone."""
+GIVE_UP_S: Final = 600.0
+"""After its deletion a Tenant waits so long for gateways that tell nothing,"""
+PATIENCE_S: Final = 60.0
+"""and for each of them at least so long since this process missed it: a new leader has heard of none yet."""
 LOOK_S: Final = 1.0
 """Between two looks for news."""
 
@@ -45,6 +49,15 @@ class TokenNews:
     """What some told cannot be written before that is known."""
 
 
+@dataclass(frozen=True)
+class Keepers:
+    """Gateways that keep the budget of a Tenant on its way out, or may."""
+
+    awaited: tuple[str, ...]
+    given_up: tuple[str, ...]
+    """They have told nothing for too long."""
+
+
 class BudgetBoard:
     """Tokens of all tenants.
 
@@ -59,6 +72,8 @@ class BudgetBoard:
         self._months: OrderedDict[str, Mapping[str, MonthTokens]] = OrderedDict()
         """By process of a gateway, and account; whoever told last stands at the end."""
         self._told: dict[str, tuple[TokenNews, datetime]] = {}
+        self._missed: dict[str, datetime] = {}
+        """Gateways that should tell and do not, and since when a Tenant waits for them."""
         self._looked: datetime | None = None
         self._heard: datetime | None = None
         """When a gateway told first, since this process began or led."""
@@ -68,6 +83,7 @@ class BudgetBoard:
         self._loads.clear()
         self._months.clear()
         self._told.clear()
+        self._missed.clear()
         self._heard = None
 
     def is_needed(self) -> bool:
@@ -91,9 +107,10 @@ class BudgetBoard:
         self._told[name] = news, now
         return news
 
-    def find_keepers(self, tenant: Tenant, gateways: Collection[str], now: datetime) -> list[str]:
+    def find_keepers(self, tenant: Tenant, gateways: Collection[str], now: datetime) -> Keepers:
         """Return the gateways that tell of the budget of a Tenant on its way out; they drop it when nothing can use it
-        any more. Those that should tell and have not, to this process, may keep it as well.
+        any more. Those that should tell and have not, to this process, may keep it as well, and are waited for until
+        `GIVE_UP_S` after the deletion.
 
         Args:
             tenant: the one.
@@ -103,12 +120,17 @@ class BudgetBoard:
         self._tenants[tenant.metadata.name] = tenant
         loads, account = self._find_fresh(now), _get_account(tenant)
         silent = {*gateways} - {load.gateway for load in loads}
-        return sorted({*silent, *(load.gateway for load in loads if account in load.tenants)})
+        self._missed = {name: self._missed.get(name, now) for name in silent}
+        deleted = tenant.metadata.deletion_timestamp or now
+        given_up = {name for name, since in self._missed.items() if _is_too_long(deleted, since, now)}
+        telling = {load.gateway for load in loads if account in load.tenants}
+        return Keepers(tuple(sorted(telling | silent - given_up)), tuple(sorted(given_up)))
 
     def take(self, load: GatewayLoad, now: datetime) -> None:
         """A gateway tells."""
         self._heard = self._heard or now
         self._loads[load.gateway] = load, now
+        self._missed.pop(load.gateway, None)
         self._months[load.boot] = load.months
         self._months.move_to_end(load.boot)
         while len(self._months) > MOST_GATEWAYS:
@@ -132,7 +154,9 @@ class BudgetBoard:
     def _build(self, tenant: Tenant, loads: Collection[GatewayLoad], now: datetime) -> TokenNews:
         account = _get_account(tenant)
         windows = build_token_windows(tenant.spec.tokens, account, loads, now)
-        months = {boot: accounts[account] for boot, accounts in self._months.items() if account in accounts}
+        # Gateways of an older version, which are there during an upgrade, tell by name alone; newer ones never do.
+        found = {boot: told.get(account) or told.get(tenant.metadata.name) for boot, told in self._months.items()}
+        months = {boot: tokens for boot, tokens in found.items() if tokens is not None}
         # By then whoever lives has told.
         is_known = self._heard is not None and now - self._heard >= timedelta(seconds=FRESH_S)
         if is_known:
@@ -144,6 +168,10 @@ class BudgetBoard:
         fresh = timedelta(seconds=FRESH_S)
         self._loads = {name: told for name, told in self._loads.items() if now - told[1] < fresh}
         return [load for load, _ in self._loads.values()]
+
+
+def _is_too_long(deleted: datetime, missed: datetime, now: datetime) -> bool:
+    return now >= max(deleted + timedelta(seconds=GIVE_UP_S), missed + timedelta(seconds=PATIENCE_S))
 
 
 def _get_account(tenant: Tenant) -> str:

@@ -277,7 +277,7 @@ async def _apply(look: _Look, manifest: Manifest) -> str:
         if place[0] == NETWORK_POLICIES.kind:
             look.changed.add(place[1])
         why = CHECKS[_CHECK_OF_KIND[place[0]]].enforced_by
-        _tell_audit("isolate", look.tenant, place, old=old, new="as it was made", why=why)
+        tell_audit("isolate", look.tenant, place, old=old, new="as it was made", why=why)
     return "" if is_as_made(manifest, stored) else f"{manifest['kind']} {place[2]} is not as it was made."
 
 
@@ -313,7 +313,7 @@ async def _prune(look: _Look, owned: Sequence[str]) -> None:
         is_told = uid in known and "deletionTimestamp" in item["metadata"]
         if kind != SERVICE_ACCOUNTS.kind and not is_told:
             why = f"{namespace or name} is no namespace of the tenant any more, or it is not needed there."
-            _tell_audit("release", look.tenant, place, old="as it was made", new="gone", why=why)
+            tell_audit("release", look.tenant, place, old="as it was made", new="gone", why=why)
 
 
 async def _release_namespace(context: Context, namespace: Object) -> None:
@@ -326,7 +326,7 @@ async def _release_namespace(context: Context, namespace: Object) -> None:
     await context.kube.apply(build_namespace_release(name, uid))
 
 
-def _tell_audit(action: str, tenant: Tenant, place: Place, *, old: str, new: str, why: str) -> None:
+def tell_audit(action: str, tenant: Tenant, place: Place, *, old: str, new: str, why: str) -> None:
     """Write the line of a decision that was carried out."""
     kind, namespace, name = place
     what = {"kind": kind, "namespace": namespace, "name": name}

@@ -28,10 +28,16 @@ from llmos_operator.kube.resources import (
     TENANTS,
 )
 from llmos_operator.planning.isolation import is_ready
-from llmos_operator.planning.offboarding import Leftover, build_offboarding_status, find_leftovers
+from llmos_operator.planning.offboarding import (
+    Leftover,
+    build_offboarding_status,
+    find_leftovers,
+    plan_given_up,
+)
 from llmos_operator.reconcilers.base import DONE, Context, Result
-from llmos_operator.reconcilers.isolation import reconcile_isolation, release_isolation
-from llmos_operator.reconcilers.writing import apply_status_if_changed
+from llmos_operator.reconcilers.budget_board import GIVE_UP_S
+from llmos_operator.reconcilers.isolation import reconcile_isolation, release_isolation, tell_audit
+from llmos_operator.reconcilers.writing import apply_status_if_changed, build_event
 
 LOOK_S = 5.0
 
@@ -48,20 +54,27 @@ async def reconcile_offboarding(
     """Let a Tenant go when nothing is left of it; until then say what is, and keep it apart as before."""
     if FINALIZER_OFFBOARDING not in tenant.metadata.finalizers:
         return DONE
-    if left := await observe_leftovers(context, tenant):
+    left, given_up = await observe_leftovers(context, tenant)
+    if left:
         await reconcile_isolation(context, tenant, tenants, classes)
         status = build_offboarding_status(tenant, left, context.now())
         await apply_status_if_changed(context.kube, current, status, context.now())
         return Result(requeue_after_s=LOOK_S)
+    if given_up:
+        await _tell_given_up(context, current, tenant, given_up)
     context.budgets.forget(tenant.metadata.name)
     await release_isolation(context, tenant, tenants, classes)
     await _write_finalizers(context, tenant, [f for f in tenant.metadata.finalizers if f != FINALIZER_OFFBOARDING])
     return DONE
 
 
-async def observe_leftovers(context: Context, tenant: Tenant) -> tuple[Leftover, ...]:
+async def observe_leftovers(context: Context, tenant: Tenant) -> tuple[tuple[Leftover, ...], tuple[str, ...]]:
     """Find what is left: keys by what they say, budgets by what each gateway that is ready tells, everything else in
-    the namespaces that bear the tenant's label."""
+    the namespaces that bear the tenant's label.
+
+    Returns:
+        That, and the gateways that may keep a budget and are not waited for any longer.
+    """
     kube, name = context.kube, tenant.metadata.name
     keys, namespaces, gateways = await asyncio.gather(
         kube.list(SECRETS, namespace=context.settings.namespace, label_selector=SECRET_SELECTOR),
@@ -78,7 +91,17 @@ async def observe_leftovers(context: Context, tenant: Tenant) -> tuple[Leftover,
         found[kind.kind] = [item for items in listed for item in items]
     own_keys = [str(key["metadata"]["name"]) for key in keys if _tenant_of(key) == name]
     telling = [str(pod["metadata"]["name"]) for pod in gateways if is_ready(pod)]
-    return find_leftovers(found, own_keys, context.budgets.find_keepers(tenant, telling, context.now()))
+    keepers = context.budgets.find_keepers(tenant, telling, context.now())
+    return find_leftovers(found, own_keys, keepers.awaited), keepers.given_up
+
+
+async def _tell_given_up(context: Context, current: Object, tenant: Tenant, gateways: Sequence[str]) -> None:
+    """Say of which gateways nobody knows whether they keep a budget, before the Tenant goes."""
+    why = f"It was ready and told this operator nothing, {GIVE_UP_S:g} s after the Tenant was deleted."
+    for name in gateways:
+        place = PODS.kind, context.settings.namespace, name
+        tell_audit("give-up", tenant, place, old="may keep a token budget", new="not waited for", why=why)
+    await context.kube.create_event(build_event(current, plan_given_up(gateways), context.now()))
 
 
 def _tenant_of(secret: Object) -> str:

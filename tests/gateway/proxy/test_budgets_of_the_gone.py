@@ -11,6 +11,8 @@ from redis import Redis
 
 from llmos.api import Tenant
 from llmos.api.load import GatewayLoad
+from llmos_gateway.cluster.objects import parse_tenant
+from tests.gateway.cluster.objects import tenant_object
 from tests.gateway.engines import open_engine
 from tests.gateway.proxy.budget_stage import EVEN, ask, open_tenant, read_status, read_used, wait_for_used
 from tests.gateway.redis_server import Server
@@ -47,6 +49,32 @@ async def test_a_tenant_made_anew_under_the_same_name_has_used_nothing_even_if_n
         (*_, last) = await stage.read_log(3)
     assert load.months["acme/new"].output_tokens == last["completion_tokens"]
     assert set(load.months) == set(load.tenants) == {"acme/new"}
+
+
+@pytest.mark.parametrize("is_claim_readable", [True, False])
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_a_tenant_that_cannot_be_read_for_a_while_keeps_what_it_used(
+    server: Server, *, is_shared: bool, is_claim_readable: bool
+) -> None:
+    options = {"sweep_s": 0.01, **({"budget_store": server.url} if is_shared else {})}
+    async with open_engine() as engine, open_tenant(engine, options=options) as stage:
+        put_tenant(stage, "u1", perDay="1000")
+        assert await read_status(ask(stage, max_tokens=100)) == 200
+        await wait_for_used(stage, 10)
+        newer = tenant_object("acme", "team" if is_claim_readable else "Not A Namespace", weight="heavy")
+        newer["metadata"]["uid"] = "u1"
+        if is_claim_readable:
+            stage.catalog.put_tenant(parse_tenant(newer))
+        else:  # As the watch takes what it cannot parse at all: it is absent.
+            with pytest.raises(ValueError, match="namespaces"):
+                parse_tenant(newer)
+            stage.catalog.remove_tenant("acme")
+        assert await read_status(ask(stage, max_tokens=100)) == 403
+        await asyncio.sleep(0.2)  # Some sweeps, of which none may take anything away.
+        put_tenant(stage, "u1", perDay="1000")
+        load = await read_whole_load(stage)
+    assert {use.window: use.used for use in load.tenants["acme/u1"]}["day"] == 10
+    assert load.months["acme/u1"].output_tokens > 0
 
 
 def put_tenant(stage: Stage, uid: str, **tokens: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from llmos.api.isolation import Check, parse_findings
 from llmos.api.names import LABEL_TENANT
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.errors import Forbidden, NotFound
@@ -26,6 +28,17 @@ from llmos_operator.reconcilers.base import Context, Key
 from llmos_operator.reconcilers.tenant import reconcile_tenant
 
 pytestmark = pytest.mark.apiserver
+
+_REWRITTEN = [
+    ("1.5Ti", "1536Gi"),
+    ("1024Gi", "1Ti"),
+    ("2000G", "2T"),
+    ("1024Pi", "1Ei"),
+    ("0.1", "100m"),
+    ("0.00001", "1m"),
+    ("20000P", "20E"),
+]
+"""Quantities, and how the API server writes them."""
 
 
 class Tenants:
@@ -112,6 +125,23 @@ async def test_a_claim_that_is_more_than_the_tenant_s_storage_is_refused_and_the
     with pytest.raises(Forbidden) as refused:
         await kube.apply(build_claim(namespace, "third", "1Gi"))
     assert "spec.storage of its Tenant" in build_refusal(refused.value.message).message
+
+
+@pytest.mark.parametrize(("size", "stored"), _REWRITTEN)
+async def test_storage_that_the_api_server_writes_in_another_way_is_as_it_was_made(
+    tenants: Tenants, namespace: str, size: str, stored: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await tenants.write("a", namespace, storage={"size": size})
+    (before,) = await tenants.kube.list(RESOURCE_QUOTAS, namespace=namespace)
+    assert before["spec"]["hard"]["requests.storage"] == stored
+    found = await tenants.kube.get(TENANTS, tenants.name("a"))
+    assert found is not None
+    (isolation,) = (c for c in found["status"]["conditions"] if c["type"] == "IsolationReady")
+    (quota,) = (each for each in parse_findings(isolation["message"]) if each.check == Check.QUOTA)
+    assert quota.is_ok, quota.seen
+    with caplog.at_level(logging.INFO, logger="llmos.audit"):
+        await tenants.look("a")
+    assert "isolate ResourceQuota" not in caplog.text, "it is not written again"
 
 
 def build_claim(namespace: str, name: str, size: str) -> dict[str, Any]:

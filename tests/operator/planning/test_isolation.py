@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from llmos.api import AcceleratorClass, Engine, Reason, Tenant
 from llmos.api.isolation import CHECKS, Check, Finding, format_findings, parse_findings
+from llmos_operator.manifests.isolation.limits import build_resource_quota
+from llmos_operator.manifests.isolation.tenant_namespace import TenantNamespace
 from llmos_operator.manifests.replica import build_replica_pods
 from llmos_operator.planning.isolation import (
     PROBED_AT_MOST,
@@ -26,6 +28,7 @@ from llmos_operator.planning.isolation import (
     may_select_ours,
     plan_backstop,
 )
+from llmos_operator.planning.settings import Settings
 from tests.operator.manifests.samples import template
 from tests.operator.reconcilers.tenants import build_tenant
 
@@ -133,6 +136,32 @@ def test_what_our_own_quota_refuses_is_told_as_the_tenant_s_quota_and_nothing_el
     own = 'pods "chat-0" is forbidden: exceeded quota: llmos-quota, requested: requests.nvidia.com/gpu=1'
     assert build_refusal(own).reason is Reason.QuotaExceeded
     assert build_refusal(own.replace("llmos-quota", "team-quota")).reason is Reason.ForbiddenByPolicy
+
+
+@pytest.mark.parametrize(
+    ("written", "stored", "is_same"),
+    [
+        ("1.5Ti", "1536Gi", True),
+        ("1024Gi", "1Ti", True),
+        ("2000G", "2T", True),
+        ("0.5", "500m", True),
+        ("1Ti", "1T", False),
+        ("1", "1500m", False),
+        ("1500m", "1501m", False),
+    ],
+)
+def test_quantities_are_compared_as_numbers_however_the_api_server_stores_them(
+    written: str, stored: str, *, is_same: bool
+) -> None:
+    made, kept = build_quota(written), build_quota(stored)
+    assert is_as_made(made, kept) is is_same
+    del kept["spec"]["hard"]["requests.storage"]
+    assert not is_as_made(made, kept)
+
+
+def build_quota(size: str) -> dict[str, Any]:
+    made = Tenant.model_validate(build_tenant("a", "team-a", storage={"size": size}))
+    return build_resource_quota(TenantNamespace(made, "team-a", "uid", Settings()), {})
 
 
 def test_what_the_storage_of_the_tenant_refuses_names_the_field_that_does() -> None:

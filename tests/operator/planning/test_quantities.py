@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.utils.quantity import parse_quantity
 
-from llmos_operator.planning.quantities import parse_quantity_bytes
+from llmos_operator.planning.quantities import are_equal_quantities, parse_quantity_bytes
 
 KNOWN = {
     "8": 8,
@@ -32,3 +34,11 @@ SUFFIXES = ("", "m", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi")
 @given(number=st.decimals(0, 10**6, places=2), suffix=st.sampled_from(SUFFIXES))
 def test_it_agrees_with_the_official_client(number: object, suffix: str) -> None:
     assert parse_quantity_bytes(f"{number}{suffix}") == int(parse_quantity(f"{number}{suffix}"))
+
+
+@given(number=st.decimals(0, 10**3, places=2), suffix=st.sampled_from(SUFFIXES), other=st.sampled_from(SUFFIXES))
+def test_quantities_are_equal_where_the_official_client_says_so(number: object, suffix: str, other: str) -> None:
+    first, second = f"{number}{suffix}", f"{number}{other}"
+    milli = [math.ceil(1000 * parse_quantity(each)) for each in (first, second)]
+    assert are_equal_quantities(first, second) is (milli[0] == milli[1])
+    assert are_equal_quantities(first, first)

@@ -33,10 +33,10 @@ class Told:
         uses = (TokenUse(window="day", start_s=int(day.timestamp()), used=used),)
         self.world.context.budgets.take(GatewayLoad(gateway=gateway, boot="b", tenants={self.account: uses}), now)
 
-    def tell_month(self, output: int, boot: str = "b") -> None:
+    def tell_month(self, output: int, boot: str = "b", *, account: str = "") -> None:
         now = self.world.time
         tokens = MonthTokens(month=now.strftime("%Y-%m"), input_tokens=3 * output, output_tokens=output)
-        load = GatewayLoad(gateway=f"of-{boot}", boot=boot, months={self.account: tokens})
+        load = GatewayLoad(gateway=f"of-{boot}", boot=boot, months={account or self.account: tokens})
         self.world.context.budgets.take(load, now)
 
     async def read_month(self) -> dict[str, Any]:
@@ -145,6 +145,19 @@ async def test_tokens_of_the_month_are_counted_once_over_ends_of_gateways_and_op
     told.world.context.budgets.clear()
     told.tell_month(8, "second")
     assert (await told.read_month())["outputTokens"] == 138, "a new operator goes on from there"
+
+
+async def test_what_gateways_of_an_older_version_tell_by_name_alone_counts_during_the_upgrade() -> None:
+    told = Told()
+    told.tell_month(100, "older", account="acme")
+    told.tell_month(5, "newer")
+    assert (await told.read_month())["outputTokens"] == 105
+    told.world.pass_time(2 * NEWS_S)
+    told.tell_month(130, "older", account="acme")
+    told.tell_month(8, "newer")
+    assert (await told.read_month())["outputTokens"] == 138
+    told.tell_month(1000, "older", account="acme-2")
+    assert (await told.read_month())["outputTokens"] == 138, "that is another tenant"
 
 
 async def test_a_tenant_made_anew_under_the_same_name_is_charged_nothing_of_the_old_one() -> None:

@@ -15,6 +15,7 @@ from llmos.api.tenancy import build_account
 from llmos_operator.kube.resources import NAMESPACES, NETWORK_POLICIES, TENANTS
 from llmos_operator.planning.isolation import SETTLING_S, Doors
 from llmos_operator.planning.settings import Settings
+from llmos_operator.reconcilers.budget_board import GIVE_UP_S, PATIENCE_S
 from llmos_operator.reconcilers.isolation import LOOK_S, SETTLING_LOOK_S
 from tests.operator.reconcilers.tenants import build_tenant, surroundings
 from tests.operator.reconcilers.test_isolation import look, world_of
@@ -57,6 +58,49 @@ async def test_a_tenant_that_was_deleted_waits_for_each_gateway_that_is_ready_an
     assert "Token budget in gateway late, told (" in condition(await look(world))["message"]
     for name in ("told", "late"):
         world.context.budgets.take(GatewayLoad(gateway=name, boot=name), world.time)
+    await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+
+
+async def test_a_gateway_that_is_ready_and_never_tells_holds_a_tenant_up_for_a_while_only_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = world_of(build_gateway("cut-off", is_ready=True))
+    await look(world)
+    await world.kube.delete(TENANTS, "a")
+    assert "Token budget in gateway cut-off (" in condition(await look(world))["message"]
+    world.pass_time(GIVE_UP_S - 1)
+    assert "Token budget in gateway cut-off (" in condition(await look(world))["message"]
+    world.pass_time(2)
+    with caplog.at_level(logging.INFO, logger="llmos.audit"):
+        await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+    event = world.kube.events[-1]
+    assert (event["type"], event["regarding"]["name"]) == ("Warning", "a")
+    assert "gateway cut-off" in event["note"]
+    told = [vars(record)["fields"]["audit"] for record in caplog.records]
+    assert [(each["tenant"], each["name"]) for each in told if each["action"] == "give-up"] == [("a", "cut-off")]
+
+
+async def test_a_new_leader_gives_gateways_the_time_to_tell_however_long_a_tenant_has_waited() -> None:
+    world = world_of(build_gateway("late", is_ready=True))
+    await look(world)
+    await world.kube.delete(TENANTS, "a")
+    await look(world)
+    world.pass_time(2 * GIVE_UP_S)
+    world.context.budgets.clear()
+    for waited_s in (0, PATIENCE_S - 1):
+        world.pass_time(waited_s)
+        assert "Token budget in gateway late (" in condition(await look(world))["message"]
+    account = build_account("a", find_uid(world))
+    uses = {account: (TokenUse(window="day", start_s=0, used=7),)}
+    for _ in range(3):  # Whoever tells that it keeps a budget is waited for.
+        world.context.budgets.take(GatewayLoad(gateway="late", boot="b", tenants=uses), world.time)
+        assert "Token budget in gateway late (" in condition(await look(world))["message"]
+        world.pass_time(GIVE_UP_S)
+    # It is silent again, and has as long as at first.
+    assert "Token budget in gateway late (" in condition(await look(world))["message"]
+    world.pass_time(PATIENCE_S)
     await world.reconcile("Tenant", "a", "")
     assert world.kube.all(TENANTS) == []
 
