@@ -378,8 +378,9 @@ def _has_to_go(plan: JobPlan, pod: JobPod, member: JobPod) -> bool:
     if member.is_lost:
         return True
     if pod.move is not None:
-        # It keeps the room for the one that is made next.
-        return plan.phase != "Pending" or plan.failure is not None
+        # It keeps the room for the one that is made next, also while that one's making is refused, and paused after it.
+        is_paused = plan.failure is None or plan.failure == plan.record.failure
+        return plan.phase != "Pending" or not is_paused
     if member.state in LIVE:
         return plan.live is None or pod.name != plan.live.name
     if pod.state is not PodState.ENDED:
@@ -390,6 +391,12 @@ def _has_to_go(plan: JobPlan, pod: JobPod, member: JobPod) -> bool:
         is_last = pod.number == plan.record.counted
         return plan.create is not None or plan.live is not None or plan.phase == "Succeeded" or not is_last
     return plan.phase == "Succeeded" or (pod.component == COMPONENT_PREPARE and plan.record.is_prepared)
+
+
+def keep_moved(plan: JobPlan) -> JobPlan:
+    """Return the plan of a job whose next attempt was refused: the one that moved keeps the room for it."""
+    kept = {pod.number for pod in plan.delete if pod.move is not None} if plan.create is not None else set()
+    return replace(plan, delete=tuple(pod for pod in plan.delete if pod.number not in kept))
 
 
 def _next_look_s(plan: JobPlan, sight: Sight) -> float | None:

@@ -86,6 +86,18 @@ class Replica:
     same of one that was admitted to another class than it was made for."""
     class_name: str = ""
     """The accelerator class that it says it was made for."""
+    succeeds: str = ""
+    """Uid of the leader of the moved replica in whose place it was made."""
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether it was admitted to another class than it was made for, and keeps the room."""
+        return bool(self.moved_uid)
+
+    @property
+    def moved_uid(self) -> str:
+        """Uid of the leader of one that moved; empty for another one."""
+        return self.withdrawn.succeeds if self.withdrawn is not None else ""
 
     @property
     def began(self) -> datetime:
@@ -148,12 +160,13 @@ def plan_replicas(
         now: the current time.
         settle_s: seconds that a draining replica waits before it is deleted, so that the Service forgets it.
     """
+    succeeded = _find_succeeded(replicas)
     finished = tuple(r for r in replicas if r.state is ReplicaState.DRAINING and _drain_left_s(r, now, settle_s) <= 0)
     removable, drain = _plan_removal(desired, revision, replicas, limits, now)
     create, retried = _plan_creation(desired, revision, replicas, limits, now)
     # One pod that is deleted takes its gang along.
     torn = tuple(r for r in replicas if r.is_torn)
-    delete = _unique((*finished, *torn, *removable, *retried))
+    delete = _unique((*finished, *torn, *succeeded, *removable, *retried))
     gone = {replica.name for replica in (*drain, *delete)}
     return ReplicaPlan(
         create=create,
@@ -191,7 +204,8 @@ def _plan_creation(
 ) -> tuple[tuple[NewReplica, ...], tuple[Replica, ...]]:
     """Return the replicas to create and the failed ones that they replace."""
     newest = [r for r in replicas if r.revision == revision]
-    failed = [r for r in newest if r.state is ReplicaState.FAILED]
+    succeeded = _find_succeeded(replicas)
+    failed = [r for r in newest if r.state is ReplicaState.FAILED and r not in succeeded]
     due = sorted((r for r in failed if _is_due(r, now)), key=lambda r: r.ordinal)
     waiting = len(failed) - len(due)
     alive = sum(1 for r in newest if _is_alive(r))
@@ -204,6 +218,13 @@ def _plan_creation(
     ordinals = _free_ordinals({r.ordinal for r in newest}, count)
     again = [_try_again(failed, ordinal) for failed, ordinal in zip(retried, ordinals, strict=False)]
     return (*again, *(NewReplica(ordinal) for ordinal in ordinals[len(again) :])), tuple(retried)
+
+
+def _find_succeeded(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
+    """Return the moved replicas whose successor is there, but which are not deleted yet: they get no other one."""
+    known = tuple(replicas)
+    taken = {r.succeeds for r in known if r.succeeds}
+    return tuple(r for r in known if r.moved_uid in taken)
 
 
 def _try_again(failed: Replica, ordinal: int) -> NewReplica:
@@ -228,7 +249,9 @@ def _plan_removal(
 ) -> tuple[tuple[Replica, ...], tuple[Replica, ...]]:
     """Return the replicas to delete at once and the ones to drain."""
     lost = [r for r in replicas if r.state is ReplicaState.LOST]
-    failed_new = [r for r in replicas if r.state is ReplicaState.FAILED and r.revision == revision]
+    succeeded = _find_succeeded(replicas)
+    failed = [r for r in replicas if r.state is ReplicaState.FAILED and r not in succeeded]
+    failed_new = [r for r in failed if r.revision == revision]
     alive_new = [r for r in replicas if _is_alive(r) and r.revision == revision]
     outdated = [
         r for r in replicas if r.revision != revision and r.state in {ReplicaState.FAILED, ReplicaState.STARTING}

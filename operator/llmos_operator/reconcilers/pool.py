@@ -37,7 +37,7 @@ from llmos_operator.manifests.replica import (
 from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.failures import Failure, build_failure, describe_fields
 from llmos_operator.planning.gang_endings import pods_to_remove, pods_to_retire
-from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost
+from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost, keep_moved
 from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.kueue import choose_queue
 from llmos_operator.planning.pool_classes import (
@@ -360,6 +360,8 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
             await _complete_replica(context, observed, replica)
     except (Forbidden, Invalid) as error:
         refused = build_refusal(error.message)
+    if refused is not None:
+        plan = keep_moved(plan, observed.pods)
     await _drain(context, observed, plan)
     await _delete(context, observed, plan)
     await _retire(context, observed)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, KUEUE_GATE
-from llmos_operator.kube.errors import Unavailable
+from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, TENANTS
 from llmos_operator.planning.settings import Admitter, Settings
 from tests.operator.reconcilers.job_world import CHECKPOINT
@@ -297,3 +297,21 @@ async def test_an_alternative_that_is_added_helps_an_attempt_that_waits_already(
     await world.go_on()
     assert world.class_of("tune-train-2") == OTHER
     assert world.status_now()["phase"] == "Training"
+
+
+async def test_room_is_kept_while_the_pod_for_it_is_refused() -> None:
+    world = TwoClasses(tenant_of_both())
+    await fill_the_first_class(world)
+    await world.prepare()
+    await world.quota()
+    world.kube.fail_next("apply", "Pod", Forbidden("exceeded quota: llmos-quota, requested: x"), times=3)
+    for _ in range(3):
+        await world.step()
+        await world.quota()
+        assert "deletionTimestamp" not in world.pod("tune-train-1")["metadata"]
+        assert world.used() == {CLASS: 1, OTHER: 1}
+        world.pass_time(15)
+    await world.go_on()
+    assert world.job_pods() == ["tune-train-2"]
+    assert world.class_of("tune-train-2") == OTHER
+    assert world.status_now()["attempts"] == {"user": 0, "infrastructure": 0, "preemptions": 0, "moves": 1}

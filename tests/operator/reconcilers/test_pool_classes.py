@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, LABEL_POOL
-from llmos_operator.kube.errors import Unavailable
+from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS
+from llmos_operator.planning.isolation import BACKSTOP_QUOTA
+from llmos_operator.planning.quota_record import read_record
 from tests.operator.reconcilers.job_world import build_base
 from tests.operator.reconcilers.quota_world import CLASS, GPU, Cluster, gpu_pool, node, tenant
 from tests.operator.reconcilers.test_finetune_classes import (
@@ -245,3 +247,39 @@ async def test_a_replica_that_gets_the_name_of_one_that_moved_is_another_one() -
     await world.go_on()
     assert world.counts() == {CLASS: 3, OTHER: 1}
     assert moved in world.replicas()
+
+
+REFUSED = Forbidden(f"exceeded quota: {BACKSTOP_QUOTA}, requested: {OTHER_GPU}=1")
+
+
+async def test_room_is_kept_while_the_pod_for_it_is_refused() -> None:
+    """What waits fills the backstop, and the pod for the other class is refused until some of it is gone."""
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)))
+    await world.reconcile("InferencePool", "chat")
+    await world.quota()
+    assert world.used() == {CLASS: 2, OTHER: 1}
+    moved = next(pod for pod in world.pods() if read_record(pod["metadata"]).is_moved)
+    world.kube.fail_next("apply", "Pod", REFUSED, times=2)
+    for _ in range(2):
+        await world.reconcile("InferencePool", "chat")
+        await world.quota()
+        kept = next(pod for pod in world.pods() if pod["metadata"]["uid"] == moved["metadata"]["uid"])
+        assert "deletionTimestamp" not in kept["metadata"]
+        assert world.used() == {CLASS: 2, OTHER: 1}
+    assert condition(world.status("chat"))["reason"] == "QuotaExceeded"
+    await world.go_on()
+    assert world.counts() == {CLASS: 2, OTHER: 1}
+
+
+async def test_of_two_that_moved_each_is_succeeded_once_though_the_second_was_refused() -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)), replicas=4)
+    await world.reconcile("InferencePool", "chat")
+    await world.quota()
+    world.kube.fail_next("apply", "Pod", REFUSED, times=1, after=1)
+    await world.reconcile("InferencePool", "chat")
+    await world.reconcile("InferencePool", "chat")
+    succeeds = [uid for pod in world.pods() if (uid := read_record(pod["metadata"]).succeeds)]
+    assert len(succeeds) == len(set(succeeds)) == 2
+    await world.go_on()
+    assert world.counts() == {CLASS: 2, OTHER: 2}
+    assert world.used() == {CLASS: 2, OTHER: 2}
