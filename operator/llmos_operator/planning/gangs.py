@@ -36,7 +36,7 @@ from llmos_operator.planning.failures import (
 from llmos_operator.planning.kueue import is_stopped, waits_for_admission
 from llmos_operator.planning.quota_pods import is_gated, read_class, read_rank, read_size
 from llmos_operator.planning.quota_record import QuotaRecord, read_record
-from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaPlan, ReplicaState, compute_backoff_s
+from llmos_operator.planning.replicas import STABLE_S, Replica, ReplicaState, compute_backoff_s
 
 Pod = Mapping[str, Any]
 
@@ -145,14 +145,6 @@ def _find_successor(leader: Pod, gang: Sequence[Pod], record: QuotaRecord, now: 
 def _is_moved(gang: Sequence[Pod], record: QuotaRecord) -> bool:
     """Whether the quota keeps room of another class for the replica than its pods were made for."""
     return record.is_moved and record.stop is None and all(map(is_gated, gang))
-
-
-def keep_moved(plan: ReplicaPlan, pods: Iterable[Pod]) -> ReplicaPlan:
-    """Return the plan of a pool that could not make all that it planned: what moved keeps the room for its successor,
-    unless that is there."""
-    taken = {read_record(pod["metadata"]).succeeds for pod in pods}
-    kept = tuple(r for r in plan.delete if not r.is_moved or r.moved_uid in taken)
-    return replace(plan, delete=kept)
 
 
 def _created(pod: Pod, now: datetime) -> datetime:

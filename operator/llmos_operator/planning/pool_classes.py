@@ -34,7 +34,10 @@ class ClassLayout:
 
 
 def plan_layouts(
-    pool: InferencePool, model: LLMModel | None, known: Iterable[AcceleratorClass]
+    pool: InferencePool,
+    model: LLMModel | None,
+    known: Iterable[AcceleratorClass],
+    unreadable: Mapping[str, Failure] | None = None,
 ) -> tuple[ClassLayout, ...]:
     """Return the layout on each class that the pool names, in its order.
 
@@ -42,11 +45,14 @@ def plan_layouts(
         pool: the pool.
         model: its model; None if there is none.
         known: those of the classes that exist.
+        unreadable: why others cannot be used, by name.
     """
-    found = {each.metadata.name: each for each in known}
+    found, refused = {each.metadata.name: each for each in known}, unreadable or {}
     names = (pool.spec.accelerator.class_name, *pool.spec.accelerator.alternatives)
     planned = [
-        ClassLayout(name, plan_layout(_for_class(pool, name), model, found.get(name)), found.get(name))
+        ClassLayout(name, Layout(refusal=refused[name]))
+        if name in refused
+        else ClassLayout(name, plan_layout(_for_class(pool, name), model, found.get(name)), found.get(name))
         for name in names
     ]
     first = next((each for each in planned if each.layout.plan is not None), None)

@@ -19,7 +19,7 @@ Back-off of attempt n (n >= 1): min(10 s x 2^(n-1), 300 s) after the failure, as
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
@@ -123,6 +123,8 @@ class ReplicaPlan:
     complete: tuple[Replica, ...] = ()
     drain: tuple[Replica, ...] = ()
     delete: tuple[Replica, ...] = ()
+    succeeded: frozenset[str] = frozenset()
+    """Leaders, by uid, of replicas that moved and whose successors are there."""
     requeue_after_s: float | None = None
     why: tuple[str, ...] = ()
 
@@ -173,6 +175,7 @@ def plan_replicas(
         complete=tuple(r for r in replicas if r.incomplete and r.revision == revision and r.name not in gone),
         drain=drain,
         delete=delete,
+        succeeded=frozenset(r.moved_uid for r in succeeded),
         requeue_after_s=_next_look_s(replicas, drain, now, settle_s),
         why=(
             *(
@@ -225,6 +228,26 @@ def _find_succeeded(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
     known = tuple(replicas)
     taken = {r.succeeds for r in known if r.succeeds}
     return tuple(r for r in known if r.moved_uid in taken)
+
+
+def keep_moved(plan: ReplicaPlan) -> ReplicaPlan:
+    """Return the plan of a pool that could not make all that it planned: what moved keeps the room for its successor,
+    unless that is there."""
+    kept = tuple(r for r in plan.delete if not r.is_moved or r.moved_uid in plan.succeeded)
+    return replace(plan, delete=kept)
+
+
+def find_kept(plan: ReplicaPlan, replica: Replica) -> QuotaRecord | None:
+    """Return what a replica whose making was cut off goes on from: the room that one that moved keeps for its class.
+
+    That one is to be deleted, for the other one is made already. If several are, any will do.
+    """
+    taken = {new.record.succeeds for new in plan.create if new.record is not None} | plan.succeeded
+    for each in plan.delete:
+        placement = each.withdrawn.placement if each.withdrawn is not None else None
+        if placement is not None and placement.class_name == replica.class_name and each.moved_uid not in taken:
+            return each.withdrawn
+    return None
 
 
 def _try_again(failed: Replica, ordinal: int) -> NewReplica:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -37,7 +37,7 @@ from llmos_operator.manifests.replica import (
 from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.failures import Failure, build_failure, describe_fields
 from llmos_operator.planning.gang_endings import pods_to_remove, pods_to_retire
-from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost, keep_moved
+from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost
 from llmos_operator.planning.isolation import build_refusal
 from llmos_operator.planning.kueue import choose_queue
 from llmos_operator.planning.pool_classes import (
@@ -67,6 +67,8 @@ from llmos_operator.planning.replicas import (
     ReplicaPlan,
     ReplicaState,
     RolloutLimits,
+    find_kept,
+    keep_moved,
     plan_replicas,
 )
 from llmos_operator.planning.sampling import ScaledPool
@@ -239,10 +241,10 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
     )
     has_quota = needs_gate(pool.spec.accelerator.class_name, tenants)
     parsed_model = None
+    known, unreadable = _parse_classes(context, accelerators)
     try:
         parsed_model = context.shared.parse(LLMModel, model) if model else None
-        known = [context.shared.parse(AcceleratorClass, each) for each in accelerators]
-        layouts = plan_layouts(pool, parsed_model, known)
+        layouts = plan_layouts(pool, parsed_model, known, unreadable)
     except ValidationError as error:
         layouts = _build_unreadable(pool, error)
     layout = choose_layout(layouts).layout
@@ -278,13 +280,26 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
 
 
 def _build_unreadable(pool: InferencePool, error: ValidationError) -> tuple[ClassLayout, ...]:
-    """Return that what the pool refers to, and not the pool itself, holds a value that cannot be used."""
+    """Return that the model, and not the pool itself, holds a value that cannot be used."""
     wanted = pool.spec.accelerator
-    classes = " or ".join((wanted.class_name, *wanted.alternatives))
-    names = {LLMModel.info.kind: pool.spec.model_ref.name, AcceleratorClass.info.kind: classes}
-    detail = f"{error.title} {names[error.title]}: {describe_fields(error)}."
-    layout = Layout(refusal=build_failure(Reason.InvalidSpec, detail))
+    layout = Layout(refusal=_refuse_unreadable(pool.spec.model_ref.name, error))
     return tuple(ClassLayout(name, layout) for name in (wanted.class_name, *wanted.alternatives))
+
+
+def _parse_classes(context: Context, bodies: Iterable[Object]) -> tuple[list[AcceleratorClass], dict[str, Failure]]:
+    """Return the classes, and why others hold a value that cannot be used, by name."""
+    known, unreadable = [], {}
+    for body in bodies:
+        name = body["metadata"]["name"]
+        try:
+            known.append(context.shared.parse(AcceleratorClass, body))
+        except ValidationError as error:
+            unreadable[name] = _refuse_unreadable(name, error)
+    return known, unreadable
+
+
+def _refuse_unreadable(name: str, error: ValidationError) -> Failure:
+    return build_failure(Reason.InvalidSpec, f"{error.title} {name}: {describe_fields(error)}.")
 
 
 async def _observe_tenants(context: Context, pool: InferencePool) -> list[Object]:
@@ -357,11 +372,11 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
         for new in plan.create:
             await _apply_replica(context, observed, new)
         for replica in plan.complete:
-            await _complete_replica(context, observed, replica)
+            await _complete_replica(context, observed, replica, plan)
     except (Forbidden, Invalid) as error:
         refused = build_refusal(error.message)
     if refused is not None:
-        plan = keep_moved(plan, observed.pods)
+        plan = keep_moved(plan)
     await _drain(context, observed, plan)
     await _delete(context, observed, plan)
     await _retire(context, observed)
@@ -384,12 +399,13 @@ async def _apply_service(context: Context, pool: InferencePool, service: Manifes
     await apply_if_needed(context.kube, service, existing)
 
 
-async def _complete_replica(context: Context, observed: _Observed, replica: Replica) -> None:
+async def _complete_replica(context: Context, observed: _Observed, replica: Replica, plan: ReplicaPlan) -> None:
     """Make the pods that a replica lacks, for the class of the others."""
     name = replica.class_name or next(iter(observed.templates), "")
     if name in observed.templates:
         same = replace(observed, templates={name: observed.templates[name]})
-        await _apply_replica(context, same, NewReplica(replica.ordinal, replica.attempt))
+        record = find_kept(plan, replica) if replica.class_name else None
+        await _apply_replica(context, same, NewReplica(replica.ordinal, replica.attempt, record))
 
 
 async def _apply_replica(context: Context, observed: _Observed, new: NewReplica) -> None:

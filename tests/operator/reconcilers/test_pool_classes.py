@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, LABEL_POOL
-from llmos_operator.kube.errors import Forbidden, Unavailable
+from llmos_operator.kube.errors import Forbidden, KubeError, Unavailable
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS
 from llmos_operator.planning.isolation import BACKSTOP_QUOTA
 from llmos_operator.planning.quota_record import read_record
 from tests.operator.reconcilers.job_world import build_base
-from tests.operator.reconcilers.quota_world import CLASS, GPU, Cluster, gpu_pool, node, tenant
+from tests.operator.reconcilers.quota_world import CLASS, GPU, Cluster, accelerator, gpu_pool, node, tenant
 from tests.operator.reconcilers.test_finetune_classes import (
     OTHER,
     OTHER_GPU,
@@ -283,3 +283,38 @@ async def test_of_two_that_moved_each_is_succeeded_once_though_the_second_was_re
     await world.go_on()
     assert world.counts() == {CLASS: 2, OTHER: 2}
     assert world.used() == {CLASS: 2, OTHER: 2}
+
+
+async def test_a_class_that_cannot_be_read_is_left_out_and_named() -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)), replicas=1)
+    world.kube.put(other_class(memory="much"))
+    await world.go_on()
+    assert world.counts() == {CLASS: 1, OTHER: 0}
+    assert condition(world.status("chat"))["reason"] == "Ready"
+    found = next(each for each in world.status("chat")["status"]["acceleratorClasses"] if each["class"] == OTHER)
+    assert found["message"].startswith("Left out.")
+    assert f"AcceleratorClass {OTHER}" in found["message"]
+    assert "memory" in found["message"]
+
+
+@pytest.mark.parametrize("error", [Unavailable("cut off"), REFUSED])
+async def test_a_successor_whose_making_is_cut_off_keeps_the_room_all_the_same(error: KubeError) -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(1, 2)), replicas=1, accelerator={**EITHER, "count": 2})
+    for kind in (accelerator(), other_class()):
+        world.kube.put({**kind, "spec": {**kind["spec"], "countPerNode": 1}})
+    world.kube.put(node(gpus=1))
+    world.kube.put(other_node(gpus=1))
+    world.kube.put(other_node("o2", gpus=1))
+    await world.reconcile("InferencePool", "chat")
+    await world.quota()
+    moved = next(pod for pod in world.pods() if read_record(pod["metadata"]).is_moved)
+    world.kube.fail_next("apply", "Pod", error, after=1)
+    with contextlib.suppress(Unavailable):
+        await world.reconcile("InferencePool", "chat")
+    assert len(world.pods()) == 3, "a worker of the successor is there, and no leader"
+    await world.reconcile("InferencePool", "chat")
+    succeeds = [uid for pod in world.pods() if (uid := read_record(pod["metadata"]).succeeds)]
+    assert succeeds == [moved["metadata"]["uid"]]
+    await world.go_on()
+    assert world.used()[OTHER] == 2
+    assert set(world.replicas().values()) == {OTHER}
