@@ -34,7 +34,9 @@ from llmos_operator.planning.finetune_classes import (
     Chooser,
     Target,
     choose_job_classes,
+    end_stranded,
     find_class_warnings,
+    find_kept,
     find_moved,
     plan_target,
 )
@@ -146,7 +148,7 @@ def plan_job(sight: Sight) -> JobPlan:
     status = sight.job.status
     is_evaluating = sight.live.is_evaluating if sight.live else status.phase == "Evaluating"
     attempts = build_attempts(sight.pods, noted=status.attempt, now=sight.now, is_evaluating=is_evaluating)
-    sight = replace(sight, pods=attempts)
+    sight = replace(sight, pods=end_stranded(attempts, choose_classes_of(sight)))
     record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live, sight.now)
     if sight.is_work_lost and not record.is_trained:
         record = replace(record, dataset=None, progress=None, last_checkpoint=None, evaluations=())
@@ -268,7 +270,8 @@ def _plan_completion(sight: Sight, record: Record, live: JobPod) -> JobPlan:
     if failure := _refuse_base(sight, record) or (refuse_unknown(live.class_name) if is_unknown else None):
         return JobPlan(record, phase, failure, live, needs_files=True)
     # Ranks that hold the model in different ways would fail, and that would be taken for an error of the job.
-    target = Target(live.class_name, live.classes if len(live.classes) > 1 else ())
+    now_s = sight.now.timestamp()
+    target = Target(live.class_name, live.classes if len(live.classes) > 1 else (), find_kept(sight.pods, live, now_s))
     rest = NewPod(COMPONENT_TRAIN, live.number, live.size, live.missing, is_sharded=live.is_sharded, target=target)
     return JobPlan(record, phase, live.stuck, live, create=rest, needs_files=True)
 

@@ -150,7 +150,7 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     await _delete(context, observed, keep_moved(plan) if refused else plan)
     await delete_tidy_pod(context, tidying)
     train = [pod for pod in observed.pods if _is_train(pod)]
-    if job.spec.trainer.accelerator.alternatives and observed.sight.chooser == "ledger":
+    if observed.sight.chooser == "ledger":
         await tend_classes(context, train, choose_classes_of(observed.sight).names)
     await tend_pods(context, job, observed.queue, train, has_quota=observed.has_quota)
     return _look_first(
