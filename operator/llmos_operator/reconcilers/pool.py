@@ -46,6 +46,7 @@ from llmos_operator.planning.pool_classes import (
     choose_layout,
     find_classes,
     find_usable,
+    keep_revisions,
     plan_layouts,
     read_revisions,
     unite_revisions,
@@ -106,7 +107,7 @@ class _Observed:
     layouts: tuple[ClassLayout, ...] = ()
     """On each class that the pool names."""
     revisions: Mapping[str, str] = field(default_factory=dict)
-    """By class; where nothing can be planned, as the status knows them."""
+    """By class; those on which nothing can be planned, as the status knows them."""
 
     @property
     def template(self) -> ReplicaTemplate | None:
@@ -276,7 +277,12 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
         if each.layout.plan is not None
     }
     revisions = {name: compute_revision(template) for name, template in templates.items()}
-    return replace(without_plan, templates=templates, revision=revisions[usable[0].name], revisions=revisions)
+    return replace(
+        without_plan,
+        templates=templates,
+        revision=revisions[usable[0].name],
+        revisions=keep_revisions(pool, revisions),
+    )
 
 
 def _build_unreadable(pool: InferencePool, error: ValidationError) -> tuple[ClassLayout, ...]:
@@ -348,7 +354,9 @@ def _plan_with(
     now = context.now()
     spec = observed.pool.spec
     built = build_replicas(observed.pods, times=_times(context), now=now, in_flight=in_flight)
-    replicas = unite_revisions(built, observed.revisions, observed.revision)
+    # Without a plan everything stays as it is.
+    usable = tuple(observed.templates) or None
+    replicas = unite_revisions(built, observed.revisions, observed.revision, usable)
     plan = plan_replicas(
         desired=size.desired,
         revision=observed.revision,

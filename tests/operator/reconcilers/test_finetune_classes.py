@@ -319,7 +319,7 @@ async def test_room_is_kept_while_the_pod_for_it_is_refused() -> None:
 
 
 async def wait_for_the_first_class(**trainer: Any) -> TwoClasses:
-    """An attempt that waits for the first class, and would do so for ever: it is full, and of the other there is no quota."""
+    """An attempt that waits for the first class, which is full; of the other one there is no quota."""
     world = TwoClasses(tenant("a", NAMESPACE, guaranteed=1), trainer=trainer or ON_EITHER)
     await fill_the_first_class(world)
     await world.prepare()

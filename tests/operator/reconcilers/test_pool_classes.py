@@ -318,3 +318,60 @@ async def test_a_successor_whose_making_is_cut_off_keeps_the_room_all_the_same(e
     await world.go_on()
     assert world.used()[OTHER] == 2
     assert set(world.replicas().values()) == {OTHER}
+
+
+@pytest.mark.parametrize("gone", [CLASS, OTHER])
+async def test_what_runs_on_a_class_that_is_deleted_goes_on(gone: str) -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)), rollout={"maxSurge": 1, "maxUnavailable": 1})
+    await world.go_on()
+    before = world.replicas()
+    world.kube.finish_deletion(ACCELERATOR_CLASSES, gone)
+    await world.go_on(4)
+    assert world.replicas() == before
+    assert world.status("chat")["status"]["updatedReplicas"] == 3
+    assert condition(world.status("chat"))["reason"] == "Ready"
+    world.kube.forget_writes()
+    await world.reconcile("InferencePool", "chat")
+    assert world.kube.changes == []
+
+
+async def test_what_runs_on_a_class_that_the_model_fits_no_more_goes_on_and_a_new_one_goes_elsewhere() -> None:
+    rollout = {"maxSurge": 1, "maxUnavailable": 1}
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 4)), engine={"name": "vllm"}, rollout=rollout)
+    world.kube.put(other_node(gpus=4))
+    world.kube.put(build_base())
+    await world.go_on()
+    before = world.replicas()
+    assert world.counts() == {CLASS: 2, OTHER: 1}
+    small = accelerator()
+    world.kube.put({**small, "spec": {**small["spec"], "memory": "64Mi"}})
+    world.change(replicas=4)
+    await world.go_on(6)
+    assert world.counts() == {CLASS: 2, OTHER: 2}
+    assert before.items() <= world.replicas().items()
+
+
+async def test_a_replica_that_waits_for_a_class_that_is_deleted_is_made_for_another_one() -> None:
+    world = TwoClasses(tenant("a", NAMESPACE, guaranteed=2), replicas=3)
+    await world.go_on()
+    before = world.replicas()
+    assert world.counts() == {CLASS: 2, OTHER: 0}
+    world.kube.finish_deletion(ACCELERATOR_CLASSES, CLASS)
+    world.kube.put(tenant_of_both(guaranteed=(2, 2)))
+    await world.go_on(6)
+    assert world.counts() == {CLASS: 2, OTHER: 1}
+    assert before.items() <= world.replicas().items()
+
+
+async def test_a_change_rolls_over_replicas_of_a_class_that_is_deleted_too() -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)), rollout={"maxSurge": 1, "maxUnavailable": 1}, replicas=2)
+    world.kube.put(node(gpus=1))
+    await world.go_on()
+    before = world.replicas()
+    assert world.counts() == {CLASS: 1, OTHER: 1}
+    world.kube.finish_deletion(ACCELERATOR_CLASSES, CLASS)
+    await world.go_on(2)
+    world.change(contextLength=2048)
+    await world.go_on(24)
+    assert before.keys().isdisjoint(world.replicas())
+    assert world.counts() == {CLASS: 0, OTHER: 2}
