@@ -34,7 +34,9 @@ from llmos_operator.planning.finetune_classes import (
     Chooser,
     Target,
     choose_job_classes,
+    end_stranded,
     find_class_warnings,
+    find_kept,
     find_moved,
     plan_target,
 )
@@ -146,7 +148,7 @@ def plan_job(sight: Sight) -> JobPlan:
     status = sight.job.status
     is_evaluating = sight.live.is_evaluating if sight.live else status.phase == "Evaluating"
     attempts = build_attempts(sight.pods, noted=status.attempt, now=sight.now, is_evaluating=is_evaluating)
-    sight = replace(sight, pods=attempts)
+    sight = replace(sight, pods=end_stranded(attempts, choose_classes_of(sight)))
     record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live, sight.now)
     if sight.is_work_lost and not record.is_trained:
         record = replace(record, dataset=None, progress=None, last_checkpoint=None, evaluations=())
@@ -268,7 +270,8 @@ def _plan_completion(sight: Sight, record: Record, live: JobPod) -> JobPlan:
     if failure := _refuse_base(sight, record) or (refuse_unknown(live.class_name) if is_unknown else None):
         return JobPlan(record, phase, failure, live, needs_files=True)
     # Ranks that hold the model in different ways would fail, and that would be taken for an error of the job.
-    target = Target(live.class_name, live.classes if len(live.classes) > 1 else ())
+    now_s = sight.now.timestamp()
+    target = Target(live.class_name, live.classes if len(live.classes) > 1 else (), find_kept(sight.pods, live, now_s))
     rest = NewPod(COMPONENT_TRAIN, live.number, live.size, live.missing, is_sharded=live.is_sharded, target=target)
     return JobPlan(record, phase, live.stuck, live, create=rest, needs_files=True)
 
@@ -378,8 +381,9 @@ def _has_to_go(plan: JobPlan, pod: JobPod, member: JobPod) -> bool:
     if member.is_lost:
         return True
     if pod.move is not None:
-        # It keeps the room for the one that is made next.
-        return plan.phase != "Pending" or plan.failure is not None
+        # It keeps the room for the one that is made next, also while that one's making is refused, and paused after it.
+        is_paused = plan.failure is None or plan.failure == plan.record.failure
+        return plan.phase != "Pending" or not is_paused
     if member.state in LIVE:
         return plan.live is None or pod.name != plan.live.name
     if pod.state is not PodState.ENDED:
@@ -390,6 +394,12 @@ def _has_to_go(plan: JobPlan, pod: JobPod, member: JobPod) -> bool:
         is_last = pod.number == plan.record.counted
         return plan.create is not None or plan.live is not None or plan.phase == "Succeeded" or not is_last
     return plan.phase == "Succeeded" or (pod.component == COMPONENT_PREPARE and plan.record.is_prepared)
+
+
+def keep_moved(plan: JobPlan) -> JobPlan:
+    """Return the plan of a job whose next attempt was refused: the one that moved keeps the room for it."""
+    kept = {pod.number for pod in plan.delete if pod.move is not None} if plan.create is not None else set()
+    return replace(plan, delete=tuple(pod for pod in plan.delete if pod.number not in kept))
 
 
 def _next_look_s(plan: JobPlan, sight: Sight) -> float | None:

@@ -11,14 +11,14 @@ An attempt that holds accelerators never moves. The next one begins with the fir
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmos.api import AcceleratorClass, FineTuneJob, LLMModel
-from llmos.api.names import CPU_CLASS
+from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS
 from llmos_operator.planning.classes import Choice, choose_classes
 from llmos_operator.planning.finetune_memory import refuse_memory
-from llmos_operator.planning.finetune_pods import JobPod
+from llmos_operator.planning.finetune_pods import End, JobPod, PodState
 from llmos_operator.planning.quota_record import QuotaRecord
 
 Chooser = Literal["ledger", "kueue", "nobody"]
@@ -53,6 +53,30 @@ def choose_job_classes(
 def find_moved(pods: Iterable[JobPod]) -> JobPod | None:
     """Return the newest attempt that was admitted to another class than it was made for."""
     return next((pod for pod in sorted(pods, key=lambda pod: -pod.number) if pod.move is not None), None)
+
+
+def find_kept(pods: Iterable[JobPod], live: JobPod, now_s: float) -> QuotaRecord | None:
+    """Return what an attempt whose making was cut off goes on from: the room that one that moved keeps for it."""
+    moved = find_moved(pod for pod in pods if pod.number < live.number)
+    if moved is None or moved.move is None or moved.move.placement is None:
+        return None
+    is_for_it = moved.move.placement.class_name == live.class_name
+    return moved.move.for_other_class(moved.uid, now_s) if is_for_it else None
+
+
+def end_stranded(pods: Iterable[JobPod], choice: Choice) -> tuple[JobPod, ...]:
+    """Return the attempts such that one that waits for a class that will do no more has to go, where another one will.
+
+    It holds nothing, and its pods cannot change what they ask for. It counts as one that moved.
+    """
+    return tuple(
+        replace(pod, end=End("moved"), must_go=True, missing=()) if _is_stranded(pod, choice) else pod for pod in pods
+    )
+
+
+def _is_stranded(pod: JobPod, choice: Choice) -> bool:
+    waits = pod.component == COMPONENT_TRAIN and pod.state is PodState.WAITING and pod.end is None
+    return waits and not pod.is_placed and bool(choice.names) and pod.class_name not in ("", CPU_CLASS, *choice.names)
 
 
 def plan_target(job: FineTuneJob, choice: Choice, chooser: Chooser, moved: JobPod | None, now_s: float) -> Target:

@@ -131,6 +131,7 @@ def _build_replica(
         admitted=datetime.fromtimestamp(record.admitted_s, UTC) if record.admitted_s else None,
         withdrawn=withdrawn,
         class_name=read_class(leader),
+        succeeds=record.succeeds,
     )
 
 

@@ -5,11 +5,12 @@ meant. `llmos.api.isolation` has the table of items with their remedies.
 
 The backstop of accelerators, for each resource name r over the classes c that use it:
 
-    hard(r) = most(r) + max(most(r), WAITING_AT_LEAST)    most(r) = sum over c of guaranteed(c) + borrowLimit(c)
+    hard(r) = most(r) + 2 x max(most(r), WAITING_AT_LEAST)    most(r) = sum over c of guaranteed(c) + borrowLimit(c)
 
 A class without borrowLimit counts with all accelerators that exist. A ResourceQuota also counts pods that wait behind
-their scheduling gate and hold nothing, so as many again may wait; where nothing may be held, nothing may wait. The
-ledger is exact; this is what holds if it fails.
+their scheduling gate and hold nothing, so as many again may wait; and as many again may take their places, for a gang
+that moves to another class is there twice until its successor is whole, and what waits must not keep it from that.
+Where nothing may be held, nothing may wait. The ledger is exact; this is what holds if it fails.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def plan_backstop(tenant: Tenant, classes: Iterable[AcceleratorClass]) -> dict[s
         else:
             most[resource] = before + max(quota.guaranteed, each.status.capacity)
     return {
-        resource: count + max(count, WAITING_AT_LEAST) if count else 0
+        resource: count + 2 * max(count, WAITING_AT_LEAST) if count else 0
         for resource, count in most.items()
         if count is not None
     }

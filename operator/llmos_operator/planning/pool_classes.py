@@ -12,7 +12,7 @@ pods that it has.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolClassStatus, Reason
@@ -34,7 +34,10 @@ class ClassLayout:
 
 
 def plan_layouts(
-    pool: InferencePool, model: LLMModel | None, known: Iterable[AcceleratorClass]
+    pool: InferencePool,
+    model: LLMModel | None,
+    known: Iterable[AcceleratorClass],
+    unreadable: Mapping[str, Failure] | None = None,
 ) -> tuple[ClassLayout, ...]:
     """Return the layout on each class that the pool names, in its order.
 
@@ -42,11 +45,14 @@ def plan_layouts(
         pool: the pool.
         model: its model; None if there is none.
         known: those of the classes that exist.
+        unreadable: why others cannot be used, by name.
     """
-    found = {each.metadata.name: each for each in known}
+    found, refused = {each.metadata.name: each for each in known}, unreadable or {}
     names = (pool.spec.accelerator.class_name, *pool.spec.accelerator.alternatives)
     planned = [
-        ClassLayout(name, plan_layout(_for_class(pool, name), model, found.get(name)), found.get(name))
+        ClassLayout(name, Layout(refusal=refused[name]))
+        if name in refused
+        else ClassLayout(name, plan_layout(_for_class(pool, name), model, found.get(name)), found.get(name))
         for name in names
     ]
     first = next((each for each in planned if each.layout.plan is not None), None)
@@ -75,21 +81,49 @@ def find_usable(layouts: Iterable[ClassLayout]) -> tuple[ClassLayout, ...]:
     return tuple(each for each in layouts if each.layout.plan is not None)
 
 
-def unite_revisions(replicas: Iterable[Replica], revisions: Mapping[str, str], newest: str) -> tuple[Replica, ...]:
+def unite_revisions(
+    replicas: Iterable[Replica], revisions: Mapping[str, str], newest: str, usable: Collection[str] | None = None
+) -> tuple[Replica, ...]:
     """Return the replicas such that all that are up to date, each on its class, have the newest revision.
 
     Args:
         replicas: as they were observed.
         revisions: the newest one of each class, by its name.
         newest: the revision of the class that is preferred now.
+        usable: classes for which a replica can be made; on others only what has begun is up to date. None: all.
     """
     classes = find_classes(revisions)
+
+    def is_current(replica: Replica) -> bool:
+        name = classes.get(replica.revision)
+        return name is not None and (usable is None or name in usable or _has_begun(replica))
+
     return tuple(
         replace(each, revision=newest, class_name=each.class_name or classes[each.revision])
-        if each.revision in classes
+        if is_current(each)
         else each
         for each in replicas
     )
+
+
+def _has_begun(replica: Replica) -> bool:
+    """Whether a replica holds its accelerators and lacks nothing."""
+    return replica.state in HOLDING and not replica.is_gated and not replica.incomplete
+
+
+def keep_revisions(pool: InferencePool, revisions: Mapping[str, str]) -> dict[str, str]:
+    """Return the revisions and, in the order of the spec, those of classes that will do no more but that the spec still
+    names: what runs there goes on.
+
+    That the spec has not changed meanwhile is known from the revision of another class, which is what it was. If it has
+    changed nobody knows how replicas would be made on such a class, and those there make room for others.
+    """
+    before = read_revisions(pool)
+    if not any(before.get(name) == revision for name, revision in revisions.items()):
+        return dict(revisions)
+    names = (pool.spec.accelerator.class_name, *pool.spec.accelerator.alternatives)
+    known = before | dict(revisions)
+    return {name: known[name] for name in names if name in known}
 
 
 def find_classes(revisions: Mapping[str, str]) -> dict[str, str]:

@@ -187,7 +187,8 @@ def _read_will_do(leader: JsonObject, class_name: str, classes: Iterable[Acceler
     if read_class(leader) != class_name:
         return (class_name,)
     known = {each.metadata.name for each in classes}
-    return tuple(name for name in read_classes(leader) if name in known)
+    # A gang names a class always: what runs holds its accelerators after all of its classes are gone.
+    return tuple(name for name in read_classes(leader) if name in known) or (class_name,)
 
 
 def _read_made_for(leader: JsonObject, terms: _Terms, classes: Iterable[AcceleratorClass]) -> tuple[str, int]:

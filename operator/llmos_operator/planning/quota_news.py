@@ -102,7 +102,9 @@ def build_held_news(
     """Return the news of each tenant, by name, where somebody else decides: what it holds and what it waits for."""
     held: dict[str, dict[str, list[int]]] = {}
     for gang in gangs:
-        counts = held.setdefault(gang.tenant, {}).setdefault(gang.classes[0], [0, 0])
+        if not (class_name := _find_class(gang)):
+            continue
+        counts = held.setdefault(gang.tenant, {}).setdefault(class_name, [0, 0])
         counts[0 if gang.placement is not None else 1] += gang.accelerators
     return {
         name: TenantNews(
@@ -117,6 +119,13 @@ def build_held_news(
         )
         for name in (tenant.metadata.name for tenant in tenants)
     }
+
+
+def _find_class(gang: Gang) -> str:
+    """Return the class that a gang holds accelerators of, else the first that it asks for; empty if it names none."""
+    if gang.placement is not None:
+        return gang.placement.class_name
+    return gang.classes[0] if gang.classes else ""
 
 
 def _build_usage(usage: TenantClassUsage) -> ClassUsage:

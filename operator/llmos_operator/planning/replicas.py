@@ -19,7 +19,7 @@ Back-off of attempt n (n >= 1): min(10 s x 2^(n-1), 300 s) after the failure, as
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
@@ -86,6 +86,18 @@ class Replica:
     same of one that was admitted to another class than it was made for."""
     class_name: str = ""
     """The accelerator class that it says it was made for."""
+    succeeds: str = ""
+    """Uid of the leader of the moved replica in whose place it was made."""
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether it was admitted to another class than it was made for, and keeps the room."""
+        return bool(self.moved_uid)
+
+    @property
+    def moved_uid(self) -> str:
+        """Uid of the leader of one that moved; empty for another one."""
+        return self.withdrawn.succeeds if self.withdrawn is not None else ""
 
     @property
     def began(self) -> datetime:
@@ -111,6 +123,8 @@ class ReplicaPlan:
     complete: tuple[Replica, ...] = ()
     drain: tuple[Replica, ...] = ()
     delete: tuple[Replica, ...] = ()
+    succeeded: frozenset[str] = frozenset()
+    """Leaders, by uid, of replicas that moved and whose successors are there."""
     requeue_after_s: float | None = None
     why: tuple[str, ...] = ()
 
@@ -148,18 +162,20 @@ def plan_replicas(
         now: the current time.
         settle_s: seconds that a draining replica waits before it is deleted, so that the Service forgets it.
     """
+    succeeded = _find_succeeded(replicas)
     finished = tuple(r for r in replicas if r.state is ReplicaState.DRAINING and _drain_left_s(r, now, settle_s) <= 0)
     removable, drain = _plan_removal(desired, revision, replicas, limits, now)
     create, retried = _plan_creation(desired, revision, replicas, limits, now)
     # One pod that is deleted takes its gang along.
     torn = tuple(r for r in replicas if r.is_torn)
-    delete = _unique((*finished, *torn, *removable, *retried))
+    delete = _unique((*finished, *torn, *succeeded, *removable, *retried))
     gone = {replica.name for replica in (*drain, *delete)}
     return ReplicaPlan(
         create=create,
         complete=tuple(r for r in replicas if r.incomplete and r.revision == revision and r.name not in gone),
         drain=drain,
         delete=delete,
+        succeeded=frozenset(r.moved_uid for r in succeeded),
         requeue_after_s=_next_look_s(replicas, drain, now, settle_s),
         why=(
             *(
@@ -191,7 +207,8 @@ def _plan_creation(
 ) -> tuple[tuple[NewReplica, ...], tuple[Replica, ...]]:
     """Return the replicas to create and the failed ones that they replace."""
     newest = [r for r in replicas if r.revision == revision]
-    failed = [r for r in newest if r.state is ReplicaState.FAILED]
+    succeeded = _find_succeeded(replicas)
+    failed = [r for r in newest if r.state is ReplicaState.FAILED and r not in succeeded]
     due = sorted((r for r in failed if _is_due(r, now)), key=lambda r: r.ordinal)
     waiting = len(failed) - len(due)
     alive = sum(1 for r in newest if _is_alive(r))
@@ -204,6 +221,33 @@ def _plan_creation(
     ordinals = _free_ordinals({r.ordinal for r in newest}, count)
     again = [_try_again(failed, ordinal) for failed, ordinal in zip(retried, ordinals, strict=False)]
     return (*again, *(NewReplica(ordinal) for ordinal in ordinals[len(again) :])), tuple(retried)
+
+
+def _find_succeeded(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
+    """Return the moved replicas whose successor is there, but which are not deleted yet: they get no other one."""
+    known = tuple(replicas)
+    taken = {r.succeeds for r in known if r.succeeds}
+    return tuple(r for r in known if r.moved_uid in taken)
+
+
+def keep_moved(plan: ReplicaPlan) -> ReplicaPlan:
+    """Return the plan of a pool that could not make all that it planned: what moved keeps the room for its successor,
+    unless that is there."""
+    kept = tuple(r for r in plan.delete if not r.is_moved or r.moved_uid in plan.succeeded)
+    return replace(plan, delete=kept)
+
+
+def find_kept(plan: ReplicaPlan, replica: Replica) -> QuotaRecord | None:
+    """Return what a replica whose making was cut off goes on from: the room that one that moved keeps for its class.
+
+    That one is to be deleted, for the other one is made already. If several are, any will do.
+    """
+    taken = {new.record.succeeds for new in plan.create if new.record is not None} | plan.succeeded
+    for each in plan.delete:
+        placement = each.withdrawn.placement if each.withdrawn is not None else None
+        if placement is not None and placement.class_name == replica.class_name and each.moved_uid not in taken:
+            return each.withdrawn
+    return None
 
 
 def _try_again(failed: Replica, ordinal: int) -> NewReplica:
@@ -228,7 +272,9 @@ def _plan_removal(
 ) -> tuple[tuple[Replica, ...], tuple[Replica, ...]]:
     """Return the replicas to delete at once and the ones to drain."""
     lost = [r for r in replicas if r.state is ReplicaState.LOST]
-    failed_new = [r for r in replicas if r.state is ReplicaState.FAILED and r.revision == revision]
+    succeeded = _find_succeeded(replicas)
+    failed = [r for r in replicas if r.state is ReplicaState.FAILED and r not in succeeded]
+    failed_new = [r for r in failed if r.revision == revision]
     alive_new = [r for r in replicas if _is_alive(r) and r.revision == revision]
     outdated = [
         r for r in replicas if r.revision != revision and r.state in {ReplicaState.FAILED, ReplicaState.STARTING}

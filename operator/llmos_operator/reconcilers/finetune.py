@@ -60,6 +60,7 @@ from llmos_operator.planning.finetune import (
     Sight,
     choose_classes_of,
     find_class,
+    keep_moved,
     plan_job,
     with_rollout,
 )
@@ -146,10 +147,10 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
     claim_name = compute_work_claim_name(job) if has_claim or is_result_lost else ""
     status = build_job_status(job, plan, claim_name=claim_name, refused=refused, now=context.now(), search=search)
     await apply_status_if_changed(context.kube, current, status, context.now())
-    await _delete(context, observed, plan)
+    await _delete(context, observed, keep_moved(plan) if refused else plan)
     await delete_tidy_pod(context, tidying)
     train = [pod for pod in observed.pods if _is_train(pod)]
-    if job.spec.trainer.accelerator.alternatives and observed.sight.chooser == "ledger":
+    if observed.sight.chooser == "ledger":
         await tend_classes(context, train, choose_classes_of(observed.sight).names)
     await tend_pods(context, job, observed.queue, train, has_quota=observed.has_quota)
     return _look_first(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -46,6 +46,7 @@ from llmos_operator.planning.pool_classes import (
     choose_layout,
     find_classes,
     find_usable,
+    keep_revisions,
     plan_layouts,
     read_revisions,
     unite_revisions,
@@ -67,6 +68,8 @@ from llmos_operator.planning.replicas import (
     ReplicaPlan,
     ReplicaState,
     RolloutLimits,
+    find_kept,
+    keep_moved,
     plan_replicas,
 )
 from llmos_operator.planning.sampling import ScaledPool
@@ -104,7 +107,7 @@ class _Observed:
     layouts: tuple[ClassLayout, ...] = ()
     """On each class that the pool names."""
     revisions: Mapping[str, str] = field(default_factory=dict)
-    """By class; where nothing can be planned, as the status knows them."""
+    """By class; those on which nothing can be planned, as the status knows them."""
 
     @property
     def template(self) -> ReplicaTemplate | None:
@@ -239,10 +242,10 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
     )
     has_quota = needs_gate(pool.spec.accelerator.class_name, tenants)
     parsed_model = None
+    known, unreadable = _parse_classes(context, accelerators)
     try:
         parsed_model = context.shared.parse(LLMModel, model) if model else None
-        known = [context.shared.parse(AcceleratorClass, each) for each in accelerators]
-        layouts = plan_layouts(pool, parsed_model, known)
+        layouts = plan_layouts(pool, parsed_model, known, unreadable)
     except ValidationError as error:
         layouts = _build_unreadable(pool, error)
     layout = choose_layout(layouts).layout
@@ -274,17 +277,35 @@ async def _observe(context: Context, current: Object, pool: InferencePool) -> _O
         if each.layout.plan is not None
     }
     revisions = {name: compute_revision(template) for name, template in templates.items()}
-    return replace(without_plan, templates=templates, revision=revisions[usable[0].name], revisions=revisions)
+    return replace(
+        without_plan,
+        templates=templates,
+        revision=revisions[usable[0].name],
+        revisions=keep_revisions(pool, revisions),
+    )
 
 
 def _build_unreadable(pool: InferencePool, error: ValidationError) -> tuple[ClassLayout, ...]:
-    """Return that what the pool refers to, and not the pool itself, holds a value that cannot be used."""
+    """Return that the model, and not the pool itself, holds a value that cannot be used."""
     wanted = pool.spec.accelerator
-    classes = " or ".join((wanted.class_name, *wanted.alternatives))
-    names = {LLMModel.info.kind: pool.spec.model_ref.name, AcceleratorClass.info.kind: classes}
-    detail = f"{error.title} {names[error.title]}: {describe_fields(error)}."
-    layout = Layout(refusal=build_failure(Reason.InvalidSpec, detail))
+    layout = Layout(refusal=_refuse_unreadable(pool.spec.model_ref.name, error))
     return tuple(ClassLayout(name, layout) for name in (wanted.class_name, *wanted.alternatives))
+
+
+def _parse_classes(context: Context, bodies: Iterable[Object]) -> tuple[list[AcceleratorClass], dict[str, Failure]]:
+    """Return the classes, and why others hold a value that cannot be used, by name."""
+    known, unreadable = [], {}
+    for body in bodies:
+        name = body["metadata"]["name"]
+        try:
+            known.append(context.shared.parse(AcceleratorClass, body))
+        except ValidationError as error:
+            unreadable[name] = _refuse_unreadable(name, error)
+    return known, unreadable
+
+
+def _refuse_unreadable(name: str, error: ValidationError) -> Failure:
+    return build_failure(Reason.InvalidSpec, f"{error.title} {name}: {describe_fields(error)}.")
 
 
 async def _observe_tenants(context: Context, pool: InferencePool) -> list[Object]:
@@ -333,7 +354,9 @@ def _plan_with(
     now = context.now()
     spec = observed.pool.spec
     built = build_replicas(observed.pods, times=_times(context), now=now, in_flight=in_flight)
-    replicas = unite_revisions(built, observed.revisions, observed.revision)
+    # Without a plan everything stays as it is.
+    usable = tuple(observed.templates) or None
+    replicas = unite_revisions(built, observed.revisions, observed.revision, usable)
     plan = plan_replicas(
         desired=size.desired,
         revision=observed.revision,
@@ -357,9 +380,11 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
         for new in plan.create:
             await _apply_replica(context, observed, new)
         for replica in plan.complete:
-            await _complete_replica(context, observed, replica)
+            await _complete_replica(context, observed, replica, plan)
     except (Forbidden, Invalid) as error:
         refused = build_refusal(error.message)
+    if refused is not None:
+        plan = keep_moved(plan)
     await _drain(context, observed, plan)
     await _delete(context, observed, plan)
     await _retire(context, observed)
@@ -382,12 +407,13 @@ async def _apply_service(context: Context, pool: InferencePool, service: Manifes
     await apply_if_needed(context.kube, service, existing)
 
 
-async def _complete_replica(context: Context, observed: _Observed, replica: Replica) -> None:
+async def _complete_replica(context: Context, observed: _Observed, replica: Replica, plan: ReplicaPlan) -> None:
     """Make the pods that a replica lacks, for the class of the others."""
     name = replica.class_name or next(iter(observed.templates), "")
     if name in observed.templates:
         same = replace(observed, templates={name: observed.templates[name]})
-        await _apply_replica(context, same, NewReplica(replica.ordinal, replica.attempt))
+        record = find_kept(plan, replica) if replica.class_name else None
+        await _apply_replica(context, same, NewReplica(replica.ordinal, replica.attempt, record))
 
 
 async def _apply_replica(context: Context, observed: _Observed, new: NewReplica) -> None:

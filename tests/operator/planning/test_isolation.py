@@ -45,20 +45,20 @@ def accelerator(name: str, capacity: int = 8, **spec: Any) -> AcceleratorClass:
 
 def test_the_backstop_allows_what_may_be_held_and_as_many_that_wait() -> None:
     quota = {"class": "h100", "guaranteed": 40, "borrowLimit": 8}
-    assert plan_backstop(tenant(quota), [accelerator("h100")]) == {"nvidia.com/gpu": 96}
+    assert plan_backstop(tenant(quota), [accelerator("h100")]) == {"nvidia.com/gpu": 144}
     few = {"class": "h100", "guaranteed": 2, "borrowLimit": 0}
-    assert plan_backstop(tenant(few), [accelerator("h100")]) == {"nvidia.com/gpu": 2 + WAITING_AT_LEAST}
+    assert plan_backstop(tenant(few), [accelerator("h100")]) == {"nvidia.com/gpu": 2 + 2 * WAITING_AT_LEAST}
 
 
 def test_classes_of_the_same_resource_count_together_and_those_without_quota_for_nothing() -> None:
     classes = [accelerator("h100"), accelerator("l4"), accelerator("mi300", resourceName="amd.com/gpu")]
     quota = [{"class": each, "guaranteed": 40, "borrowLimit": 0} for each in ("h100", "l4")]
-    assert plan_backstop(tenant(*quota), classes) == {"nvidia.com/gpu": 160, "amd.com/gpu": 0}
+    assert plan_backstop(tenant(*quota), classes) == {"nvidia.com/gpu": 240, "amd.com/gpu": 0}
 
 
 def test_without_a_limit_of_borrowing_what_exists_is_the_bound_unless_nodes_come_on_demand() -> None:
     quota = {"class": "h100", "guaranteed": 8}
-    assert plan_backstop(tenant(quota), [accelerator("h100", 100)]) == {"nvidia.com/gpu": 200}
+    assert plan_backstop(tenant(quota), [accelerator("h100", 100)]) == {"nvidia.com/gpu": 300}
     assert plan_backstop(tenant(quota), [accelerator("h100", autoprovisioned=True)]) == {}
 
 

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmos.api import AcceleratorClass, InferencePool, Tenant
-from llmos.api.names import ANNOTATION_QUOTA, GATE_QUOTA, LABEL_GANG_SIZE, LABEL_POOL, LABEL_RANK, LABEL_REPLICA
+from llmos.api import AcceleratorClass, InferencePool, Reason, Tenant
+from llmos.api.names import (
+    ANNOTATION_ACCELERATOR_CLASS,
+    ANNOTATION_ACCELERATOR_CLASSES,
+    ANNOTATION_QUOTA,
+    GATE_QUOTA,
+    LABEL_GANG_SIZE,
+    LABEL_POOL,
+    LABEL_RANK,
+    LABEL_REPLICA,
+)
 from llmos_operator.planning.claims import Tenants
+from llmos_operator.planning.conditions import is_true
 from llmos_operator.planning.quota import Placement, QuotaRules, Snapshot, Stop
 from llmos_operator.planning.quota_drafts import Drafts
+from llmos_operator.planning.quota_news import Meter, build_held_news
 from llmos_operator.planning.quota_pods import show_pod
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation
 from llmos_operator.planning.quota_view import Observed, build_snapshot
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 H100: Final = "nvidia-h100"
+OTHER: Final = "l40s"
 GPU: Final = "nvidia.com/gpu"
 REPLICAS: Final = ("chat-0", "chat-1", "code-0")
 
@@ -39,8 +52,8 @@ def build_pod(replica: str, rank: int, size: int) -> dict[str, Any]:
     }
 
 
-def build_class(memory: str = "80Gi") -> AcceleratorClass:
-    return AcceleratorClass.model_validate({"metadata": {"name": H100}, "spec": {"memory": memory}})
+def build_class(memory: str = "80Gi", name: str = H100) -> AcceleratorClass:
+    return AcceleratorClass.model_validate({"metadata": {"name": name}, "spec": {"memory": memory}})
 
 
 def build_tenant(highest: int = 100) -> Tenant:
@@ -162,3 +175,39 @@ def test_the_ledger_is_shown_what_it_reads_and_no_more() -> None:
     assert shown["metadata"]["annotations"] == {ANNOTATION_QUOTA: "{}"}
     assert shown["spec"]["containers"] == [{"resources": {"limits": {GPU: "2"}}}]
     assert shown["status"] == {"phase": "Pending"}
+
+
+def show_held(*classes: str, made_for: str = OTHER) -> Observed:
+    """A replica that was admitted to a class that is no more, of a pool that prefers another one that is no more."""
+    pod = build_pod("chat-0", 0, 1)
+    named = {ANNOTATION_ACCELERATOR_CLASS: made_for, ANNOTATION_ACCELERATOR_CLASSES: ",".join((H100, OTHER))}
+    placement = Placement(OTHER, ("n1",))
+    pod["metadata"]["annotations"] = {**named, **build_record_annotation(QuotaRecord(placement, 5.0))}
+    pod["spec"]["schedulingGates"] = []
+    pod["spec"]["nodeName"] = "n1"
+    known = tuple(build_class(name=name) for name in classes)
+    return Observed(NOW, Tenants((build_tenant(),), {}), known, (build_pool("chat"),), (), (show_pod(pod),))
+
+
+def test_a_replica_of_classes_that_are_gone_still_names_one() -> None:
+    (gang,) = build_snapshot(show_held(made_for=H100), rules=QuotaRules()).gangs
+    assert gang.classes == (H100,)
+    assert gang.placement == Placement(OTHER, ("n1",))
+
+
+@pytest.mark.parametrize("known", [(), (H100,), (H100, OTHER)])
+@pytest.mark.parametrize("made_for", [H100, OTHER])
+def test_what_is_held_counts_under_the_class_that_is_held(known: tuple[str, ...], made_for: str) -> None:
+    observed = show_held(*known, made_for=made_for)
+    gangs = build_snapshot(observed, rules=QuotaRules()).gangs
+    meters = {"t": Meter("2026-01", 0.0, 0.0)}
+    told = build_held_news(observed.tenants.readable, gangs, meters, is_true("Ready", Reason.Ready))
+    assert [(each.class_name, each.used) for each in told["t"].usage] == [(OTHER, 2)]
+
+
+def test_news_of_a_gang_that_names_no_class_are_no_error() -> None:
+    observed = show_held()
+    gangs = [replace(each, classes=(), placement=None) for each in build_snapshot(observed, rules=QuotaRules()).gangs]
+    meters = {"t": Meter("2026-01", 0.0, 0.0)}
+    told = build_held_news(observed.tenants.readable, gangs, meters, is_true("Ready", Reason.Ready))
+    assert told["t"].usage == ()

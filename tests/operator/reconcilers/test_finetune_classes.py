@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, KUEUE_GATE
-from llmos_operator.kube.errors import Unavailable
+from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, TENANTS
+from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Admitter, Settings
 from tests.operator.reconcilers.job_world import CHECKPOINT
 from tests.operator.reconcilers.quota_world import CLASS, accelerator, gpu_pool, node, tenant
@@ -297,3 +298,84 @@ async def test_an_alternative_that_is_added_helps_an_attempt_that_waits_already(
     await world.go_on()
     assert world.class_of("tune-train-2") == OTHER
     assert world.status_now()["phase"] == "Training"
+
+
+async def test_room_is_kept_while_the_pod_for_it_is_refused() -> None:
+    world = TwoClasses(tenant_of_both())
+    await fill_the_first_class(world)
+    await world.prepare()
+    await world.quota()
+    world.kube.fail_next("apply", "Pod", Forbidden("exceeded quota: llmos-quota, requested: x"), times=3)
+    for _ in range(3):
+        await world.step()
+        await world.quota()
+        assert "deletionTimestamp" not in world.pod("tune-train-1")["metadata"]
+        assert world.used() == {CLASS: 1, OTHER: 1}
+        world.pass_time(15)
+    await world.go_on()
+    assert world.job_pods() == ["tune-train-2"]
+    assert world.class_of("tune-train-2") == OTHER
+    assert world.status_now()["attempts"] == {"user": 0, "infrastructure": 0, "preemptions": 0, "moves": 1}
+
+
+async def wait_for_the_first_class(**trainer: Any) -> TwoClasses:
+    """An attempt that waits for the first class, which is full; of the other one there is no quota."""
+    world = TwoClasses(tenant("a", NAMESPACE, guaranteed=1), trainer=trainer or ON_EITHER)
+    await fill_the_first_class(world)
+    await world.prepare()
+    await world.go_on(2)
+    assert world.is_gated(world.pod("tune-train-1"))
+    assert world.class_of("tune-train-1") == CLASS
+    return world
+
+
+async def test_an_attempt_that_waits_for_a_class_that_is_deleted_goes_for_another_one() -> None:
+    world = await wait_for_the_first_class()
+    world.kube.finish_deletion(ACCELERATOR_CLASSES, CLASS)
+    world.kube.put(tenant_of_both(guaranteed=(0, 1)))
+    await world.go_on(6)
+    assert world.job_pods() == ["tune-train-2"]
+    assert world.class_of("tune-train-2") == OTHER
+    assert world.status_now()["phase"] == "Training"
+    assert world.status_now()["attempts"] == {"user": 0, "infrastructure": 0, "preemptions": 0, "moves": 1}
+
+
+@pytest.mark.parametrize("accelerator", [{"class": OTHER}, {"class": OTHER, "alternatives": ["b300"]}])
+async def test_an_attempt_that_waits_for_a_class_that_is_taken_out_goes_for_another_one(
+    accelerator: dict[str, Any],
+) -> None:
+    world = await wait_for_the_first_class(accelerator={"class": CLASS})
+    world.change(trainer={"accelerator": accelerator})
+    world.kube.put(tenant_of_both(guaranteed=(1, 1)))
+    await world.go_on(6)
+    assert world.job_pods() == ["tune-train-2"]
+    assert world.class_of("tune-train-2") == OTHER
+    assert world.status_now()["phase"] == "Training"
+
+
+async def test_an_attempt_that_waits_moves_no_more_once_there_are_no_alternatives() -> None:
+    world = await wait_for_the_first_class()
+    world.change(trainer={"accelerator": {"class": CLASS}})
+    await world.step()
+    world.kube.put(tenant_of_both(guaranteed=(1, 1)))
+    await world.go_on(4)
+    assert world.job_pods() == ["tune-train-1"]
+    assert world.is_gated(world.pod("tune-train-1"))
+
+
+async def test_a_gang_that_moves_and_is_cut_off_keeps_the_room_all_the_same() -> None:
+    storage: dict[str, Any] = {"checkpoint": {"storage": {"accessMode": "ReadWriteMany"}}}
+    world = TwoClasses(tenant_of_both(guaranteed=(1, 2)), trainer={**ON_EITHER, "nodes": 2}, **storage)
+    await world.prepare()
+    await world.quota()
+    moved = world.pod("tune-train-1")["metadata"]["uid"]
+    await world.step()
+    world.kube.fail_next("apply", "Pod", Unavailable("cut off"), after=1)
+    with pytest.raises(Unavailable):
+        await world.step()
+    assert "tune-train-2" not in world.job_pods()
+    assert "tune-train-2-1" in world.job_pods()
+    await world.step()
+    record = read_record(world.pod("tune-train-2")["metadata"])
+    assert record.succeeds == moved
+    assert record.placement is not None

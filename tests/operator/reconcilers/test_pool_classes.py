@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, LABEL_POOL
-from llmos_operator.kube.errors import Unavailable
+from llmos_operator.kube.errors import Forbidden, KubeError, Unavailable
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS
+from llmos_operator.planning.isolation import BACKSTOP_QUOTA
+from llmos_operator.planning.quota_record import read_record
 from tests.operator.reconcilers.job_world import build_base
-from tests.operator.reconcilers.quota_world import CLASS, GPU, Cluster, gpu_pool, node, tenant
+from tests.operator.reconcilers.quota_world import CLASS, GPU, Cluster, accelerator, gpu_pool, node, tenant
 from tests.operator.reconcilers.test_finetune_classes import (
     OTHER,
     OTHER_GPU,
@@ -245,3 +247,131 @@ async def test_a_replica_that_gets_the_name_of_one_that_moved_is_another_one() -
     await world.go_on()
     assert world.counts() == {CLASS: 3, OTHER: 1}
     assert moved in world.replicas()
+
+
+REFUSED = Forbidden(f"exceeded quota: {BACKSTOP_QUOTA}, requested: {OTHER_GPU}=1")
+
+
+async def test_room_is_kept_while_the_pod_for_it_is_refused() -> None:
+    """What waits fills the backstop, and the pod for the other class is refused until some of it is gone."""
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)))
+    await world.reconcile("InferencePool", "chat")
+    await world.quota()
+    assert world.used() == {CLASS: 2, OTHER: 1}
+    moved = next(pod for pod in world.pods() if read_record(pod["metadata"]).is_moved)
+    world.kube.fail_next("apply", "Pod", REFUSED, times=2)
+    for _ in range(2):
+        await world.reconcile("InferencePool", "chat")
+        await world.quota()
+        kept = next(pod for pod in world.pods() if pod["metadata"]["uid"] == moved["metadata"]["uid"])
+        assert "deletionTimestamp" not in kept["metadata"]
+        assert world.used() == {CLASS: 2, OTHER: 1}
+    assert condition(world.status("chat"))["reason"] == "QuotaExceeded"
+    await world.go_on()
+    assert world.counts() == {CLASS: 2, OTHER: 1}
+
+
+async def test_of_two_that_moved_each_is_succeeded_once_though_the_second_was_refused() -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)), replicas=4)
+    await world.reconcile("InferencePool", "chat")
+    await world.quota()
+    world.kube.fail_next("apply", "Pod", REFUSED, times=1, after=1)
+    await world.reconcile("InferencePool", "chat")
+    await world.reconcile("InferencePool", "chat")
+    succeeds = [uid for pod in world.pods() if (uid := read_record(pod["metadata"]).succeeds)]
+    assert len(succeeds) == len(set(succeeds)) == 2
+    await world.go_on()
+    assert world.counts() == {CLASS: 2, OTHER: 2}
+    assert world.used() == {CLASS: 2, OTHER: 2}
+
+
+async def test_a_class_that_cannot_be_read_is_left_out_and_named() -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)), replicas=1)
+    world.kube.put(other_class(memory="much"))
+    await world.go_on()
+    assert world.counts() == {CLASS: 1, OTHER: 0}
+    assert condition(world.status("chat"))["reason"] == "Ready"
+    found = next(each for each in world.status("chat")["status"]["acceleratorClasses"] if each["class"] == OTHER)
+    assert found["message"].startswith("Left out.")
+    assert f"AcceleratorClass {OTHER}" in found["message"]
+    assert "memory" in found["message"]
+
+
+@pytest.mark.parametrize("error", [Unavailable("cut off"), REFUSED])
+async def test_a_successor_whose_making_is_cut_off_keeps_the_room_all_the_same(error: KubeError) -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(1, 2)), replicas=1, accelerator={**EITHER, "count": 2})
+    for kind in (accelerator(), other_class()):
+        world.kube.put({**kind, "spec": {**kind["spec"], "countPerNode": 1}})
+    world.kube.put(node(gpus=1))
+    world.kube.put(other_node(gpus=1))
+    world.kube.put(other_node("o2", gpus=1))
+    await world.reconcile("InferencePool", "chat")
+    await world.quota()
+    moved = next(pod for pod in world.pods() if read_record(pod["metadata"]).is_moved)
+    world.kube.fail_next("apply", "Pod", error, after=1)
+    with contextlib.suppress(Unavailable):
+        await world.reconcile("InferencePool", "chat")
+    assert len(world.pods()) == 3, "a worker of the successor is there, and no leader"
+    await world.reconcile("InferencePool", "chat")
+    succeeds = [uid for pod in world.pods() if (uid := read_record(pod["metadata"]).succeeds)]
+    assert succeeds == [moved["metadata"]["uid"]]
+    await world.go_on()
+    assert world.used()[OTHER] == 2
+    assert set(world.replicas().values()) == {OTHER}
+
+
+@pytest.mark.parametrize("gone", [CLASS, OTHER])
+async def test_what_runs_on_a_class_that_is_deleted_goes_on(gone: str) -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)), rollout={"maxSurge": 1, "maxUnavailable": 1})
+    await world.go_on()
+    before = world.replicas()
+    world.kube.finish_deletion(ACCELERATOR_CLASSES, gone)
+    await world.go_on(4)
+    assert world.replicas() == before
+    assert world.status("chat")["status"]["updatedReplicas"] == 3
+    assert condition(world.status("chat"))["reason"] == "Ready"
+    world.kube.forget_writes()
+    await world.reconcile("InferencePool", "chat")
+    assert world.kube.changes == []
+
+
+async def test_what_runs_on_a_class_that_the_model_fits_no_more_goes_on_and_a_new_one_goes_elsewhere() -> None:
+    rollout = {"maxSurge": 1, "maxUnavailable": 1}
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 4)), engine={"name": "vllm"}, rollout=rollout)
+    world.kube.put(other_node(gpus=4))
+    world.kube.put(build_base())
+    await world.go_on()
+    before = world.replicas()
+    assert world.counts() == {CLASS: 2, OTHER: 1}
+    small = accelerator()
+    world.kube.put({**small, "spec": {**small["spec"], "memory": "64Mi"}})
+    world.change(replicas=4)
+    await world.go_on(6)
+    assert world.counts() == {CLASS: 2, OTHER: 2}
+    assert before.items() <= world.replicas().items()
+
+
+async def test_a_replica_that_waits_for_a_class_that_is_deleted_is_made_for_another_one() -> None:
+    world = TwoClasses(tenant("a", NAMESPACE, guaranteed=2), replicas=3)
+    await world.go_on()
+    before = world.replicas()
+    assert world.counts() == {CLASS: 2, OTHER: 0}
+    world.kube.finish_deletion(ACCELERATOR_CLASSES, CLASS)
+    world.kube.put(tenant_of_both(guaranteed=(2, 2)))
+    await world.go_on(6)
+    assert world.counts() == {CLASS: 2, OTHER: 1}
+    assert before.items() <= world.replicas().items()
+
+
+async def test_a_change_rolls_over_replicas_of_a_class_that_is_deleted_too() -> None:
+    world = TwoClasses(tenant_of_both(guaranteed=(2, 2)), rollout={"maxSurge": 1, "maxUnavailable": 1}, replicas=2)
+    world.kube.put(node(gpus=1))
+    await world.go_on()
+    before = world.replicas()
+    assert world.counts() == {CLASS: 1, OTHER: 1}
+    world.kube.finish_deletion(ACCELERATOR_CLASSES, CLASS)
+    await world.go_on(2)
+    world.change(contextLength=2048)
+    await world.go_on(24)
+    assert before.keys().isdisjoint(world.replicas())
+    assert world.counts() == {CLASS: 0, OTHER: 2}
