@@ -91,10 +91,12 @@ def build_reader(namespace: str, claim: str) -> Object:
     spec, (container,) = pod["spec"], pod["spec"]["containers"]
     spec["securityContext"] |= {"runAsGroup": 65532, "fsGroup": 65532, "fsGroupChangePolicy": "OnRootMismatch"}
     spec["restartPolicy"] = "Never"
-    spec["volumes"] = [{"name": "work", "persistentVolumeClaim": {"claimName": claim}}]
+    spec["volumes"] = [{"name": "work", "persistentVolumeClaim": {"claimName": claim}}, {"name": "tmp", "emptyDir": {}}]
     container["image"] = image_name("worker")
     container["command"] = ["python", "-c", READ, WORK_DIR]
-    container["volumeMounts"] = [{"name": "work", "mountPath": WORK_DIR, "readOnly": True}]
+    # What reads event files imports torch, which wants a place for temporary files.
+    work = {"name": "work", "mountPath": WORK_DIR, "readOnly": True}
+    container["volumeMounts"] = [work, {"name": "tmp", "mountPath": "/tmp"}]
     return pod
 
 
