@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.train.world import World, make_base
+from tests.training.train.world import World, make_base, make_rows, write_dataset
 
 TOKENS = 32768
 MIDDLE = 700 << 20
@@ -21,10 +21,14 @@ SMALL = 200 << 20
 def deep(make_world: Callable[..., World], tmp_path: Path) -> Callable[..., World]:
     """Make worlds with a base model whose activations take much more than its weights."""
     base = make_base(tmp_path / "deep", layers=8)
+    # All of one length: others would be cut into micro-batches of their own.
+    rows = [row for row in make_rows(900) if len(row["input_ids"]) == 10]
 
     def make(name: str, tokens: int = TOKENS) -> World:
         hyperparameters = {"batchTokens": tokens, "maxLength": tokens, "maxSteps": 2}
-        return replace(make_world(name, method={"tuning": "full"}, hyperparameters=hyperparameters), base=base)
+        world = make_world(name, method={"tuning": "full"}, hyperparameters=hyperparameters)
+        write_dataset(world.work, {"train": rows[10:], "eval": rows[:10]})
+        return replace(world, base=base)
 
     return make
 
