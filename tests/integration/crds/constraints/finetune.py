@@ -307,17 +307,14 @@ _CHECKPOINT: Final = [
     *(
         Case(
             _JOB,
-            "spec",
+            "spec.earlyStopping",
             "rule",
-            {**_stopping_by(task, form, metric), "earlyStopping": {"metric": metric, "mode": right}},
-            {**_stopping_by(task, form, metric), "earlyStopping": {"metric": metric, "mode": wrong}},
+            {"metric": "eval_loss", "mode": "min"},
+            refused,
             says="mode is the wrong way round for this metric",
             blamed="spec.earlyStopping.mode",
         )
-        for task, form, metric, right, wrong in (
-            ("causal-lm", "chat", "eval_loss", "min", "max"),
-            ("token-classification", "tokens-labels", "eval_f1", "max", "min"),
-        )
+        for refused in ({"mode": "max"}, {"metric": "eval_f1", "mode": "min"})
     ),
     *limits(_JOB, "spec.earlyStopping.patience", 1, 1000),
     *limits(_JOB, "spec.earlyStopping.minDelta", 0, 1000),
