@@ -69,8 +69,9 @@ e2e: install ## Core stories on a real cluster
 	$(BIN)/python -m pytest e2e/test_chart.py
 
 e2e-all: install ## All stories on a real cluster
-	LLMOS_E2E_ALL=1 $(BIN)/python -m pytest e2e --ignore=e2e/test_chart.py --durations=0 --durations-min=5
+	LLMOS_E2E_ALL=1 $(BIN)/python -m pytest e2e --ignore-glob=e2e/test_chart*.py --durations=0 --durations-min=5
 	$(BIN)/python -m pytest e2e/test_chart.py
+	$(BIN)/python -m pytest e2e/test_chart_policies.py
 
 quickstart: install ## A real model answers a question, on a cluster of its own
 	$(BIN)/python -m e2e.quickstart up

@@ -21,18 +21,11 @@ from e2e.cluster.binaries import ensure_binaries
 from e2e.cluster.images import image_name
 from e2e.cluster.paths import repository_dir
 from e2e.cluster.shell import wait_for
-from e2e.support.api import Api, Object
-from e2e.support.objects import build_model, build_pool, read_condition, wait_ready
-from e2e.support.source import Source
-from e2e.support.tenants import tenants
-from e2e.support.waiting import eventually
-from llmos.api.isolation import Check, Finding, parse_findings
 
 NAMESPACE = "chart-story"
 RELEASE = "story"
 DEPLOYMENT = f"{RELEASE}-operator"
 LEASE = "llmos-operator"
-TENANT = "released"
 CHART = repository_dir() / "charts" / "llmos"
 COMMAND_TIMEOUT_S = 300.0
 # Lease duration 15 s, two looks of 2.4 s, and the end of a pod on a busy machine.
@@ -219,29 +212,3 @@ def test_the_standby_waits_with_warm_watches_and_answers_probes(cluster: Cluster
     (standby,) = set(pods) - {leader}
     metrics = cluster.kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{standby}:8080/proxy/metrics")
     assert "llmos_operator" in metrics
-
-
-@pytest.mark.timeout(900)
-async def test_what_policies_close_does_not_open_for_the_operator(
-    cluster: Cluster, api: Api, lite_image: None, source: Source
-) -> None:
-    """Only here is the operator a pod: what a node sends reaches every pod on it, whatever policies say."""
-    cluster.wait_for_leader(lambda leader: True)
-    async with tenants(api, released=0) as places:
-        namespace = places[TENANT]
-        await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")), timeout_s=240)
-        await wait_ready(api, await api.create(build_pool(namespace)), timeout_s=240)
-        tenant = await eventually(
-            "the operator has tried the ports of the replica",
-            lambda: api.get("Tenant", TENANT),
-            lambda found: "did not open" in find_closed_ports(found).seen,
-            timeout_s=180,
-        )
-        assert find_closed_ports(tenant).is_ok, read_condition(tenant, "IsolationReady")
-
-
-def find_closed_ports(tenant: Object | None) -> Finding:
-    """What a Tenant says of the ports that policies close; where nothing was tried it says that, and is fine by it."""
-    findings = parse_findings(read_condition(tenant, "IsolationReady").get("message", ""))
-    found = next((each for each in findings if each.check is Check.CLOSED_PORTS), None)
-    return found or Finding(Check.CLOSED_PORTS, False, "")
