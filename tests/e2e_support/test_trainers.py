@@ -41,5 +41,8 @@ def test_the_step_of_an_attempt_is_read_from_its_own_record(tmp_path: Path) -> N
 def test_the_reader_only_reads() -> None:
     spec = build_reader("ns", "calm-work")["spec"]
     assert spec["restartPolicy"] == "Never"
-    assert spec["volumes"] == [{"name": "work", "persistentVolumeClaim": {"claimName": "calm-work"}}]
-    assert all(mount["readOnly"] for mount in spec["containers"][0]["volumeMounts"])
+    claim, temporary = spec["volumes"]
+    assert claim == {"name": "work", "persistentVolumeClaim": {"claimName": "calm-work"}}
+    assert temporary == {"name": "tmp", "emptyDir": {}}
+    mounts = {mount["name"]: mount.get("readOnly") for mount in spec["containers"][0]["volumeMounts"]}
+    assert mounts == {"work": True, "tmp": None}
