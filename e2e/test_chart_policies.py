@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.support.api import Api, Object
+from e2e.support.api import Api, Object, RefusedError
 from e2e.support.objects import build_model, build_pool, read_condition, wait_ready
 from e2e.support.source import Source
 from e2e.support.tenants import tenants
@@ -26,7 +26,11 @@ async def test_what_policies_close_does_not_open_for_the_operator(
     cluster.wait_for_leader(lambda leader: True)
     async with tenants(api, released=0) as places:
         namespace = places[TENANT]
-        await wait_ready(api, await api.create(build_model(namespace, f"{source.url}/tiny")), timeout_s=240)
+        model = build_model(namespace, f"{source.url}/tiny")
+        created = await eventually(
+            "the new quota takes objects", lambda: try_to_create(api, model), bool, timeout_s=400
+        )
+        await wait_ready(api, created, timeout_s=240)
         await wait_ready(api, await api.create(build_pool(namespace)), timeout_s=240)
         tenant = await eventually(
             "the operator has tried the ports of the replica",
@@ -35,6 +39,16 @@ async def test_what_policies_close_does_not_open_for_the_operator(
             timeout_s=180,
         )
         assert find_closed_ports(tenant).is_ok, read_condition(tenant, "IsolationReady")
+
+
+async def try_to_create(api: Api, manifest: Object) -> Object:
+    """Create an object; empty while the API server has not counted for a ResourceQuota that was just made."""
+    try:
+        return await api.create(manifest)
+    except RefusedError as error:
+        if "status unknown for quota" not in str(error):
+            raise
+        return {}
 
 
 def find_closed_ports(tenant: Object | None) -> Finding:
