@@ -6,7 +6,7 @@ is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from llmos.api import AcceleratorClass, Reason
@@ -39,9 +39,7 @@ class Choice:
         """Why none will do, in the words of the preferred one; None if one will."""
         if self.usable or not self.left_out:
             return None
-        first, *others = self.left_out
-        told = (first.failure.message, *(f"Alternative {each.name}: {each.failure.message}" for each in others))
-        return Failure(first.failure.reason, " ".join(told))
+        return join_refusals({each.name: each.failure for each in self.left_out})
 
     def find(self, name: str) -> AcceleratorClass | None:
         """Return the class of this name, if it will do."""
@@ -70,6 +68,17 @@ def choose_classes(
         else:
             usable.append(accelerator)
     return Choice(tuple(usable), tuple(left_out))
+
+
+def join_refusals(failures: Mapping[str, Failure]) -> Failure:
+    """Return why none of some classes will do: the reason of the preferred one, which comes first, and all words.
+
+    What is wrong on each class, as with the model, is said once.
+    """
+    first, *others = failures.items()
+    told = [first[1].message]
+    told += [f"Alternative {name}: {each.message}" for name, each in others if each.message != told[0]]
+    return Failure(first[1].reason, " ".join(told))
 
 
 def refuse_unknown(name: str) -> Failure:

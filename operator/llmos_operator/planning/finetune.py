@@ -48,7 +48,7 @@ from llmos_operator.planning.finetune_models import CHANGED, architecture_of, di
 from llmos_operator.planning.finetune_pods import FINAL_REASONS, JobPod, PodState
 from llmos_operator.planning.finetune_record import LIVE, Record, find_live, read_record, update_record
 from llmos_operator.planning.finetune_reports import TrainReport
-from llmos_operator.planning.finetune_warnings import find_attach_warnings, find_warnings
+from llmos_operator.planning.finetune_warnings import find_attach_warnings, find_warnings, shorten
 from llmos_operator.planning.replicas import compute_backoff_s
 
 Phase = Literal[
@@ -64,7 +64,6 @@ START_S: Final = 10.0
 END_S: Final = 15.0
 OBSTACLE_S: Final = 15.0
 SOON_S: Final = 0.1
-_LONGEST_WARNING: Final = 400
 _WITHOUT_PAUSE: Final = frozenset({Reason.Preempted, Reason.Suspended, *CHANGED})
 
 
@@ -181,11 +180,9 @@ def _find_warnings(plan: JobPlan, sight: Sight) -> tuple[str, ...]:
     is_running = plan.live is not None and plan.live.component == COMPONENT_TRAIN
     silent = None if is_running else ""
     trouble, unsaved = (sight.live.storage_trouble, sight.live.checkpoint_trouble) if sight.live else (silent, silent)
-    left_out = tuple(
-        each[:_LONGEST_WARNING] for each in find_class_warnings(sight.job, choose_classes_of(sight), sight.chooser)
-    )
+    left_out = find_class_warnings(sight.job, choose_classes_of(sight), sight.chooser)
     found = find_warnings(sight.job, total_steps=steps, unheard=sight.unheard, trouble=trouble, unsaved=unsaved)
-    return (*left_out, *found)
+    return (*shorten(left_out), *found)
 
 
 def with_rollout(plan: JobPlan, rollout: CanaryPlan) -> JobPlan:

@@ -44,7 +44,7 @@ def choose_job_classes(
     if wanted.class_name == CPU_CLASS:
         return Choice()
     return choose_classes(
-        (wanted.class_name, *wanted.alternatives),
+        wanted.class_names,
         known,
         lambda accelerator: refuse_memory(job.spec, base, accelerator, teacher),
     )

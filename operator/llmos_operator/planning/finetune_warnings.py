@@ -21,6 +21,11 @@ _STORAGE = "checkpoint.storage.uri:"
 _CHECKPOINT = "checkpoint:"
 
 
+def shorten(words: Iterable[str]) -> tuple[str, ...]:
+    """Return what is said, each no longer than a status may be."""
+    return tuple(each[:_LONGEST] for each in words if each)
+
+
 def find_attach_warnings(job: FineTuneJob, pools: Iterable[InferencePool]) -> tuple[str, ...]:
     """Return what keeps pools from loading the adapter.
 
@@ -30,7 +35,7 @@ def find_attach_warnings(job: FineTuneJob, pools: Iterable[InferencePool]) -> tu
     """
     found = {pool.metadata.name: pool for pool in pools}
     words = (_judge_pool(job, each.pool, found.get(each.pool)) for each in job.spec.output.attach_to)
-    return tuple(each[:_LONGEST] for each in words if each)
+    return shorten(words)
 
 
 def _judge_pool(job: FineTuneJob, name: str, pool: InferencePool | None) -> str:
@@ -93,7 +98,7 @@ def find_warnings(
         *_repeat(job, _CHECKPOINT, "", unsaved),
         *_judge_log(unheard),
     )
-    return tuple(each[:_LONGEST] for each in found)
+    return shorten(found)
 
 
 def _repeat(job: FineTuneJob, subject: str, what: str, words: str | None) -> Iterator[str]:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmos.api import AcceleratorClass, InferencePool, LLMModel, PoolClassStatus, Reason
+from llmos_operator.planning.classes import join_refusals
 from llmos_operator.planning.failures import Failure, build_failure
 from llmos_operator.planning.layout import plan_layout
 from llmos_operator.planning.pools import Layout
@@ -48,7 +49,7 @@ def plan_layouts(
         unreadable: why others cannot be used, by name.
     """
     found, refused = {each.metadata.name: each for each in known}, unreadable or {}
-    names = (pool.spec.accelerator.class_name, *pool.spec.accelerator.alternatives)
+    names = pool.spec.accelerator.class_names
     planned = [
         ClassLayout(name, Layout(refusal=refused[name]))
         if name in refused
@@ -64,16 +65,10 @@ def choose_layout(layouts: Sequence[ClassLayout]) -> ClassLayout:
     usable = find_usable(layouts)
     if usable:
         return usable[0]
-    first, *others = layouts
-    if first.layout.refusal is None or not others:
-        return first
-    told = [first.layout.refusal.message]
-    for each in others:
-        refusal = each.layout.refusal
-        # What is wrong with the model is so on each class, and said once.
-        if refusal is not None and refusal.message != told[0]:
-            told.append(f"Alternative {each.name}: {refusal.message}")
-    return replace(first, layout=Layout(refusal=Failure(first.layout.refusal.reason, " ".join(told))))
+    if layouts[0].layout.refusal is None:
+        return layouts[0]
+    refusals = {each.name: each.layout.refusal for each in layouts if each.layout.refusal is not None}
+    return replace(layouts[0], layout=Layout(refusal=join_refusals(refusals)))
 
 
 def find_usable(layouts: Iterable[ClassLayout]) -> tuple[ClassLayout, ...]:
@@ -121,7 +116,7 @@ def keep_revisions(pool: InferencePool, revisions: Mapping[str, str]) -> dict[st
     before = read_revisions(pool)
     if not any(before.get(name) == revision for name, revision in revisions.items()):
         return dict(revisions)
-    names = (pool.spec.accelerator.class_name, *pool.spec.accelerator.alternatives)
+    names = pool.spec.accelerator.class_names
     known = before | dict(revisions)
     return {name: known[name] for name in names if name in known}
 

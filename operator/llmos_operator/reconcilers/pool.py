@@ -2,58 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import ValidationError
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel, Reason
+from llmos.api import InferencePool
 from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
     ANNOTATION_FAILURE,
     CONTROL_PORT,
-    CPU_CLASS,
     LABEL_POOL,
     LABEL_REPLICA,
-    LABEL_REVISION,
     LABEL_SERVING,
     RETIRE_FIELD_MANAGER,
 )
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, Invalid, NotFound
-from llmos_operator.kube.resources import ACCELERATOR_CLASSES, INFERENCE_POOLS, LLM_MODELS, PODS, SERVICES, TENANTS
+from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES
 from llmos_operator.manifests.gang import build_leaders_service
 from llmos_operator.manifests.replica import (
-    ReplicaTemplate,
     build_held_pods,
-    build_pool_selector,
     build_replica_pods,
     build_service,
-    compute_revision,
     compute_url,
 )
-from llmos_operator.planning.claims import Tenants
-from llmos_operator.planning.failures import Failure, build_failure, describe_fields
+from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.gang_endings import pods_to_remove, pods_to_retire
 from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost
 from llmos_operator.planning.isolation import build_refusal
-from llmos_operator.planning.kueue import choose_queue
 from llmos_operator.planning.pool_classes import (
-    ClassLayout,
     build_class_statuses,
-    choose_layout,
     find_classes,
-    find_usable,
-    keep_revisions,
-    plan_layouts,
-    read_revisions,
     unite_revisions,
 )
 from llmos_operator.planning.pools import (
     Admission,
-    Layout,
     PoolSize,
     build_pool_status,
     compute_size,
@@ -61,7 +45,6 @@ from llmos_operator.planning.pools import (
 )
 from llmos_operator.planning.quota_pods import read_rank
 from llmos_operator.planning.quota_record import QuotaRecord
-from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.planning.replicas import (
     NewReplica,
     Replica,
@@ -73,51 +56,20 @@ from llmos_operator.planning.replicas import (
     plan_replicas,
 )
 from llmos_operator.planning.sampling import ScaledPool
-from llmos_operator.reconcilers.adapter_key import KeyUnreadableError
-from llmos_operator.reconcilers.adapters import look_at_adapters, read_token_hash
+from llmos_operator.reconcilers.adapters import look_at_adapters
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.classes import tend_classes
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
 from llmos_operator.reconcilers.kueue import build_kueue_metadata, look_at_kueue, tend_pods
 from llmos_operator.reconcilers.orphans import tend_orphans
+from llmos_operator.reconcilers.pool_observed import Observed, build_selector, choose_admission, observe_pool, withhold
 from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import Manifest, apply_if_needed, apply_status_if_changed
 
 REFUSED_RETRY_S = 15.0
 STARTING_FIRST_LOOK_S = 10.0
 STARTING_LAST_LOOK_S = 300.0
-
-
-@dataclass(frozen=True)
-class _Observed:
-    current: Object
-    pool: InferencePool
-    templates: Mapping[str, ReplicaTemplate]
-    """How replicas are made, by the class that they are made for, the preferred one first; none while none can be."""
-    layout: Layout
-    revision: str
-    pods: list[Object]
-    has_quota: bool = False
-    """Whether its replicas wait until the quota, or Kueue, admits them."""
-    withheld: Failure | None = None
-    """Why nothing new can be made, though it is known how."""
-    queue: str = ""
-    """The LocalQueue in which they wait; empty if it is not Kueue that admits them."""
-    layouts: tuple[ClassLayout, ...] = ()
-    """On each class that the pool names."""
-    revisions: Mapping[str, str] = field(default_factory=dict)
-    """By class; those on which nothing can be planned, as the status knows them."""
-
-    @property
-    def template(self) -> ReplicaTemplate | None:
-        """How a replica is made that nothing else is known of."""
-        return next(iter(self.templates.values()), None)
-
-    @property
-    def is_chosen_among(self) -> bool:
-        """Whether the quota chooses among classes."""
-        return self.has_quota and not self.queue
 
 
 async def reconcile_pool(context: Context, key: Key) -> Result:
@@ -128,16 +80,16 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         context.board.forget(key)
         return await tend_orphans(context, LABEL_POOL, key)
     try:
-        observed = await _observe(context, current, InferencePool.model_validate(current))
+        observed = await observe_pool(context, current, InferencePool.model_validate(current))
     except ValidationError as error:
         context.board.forget(key)
         await apply_invalid_status(context, current, error)
         return DONE
     tenants = await observe_tenants(context)
-    observed = _choose_admission(context, observed, tenants)
+    observed = choose_admission(context, observed, tenants)
     isolation = look_at_pool(context, observed.pool, observed.pods, tenants)
     if isolation.refusal is not None:
-        observed = _withhold(observed, isolation.refusal)
+        observed = withhold(observed, isolation.refusal)
     size = compute_size(observed.pool, context.board.decision(key), context.now())
     replicas, plan = await _plan(context, observed, size)
     _publish(context, key, observed, replicas)
@@ -152,7 +104,7 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         layout=observed.layout,
         size=size,
         revision=observed.revision,
-        selector=_selector(observed.pool),
+        selector=build_selector(observed.pool),
         url=compute_url(observed.pool),
         replicas=replicas,
         refused=refused,
@@ -180,19 +132,7 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
     return Result(requeue_after_s=min((look for look in looks if look is not None), default=None))
 
 
-def _choose_admission(context: Context, observed: _Observed, tenants: Tenants) -> _Observed:
-    """Have the replicas wait for Kueue where the installation follows it."""
-    queue = choose_queue(observed.pool, tenants.all, context.settings)
-    return replace(observed, has_quota=True, queue=queue) if queue else observed
-
-
-def _withhold(observed: _Observed, refusal: Failure) -> _Observed:
-    """Make nothing new, as for a pool that cannot be planned."""
-    revision = observed.pool.status.revision or _newest_revision(observed.pods)
-    return replace(observed, templates={}, layout=Layout(refusal=refusal), revision=revision)
-
-
-def _publish(context: Context, key: Key, observed: _Observed, replicas: tuple[Replica, ...]) -> None:
+def _publish(context: Context, key: Key, observed: Observed, replicas: tuple[Replica, ...]) -> None:
     """Tell the autoscaler about a pool that scales, and about no other."""
     scaling, status = observed.pool.spec.scaling, observed.pool.status
     if scaling is None:
@@ -218,7 +158,7 @@ def _join(ip: str, port: int) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def _leader_ips(observed: _Observed) -> dict[str, str]:
+def _leader_ips(observed: Observed) -> dict[str, str]:
     """Return the addresses of the pods that serve, by the name of their replica."""
     return {
         pod["metadata"]["labels"][LABEL_REPLICA]: pod["status"]["podIP"]
@@ -227,112 +167,13 @@ def _leader_ips(observed: _Observed) -> dict[str, str]:
     }
 
 
-def _selector(pool: InferencePool) -> str:
-    return ",".join(f"{key}={value}" for key, value in sorted(build_pool_selector(pool).items()))
-
-
-async def _observe(context: Context, current: Object, pool: InferencePool) -> _Observed:
-    namespace = pool.metadata.namespace or ""
-    # All at once: nobody should wait for their sum.
-    model, accelerators, pods, tenants = await asyncio.gather(
-        context.kube.get(LLM_MODELS, pool.spec.model_ref.name, namespace),
-        _observe_classes(context, pool),
-        context.kube.list(PODS, namespace=namespace, label_selector=_selector(pool)),
-        _observe_tenants(context, pool),
-    )
-    has_quota = needs_gate(pool.spec.accelerator.class_name, tenants)
-    parsed_model = None
-    known, unreadable = _parse_classes(context, accelerators)
-    try:
-        parsed_model = context.shared.parse(LLMModel, model) if model else None
-        layouts = plan_layouts(pool, parsed_model, known, unreadable)
-    except ValidationError as error:
-        layouts = _build_unreadable(pool, error)
-    layout = choose_layout(layouts).layout
-    without_plan = _Observed(
-        current,
-        pool,
-        {},
-        layout,
-        pool.status.revision or _newest_revision(pods),
-        pods,
-        has_quota,
-        layouts=layouts,
-        revisions=read_revisions(pool),
-    )
-    if layout.plan is None:
-        # Without a plan nothing new is made, but what runs goes on, and may still shrink.
-        return without_plan
-    try:
-        token_hash = await read_token_hash(context, pool)
-    except KeyUnreadableError as error:
-        return replace(without_plan, withheld=error.failure)
-    usable = find_usable(layouts)
-    names = tuple(each.name for each in usable) if pool.spec.accelerator.alternatives else ()
-    templates = {
-        each.name: ReplicaTemplate(
-            pool, parsed_model, each.accelerator, each.layout.plan, context.settings, token_hash, names
-        )
-        for each in usable
-        if each.layout.plan is not None
-    }
-    revisions = {name: compute_revision(template) for name, template in templates.items()}
-    return replace(
-        without_plan,
-        templates=templates,
-        revision=revisions[usable[0].name],
-        revisions=keep_revisions(pool, revisions),
-    )
-
-
-def _build_unreadable(pool: InferencePool, error: ValidationError) -> tuple[ClassLayout, ...]:
-    """Return that the model, and not the pool itself, holds a value that cannot be used."""
-    wanted = pool.spec.accelerator
-    layout = Layout(refusal=_refuse_unreadable(pool.spec.model_ref.name, error))
-    return tuple(ClassLayout(name, layout) for name in (wanted.class_name, *wanted.alternatives))
-
-
-def _parse_classes(context: Context, bodies: Iterable[Object]) -> tuple[list[AcceleratorClass], dict[str, Failure]]:
-    """Return the classes, and why others hold a value that cannot be used, by name."""
-    known, unreadable = [], {}
-    for body in bodies:
-        name = body["metadata"]["name"]
-        try:
-            known.append(context.shared.parse(AcceleratorClass, body))
-        except ValidationError as error:
-            unreadable[name] = _refuse_unreadable(name, error)
-    return known, unreadable
-
-
-def _refuse_unreadable(name: str, error: ValidationError) -> Failure:
-    return build_failure(Reason.InvalidSpec, f"{error.title} {name}: {describe_fields(error)}.")
-
-
-async def _observe_tenants(context: Context, pool: InferencePool) -> list[Object]:
-    return [] if pool.spec.accelerator.class_name == CPU_CLASS else await context.kube.list(TENANTS)
-
-
-async def _observe_classes(context: Context, pool: InferencePool) -> list[Object]:
-    """Return the classes that the pool names, as far as they exist."""
-    wanted = pool.spec.accelerator
-    names = [name for name in (wanted.class_name, *wanted.alternatives) if name != CPU_CLASS]
-    found = [await context.kube.get(ACCELERATOR_CLASSES, name) for name in names]
-    return [each for each in found if each is not None]
-
-
-def _newest_revision(pods: list[Object]) -> str:
-    metadata = [pod["metadata"] for pod in pods]
-    dated = [(str(m["creationTimestamp"]), str(m["labels"].get(LABEL_REVISION, ""))) for m in metadata]
-    return max(dated, default=("", ""))[1]
-
-
 def _times(context: Context) -> PodTimes:
     settings = context.settings
     # The worker gives up first and says why; the operator's own limit is the net below it.
     return PodTimes(settings.unschedulable_after_s, settings.start_timeout_s + 60, settings.image_pull_timeout_s)
 
 
-async def _plan(context: Context, observed: _Observed, size: PoolSize) -> tuple[tuple[Replica, ...], ReplicaPlan]:
+async def _plan(context: Context, observed: Observed, size: PoolSize) -> tuple[tuple[Replica, ...], ReplicaPlan]:
     """Plan; where victims must be chosen among replicas that answer, ask them first how busy they are."""
     replicas, plan = _plan_with(context, observed, size, {})
     answering = [r for r in replicas if r.state is ReplicaState.READY]
@@ -349,7 +190,7 @@ async def _plan(context: Context, observed: _Observed, size: PoolSize) -> tuple[
 
 
 def _plan_with(
-    context: Context, observed: _Observed, size: PoolSize, in_flight: dict[str, int]
+    context: Context, observed: Observed, size: PoolSize, in_flight: dict[str, int]
 ) -> tuple[tuple[Replica, ...], ReplicaPlan]:
     now = context.now()
     spec = observed.pool.spec
@@ -371,7 +212,7 @@ def _plan_with(
     return replicas, plan
 
 
-async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) -> Failure | None:
+async def _apply_plan(context: Context, observed: Observed, plan: ReplicaPlan) -> Failure | None:
     """Write what the plan says; return what the API server refused."""
     refused = observed.withheld
     try:
@@ -391,7 +232,7 @@ async def _apply_plan(context: Context, observed: _Observed, plan: ReplicaPlan) 
     return refused
 
 
-async def _apply_services(context: Context, observed: _Observed) -> None:
+async def _apply_services(context: Context, observed: Observed) -> None:
     """Have the Service before the first replica; without replicas there is nothing that it could lead to."""
     await _apply_service(context, observed.pool, build_service(observed.pool))
     if observed.template is not None and observed.template.plan.pods > 1:
@@ -407,7 +248,7 @@ async def _apply_service(context: Context, pool: InferencePool, service: Manifes
     await apply_if_needed(context.kube, service, existing)
 
 
-async def _complete_replica(context: Context, observed: _Observed, replica: Replica, plan: ReplicaPlan) -> None:
+async def _complete_replica(context: Context, observed: Observed, replica: Replica, plan: ReplicaPlan) -> None:
     """Make the pods that a replica lacks, for the class of the others."""
     name = replica.class_name or next(iter(observed.templates), "")
     if name in observed.templates:
@@ -416,7 +257,7 @@ async def _complete_replica(context: Context, observed: _Observed, replica: Repl
         await _apply_replica(context, same, NewReplica(replica.ordinal, replica.attempt, record))
 
 
-async def _apply_replica(context: Context, observed: _Observed, new: NewReplica) -> None:
+async def _apply_replica(context: Context, observed: Observed, new: NewReplica) -> None:
     if observed.template is None:
         return
     name, record = _choose_class(observed, new)
@@ -436,7 +277,7 @@ async def _apply_replica(context: Context, observed: _Observed, new: NewReplica)
             await context.kube.apply(pod)
 
 
-def _choose_class(observed: _Observed, new: NewReplica) -> tuple[str, QuotaRecord]:
+def _choose_class(observed: Observed, new: NewReplica) -> tuple[str, QuotaRecord]:
     """Return what a replica is made for, and what it goes on from."""
     record = new.record or QuotaRecord()
     first = next(iter(observed.templates))
@@ -446,7 +287,7 @@ def _choose_class(observed: _Observed, new: NewReplica) -> tuple[str, QuotaRecor
     return first, record.for_successor()
 
 
-def _hold_for_kueue(context: Context, observed: _Observed, pods: list[Object]) -> list[Object]:
+def _hold_for_kueue(context: Context, observed: Observed, pods: list[Object]) -> list[Object]:
     replica = pods[0]["metadata"]["labels"][LABEL_REPLICA]
     labels, annotations = build_kueue_metadata(
         context, observed.pool, observed.queue, replica, len(pods), observed.pods
@@ -454,11 +295,11 @@ def _hold_for_kueue(context: Context, observed: _Observed, pods: list[Object]) -
     return build_held_pods(pods, labels, annotations)
 
 
-def _pods_of(observed: _Observed, replica: Replica) -> list[Object]:
+def _pods_of(observed: Observed, replica: Replica) -> list[Object]:
     return [pod for pod in observed.pods if pod["metadata"]["labels"].get(LABEL_REPLICA) == replica.name]
 
 
-async def _drain(context: Context, observed: _Observed, plan: ReplicaPlan) -> None:
+async def _drain(context: Context, observed: Observed, plan: ReplicaPlan) -> None:
     """Take replicas out of the Service; the time stamp tells the next pass when they may be deleted."""
     started = context.now().isoformat()
     for replica in plan.drain:
@@ -475,7 +316,7 @@ async def _drain(context: Context, observed: _Observed, plan: ReplicaPlan) -> No
                 continue
 
 
-async def _delete(context: Context, observed: _Observed, plan: ReplicaPlan) -> None:
+async def _delete(context: Context, observed: Observed, plan: ReplicaPlan) -> None:
     for replica in plan.delete:
         for pod in _pods_of(observed, replica):
             metadata = pod["metadata"]
@@ -489,7 +330,7 @@ async def _delete(context: Context, observed: _Observed, plan: ReplicaPlan) -> N
             )
 
 
-async def _retire(context: Context, observed: _Observed) -> None:
+async def _retire(context: Context, observed: Observed) -> None:
     """End pods that hold accelerators but cannot start; they stay as the record of their failure."""
     for name, failure in pods_to_retire(observed.pods, _times(context), context.now()):
         pod = next(p for p in observed.pods if p["metadata"]["name"] == name)

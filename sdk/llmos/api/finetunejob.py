@@ -143,6 +143,11 @@ class TrainerAccelerator(ApiModel):
     first one, `class` before all of these, that the tenant may have and that has room; memory is planned for each. It
     stays there until it ends. Where no Tenant exists, or Kueue admits, they are not asked for. A search has none."""
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """All classes that will do, the preferred one first."""
+        return (self.class_name, *self.alternatives)
+
 
 class Trainer(ApiModel):
     """The pods that train."""

@@ -128,6 +128,11 @@ class Accelerator(ApiModel):
     """Accelerators of one replica. More than the class has on one node (countPerNode) are spread over as few pods as
     will do, the same number in each."""
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """All classes that will do, the preferred one first."""
+        return (self.class_name, *self.alternatives)
+
 
 class Parallelism(ApiModel):
     """How a replica spreads the model over its accelerators. Empty fields are planned."""

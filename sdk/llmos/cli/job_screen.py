@@ -107,7 +107,7 @@ def _fact_rows(job: FineTuneJob) -> list[tuple[str, str]]:
 
 def _say_place(job: FineTuneJob) -> str:
     trainer, taken = job.spec.trainer, job.status.accelerator_class
-    wanted = (trainer.accelerator.class_name, *trainer.accelerator.alternatives)
+    wanted = trainer.accelerator.class_names
     each = f"{trainer.accelerators_per_node} x {taken or ' or '.join(wanted)}"
     place = f"{trainer.nodes} nodes, {each} each" if trainer.nodes > 1 else each
     others = [name for name in wanted if name != taken] if taken and len(wanted) > 1 else []
