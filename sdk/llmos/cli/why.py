@@ -11,7 +11,7 @@ from typing import Any
 from llmos.api import InferencePool
 from llmos.api.scaling import ReplicaCapacity, Scaling, ScalingInputs, ScalingStatus
 from llmos.cli.exits import ExitCode
-from llmos.client import Client
+from llmos.client import Client, ready_condition
 from llmos_operator.planning.schedule import ReplicaLimits, find_limits
 
 _PROBLEMS = frozenset({"unschedulable", "staleInputs"})
@@ -79,22 +79,31 @@ def save_samples(client: Client, name: str, path: Path, *, operator_namespace: s
 
 
 def draw_explanation(it: Explanation) -> str:
-    """The decision first, then what it rests on."""
+    """The decision first, then what it rests on, and why the pool is not ready."""
+    return "\n".join(part for part in (*_draw_decision(it), _say_trouble(it.pool)) if part)
+
+
+def _draw_decision(it: Explanation) -> tuple[str, ...]:
     scaling, decision, limits = it.scaling, it.decision, it.limits
     title = f"InferencePool {it.pool.metadata.namespace}/{it.pool.metadata.name}"
     if scaling is None or limits is None:
-        return f"{title}: spec.replicas fixes the number at {it.pool.spec.replicas}. Nothing is decided by load."
+        return (f"{title}: spec.replicas fixes the number at {it.pool.spec.replicas}. Nothing is decided by load.",)
     if decision is None:
-        return f"{title}: the operator has not decided yet; {it.pool.status.desired_replicas} replicas are desired."
-    parts = [
+        return (f"{title}: the operator has not decided yet; {it.pool.status.desired_replicas} replicas are desired.",)
+    return (
         f"{title}: {_say_decision(it, scaling, decision)}",
         f"  {decision.message}",
         draw_rows("Limits now", [_limits_row(limits)]),
         draw_rows("What it saw", _input_rows(decision.inputs)),
         draw_rows("What each target asks for", [(d.name, f"{d.replicas:g}  {d.message}") for d in decision.demands]),
         draw_rows("What one replica can do", _capacity_rows(decision.capacity)),
-    ]
-    return "\n".join(part for part in parts if part)
+    )
+
+
+def _say_trouble(pool: InferencePool) -> str:
+    """Why it does not answer, which no number of replicas mends."""
+    found = ready_condition(pool)
+    return f"  Not ready ({found.reason}): {found.message}" if found and found.status == "False" else ""
 
 
 def _say_decision(it: Explanation, scaling: Scaling, decision: ScalingStatus) -> str:

@@ -10,7 +10,7 @@ import pytest
 from llmos.api import FineTuneJob
 from llmos_operator.kube.client import Resource
 from llmos_operator.kube.errors import Unavailable
-from llmos_operator.kube.resources import CONFIG_MAPS, FINE_TUNE_JOBS, LLM_MODELS, PERSISTENT_VOLUME_CLAIMS, PODS
+from llmos_operator.kube.resources import CONFIG_MAPS, FINE_TUNE_JOBS, LLM_MODELS, PERSISTENT_VOLUME_CLAIMS
 from tests.operator.reconcilers.job_world import CHECKPOINT, JOB, REPORT, JobWorld, build_base
 from tests.operator.reconcilers.world import NAMESPACE, build_model
 
@@ -122,67 +122,6 @@ async def test_a_second_reconcile_writes_nothing(reach: Any) -> None:
     assert world.kube.changes == []
 
 
-async def test_progress_comes_from_the_log_not_more_often_than_every_two_seconds() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    world.pass_time(5)
-    world.tell("tune-train-1", progress={"step": 5, "totalSteps": 100, "loss": float("nan")}, lastCheckpoint=CHECKPOINT)
-    status = await world.step()
-    assert status["progress"] == {
-        "step": 5,
-        "totalSteps": 100,
-        "epoch": 0,
-        "tokens": 0,
-        "tokensPerSecond": 0,
-        "display": "5/100",
-    }
-    assert status["lastCheckpoint"]["step"] == 40
-    world.kube.forget_writes()
-    world.pass_time(1)
-    await world.step()
-    assert [read for read in world.kube.reads if read.verb == "log"] == []
-
-
-async def test_evaluations_on_the_way_are_remembered_once_for_each_step_also_over_attempts() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    points = [{"step": 10 * number, "loss": 2.0, "evalLoss": 2.0 - number / 100} for number in range(1, 31)]
-    world.pass_time(5)
-    world.tell("tune-train-1", evaluations=[*points[:10], {"step": 5, "evalLoss": float("nan")}, "nonsense"])
-    assert (await world.step())["metrics"] == points[:10]
-    world.end_pod("tune-train-1", code=137)
-    await world.step()
-    world.pass_time(11)
-    await world.go(2)
-    await world.train(2)
-    world.pass_time(5)
-    world.tell("tune-train-2", evaluations=points[8:18])
-    assert (await world.step())["metrics"] == points[:18]
-    world.end_pod("tune-train-2", outcome="complete", output={"digest": "sha256:out"}, evaluations=points[20:])
-    assert (await world.go())["metrics"] == [*points[8:18], *points[20:]]
-
-
-async def test_evaluations_of_work_that_is_lost_do_not_hide_those_of_a_newer_attempt() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    points = [{"step": 10 * number, "loss": 2.0, "evalLoss": 2.0 - number / 100} for number in range(1, 31)]
-    world.pass_time(5)
-    world.tell("tune-train-1", evaluations=points, progress={"step": 305, "totalSteps": 400})
-    assert (await world.step())["metrics"] == points[10:]
-    world.end_pod("tune-train-1", code=137)
-    await world.step()
-    world.pass_time(11)
-    await world.go(2)
-    await world.train(2)
-    world.pass_time(5)
-    again = [{**point, "evalLoss": 1.5} for point in points[:8]]
-    world.tell("tune-train-2", evaluations=again[6:], progress={"step": 82, "totalSteps": 400})
-    assert (await world.step())["metrics"] == again[6:]
-
-
 async def test_a_base_that_is_deleted_before_it_was_fetched_is_never_started_from() -> None:
     world = JobWorld()
     base = build_base()
@@ -205,17 +144,6 @@ async def test_a_base_that_is_deleted_before_it_was_fetched_is_never_started_fro
     assert world.job_pods() == ["tune-prepare-1"]
 
 
-async def test_evaluating_is_a_phase_of_its_own() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    world.pass_time(5)
-    world.tell("tune-train-1", phase="evaluating", progress={"step": 100, "totalSteps": 100})
-    assert (await world.step())["phase"] == "Evaluating"
-    assert (await world.step())["phase"] == "Evaluating"
-    assert world.ready() == ("False", "Evaluating")
-
-
 async def test_bad_data_ends_the_job_with_the_lines_and_without_a_train_pod() -> None:
     world = JobWorld(retries={"user": 5})
     await world.go()
@@ -229,86 +157,6 @@ async def test_bad_data_ends_the_job_with_the_lines_and_without_a_train_pod() ->
     world.pass_time(1000)
     assert (await world.go())["phase"] == "Failed"
     assert world.job_pods() == ["tune-prepare-1"]
-
-
-def fail_train(world: JobWorld, number: int, reason: str) -> None:
-    world.end_pod(f"tune-train-{number}", code=1, reason=reason, message="it broke", lastCheckpoint=CHECKPOINT)
-
-
-async def test_a_kill_is_infrastructure_and_is_tried_again_after_a_pause() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    world.end_pod("tune-train-1", code=137)
-    status = await world.go()
-    assert status["attempts"] == {"user": 0, "infrastructure": 1, "preemptions": 0}
-    assert world.condition("Trained") == ("False", "NodeLost")
-    assert world.job_pods() == ["tune-train-1"]
-    world.pass_time(11)
-    status = await world.go()
-    assert world.job_pods() == ["tune-train-2"]
-    assert status["attempt"] == 2
-    await world.train(2)
-    assert world.ready() == ("False", "Training")
-
-
-async def test_a_pod_that_vanished_is_counted_once() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    world.kube.finish_deletion(PODS, "tune-train-1", NAMESPACE)
-    status = await world.go()
-    assert status["attempts"] == {"user": 0, "infrastructure": 1, "preemptions": 0}
-    world.pass_time(11)
-    await world.go()
-    assert world.job_pods() == ["tune-train-2"]
-
-
-async def test_an_error_of_the_job_ends_it_at_once() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    fail_train(world, 1, "LossNotFinite")
-    status = await world.go()
-    assert (status["phase"], world.ready()) == ("Failed", ("False", "LossNotFinite"))
-    assert status["attempts"]["user"] == 1
-    assert status["lastCheckpoint"]["step"] == 40
-    assert world.job_pods() == ["tune-train-1"], "its log can still be read"
-
-
-async def test_user_retries_are_spent_by_errors_of_the_job_only() -> None:
-    world = JobWorld(retries={"user": 1, "infrastructure": 20})
-    await world.prepare()
-    await world.train()
-    fail_train(world, 1, "LossNotFinite")
-    await world.go()
-    world.pass_time(11)
-    await world.go()
-    await world.train(2)
-    fail_train(world, 2, "TrainingFailed")
-    status = await world.go()
-    assert (status["phase"], world.ready()) == ("Failed", ("False", "RetriesExhausted"))
-    assert "it broke" in world.status_now()["conditions"][-1]["message"]
-    before = world.status_now()
-    assert await world.go() == before
-    world.change(retries={"user": 2, "infrastructure": 20})
-    world.pass_time(60)
-    status = await world.go()
-    assert (status["phase"], world.job_pods()) == ("Training", ["tune-train-3"])
-    assert "completionTime" not in status
-
-
-async def test_infrastructure_has_its_own_limit() -> None:
-    world = JobWorld(retries={"infrastructure": 1})
-    await world.prepare()
-    for number in (1, 2):
-        await world.train(number)
-        world.end_pod(f"tune-train-{number}", code=137)
-        await world.go()
-        world.pass_time(400)
-        await world.go()
-    assert (world.status_now()["phase"], world.ready()) == ("Failed", ("False", "RetriesExhausted"))
-    assert world.status_now()["attempts"]["user"] == 0
 
 
 async def test_suspension_saves_waits_and_goes_on() -> None:
@@ -468,38 +316,6 @@ async def test_a_finished_job_does_not_make_its_model_again() -> None:
     world.kube.finish_deletion(LLM_MODELS, "support", NAMESPACE)
     assert (await world.go())["phase"] == "Succeeded"
     assert world.models() == ["smollm2"]
-
-
-async def test_a_full_disk_is_told_with_its_remedy() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    fail_train(world, 1, "DiskFull")
-    status = await world.go()
-    assert (status["phase"], world.ready()) == ("Failed", ("False", "DiskFull"))
-    assert status["lastCheckpoint"]["step"] == 40
-
-
-async def test_a_kill_for_memory_is_an_error_of_the_job() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    world.end_pod("tune-train-1", code=137, by="OOMKilled")
-    assert (await world.go())["attempts"] == {"user": 1, "infrastructure": 0, "preemptions": 0}
-    assert world.ready() == ("False", "OutOfMemory")
-
-
-async def test_what_a_worker_that_went_mad_says_is_not_believed() -> None:
-    world = JobWorld()
-    await world.prepare()
-    await world.train()
-    world.tell("tune-train-1", progress={"step": 10**40}, lastCheckpoint=[], lostAcceleratorSeconds=-3)
-    world.pass_time(5)
-    await world.step()
-    world.end_pod_with("tune-train-1", '{"outcome": "complete", "output": 3, "evaluation": {"metrics": [1, {}]}}')
-    status = await world.go()
-    assert status["attempts"]["infrastructure"] == 1
-    assert status["lostAcceleratorSeconds"] == 0
 
 
 async def test_a_claim_that_was_deleted_has_the_dataset_prepared_again() -> None:

@@ -14,7 +14,7 @@ from llmos_operator.planning.scaling import ScalingMemory, ScalingPolicy, plan_s
 from llmos_operator.planning.scaling_inputs import GatewaySample, PoolSample, ReplicaSample
 from llmos_operator.planning.scaling_record import ScalingRecord, write_record
 from tests.sdk.cli.conftest import Run
-from tests.sdk.client.support import BORN, READY, Json, Script, answer, objects, pool, refusal
+from tests.sdk.client.support import BORN, READY, Json, Script, answer, condition, objects, pool, refusal
 
 DECISION: Json = {
     "desired": 4,
@@ -91,6 +91,14 @@ def test_a_fixed_number_is_explained_by_who_fixed_it(llmos: Run) -> None:
     assert result.exit_code == 0
     assert "spec.replicas fixes the number at 3" in result.stdout
     assert json.loads(llmos(Script(answer(fixed)), "why", "smol", "--json").stdout)["mode"] == "fixed"
+
+
+def test_a_pool_that_cannot_answer_says_so_whoever_decides_its_size(llmos: Run) -> None:
+    trouble = condition("False", "AcceleratorClassNotFound", "There is no AcceleratorClass nvidia-h1000.")
+    for thing in (pool("smol", trouble), {**scaled(), "status": {**scaled()["status"], "conditions": [trouble]}}):
+        told = llmos(Script(answer(thing)), "why", "smol").stdout
+        assert "Not ready (AcceleratorClassNotFound): There is no AcceleratorClass nvidia-h1000." in told
+    assert "Not ready" not in llmos(Script(answer(pool("smol", READY))), "why", "smol").stdout
 
 
 def operator_pod(name: str) -> Json:
