@@ -407,7 +407,7 @@ TOLD_ELSEWHERE: dict[Reason, str] = {
     Reason.PeerLost: "tests/training/train/test_gang: a rank that is killed",
     Reason.PersonalDataFound: "tests/training/prepare/test_gate",
     Reason.PreparationFailed: "tests/training/prepare/test_process",
-    Reason.RetriesExhausted: "tests/operator/reconcilers/test_finetune",
+    Reason.RetriesExhausted: "tests/operator/reconcilers/test_finetune_failures",
     Reason.TrainingFailed: "tests/training/train/test_learning",
     Reason.TrainingStalled: "tests/operator/reconcilers/test_finetune_stalls",
 }
