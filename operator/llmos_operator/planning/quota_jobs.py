@@ -2,7 +2,8 @@
 
 Everything that the ledger must know stands on the pod: its class in an annotation, its accelerators in what it asks
 for, the longest time to save its work in its grace period. So an attempt whose job is gone holds what it holds until
-its pod has ended. Only when a job last saved its work is the job's to say.
+its pod has ended, and so does one whose class is gone, or cannot be read: it counts under the name of that class, with
+what its pods ask for. Only when a job last saved its work is the job's to say.
 
 A job may be asked to go for others like a burst replica, and after those; one that saved its work a short time ago
 before others (`quota/victims.py`). The owner of a gang is told apart from a pool of the same name by `job:`.
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from llmos.api import AcceleratorClass, FineTuneJob, Tenant
-from llmos.api.names import COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_JOB, LABEL_REPLICA
+from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_JOB, LABEL_REPLICA
 from llmos.api.tenancy import Owners
 from llmos_operator.planning.quota import Gang, GangKind, GangState, Placement
 from llmos_operator.planning.quota_pods import (
@@ -77,13 +78,15 @@ def build_job_gangs(
     for (namespace, name), members in attempts.items():
         if members[0]["metadata"].get("uid", "") in succeeded:
             continue
-        accelerator = known.get(read_class(members[0]))
-        if accelerator is None or all(read_phase(pod) in FINISHED for pod in members):
+        class_name = read_class(members[0])
+        if class_name in ("", CPU_CLASS) or all(read_phase(pod) in FINISHED for pod in members):
             continue
         tenant = owners.by_namespace.get(namespace, "")
         will_do = tuple(each for each in read_classes(members[0]) if each in known)
-        gang = _build_gang(name, members, accelerator, will_do, tenant, tenants.get(tenant), saved)
-        if gang.state is not GangState.WAITING or len(members) >= read_size(members):
+        gang = _build_gang(name, members, known.get(class_name), will_do, tenant, tenants.get(tenant), saved)
+        is_known, is_whole = class_name in known, len(members) >= read_size(members)
+        # What waits for a class that is not there waits for nothing.
+        if gang.placement is not None or (is_known and (gang.state is not GangState.WAITING or is_whole)):
             gangs.append(gang)
     return gangs
 
@@ -97,32 +100,32 @@ def _find_succeeded(gangs: Iterable[Sequence[JsonObject]]) -> frozenset[str]:
 def _build_gang(
     name: str,
     pods: Sequence[JsonObject],
-    accelerator: AcceleratorClass,
+    accelerator: AcceleratorClass | None,
     classes: tuple[str, ...],
     owner: str,
     tenant: Tenant | None,
     saved: Mapping[str, float | None],
 ) -> Gang:
-    leader, class_name = pods[0], accelerator.metadata.name
+    leader, class_name = pods[0], read_class(pods[0])
     record = read_record(leader["metadata"])
     state = read_state(pods, record)
     holds_nothing = state is GangState.WAITING or (record.placement is None and all(map(has_gate, pods)))
     bound = tuple(node for pod in pods if (node := read_node(pod)))
     created_s = read_created_s(leader)
     admitted_s = record.admitted_s or created_s
-    namespace, resource = leader["metadata"]["namespace"], accelerator.spec.resource_name
+    namespace = leader["metadata"]["namespace"]
     job = build_job_owner(namespace, read_labels(leader)[LABEL_JOB])
     return Gang(
         id=f"{namespace}/{name}",
         tenant=owner,
         owner=job,
         kind=GangKind.JOB,
-        classes=classes,
+        classes=classes or (class_name,),
         pods=len(record.placement.nodes) if record.placement else max(len(pods), read_size(pods)),
-        accelerators_per_pod=sum(count_requested(container, resource) for container in leader["spec"]["containers"]),
+        accelerators_per_pod=_count_accelerators(leader, accelerator),
         priority=clamp_priority(leader, tenant),
         created_s=created_s,
-        node_selector=_extra_selector(leader, accelerator),
+        node_selector=_extra_selector(leader, accelerator) if accelerator is not None else frozenset(),
         grace_s=float(leader["spec"].get("terminationGracePeriodSeconds") or _USUAL_GRACE_S),
         state=state,
         since_s=admitted_s,
@@ -134,6 +137,16 @@ def _build_gang(
         attempts=record.attempts,
         retry_at_s=record.retry_at_s,
     )
+
+
+def _count_accelerators(pod: JsonObject, accelerator: AcceleratorClass | None) -> int:
+    """Return the accelerators that a pod asks for; of a class that is gone, whatever it asks for beside processors and
+    memory: only what a device plugin offers has the name of a domain before it."""
+    containers = pod["spec"]["containers"]
+    if accelerator is not None:
+        return sum(count_requested(container, accelerator.spec.resource_name) for container in containers)
+    limits = ((container, (container.get("resources") or {}).get("limits") or {}) for container in containers)
+    return sum(count_requested(container, name) for container, named in limits for name in named if "/" in name)
 
 
 def _extra_selector(pod: JsonObject, accelerator: AcceleratorClass) -> frozenset[tuple[str, str]]:

@@ -17,6 +17,8 @@ The rules that are decided here:
 - An attempt of a FineTuneJob is a gang, too (`quota_jobs`).
 - A node that takes no new pods counts with what stands on it, so that nothing is promised there.
 - A node belongs to the class with the most specific node selector that selects it: an accelerator is counted once.
+- What a gang holds on a node of another class than its own, because that one was deleted or another one selects the
+  node by now, is taken there.
 
 What each tenant may hold `quota_tenants` says. Reading the objects is the reconciler's (`reconcilers/quota.py`), what
 becomes of the plan `quota_writes` says.
@@ -131,10 +133,11 @@ def build_snapshot(
 def build_nodes(observed: Observed, gangs: Sequence[Gang], domain_labels: Sequence[str]) -> tuple[Node, ...]:
     """Return the accelerators of all nodes, each under one class."""
     held = _held_by_gangs(gangs)
-    taken = _held_by_others(observed, {gang.id for gang in gangs})
+    by_node = {str(node["metadata"]["name"]): _classes_of(node, observed.classes) for node in observed.nodes}
+    taken = _held_by_others(observed, {gang.id for gang in gangs}) + _held_by_misplaced(observed, gangs, by_node)
     nodes = []
     for node in sorted(observed.nodes, key=lambda node: str(node["metadata"]["name"])):
-        for accelerator in _classes_of(node, observed.classes):
+        for accelerator in by_node[str(node["metadata"]["name"])]:
             name, class_name = node["metadata"]["name"], accelerator.metadata.name
             count = _allocatable(node, accelerator.spec.resource_name)
             if not _takes_pods(node, accelerator):
@@ -212,6 +215,36 @@ def _held_by_others(observed: Observed, gangs: Container[str]) -> Counter[tuple[
                 count_requested(container, resource) for container in pod["spec"]["containers"]
             )
     return taken
+
+
+def _held_by_misplaced(
+    observed: Observed, gangs: Iterable[Gang], by_node: Mapping[str, Iterable[AcceleratorClass]]
+) -> Counter[tuple[str, str]]:
+    """Accelerators by node and resource that gangs hold on nodes that belong to another class than theirs by now."""
+    names = {node: {each.metadata.name for each in classes} for node, classes in by_node.items()}
+    misplaced = {gang.id: nodes for gang in gangs if (nodes := _find_misplaced(gang, names))}
+    taken: Counter[tuple[str, str]] = Counter()
+    if not misplaced:
+        return taken
+    resources = {accelerator.spec.resource_name for accelerator in observed.classes}
+    for pod in observed.pods:
+        gang = f"{pod['metadata']['namespace']}/{read_labels(pod).get(LABEL_REPLICA)}"
+        # Each pod of a gang asks for the same: the first one tells.
+        for node in misplaced.pop(gang, ()):
+            for resource in resources:
+                taken[node, resource] += sum(
+                    count_requested(container, resource) for container in pod["spec"]["containers"]
+                )
+    return taken
+
+
+def _find_misplaced(gang: Gang, names: Mapping[str, Container[str]]) -> tuple[str, ...]:
+    placement = gang.placement
+    if placement is None:
+        return ()
+    return tuple(
+        node for node in placement.nodes if placement.class_name not in names.get(node, (placement.class_name,))
+    )
 
 
 def _classes_of(node: JsonObject, classes: Iterable[AcceleratorClass]) -> list[AcceleratorClass]:

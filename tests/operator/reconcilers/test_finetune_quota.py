@@ -3,13 +3,17 @@ spent."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+from llmos.api import ClassUsage
 from llmos.api.names import CONTAINER_TRAIN, KUEUE_GATE, KUEUE_GROUP, KUEUE_GROUP_SIZE, KUEUE_QUEUE
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, FINE_TUNE_JOBS, PERSISTENT_VOLUME_CLAIMS, PODS, TENANTS
 from llmos_operator.planning.settings import Admitter, Settings
 from tests.operator.reconcilers.job_world import CHECKPOINT, JOB, JobWorld
-from tests.operator.reconcilers.quota_world import CLASS, GPU, gpu_pool, node, tenant
+from tests.operator.reconcilers.quota_world import CLASS, GPU, accelerator, gpu_pool, node, tenant
 from tests.operator.reconcilers.world import NAMESPACE, condition
 
 ON_GPU = {"trainer": {"accelerator": {"class": CLASS}}}
@@ -136,6 +140,44 @@ async def test_a_job_that_was_deleted_holds_its_accelerator_until_its_pod_is_gon
     assert world.context.quota.tenant("a") is not None
     usage = world.context.quota.tenant("a").usage  # type: ignore[union-attr]
     assert [each.used for each in usage] == [1]
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+async def test_what_an_attempt_holds_is_not_given_away_after_its_class_is_deleted(is_bound: bool) -> None:
+    """Another class takes the place of the one that was deleted: of the same nodes, and of the same accelerators."""
+    world = GpuWorld(tenant("a", NAMESPACE, guaranteed=1), tenant("b", "team-b", guaranteed=0))
+    await world.prepare()
+    await world.turn()
+    if is_bound:
+        world.bind()
+    assert world.pin(world.pod("tune-train-1")) == "n1"
+    world.kube.finish_deletion(ACCELERATOR_CLASSES, CLASS)
+    world.kube.put({**accelerator(), "metadata": {"name": "hopper"}})
+    other = tenant("b", "team-b")
+    world.kube.put({**other, "spec": {**other["spec"], "quota": [{"class": "hopper", "guaranteed": 1}]}})
+    world.kube.put(gpu_pool("chat", "team-b", accelerator={"class": "hopper", "count": 1}))
+    for _ in range(3):
+        await world.turn()
+    assert {each.class_name: each.used for each in usage(world, "a")}[CLASS] == 1
+    assert world.held("team-b") == []
+    world.kube.finish_deletion(PODS, "tune-train-1", NAMESPACE)
+    await world.settle(2)
+    assert world.held("team-b"), "it is given away as soon as its pod is gone"
+
+
+async def test_an_attempt_that_waits_for_a_class_that_was_deleted_holds_nothing() -> None:
+    world = GpuWorld(tenant("a", NAMESPACE, guaranteed=1))
+    await world.prepare()
+    world.kube.finish_deletion(ACCELERATOR_CLASSES, CLASS)
+    await world.quota()
+    assert world.is_gated(world.pod("tune-train-1"))
+    assert [each.used for each in usage(world, "a")] == [0]
+
+
+def usage(world: GpuWorld, name: str) -> Sequence[ClassUsage]:
+    told = world.context.quota.tenant(name)
+    assert told is not None
+    return told.usage
 
 
 async def test_a_job_does_not_begin_what_cannot_fit() -> None:
