@@ -1,7 +1,7 @@
 """Which of the accelerator classes that somebody names will do, in their order, and why others will not. Pure.
 
-A class that does not exist, or on which the model does not fit, is left out and named; that is an error only where none
-is left.
+A class that does not exist, that cannot be read, or on which the model does not fit, is left out and named; that is an
+error only where none is left.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class Choice:
 
 
 def choose_classes(
-    names: Iterable[str], known: Iterable[AcceleratorClass], judge: Callable[[AcceleratorClass], Failure | None]
+    names: Iterable[str],
+    known: Iterable[AcceleratorClass],
+    judge: Callable[[AcceleratorClass], Failure | None],
+    unreadable: Mapping[str, Failure] | None = None,
 ) -> Choice:
     """Return which classes will do.
 
@@ -55,14 +58,16 @@ def choose_classes(
         names: the classes that were asked for, the preferred one first.
         known: those of them that exist.
         judge: says why one will not do; None if it will.
+        unreadable: why others of them cannot be read, by name.
     """
     found = {each.metadata.name: each for each in known}
     usable: list[AcceleratorClass] = []
     left_out: list[LeftOut] = []
+    refused = unreadable or {}
     for name in names:
         accelerator = found.get(name)
         if accelerator is None:
-            left_out.append(LeftOut(name, refuse_unknown(name)))
+            left_out.append(LeftOut(name, refused.get(name) or refuse_unknown(name)))
         elif failure := judge(accelerator):
             left_out.append(LeftOut(name, failure))
         else:

@@ -19,8 +19,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -77,9 +77,10 @@ class Sight:
     base: LLMModel | None = None
     teacher: LLMModel | None = None
     """For task distill."""
-    accelerator: AcceleratorClass | None = None
-    alternatives: tuple[AcceleratorClass, ...] = ()
-    """Further classes that the job names, as far as they exist."""
+    classes: tuple[AcceleratorClass, ...] = ()
+    """Those that the job names, as far as they exist and can be read, the preferred one first."""
+    unreadable: Mapping[str, Failure] = field(default_factory=dict)
+    """Why other classes that it names cannot be read, by name."""
     chooser: Chooser = "ledger"
     live: TrainReport | None = None
     """The newest progress line of the running attempt."""
@@ -263,8 +264,7 @@ def _plan_live(sight: Sight, record: Record, live: JobPod) -> JobPlan:
 def _plan_completion(sight: Sight, record: Record, live: JobPod) -> JobPlan:
     """Plan the rest of a gang that an operator was killed while making."""
     phase: Phase = "Training" if _is_on_cpu(sight.job) else "Queued"
-    is_unknown = live.class_name not in ("", CPU_CLASS, *(each.metadata.name for each in _known(sight)))
-    if failure := _refuse_base(sight, record) or (refuse_unknown(live.class_name) if is_unknown else None):
+    if failure := _refuse_base(sight, record) or _refuse_class(sight, live.class_name):
         return JobPlan(record, phase, failure, live, needs_files=True)
     # Ranks that hold the model in different ways would fail, and that would be taken for an error of the job.
     now_s = sight.now.timestamp()
@@ -317,18 +317,20 @@ def choose_classes_of(sight: Sight) -> Choice:
     """Return which of the job's classes will do."""
     if sight.base is None:
         return Choice()
-    return choose_job_classes(sight.job, _known(sight), sight.base, sight.teacher)
+    return choose_job_classes(sight.job, sight.classes, sight.base, sight.teacher, sight.unreadable)
 
 
 def find_class(sight: Sight, target: Target | None) -> AcceleratorClass | None:
     """Return the class that a pod is made for; None on the processor."""
-    if target is None:
-        return sight.accelerator
-    return next((each for each in _known(sight) if each.metadata.name == target.class_name), None)
+    name = sight.job.spec.trainer.accelerator.class_name if target is None else target.class_name
+    return next((each for each in sight.classes if each.metadata.name == name), None)
 
 
-def _known(sight: Sight) -> tuple[AcceleratorClass, ...]:
-    return (*((sight.accelerator,) if sight.accelerator is not None else ()), *sight.alternatives)
+def _refuse_class(sight: Sight, name: str) -> Failure | None:
+    """Return why no pod can be made for a class; None if one can."""
+    if name in ("", CPU_CLASS) or any(each.metadata.name == name for each in sight.classes):
+        return None
+    return sight.unreadable.get(name) or refuse_unknown(name)
 
 
 def _is_sharded(sight: Sight, accelerator: AcceleratorClass | None) -> bool:

@@ -10,13 +10,14 @@ An attempt that holds accelerators never moves. The next one begins with the fir
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmos.api import AcceleratorClass, FineTuneJob, LLMModel
 from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS
 from llmos_operator.planning.classes import Choice, choose_classes
+from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.finetune_memory import refuse_memory
 from llmos_operator.planning.finetune_pods import End, JobPod, PodState
 from llmos_operator.planning.quota_record import QuotaRecord
@@ -37,9 +38,21 @@ class Target:
 
 
 def choose_job_classes(
-    job: FineTuneJob, known: Iterable[AcceleratorClass], base: LLMModel, teacher: LLMModel | None
+    job: FineTuneJob,
+    known: Iterable[AcceleratorClass],
+    base: LLMModel,
+    teacher: LLMModel | None,
+    unreadable: Mapping[str, Failure] | None = None,
 ) -> Choice:
-    """Return which of the job's classes will do; nothing for one on the processor."""
+    """Return which of the job's classes will do; nothing for one on the processor.
+
+    Args:
+        job: the job.
+        known: classes that it names, and that exist.
+        base: the model that it trains.
+        teacher: the one that it distills, if it does.
+        unreadable: why other classes cannot be read, by name.
+    """
     wanted = job.spec.trainer.accelerator
     if wanted.class_name == CPU_CLASS:
         return Choice()
@@ -47,6 +60,7 @@ def choose_job_classes(
         wanted.class_names,
         known,
         lambda accelerator: refuse_memory(job.spec, base, accelerator, teacher),
+        unreadable,
     )
 
 

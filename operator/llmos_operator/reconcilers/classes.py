@@ -1,16 +1,41 @@
-"""Tells the quota which accelerator classes will do for what already waits, when that has changed since it was made."""
+"""Reads the accelerator classes that a pool or a job names, and tells the quota which of them will do for what already
+waits, when that has changed since it was made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pydantic import ValidationError
+
+from llmos.api import AcceleratorClass, Reason
 from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, ANNOTATION_ACCELERATOR_CLASSES, LABEL_REVISION
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import NotFound
 from llmos_operator.kube.resources import PODS
+from llmos_operator.planning.failures import Failure, build_failure, describe_fields
 from llmos_operator.planning.quota_pods import is_gated, read_class, read_classes
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.reconcilers.base import Context
+
+
+def parse_classes(
+    context: Context, bodies: Iterable[Object]
+) -> tuple[tuple[AcceleratorClass, ...], dict[str, Failure]]:
+    """Return the classes, and why others hold a value that cannot be used, by name."""
+    known: list[AcceleratorClass] = []
+    unreadable: dict[str, Failure] = {}
+    for body in bodies:
+        name = body["metadata"]["name"]
+        try:
+            known.append(context.shared.parse(AcceleratorClass, body))
+        except ValidationError as error:
+            unreadable[name] = refuse_unreadable(name, error)
+    return tuple(known), unreadable
+
+
+def refuse_unreadable(name: str, error: ValidationError) -> Failure:
+    """Return that an object that is referred to holds a value that cannot be used."""
+    return build_failure(Reason.InvalidSpec, f"{error.title} {name}: {describe_fields(error)}.")
 
 
 async def tend_classes(

@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Reason
+from llmos.api import FineTuneJob, InferencePool, LLMModel, Reason
 from llmos.api.names import (
     ANNOTATION_JUDGED_BY,
     COMPONENT_TRAIN,
@@ -76,7 +76,7 @@ from llmos_operator.planning.kueue import choose_queue, find_superseded
 from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.canary import end_canaries, look_at_canaries
-from llmos_operator.reconcilers.classes import tend_classes
+from llmos_operator.reconcilers.classes import parse_classes, tend_classes
 from llmos_operator.reconcilers.finetune_log import look_at_log
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
@@ -169,22 +169,21 @@ def _look_first(*looks: float | None) -> Result:
 async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob) -> _Observed:
     kube, namespace, spec = context.kube, key.namespace, job.spec
     wanted = spec.trainer.accelerator
-    class_name = wanted.class_name
-    pods, claim, config, base, accelerator, output = await asyncio.gather(
+    pods, claim, config, base, accelerators, output = await asyncio.gather(
         kube.list(PODS, namespace=namespace, label_selector=f"{LABEL_JOB}={key.name}"),
         _observe_claim(context, job, namespace),
         kube.get(CONFIG_MAPS, compute_config_name(job), namespace),
         kube.get(LLM_MODELS, spec.base_model_ref.name, namespace),
-        _observe_class(context, class_name),
+        _observe_classes(context, job),
         kube.get(LLM_MODELS, spec.output.name, namespace),
     )
-    others = [await _observe_class(context, name) for name in wanted.alternatives]
+    classes, unreadable = parse_classes(context, accelerators)
     service = await _observe_service(context, job, namespace)
     teacher = await _observe_teacher(context, job, namespace)
     tenants = await observe_tenants(context)
     own = [pod for pod in pods if _is_owned(pod, job)]
     queue = choose_queue(job, tenants.all, context.settings)
-    has_quota = bool(queue) or needs_gate(class_name, tenants.all or tuple(tenants.unreadable))
+    has_quota = bool(queue) or needs_gate(wanted.class_name, tenants.all or tuple(tenants.unreadable))
     kueue = await look_at_kueue(context, queue, [pod for pod in own if _is_train(pod)])
     isolation = look_at_pool(context, job, (), tenants)
     built = _build_pods(context, own, has_quota=has_quota)
@@ -197,8 +196,8 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         pods=end_stalled(of_job, log.heard, after=get_patience(job), now=context.now()),
         base=context.shared.parse(LLMModel, base) if base else None,
         teacher=context.shared.parse(LLMModel, teacher) if teacher else None,
-        accelerator=context.shared.parse(AcceleratorClass, accelerator) if accelerator else None,
-        alternatives=context.shared.parse_readable(AcceleratorClass, (body for body in others if body is not None)),
+        classes=classes,
+        unreadable=unreadable,
         chooser="kueue" if queue else "ledger" if has_quota else "nobody",
         live=log.report,
         unheard=log.trouble,
@@ -223,8 +222,11 @@ async def _observe_pools(context: Context, job: FineTuneJob) -> tuple[InferenceP
     return context.shared.parse_readable(InferencePool, (body for body in found if body is not None))
 
 
-async def _observe_class(context: Context, name: str) -> Object | None:
-    return None if name == CPU_CLASS else await context.kube.get(ACCELERATOR_CLASSES, name)
+async def _observe_classes(context: Context, job: FineTuneJob) -> list[Object]:
+    """Return the classes that the job names, as far as they exist, the preferred one first."""
+    names = [name for name in job.spec.trainer.accelerator.class_names if name != CPU_CLASS]
+    found = [await context.kube.get(ACCELERATOR_CLASSES, name) for name in names]
+    return [each for each in found if each is not None]
 
 
 async def _observe_claim(context: Context, job: FineTuneJob, namespace: str) -> Object | None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
-from llmos.api import AcceleratorClass, InferencePool, LLMModel, Reason
+from llmos.api import InferencePool, LLMModel
 from llmos.api.names import CPU_CLASS, LABEL_REVISION
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, LLM_MODELS, PODS, TENANTS
 from llmos_operator.manifests.replica import ReplicaTemplate, build_pool_selector, compute_revision
 from llmos_operator.planning.claims import Tenants
-from llmos_operator.planning.failures import Failure, build_failure, describe_fields
+from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.kueue import choose_queue
 from llmos_operator.planning.pool_classes import (
     ClassLayout,
@@ -29,6 +29,7 @@ from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.adapter_key import KeyUnreadableError
 from llmos_operator.reconcilers.adapters import read_token_hash
 from llmos_operator.reconcilers.base import Context
+from llmos_operator.reconcilers.classes import parse_classes, refuse_unreadable
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ async def observe_pool(context: Context, current: Object, pool: InferencePool) -
     )
     has_quota = needs_gate(pool.spec.accelerator.class_name, tenants)
     parsed_model = None
-    known, unreadable = _parse_classes(context, accelerators)
+    known, unreadable = parse_classes(context, accelerators)
     try:
         parsed_model = context.shared.parse(LLMModel, model) if model else None
         layouts = plan_layouts(pool, parsed_model, known, unreadable)
@@ -126,24 +127,8 @@ async def observe_pool(context: Context, current: Object, pool: InferencePool) -
 
 def _build_unreadable(pool: InferencePool, error: ValidationError) -> tuple[ClassLayout, ...]:
     """Return that the model, and not the pool itself, holds a value that cannot be used."""
-    layout = Layout(refusal=_refuse_unreadable(pool.spec.model_ref.name, error))
+    layout = Layout(refusal=refuse_unreadable(pool.spec.model_ref.name, error))
     return tuple(ClassLayout(name, layout) for name in pool.spec.accelerator.class_names)
-
-
-def _parse_classes(context: Context, bodies: Iterable[Object]) -> tuple[list[AcceleratorClass], dict[str, Failure]]:
-    """Return the classes, and why others hold a value that cannot be used, by name."""
-    known, unreadable = [], {}
-    for body in bodies:
-        name = body["metadata"]["name"]
-        try:
-            known.append(context.shared.parse(AcceleratorClass, body))
-        except ValidationError as error:
-            unreadable[name] = _refuse_unreadable(name, error)
-    return known, unreadable
-
-
-def _refuse_unreadable(name: str, error: ValidationError) -> Failure:
-    return build_failure(Reason.InvalidSpec, f"{error.title} {name}: {describe_fields(error)}.")
 
 
 async def _observe_tenants(context: Context, pool: InferencePool) -> list[Object]:

@@ -218,6 +218,50 @@ async def test_a_class_that_does_not_exist_is_named() -> None:
     assert any(f"no AcceleratorClass {CLASS}" in each for each in other.status_now()["warnings"])
 
 
+def unreadable(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A class as a newer version of LLMOS may have written it."""
+    return {**manifest, "spec": {**manifest["spec"], "memory": {"perChip": "80Gi"}}}
+
+
+async def test_a_first_class_that_cannot_be_read_is_no_error_while_another_one_will_do() -> None:
+    world = TwoClasses(tenant_of_both())
+    world.kube.put(unreadable(accelerator()))
+    await world.prepare()
+    await world.go_on()
+    assert world.job_pods() == ["tune-train-1"]
+    assert world.class_of("tune-train-1") == OTHER
+    assert (world.status_now()["phase"], world.status_now()["acceleratorClass"]) == ("Training", OTHER)
+    (warning,) = [each for each in world.status_now()["warnings"] if CLASS in each]
+    assert f"class {CLASS} is left out" in warning
+    assert "spec.memory" in warning
+
+
+async def test_where_no_class_can_be_read_nothing_is_made_and_each_is_named() -> None:
+    world = TwoClasses(tenant_of_both())
+    world.kube.put(unreadable(accelerator()))
+    world.kube.put(unreadable(other_class()))
+    await world.go()
+    assert world.ready() == ("False", "InvalidSpec")
+    message = condition({"status": world.status_now()})["message"]
+    assert f"AcceleratorClass {CLASS}: spec.memory" in message
+    assert f"Alternative {OTHER}: " in message
+    assert world.job_pods() == []
+    world.kube.put(other_class())
+    await world.prepare()
+    assert world.class_of("tune-train-1") == OTHER
+
+
+async def test_an_attempt_that_runs_goes_on_while_its_class_cannot_be_read() -> None:
+    world = TwoClasses(tenant_of_both(), trainer={"accelerator": {"class": CLASS}})
+    await world.prepare()
+    await world.go_on()
+    world.kube.put(unreadable(accelerator()))
+    await world.go_on()
+    assert world.job_pods() == ["tune-train-1"]
+    assert world.status_now()["phase"] == "Training"
+    assert world.used()[CLASS] == 1, "nobody else is given what it holds"
+
+
 async def test_a_gang_moves_as_one() -> None:
     storage: dict[str, Any] = {"checkpoint": {"storage": {"accessMode": "ReadWriteMany"}}}
     world = TwoClasses(tenant_of_both(guaranteed=(1, 2)), trainer={**ON_EITHER, "nodes": 2}, **storage)
