@@ -66,13 +66,27 @@ def build_offboarding_status(tenant: Tenant, left: Sequence[Leftover], now: date
     )
 
 
-def plan_given_up(gateways: Sequence[str]) -> Announcement:
-    """Return the Event of a Tenant that goes although gateways have not told whether they keep its token budget."""
-    message = (
-        f"The Tenant goes without word from gateway {_list(gateways)}, which is ready and which the operator did not "
-        "reach: whether its token budget is dropped there is not known. What is kept in a store expires by itself."
-    )
-    return Announcement(Reason.Offboarding, message, warning=True)
+def plan_given_up(silent: Sequence[str], stuck: Sequence[str]) -> Announcement:
+    """Return the Event of a Tenant that goes although its token budget may be left.
+
+    Args:
+        silent: gateways that have not told whether they keep it.
+        stuck: those that have told that they do.
+    """
+    told = []
+    if silent:
+        told.append(
+            f"The Tenant goes without word from gateway {_list(silent)}, which is ready and which the operator did not "
+            "reach: whether its token budget is dropped there is not known."
+        )
+    if stuck:
+        told.append(
+            f"The Tenant goes although gateway {_list(stuck)} still keeps its token budget: it could not drop it. See "
+            "whether its store of budgets answers (kubectl logs of the gateway): it drops the budget once it can. "
+            "A Tenant that is made anew under this name begins with a budget of its own."
+        )
+    told.append("What is kept in a store expires by itself.")
+    return Announcement(Reason.Offboarding, " ".join(told), warning=True)
 
 
 def _describe(left: Leftover) -> str:

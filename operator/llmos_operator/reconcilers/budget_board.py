@@ -28,9 +28,10 @@ NEWS_S: Final = 60.0
 FRESH_S: Final = 10.0
 """A gateway that has not told for longer is gone, and so is what it counted alone."""
 GIVE_UP_S: Final = 600.0
-"""After its deletion a Tenant waits so long for gateways that tell nothing,"""
+"""After its deletion a Tenant waits so long for gateways that tell nothing, or tell that they keep its budget,"""
 PATIENCE_S: Final = 60.0
-"""and for each of them at least so long since this process missed it: a new leader has heard of none yet."""
+"""and for each of them at least so long since this process missed it, or waits for nothing else: a new leader has heard
+of none yet, and a budget cannot go before what uses it."""
 LOOK_S: Final = 1.0
 """Between two looks for news."""
 
@@ -54,8 +55,10 @@ class Keepers:
     """Gateways that keep the budget of a Tenant on its way out, or may."""
 
     awaited: tuple[str, ...]
-    given_up: tuple[str, ...]
-    """They have told nothing for too long."""
+    silent: tuple[str, ...] = ()
+    """They have told nothing for too long,"""
+    stuck: tuple[str, ...] = ()
+    """and these have told for too long that they keep it."""
 
 
 class BudgetBoard:
@@ -74,6 +77,8 @@ class BudgetBoard:
         self._told: dict[str, tuple[TokenNews, datetime]] = {}
         self._missed: dict[str, datetime] = {}
         """Gateways that should tell and do not, and since when a Tenant waits for them."""
+        self._kept: dict[str, dict[str, datetime]] = {}
+        """By Tenant that waits for nothing else: gateways that tell of its budget, and since when."""
         self._looked: datetime | None = None
         self._heard: datetime | None = None
         """When a gateway told first, since this process began or led."""
@@ -84,6 +89,7 @@ class BudgetBoard:
         self._months.clear()
         self._told.clear()
         self._missed.clear()
+        self._kept.clear()
         self._heard = None
 
     def is_needed(self) -> bool:
@@ -94,6 +100,7 @@ class BudgetBoard:
         """A Tenant is gone."""
         self._tenants.pop(name, None)
         self._told.pop(name, None)
+        self._kept.pop(name, None)
 
     def read(self, tenant: Tenant, now: datetime) -> TokenNews:
         """Return what the status of a Tenant is to say; what it says, as long as no gateway has told."""
@@ -107,24 +114,31 @@ class BudgetBoard:
         self._told[name] = news, now
         return news
 
-    def find_keepers(self, tenant: Tenant, gateways: Collection[str], now: datetime) -> Keepers:
+    def find_keepers(self, tenant: Tenant, gateways: Collection[str], now: datetime, *, is_used: bool) -> Keepers:
         """Return the gateways that tell of the budget of a Tenant on its way out; they drop it when nothing can use it
-        any more. Those that should tell and have not, to this process, may keep it as well, and are waited for until
-        `GIVE_UP_S` after the deletion.
+        any more, and they reach their store. Those that should tell and have not, to this process, may keep it as well.
+        Both are waited for until `GIVE_UP_S` after the deletion.
 
         Args:
             tenant: the one.
             gateways: names of those that should tell.
             now: the current time.
+            is_used: something is left that may use the budget, so that no gateway can drop it.
         """
         self._tenants[tenant.metadata.name] = tenant
         loads, account = self._find_fresh(now), _get_account(tenant)
         silent = {*gateways} - {load.gateway for load in loads}
         self._missed = {name: self._missed.get(name, now) for name in silent}
         deleted = tenant.metadata.deletion_timestamp or now
-        given_up = {name for name, since in self._missed.items() if _is_too_long(deleted, since, now)}
         telling = {load.gateway for load in loads if account in load.tenants}
-        return Keepers(tuple(sorted(telling | silent - given_up)), tuple(sorted(given_up)))
+        # One that tells of it now and then, and is silent in between, is not waited for anew each time.
+        before = self._kept.get(tenant.metadata.name, {})
+        kept = {name: before.get(name, now) for name in telling | before.keys() & silent}
+        self._kept[tenant.metadata.name] = {} if is_used else kept
+        given_up = {name for name, since in self._missed.items() if _is_too_long(deleted, since, now)}
+        stuck = {name for name in telling if not is_used and _is_too_long(deleted, kept[name], now)}
+        awaited = (telling - stuck) | (silent - given_up)
+        return Keepers(tuple(sorted(awaited)), tuple(sorted(given_up)), tuple(sorted(stuck)))
 
     def take(self, load: GatewayLoad, now: datetime) -> None:
         """A gateway tells."""
@@ -170,8 +184,8 @@ class BudgetBoard:
         return [load for load, _ in self._loads.values()]
 
 
-def _is_too_long(deleted: datetime, missed: datetime, now: datetime) -> bool:
-    return now >= max(deleted + timedelta(seconds=GIVE_UP_S), missed + timedelta(seconds=PATIENCE_S))
+def _is_too_long(deleted: datetime, since: datetime, now: datetime) -> bool:
+    return now >= max(deleted + timedelta(seconds=GIVE_UP_S), since + timedelta(seconds=PATIENCE_S))
 
 
 def _get_account(tenant: Tenant) -> str:

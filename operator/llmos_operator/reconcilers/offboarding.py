@@ -35,7 +35,7 @@ from llmos_operator.planning.offboarding import (
     plan_given_up,
 )
 from llmos_operator.reconcilers.base import DONE, Context, Result
-from llmos_operator.reconcilers.budget_board import GIVE_UP_S
+from llmos_operator.reconcilers.budget_board import GIVE_UP_S, Keepers
 from llmos_operator.reconcilers.isolation import reconcile_isolation, release_isolation, tell_audit
 from llmos_operator.reconcilers.writing import apply_status_if_changed, build_event
 
@@ -54,26 +54,26 @@ async def reconcile_offboarding(
     """Let a Tenant go when nothing is left of it; until then say what is, and keep it apart as before."""
     if FINALIZER_OFFBOARDING not in tenant.metadata.finalizers:
         return DONE
-    left, given_up = await observe_leftovers(context, tenant)
+    left, keepers = await observe_leftovers(context, tenant)
     if left:
         await reconcile_isolation(context, tenant, tenants, classes)
         status = build_offboarding_status(tenant, left, context.now())
         await apply_status_if_changed(context.kube, current, status, context.now())
         return Result(requeue_after_s=LOOK_S)
-    if given_up:
-        await _tell_given_up(context, current, tenant, given_up)
+    if keepers.silent or keepers.stuck:
+        await _tell_given_up(context, current, tenant, keepers)
     context.budgets.forget(tenant.metadata.name)
     await release_isolation(context, tenant, tenants, classes)
     await _write_finalizers(context, tenant, [f for f in tenant.metadata.finalizers if f != FINALIZER_OFFBOARDING])
     return DONE
 
 
-async def observe_leftovers(context: Context, tenant: Tenant) -> tuple[tuple[Leftover, ...], tuple[str, ...]]:
+async def observe_leftovers(context: Context, tenant: Tenant) -> tuple[tuple[Leftover, ...], Keepers]:
     """Find what is left: keys by what they say, budgets by what each gateway that is ready tells, everything else in
     the namespaces that bear the tenant's label.
 
     Returns:
-        That, and the gateways that may keep a budget and are not waited for any longer.
+        That, and the gateways that keep a budget, or may, among them those that are not waited for any longer.
     """
     kube, name = context.kube, tenant.metadata.name
     keys, namespaces, gateways = await asyncio.gather(
@@ -91,17 +91,24 @@ async def observe_leftovers(context: Context, tenant: Tenant) -> tuple[tuple[Lef
         found[kind.kind] = [item for items in listed for item in items]
     own_keys = [str(key["metadata"]["name"]) for key in keys if _tenant_of(key) == name]
     telling = [str(pod["metadata"]["name"]) for pod in gateways if is_ready(pod)]
-    keepers = context.budgets.find_keepers(tenant, telling, context.now())
-    return find_leftovers(found, own_keys, keepers.awaited), keepers.given_up
+    is_used = bool(find_leftovers(found, own_keys))
+    keepers = context.budgets.find_keepers(tenant, telling, context.now(), is_used=is_used)
+    return find_leftovers(found, own_keys, keepers.awaited), keepers
 
 
-async def _tell_given_up(context: Context, current: Object, tenant: Tenant, gateways: Sequence[str]) -> None:
-    """Say of which gateways nobody knows whether they keep a budget, before the Tenant goes."""
-    why = f"It was ready and told this operator nothing, {GIVE_UP_S:g} s after the Tenant was deleted."
-    for name in gateways:
-        place = PODS.kind, context.settings.namespace, name
-        tell_audit("give-up", tenant, place, old="may keep a token budget", new="not waited for", why=why)
-    await context.kube.create_event(build_event(current, plan_given_up(gateways), context.now()))
+async def _tell_given_up(context: Context, current: Object, tenant: Tenant, keepers: Keepers) -> None:
+    """Say which gateways keep a budget, and of which nobody knows whether they do, before the Tenant goes."""
+    after = f"{GIVE_UP_S:g} s after the Tenant was deleted"
+    given_up = (
+        (keepers.silent, "may keep a token budget", f"It was ready and told this operator nothing, {after}."),
+        (keepers.stuck, "keeps a token budget", f"It told that it had not dropped the budget, {after}."),
+    )
+    for names, old, why in given_up:
+        for name in names:
+            place = PODS.kind, context.settings.namespace, name
+            tell_audit("give-up", tenant, place, old=old, new="not waited for", why=why)
+    event = plan_given_up(keepers.silent, keepers.stuck)
+    await context.kube.create_event(build_event(current, event, context.now()))
 
 
 def _tenant_of(secret: Object) -> str:

@@ -12,7 +12,7 @@ import pytest
 from llmos.api.load import GatewayLoad, TokenUse
 from llmos.api.names import COMPONENT_GATEWAY, LABEL_COMPONENT
 from llmos.api.tenancy import build_account
-from llmos_operator.kube.resources import NAMESPACES, NETWORK_POLICIES, TENANTS
+from llmos_operator.kube.resources import LLM_MODELS, NAMESPACES, NETWORK_POLICIES, TENANTS
 from llmos_operator.planning.isolation import SETTLING_S, Doors
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.budget_board import GIVE_UP_S, PATIENCE_S
@@ -94,13 +94,64 @@ async def test_a_new_leader_gives_gateways_the_time_to_tell_however_long_a_tenan
         assert "Token budget in gateway late (" in condition(await look(world))["message"]
     account = build_account("a", find_uid(world))
     uses = {account: (TokenUse(window="day", start_s=0, used=7),)}
-    for _ in range(3):  # Whoever tells that it keeps a budget is waited for.
-        world.context.budgets.take(GatewayLoad(gateway="late", boot="b", tenants=uses), world.time)
-        assert "Token budget in gateway late (" in condition(await look(world))["message"]
-        world.pass_time(GIVE_UP_S)
+    # Whoever tells that it keeps a budget has as long to drop it.
+    world.context.budgets.take(GatewayLoad(gateway="late", boot="b", tenants=uses), world.time)
+    assert "Token budget in gateway late (" in condition(await look(world))["message"]
+    world.pass_time(PATIENCE_S - 1)
     # It is silent again, and has as long as at first.
     assert "Token budget in gateway late (" in condition(await look(world))["message"]
     world.pass_time(PATIENCE_S)
+    await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+
+
+async def test_a_gateway_that_tells_and_cannot_drop_a_budget_holds_a_tenant_up_for_a_while_only_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its store is away: it answers, and what it tells stays the same."""
+    world = world_of(build_gateway("stuck", is_ready=True))
+    await look(world)
+    uses = {build_account("a", find_uid(world)): (TokenUse(window="day", start_s=0, used=7),)}
+    stuck = GatewayLoad(gateway="stuck", boot="b", tenants=uses)
+    await world.kube.delete(TENANTS, "a")
+    for seconds in (0, GIVE_UP_S - 1):
+        world.pass_time(seconds)
+        world.context.budgets.take(stuck, world.time)
+        assert "Token budget in gateway stuck (" in condition(await look(world))["message"]
+    world.pass_time(2)
+    world.context.budgets.take(stuck, world.time)
+    with caplog.at_level(logging.INFO, logger="llmos.audit"):
+        await world.reconcile("Tenant", "a", "")
+    assert world.kube.all(TENANTS) == []
+    event = world.kube.events[-1]
+    assert (event["type"], event["regarding"]["name"]) == ("Warning", "a")
+    assert "gateway stuck still keeps its token budget" in event["note"]
+    assert "kubectl logs" in event["note"]
+    told = [vars(record)["fields"]["audit"] for record in caplog.records]
+    (audit,) = [each for each in told if each["action"] == "give-up"]
+    assert (audit["name"], audit["old"]) == ("stuck", "keeps a token budget")
+    assert not world.context.budgets.is_needed()
+
+
+async def test_the_time_to_drop_a_budget_begins_when_nothing_can_use_it_any_more() -> None:
+    model = {**build_model(), "metadata": {"name": "smollm2", "namespace": NAMESPACE}}
+    world = world_of(build_gateway("slow", is_ready=True))
+    await look(world)
+    uses = {build_account("a", find_uid(world)): (TokenUse(window="day", start_s=0, used=7),)}
+    slow = GatewayLoad(gateway="slow", boot="b", tenants=uses)
+    world.kube.put(model)
+    await world.kube.delete(TENANTS, "a")
+    for _ in range(2):
+        world.pass_time(GIVE_UP_S)
+        world.context.budgets.take(slow, world.time)
+        assert "LLMModel" in condition(await look(world))["message"]
+    world.kube.finish_deletion(LLM_MODELS, "smollm2", NAMESPACE)
+    for seconds in (0, PATIENCE_S - 1):
+        world.pass_time(seconds)
+        world.context.budgets.take(slow, world.time)
+        assert "Token budget in gateway slow (" in condition(await look(world))["message"]
+    world.pass_time(1)
+    world.context.budgets.take(slow, world.time)
     await world.reconcile("Tenant", "a", "")
     assert world.kube.all(TENANTS) == []
 
