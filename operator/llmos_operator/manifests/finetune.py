@@ -17,6 +17,7 @@ pod's selector repeats, for the quota ledger chooses nodes by it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from llmos.api.names import (
     LABEL_COMPONENT,
     LABEL_FETCHES,
     LABEL_JOB,
+    LABEL_REVISION,
     TEACHER_DIR,
     WORK_DIR,
 )
@@ -179,6 +181,23 @@ def build_prepare_pod(template: JobTemplate, number: int) -> Manifest:
     return pod
 
 
+def compute_gang_revision(template: JobTemplate, number: int, size: int, *, is_sharded: bool) -> str:
+    """Return a hash of everything that makes the pods of an attempt's gang, but for what is observed when they are
+    made: whose gate they wait behind, and which nodes reach the volume.
+
+    Args:
+        template: what all pods of the job have in common.
+        number: of the attempt.
+        size: pods of the gang.
+        is_sharded: whether each holds its share of the model.
+    """
+    pods = [
+        build_train_pod(template, number, has_quota=False, rank=rank, size=size, is_sharded=is_sharded)
+        for rank in range(size)
+    ]
+    return hashlib.sha256(json.dumps([pod["spec"] for pod in pods], sort_keys=True).encode()).hexdigest()[:8]
+
+
 def build_train_pod(
     template: JobTemplate,
     number: int,
@@ -189,6 +208,7 @@ def build_train_pod(
     size: int = 1,
     is_sharded: bool = False,
     target: Target | None = None,
+    revision: str = "",
 ) -> Manifest:
     """Return a pod of an attempt; with quota it waits behind a gate until the attempt is admitted.
 
@@ -201,6 +221,7 @@ def build_train_pod(
         size: pods of the attempt.
         is_sharded: whether each holds its share of the model.
         target: what it is made for; None: the first class that the job names.
+        revision: of the gang that it is of; empty for one that trains alone.
     """
     job, trainer = template.job, template.job.spec.trainer
     member = Member(compute_pod_name(job, COMPONENT_TRAIN, number), rank, size)
@@ -227,7 +248,7 @@ def build_train_pod(
     if template.accelerator is not None:
         spec |= build_placement(template.accelerator)
     metadata["name"] = member.name
-    metadata["labels"] |= build_member_labels(member)
+    metadata["labels"] |= build_member_labels(member) | ({LABEL_REVISION: revision} if revision else {})
     spec |= build_member_placement(job, member)
     target = target or Target(trainer.accelerator.class_name)
     metadata["annotations"] |= build_class_annotations(target, is_leader=rank == 0)

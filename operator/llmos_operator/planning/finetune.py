@@ -40,7 +40,7 @@ from llmos_operator.planning.finetune_classes import (
     find_moved,
     plan_target,
 )
-from llmos_operator.planning.finetune_gangs import build_attempts
+from llmos_operator.planning.finetune_gangs import build_attempts, end_outdated
 from llmos_operator.planning.finetune_gates import all_passed, judge_gates
 from llmos_operator.planning.finetune_history import count_failures_in_vain
 from llmos_operator.planning.finetune_memory import refuse_memory, should_shard
@@ -98,6 +98,8 @@ class Sight:
     """The claim was there and is gone, with all that was in it."""
     waits: Failure | None = None
     """Why the attempt waits for its accelerators, as far as anybody told."""
+    outdated: int = 0
+    """Number of an attempt that cannot be completed: pods are made otherwise now than those that it has."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def plan_job(sight: Sight) -> JobPlan:
     status = sight.job.status
     is_evaluating = sight.live.is_evaluating if sight.live else status.phase == "Evaluating"
     attempts = build_attempts(sight.pods, noted=status.attempt, now=sight.now, is_evaluating=is_evaluating)
-    sight = replace(sight, pods=end_stranded(attempts, choose_classes_of(sight)))
+    sight = replace(sight, pods=end_outdated(end_stranded(attempts, choose_classes_of(sight)), sight.outdated))
     record = update_record(read_record(sight.job), sight.job, sight.pods, sight.live, sight.now)
     if sight.is_work_lost and not record.is_trained:
         record = replace(record, dataset=None, progress=None, last_checkpoint=None, evaluations=())

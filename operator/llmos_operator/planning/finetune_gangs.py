@@ -4,6 +4,9 @@ pod. Pure.
 - Pods are made workers first, leader last, and the status that names the attempt is written after them. So a gang that
   lacks a pod is completed while the status does not name it: its making was cut off. Later it has lost that pod, and
   ends.
+- It is completed only with pods like those that it has. Where they would be made otherwise by now (the operator was
+  upgraded meanwhile, and trains with another image; the job was edited), it never began, and the next attempt is made
+  whole: ranks of two versions would fail, or worse, not fail.
 - The first pod that ends takes the others along: the attempt has ended, counts once, and what still runs of it is
   deleted. The next attempt begins when all of it has ended.
 - The end of rank 0 with a result is the end of the attempt with a result. Other ranks that are done before it have left
@@ -52,6 +55,17 @@ def build_attempts(
     grouped = groupby(ordered, key=lambda pod: (pod.number, pod.component))
     return tuple(
         _build_attempt(tuple(members), noted=noted, now=now, is_evaluating=is_evaluating) for _, members in grouped
+    )
+
+
+def end_outdated(attempts: Iterable[JobPod], number: int) -> tuple[JobPod, ...]:
+    """Return the attempts such that the one of this number, which never began, has to go: it counts as one that
+    moved."""
+    return tuple(
+        replace(each, end=End("moved"), must_go=True, missing=())
+        if each.component == COMPONENT_TRAIN and each.number == number and each.missing
+        else each
+        for each in attempts
     )
 
 

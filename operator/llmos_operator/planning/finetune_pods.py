@@ -22,7 +22,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final, Literal
 
-from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_REPLICA
+from llmos.api.names import COMPONENT_PREPARE, COMPONENT_TRAIN, LABEL_COMPONENT, LABEL_REPLICA, LABEL_REVISION
 from llmos.api.reasons import Reason
 from llmos_operator.planning.failures import (
     Failure,
@@ -120,6 +120,8 @@ class JobPod:
     """It has had no node for longer than others of its gang should hold theirs."""
     class_name: str = ""
     """AcceleratorClass that it was made for."""
+    revision: str = ""
+    """What its gang was begun with."""
     classes: tuple[str, ...] = ()
     """Those that the quota chooses among."""
     move: QuotaRecord | None = None
@@ -179,6 +181,7 @@ def _build_pod(pod: Pod, times: PodTimes, now: datetime, *, is_superseded: bool)
         is_placed=read_record(metadata).placement is not None,
         unbound=_find_unbound(pod, times, now) if state is PodState.STARTING else None,
         class_name=read_class(pod),
+        revision=metadata["labels"].get(LABEL_REVISION, ""),
         classes=read_classes(pod),
         move=read_record(metadata) if end is not None and end.kind == "moved" else None,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydantic import ValidationError
@@ -44,6 +44,7 @@ from llmos_operator.manifests.finetune import (
     build_train_pod,
     build_work_claim,
     compute_config_name,
+    compute_gang_revision,
     compute_work_claim_name,
     read_node_labels,
 )
@@ -130,9 +131,10 @@ async def reconcile_finetune(context: Context, key: Key) -> Result:
         return DONE
     await apply_finalizer(context, job)
     observed = await _observe(context, key, current, job)
+    observed, plan = _plan(context, observed)
     plan, search = await look_at_search(
         observed.sight,
-        plan_job(observed.sight),
+        plan,
         observed.pods,
         observed.built,
         lambda pods: look_at_log(context, pods, key.namespace),
@@ -213,6 +215,19 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
     return _Observed(
         current, job, sight, own, built, foreign, claim, config, service, output, has_quota, queue, kueue, look_again_s
     )
+
+
+def _plan(context: Context, observed: _Observed) -> tuple[_Observed, JobPlan]:
+    """Plan; a gang is completed with pods like those that it has, or begun anew."""
+    plan = plan_job(observed.sight)
+    rest, live = plan.create, plan.live
+    if rest is None or live is None or not live.missing:
+        return observed, plan
+    revision = _compute_revision(_build_template(context, observed, plan, rest), rest)
+    if all(member.revision == revision for member in live.members):
+        return observed, plan
+    observed = replace(observed, sight=replace(observed.sight, outdated=live.number))
+    return observed, plan_job(observed.sight)
 
 
 async def _observe_pools(context: Context, job: FineTuneJob) -> tuple[InferencePool, ...]:
@@ -359,25 +374,12 @@ async def _make(
 async def _build_new_pods(
     context: Context, observed: _Observed, plan: JobPlan, new: NewPod, trial: TrialPod | None
 ) -> list[Object]:
-    sight, job = observed.sight, trial.job if trial is not None else observed.job
-    if sight.base is None:
-        raise LookupError(f"a pod of FineTuneJob {job.metadata.name} was planned without its base model")
-    digests = plan.record.base_digest, plan.record.teacher_digest
-    choice = choose_classes_of(sight)
-    template = JobTemplate(
-        job,
-        sight.base,
-        find_class(sight, new.target),
-        digests[0],
-        context.settings,
-        sight.teacher,
-        teacher_digest=digests[1],
-        classes=choice.usable if sight.chooser == "ledger" else choice.usable[:1],
-    )
+    template = _build_template(context, observed, plan, new, trial)
     if new.component != COMPONENT_TRAIN:
         return [build_prepare_pod(template, new.number)]
     is_ours = observed.has_quota and not observed.queue
     labels = await _observe_node_labels(context, observed) if is_ours else {}
+    revision = _compute_revision(template, new)
     pods = [
         build_train_pod(
             template,
@@ -388,17 +390,45 @@ async def _build_new_pods(
             size=new.size,
             is_sharded=new.is_sharded,
             target=new.target,
+            revision=revision,
         )
         for rank in sorted(new.ranks, reverse=True)
     ]
     if trial is not None:
         values = read_values(trial.trial)
-        pods = [build_trial_pod(pod, job.metadata.name, trial.trial.number, new.number, values) for pod in pods]
+        pods = [
+            build_trial_pod(pod, template.job.metadata.name, trial.trial.number, new.number, values) for pod in pods
+        ]
     if not observed.queue:
         return pods
     attempt = pods[0]["metadata"]["labels"][LABEL_REPLICA]
-    held = build_kueue_metadata(context, job, observed.queue, attempt, new.size, observed.pods)
+    held = build_kueue_metadata(context, template.job, observed.queue, attempt, new.size, observed.pods)
     return build_held_pods(pods, *held)
+
+
+def _build_template(
+    context: Context, observed: _Observed, plan: JobPlan, new: NewPod, trial: TrialPod | None = None
+) -> JobTemplate:
+    sight, job = observed.sight, trial.job if trial is not None else observed.job
+    if sight.base is None:
+        raise LookupError(f"a pod of FineTuneJob {job.metadata.name} was planned without its base model")
+    choice = choose_classes_of(sight)
+    return JobTemplate(
+        job,
+        sight.base,
+        find_class(sight, new.target),
+        plan.record.base_digest,
+        context.settings,
+        sight.teacher,
+        teacher_digest=plan.record.teacher_digest,
+        classes=choice.usable if sight.chooser == "ledger" else choice.usable[:1],
+    )
+
+
+def _compute_revision(template: JobTemplate, new: NewPod) -> str:
+    """Return what the gang that pods are made for is made with; empty for a pod that is none."""
+    is_gang = new.component == COMPONENT_TRAIN and new.size > 1
+    return compute_gang_revision(template, new.number, new.size, is_sharded=new.is_sharded) if is_gang else ""
 
 
 async def _observe_node_labels(context: Context, observed: _Observed) -> dict[str, str]:

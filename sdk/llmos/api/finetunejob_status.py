@@ -127,8 +127,9 @@ class Attempts(ApiModel):
     preemptions: Annotated[int, Field(ge=0)] = 0
     """Accelerators that were wanted back, and suspensions."""
     moves: Annotated[int, Field(ge=1)] | None = None
-    """Pods that never began, because the quota admitted them to another class than they were made for: the next attempt
-    is made for that one. Absent = none."""
+    """Those that never began, because the quota admitted them to another class than they were made for, or not all of
+    their pods were made before the operator was upgraded or the job edited: the next attempt is made for that class, or
+    in the new way. Absent = none."""
 
 
 class EndedAttempt(ApiModel):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from llmos.api.names import ANNOTATION_QUOTA, LABEL_GANG_SIZE, LABEL_RANK, LABEL_REPLICA
+from llmos.api.names import ANNOTATION_QUOTA, LABEL_GANG_SIZE, LABEL_RANK, LABEL_REPLICA, LABEL_REVISION
 from llmos_operator.kube.errors import Unavailable
 from llmos_operator.kube.resources import PODS, SERVICES
 from tests.operator.reconcilers.job_gang import LEADER, WORKER, GangWorld
@@ -115,17 +117,86 @@ async def test_ranks_of_a_sharded_model_stay_needed_though_the_next_attempt_is_t
 
 
 @pytest.mark.parametrize(("before", "after"), [("none", "full"), ("full", "none")])
-async def test_a_gang_that_was_begun_is_completed_with_pods_that_hold_the_model_alike(before: str, after: str) -> None:
-    world = GangWorld(trainer=hold(before))
+async def test_pods_of_a_gang_hold_the_model_alike_though_the_job_was_edited_before_all_of_them_were_made(
+    before: str, after: str
+) -> None:
+    world = await cut_off(trainer=hold(before))
+    world.change(trainer=hold(after))
+    await begin_anew(world)
+    commands = [world.pod(name)["spec"]["containers"][0]["command"] for name in world.gang(2)]
+    assert ["--sharded" in command for command in commands] == [after == "full"] * 2
+
+
+async def cut_off(made: int = 1, **spec: Any) -> GangWorld:
+    """A job whose first attempt lacks pods: the operator was killed while it made them."""
+    world = GangWorld(**spec)
     await world.go()
     world.end_pod("tune-prepare-1", outcome="prepared", report=REPORT)
-    world.kube.fail_next("apply", "Pod", Unavailable("killed"), after=1)
+    world.kube.fail_next("apply", "Pod", Unavailable("killed"), after=made)
     with pytest.raises(Unavailable):
         await world.go()
-    world.change(trainer=hold(after))
+    return world
+
+
+async def begin_anew(world: GangWorld) -> None:
+    """The attempt that was cut off goes, and another one is there, which spends no retries."""
     await world.go()
-    commands = [world.pod(name)["spec"]["containers"][0]["command"] for name in world.gang()]
-    assert ["--sharded" in command for command in commands] == [before == "full"] * 2
+    world.end_pods()
+    status = await world.go()
+    assert [name for name in world.job_pods() if "-train-" in name] == world.gang(2)
+    assert status["attempts"] == {"user": 0, "infrastructure": 0, "preemptions": 0, "moves": 1}
+    assert (status["attempt"], status.get("history", [])) == (2, [])
+
+
+def upgrade(world: GangWorld, image: str) -> None:
+    """Another operator goes on, whose pods are of another image."""
+    world.context = replace(world.context, settings=replace(world.context.settings, worker_image=image))
+
+
+@pytest.mark.parametrize("made", [1, 2])
+@pytest.mark.parametrize("runs", [False, True])
+async def test_a_gang_that_was_begun_by_another_version_of_the_operator_is_begun_anew(made: int, runs: bool) -> None:
+    world = await cut_off(made, nodes=3)
+    for name in [each for each in world.job_pods() if runs and "-train-" in each]:
+        world.run_pod(name)
+    upgrade(world, "llmos-worker:next")
+    await begin_anew(world)
+    images = {world.pod(name)["spec"]["containers"][0]["image"] for name in world.gang(2)}
+    assert images == {"llmos-worker:next"}
+    await world.train(2)
+    world.complete(2)
+    assert (await world.go(2))["phase"] == "Succeeded"
+
+
+async def test_a_gang_of_a_version_that_did_not_say_what_it_was_made_with_is_begun_anew() -> None:
+    world = await cut_off()
+    pod = world.pod(WORKER)
+    assert pod["metadata"]["labels"].pop(LABEL_REVISION)
+    world.kube.put(pod)
+    await begin_anew(world)
+
+
+async def test_a_gang_that_is_whole_goes_on_through_an_upgrade() -> None:
+    world = await begin()
+    upgrade(world, "llmos-worker:next")
+    world.kube.forget_writes()
+    await world.go()
+    assert (world.going(), world.kube.changes) == ([], [])
+
+
+@pytest.mark.parametrize(("verb", "kind"), [("apply_status", "FineTuneJob"), ("delete", "Pod"), ("apply", "Pod")])
+@pytest.mark.parametrize("after", [0, 1])
+async def test_an_operator_that_is_killed_while_it_begins_a_gang_anew_is_followed_by_one_that_goes_on(
+    verb: str, kind: str, after: int
+) -> None:
+    world = await cut_off(2, nodes=3)
+    upgrade(world, "llmos-worker:next")
+    world.kube.fail_next(verb, kind, Unavailable("killed"), after=after)
+    for _ in range(4):
+        with contextlib.suppress(Unavailable):
+            await world.step()
+        world.end_pods()
+    await begin_anew(world)
 
 
 async def test_a_second_pass_over_a_gang_writes_nothing() -> None:
@@ -276,16 +347,11 @@ async def test_a_gang_that_an_operator_was_killed_while_making_is_completed(writ
     assert {world.pod(name)["metadata"]["uid"] for name in world.gang()} == uids
 
 
-async def test_a_gang_that_was_begun_is_completed_with_the_size_that_it_has() -> None:
-    world = GangWorld(nodes=3)
-    await world.go()
-    world.end_pod("tune-prepare-1", outcome="prepared", report=REPORT)
-    world.kube.fail_next("apply", "Pod", Unavailable("killed"), after=1)
-    with pytest.raises(Unavailable):
-        await world.go()
+async def test_a_gang_that_was_begun_with_another_size_is_begun_anew() -> None:
+    world = await cut_off(nodes=3)
     world.change(trainer={"accelerator": {"class": "cpu"}, "nodes": 1})
-    await world.go()
-    assert world.job_pods() == world.gang()
+    world.nodes = 1
+    await begin_anew(world)
 
 
 async def test_more_nodes_are_for_the_next_attempt() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -131,6 +132,23 @@ async def test_a_gang_of_which_an_operator_made_only_a_part_is_completed_by_the_
     (gang,) = world.gangs().values()
     assert len(gang) == 3
     assert kept["metadata"]["uid"] in {pod["metadata"]["uid"] for pod in gang}
+
+
+async def test_a_gang_of_which_an_operator_of_another_version_made_only_a_part_is_made_anew() -> None:
+    """It is completed with what its first pod was made with, or not at all: the image is part of the revision."""
+    world = GangWorld(build_gang_pool(2))
+    world.kube.fail_next("apply", "Pod", Unavailable("cut off"), after=1)
+    with pytest.raises(Unavailable):
+        await world.pool()
+    (begun,) = world.pods()
+    newer = replace(world.context.settings, worker_lite_image="llmos-worker:next")
+    world.context = replace(world.context, settings=newer)
+    for _ in range(3):
+        await world.pool()
+        world.finish_deletions()
+    assert begun["metadata"]["name"] not in world.pod_names()
+    (gang,) = world.gangs().values()
+    assert [pod["spec"]["containers"][0]["image"] for pod in gang] == ["llmos-worker:next"] * 2
 
 
 async def test_how_busy_a_gang_is_is_asked_of_its_leader_and_it_drains_and_goes_as_a_whole() -> None:
