@@ -382,6 +382,7 @@ TOLD_ELSEWHERE: dict[Reason, str] = {
     Reason.Offboarding: "tests/operator/reconcilers/test_isolation",
     Reason.NotBoundInTime: "e2e/test_24_why_it_waits",
     Reason.Overcommitted: "e2e/test_24_why_it_waits",
+    Reason.QuotaNotCounted: "tests/operator/planning/test_quota_counted",
     Reason.QuotaExceeded: "e2e/test_17_borrow_and_reclaim",
     Reason.TenantClosed: "e2e/test_24_why_it_waits",
     Reason.WaitsForRoom: "e2e/test_24_why_it_waits",

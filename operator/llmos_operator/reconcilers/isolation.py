@@ -70,6 +70,7 @@ from llmos_operator.planning.isolation import (
     name_namespace,
     plan_backstop,
 )
+from llmos_operator.planning.quota_counted import build_counted_fact, find_uncounted
 from llmos_operator.planning.settings import Admitter
 from llmos_operator.reconcilers.base import Context
 from llmos_operator.reconcilers.sightings import Sighting
@@ -101,6 +102,8 @@ class IsolationResult:
     fact: Fact
     missing: tuple[str, ...]
     """Namespaces that do not exist."""
+    counted: Fact
+    """Whether Kubernetes counts what the ResourceQuotas bound."""
     look_again_s: float | None
 
 
@@ -117,6 +120,8 @@ class _Look:
     desired: set[Place] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     """Namespaces of which a NetworkPolicy was made or put back."""
+    quotas: list[Object] = field(default_factory=list)
+    """ResourceQuotas as they are stored now."""
 
 
 async def reconcile_isolation(
@@ -142,9 +147,10 @@ async def reconcile_isolation(
     missing = tuple(name for name, found in known.namespaces.items() if _is_missing(found))
     findings = [f for name, found in known.findings for f in (name_namespace(found, name) if name else found)]
     # Whatever called for this pass was not looked at if the last look still counts.
-    is_settled = not is_recent and all(finding.is_ok for finding in findings)
+    is_settled = not is_recent and all(finding.is_ok for finding in findings) and not known.uncounted
     again_s = SETTLING_LOOK_S if known.is_settling else None if is_settled else LOOK_S
-    return IsolationResult(build_isolation_fact(findings), missing, again_s)
+    counted = build_counted_fact(known.uncounted, context.now())
+    return IsolationResult(build_isolation_fact(findings), missing, counted, again_s)
 
 
 async def release_isolation(
@@ -188,7 +194,8 @@ async def _look(look: _Look, owned: Sequence[str], inputs: str, before: Sighting
     await _hand_over(look)
     await _prune(look, owned)
     is_strict = look.tenant.spec.isolation.profile == "strict"
-    return Sighting(look.context.now(), inputs, is_strict, namespaces, shared, changed)
+    uncounted = find_uncounted(look.quotas)
+    return Sighting(look.context.now(), inputs, is_strict, namespaces, shared, changed, uncounted)
 
 
 async def _look_at_cluster(context: Context) -> tuple[Finding, ...]:
@@ -278,6 +285,8 @@ async def _apply(look: _Look, manifest: Manifest) -> str:
             look.changed.add(place[1])
         why = CHECKS[_CHECK_OF_KIND[place[0]]].enforced_by
         tell_audit("isolate", look.tenant, place, old=old, new="as it was made", why=why)
+    if stored is not None and place[0] == RESOURCE_QUOTAS.kind:
+        look.quotas.append(stored)
     return "" if is_as_made(manifest, stored) else f"{manifest['kind']} {place[2]} is not as it was made."
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from llmos.api.isolation import Finding
+from llmos_operator.planning.quota_counted import Uncounted
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Sighting:
     """About the whole cluster."""
     changed: Mapping[str, datetime] = field(default_factory=dict)
     """By namespace: when one of its NetworkPolicies was last made or put back."""
+    uncounted: tuple[Uncounted, ...] = ()
+    """ResourceQuotas of which not everything is counted."""
 
     @property
     def is_settling(self) -> bool:

@@ -58,7 +58,7 @@ async def reconcile_tenant(context: Context, key: Key) -> Result:
 def _gather_facts(context: Context, tenant: Tenant, owners: Owners, isolation: IsolationResult) -> tuple[Fact, ...]:
     """Return one fact for each condition but Ready, in the order in which a person would mend what is false."""
     guaranteed = build_guaranteed_fact(tenant, context.quota.tenant(tenant.metadata.name))
-    facts = (build_namespaces_fact(tenant, owners, isolation.missing), guaranteed, isolation.fact)
+    facts = (build_namespaces_fact(tenant, owners, isolation.missing), guaranteed, isolation.fact, isolation.counted)
     return tuple(fact for fact in facts if fact is not None)
 
 

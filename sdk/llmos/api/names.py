@@ -118,6 +118,7 @@ CONDITION_EVALUATED: Final = "Evaluated"
 CONDITION_REGISTERED: Final = "Registered"
 CONDITION_PROMOTED: Final = "Promoted"
 CONDITION_ISOLATION_READY: Final = "IsolationReady"
+CONDITION_QUOTA_COUNTED: Final = "QuotaCounted"
 
 # Containers and ports of worker pods.
 CONTAINER_ENGINE: Final = "engine"

@@ -121,6 +121,8 @@ class Reason(StrEnum):
     NotIsolated = "NotIsolated"
     NotLookedYet = "NotLookedYet"
     PoliciesSettling = "PoliciesSettling"
+    QuotaCounted = "QuotaCounted"
+    QuotaNotCounted = "QuotaNotCounted"
     Offboarding = "Offboarding"
     # Quota, said on the object that asks for accelerators.
     Admitted = "Admitted"
@@ -486,6 +488,18 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         "IsolationReady",
         "A port is open that NetworkPolicies close which are so new that they need not be enforced yet; the operator "
         "looks again soon.",
+    ),
+    Reason.QuotaCounted: _good(
+        _TENANT, "QuotaCounted", "Kubernetes counts everything that the ResourceQuotas of the tenant bound."
+    ),
+    Reason.QuotaNotCounted: _bad(
+        _TENANT,
+        "QuotaCounted",
+        "Kubernetes has not counted yet what a ResourceQuota of the tenant bounds.",
+        "Wait, for 6 minutes after an installation of new kinds: kube-controller-manager finds them within 30 s and "
+        "counts again every 5 minutes. If it lasts, see that kube-controller-manager runs, and what its log says of "
+        "quota monitors: one kind that cannot be listed, also of others, stops all counting.",
+        "back-off",
     ),
     Reason.Offboarding: _bad(
         _TENANT,

@@ -280,7 +280,7 @@ class TenantStatus(ApiModel):
     this_month: MonthlyUsage = MonthlyUsage()
     """What was used in this month."""
     conditions: Conditions = ()
-    """NamespacesOwned, Guaranteed, IsolationReady and their aggregate Ready."""
+    """NamespacesOwned, Guaranteed, IsolationReady, QuotaCounted and their aggregate Ready."""
 
 
 class Tenant(ApiModel):

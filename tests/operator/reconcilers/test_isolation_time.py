@@ -12,8 +12,9 @@ import pytest
 from llmos.api.load import GatewayLoad, TokenUse
 from llmos.api.names import COMPONENT_GATEWAY, LABEL_COMPONENT
 from llmos.api.tenancy import build_account
-from llmos_operator.kube.resources import LLM_MODELS, NAMESPACES, NETWORK_POLICIES, TENANTS
+from llmos_operator.kube.resources import LLM_MODELS, NAMESPACES, NETWORK_POLICIES, RESOURCE_QUOTAS, TENANTS
 from llmos_operator.planning.isolation import SETTLING_S, Doors
+from llmos_operator.planning.quota_counted import FIRST_COUNT_S
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.budget_board import GIVE_UP_S, PATIENCE_S
 from llmos_operator.reconcilers.isolation import LOOK_S, SETTLING_LOOK_S
@@ -200,6 +201,52 @@ async def test_ports_that_are_open_while_policies_are_new_settle_and_are_tried_a
     for seconds, status in ((0, "Unknown"), (LOOK_S, "Unknown"), (SETTLING_S, "False")):
         world.pass_time(seconds)
         assert condition(await look(world), "IsolationReady")["status"] == status
+
+
+COUNTS = [f"count/{kind}.llmos.dev" for kind in ("finetunejobs", "inferencepools", "llmmodels")]
+
+
+def count(world: World, *without: str) -> None:
+    """The quota controller has looked at all quotas, and knows all kinds but some."""
+    for quota in world.kube.all(RESOURCE_QUOTAS):
+        hard = quota["spec"]["hard"]
+        used = {name: "0" for name in hard if name not in without}
+        world.kube.set_status(RESOURCE_QUOTAS, quota["metadata"]["name"], NAMESPACE, hard=hard, used=used)
+
+
+async def test_a_tenant_says_which_quota_refuses_everything_because_nobody_has_counted_and_when_that_is_over() -> None:
+    """As after an installation: the quota controller does not know the new kinds, and looks again after minutes."""
+    world = world_of()
+    world.kube.counts_quotas = False
+    fresh = condition(await look(world), "QuotaCounted")
+    assert (fresh["status"], fresh["reason"]) == ("Unknown", "QuotaNotCounted")
+    assert condition(await look(world))["status"] == "True", "a quota that was made a moment ago is no problem yet"
+    count(world, *COUNTS)
+    world.pass_time(LOOK_S)
+    refused = condition(await look(world), "QuotaCounted")
+    assert (refused["status"], refused["reason"]) == ("False", "QuotaNotCounted")
+    assert (
+        f"ResourceQuota {NAMESPACE}/llmos-quota: status.used lacks {', '.join(COUNTS)}, so new " in refused["message"]
+    )
+    assert "kube-controller-manager" in refused["message"]
+    assert condition(await look(world))["reason"] == "QuotaNotCounted"
+    assert condition(await look(world), "IsolationReady")["status"] == "True"
+    count(world)
+    world.pass_time(LOOK_S)
+    assert (await world.reconcile("Tenant", "a", "")).requeue_after_s is None
+    assert condition(await look(world), "QuotaCounted")["status"] == "True"
+    assert condition(await look(world))["status"] == "True"
+
+
+async def test_a_quota_that_nobody_looks_at_is_a_problem_after_a_while_and_is_looked_at_again() -> None:
+    world = world_of()
+    world.kube.counts_quotas = False
+    await look(world)
+    world.pass_time(FIRST_COUNT_S)
+    assert (await world.reconcile("Tenant", "a", "")).requeue_after_s == LOOK_S
+    told = condition(await look(world), "QuotaCounted")
+    assert told["status"] == "False"
+    assert "status.hard lacks" in told["message"]
 
 
 async def test_a_namespace_that_goes_is_one_line_of_the_audit_log_however_long_that_takes(

@@ -12,11 +12,11 @@ from llmos.api import REASONS, Reason
 from llmos.api.names import API_VERSION, CONTAINER_ENGINE
 from llmos.api.scaling import ScalingStatus
 from llmos_operator.kube.client import Object
-from llmos_operator.kube.resources import INFERENCE_POOLS, JOBS, LLM_MODELS, PODS
+from llmos_operator.kube.resources import INFERENCE_POOLS, JOBS, LLM_MODELS, PODS, RESOURCE_QUOTAS
 from llmos_operator.planning.settings import Settings
 from llmos_operator.reconcilers.base import Context, Key, Result
 from llmos_operator.reconcilers.registry import RECONCILERS
-from tests.operator.fake_kube import FakeKube
+from tests.operator.fake_kube import FakeKube, Place
 
 NAMESPACE = "team-a"
 
@@ -88,13 +88,22 @@ class TellingKube(FakeKube):
         assert unknown == [], f"the table has them for other kinds than {manifest['kind']}"
         return await super().apply_status(manifest)
 
+    counts_quotas = True
+    """Whether there is a quota controller, which is so quick here that whoever makes a quota finds it counted."""
+
+    def _commit(self, verb: str, place: Place, item: Object) -> Object:
+        if place.resource == RESOURCE_QUOTAS and self.counts_quotas:
+            hard = item["spec"]["hard"]
+            item = {**item, "status": {"hard": hard, "used": dict.fromkeys(hard, "0")}}
+        return super()._commit(verb, place, item)
+
 
 class World:
     """Reconcile keys against a fake cluster and play the other controllers."""
 
     def __init__(self, *objects: dict[str, Any], settings: Settings | None = None) -> None:
         self.time = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
-        self.kube: FakeKube = TellingKube(*objects, now=lambda: self.time)
+        self.kube: TellingKube = TellingKube(*objects, now=lambda: self.time)
         self.in_flight: dict[str, int] = {}
         self.context = Context(
             kube=self.kube, settings=settings or Settings(), now=lambda: self.time, observe_in_flight=self._in_flight

@@ -6,6 +6,7 @@ import json
 
 import httpx
 
+from llmos.api import REASONS, Reason
 from llmos.api.isolation import CHECKS, Check, Finding, format_findings
 from tests.sdk.cli.conftest import Run
 from tests.sdk.client.support import POOLS, Json, answer, condition, metadata, objects, pool, refusal
@@ -99,3 +100,36 @@ def test_without_tenants_there_is_nothing_to_look_at(llmos: Run) -> None:
     result = llmos(Cluster(None), "doctor")
     assert result.exit_code == 0
     assert "no Tenants" in result.output
+
+
+def uncounted(status: str) -> Json:
+    message = f"ResourceQuota team/llmos-quota: nothing is counted. {REASONS[Reason.QuotaNotCounted].remedy}"
+    return {**condition(status, "QuotaNotCounted", message), "type": "QuotaCounted"}
+
+
+def test_a_quota_that_is_not_counted_is_a_problem_with_what_to_do_about_it(llmos: Run) -> None:
+    result = llmos(Cluster(tenant(isolation(OK), uncounted("False"))), "doctor")
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        "Tenant research",
+        "  PROBLEM  quota-counted: ResourceQuota team/llmos-quota: nothing is counted.",
+        f"           what to do: {REASONS[Reason.QuotaNotCounted].remedy}",
+        "  ok       network: 5 policies are as they were made.",
+    ]
+    (told,) = json.loads(llmos(Cluster(tenant(isolation(OK), uncounted("False"))), "doctor", "--json").output)
+    assert told["isolated"] is True
+    assert [(each["check"], each["ok"]) for each in told["checks"]] == [("network", True), ("quota-counted", False)]
+
+
+def test_a_quota_that_was_just_made_settles(llmos: Run) -> None:
+    result = llmos(Cluster(tenant(isolation(OK), uncounted("Unknown"))), "doctor")
+    assert result.exit_code == 4
+    assert "  settles  quota-counted: " in result.output
+    problem = llmos(Cluster(tenant(isolation(PROBLEM), uncounted("Unknown"))), "doctor")
+    assert problem.exit_code == 1
+
+
+def test_a_quota_that_is_counted_is_no_line(llmos: Run) -> None:
+    counted = {**condition("True", "QuotaCounted", "Everything is counted."), "type": "QuotaCounted"}
+    result = llmos(Cluster(tenant(isolation(OK), counted)), "doctor")
+    assert (result.exit_code, "quota-counted" in result.output) == (0, False)
