@@ -401,7 +401,7 @@ TOLD_ELSEWHERE: dict[Reason, str] = {
     Reason.GateFailed: "e2e/test_27_finetune",
     Reason.LossNotFinite: "tests/training/train/test_learning: a base whose weights are infinite",
     Reason.NodeLost: "e2e/test_27_finetune",
-    Reason.NoTrialSucceeded: "tests/operator/reconcilers/test_finetune_search",
+    Reason.NoTrialSucceeded: "tests/operator/reconcilers/test_finetune_search_trouble",
     Reason.NothingToLearn: "tests/training/prepare/test_gate",
     Reason.ObjectsLeft: "tests/operator/reconcilers/test_finetune_removal",
     Reason.OutputNameTaken: "tests/operator/reconcilers/test_finetune",

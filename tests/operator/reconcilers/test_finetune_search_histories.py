@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import PODS
-from tests.operator.reconcilers.test_finetune_search import SearchWorld, run_trials
+from tests.operator.reconcilers.search_world import SearchWorld, run_trials
 from tests.operator.reconcilers.world import NAMESPACE
 
 WRITES = ["apply", "apply_status", "delete"]

@@ -11,7 +11,7 @@ from llmos_operator.planning.finetune_models import PADDING
 from llmos_operator.reconcilers.base import Key
 from llmos_operator.runtime.references import References
 from tests.operator.reconcilers.job_world import JOB, JobWorld, build_base, build_job
-from tests.operator.reconcilers.test_finetune_search import SearchWorld
+from tests.operator.reconcilers.search_world import SearchWorld
 from tests.operator.reconcilers.world import NAMESPACE
 
 METHOD = {"task": "distill", "distill": {"teacherRef": {"name": "big"}}}

@@ -8,7 +8,7 @@ import pytest
 
 from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import PERSISTENT_VOLUME_CLAIMS, PODS
-from tests.operator.reconcilers.test_finetune_search import SearchWorld
+from tests.operator.reconcilers.search_world import SearchWorld
 from tests.operator.reconcilers.world import NAMESPACE
 
 TIDY = "tune-tidy"
