@@ -75,8 +75,13 @@ async def _wait_for_count(api: Api, namespace: str) -> None:
     await eventually(
         f"the quotas of {namespace} are counted",
         lambda: api.list("ResourceQuota", namespace),
-        lambda quotas: bool(quotas) and all(quota.get("status", {}).get("hard") for quota in quotas),
+        lambda quotas: bool(quotas) and all(_is_counted(quota) for quota in quotas),
     )
+
+
+def _is_counted(quota: Object) -> bool:
+    status = quota.get("status", {})
+    return bool(status.get("hard")) and status["hard"].keys() <= status.get("used", {}).keys()
 
 
 async def _remove(api: Api, names: Iterable[str], made: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ from llmos_operator.reconcilers.budget_board import GIVE_UP_S, PATIENCE_S
 from llmos_operator.reconcilers.isolation import LOOK_S, SETTLING_LOOK_S
 from tests.operator.reconcilers.tenants import build_tenant, surroundings
 from tests.operator.reconcilers.test_isolation import look, world_of
-from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
+from tests.operator.reconcilers.world import NAMESPACE, TellingKube, World, build_model, build_pool, condition
 
 
 async def test_a_tenant_that_was_deleted_waits_until_no_gateway_keeps_its_budget() -> None:
@@ -206,6 +206,12 @@ async def test_ports_that_are_open_while_policies_are_new_settle_and_are_tried_a
 COUNTS = [f"count/{kind}.llmos.dev" for kind in ("finetunejobs", "inferencepools", "llmmodels")]
 
 
+def stop_counting(world: World) -> None:
+    """From now on there is no quota controller."""
+    assert isinstance(world.kube, TellingKube)
+    world.kube.counts_quotas = False
+
+
 def count(world: World, *without: str) -> None:
     """The quota controller has looked at all quotas, and knows all kinds but some."""
     for quota in world.kube.all(RESOURCE_QUOTAS):
@@ -217,7 +223,7 @@ def count(world: World, *without: str) -> None:
 async def test_a_tenant_says_which_quota_refuses_everything_because_nobody_has_counted_and_when_that_is_over() -> None:
     """As after an installation: the quota controller does not know the new kinds, and looks again after minutes."""
     world = world_of()
-    world.kube.counts_quotas = False
+    stop_counting(world)
     fresh = condition(await look(world), "QuotaCounted")
     assert (fresh["status"], fresh["reason"]) == ("Unknown", "QuotaNotCounted")
     assert condition(await look(world))["status"] == "True", "a quota that was made a moment ago is no problem yet"
@@ -240,7 +246,7 @@ async def test_a_tenant_says_which_quota_refuses_everything_because_nobody_has_c
 
 async def test_a_quota_that_nobody_looks_at_is_a_problem_after_a_while_and_is_looked_at_again() -> None:
     world = world_of()
-    world.kube.counts_quotas = False
+    stop_counting(world)
     await look(world)
     world.pass_time(FIRST_COUNT_S)
     assert (await world.reconcile("Tenant", "a", "")).requeue_after_s == LOOK_S

@@ -103,7 +103,7 @@ class World:
 
     def __init__(self, *objects: dict[str, Any], settings: Settings | None = None) -> None:
         self.time = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
-        self.kube: TellingKube = TellingKube(*objects, now=lambda: self.time)
+        self.kube: FakeKube = TellingKube(*objects, now=lambda: self.time)
         self.in_flight: dict[str, int] = {}
         self.context = Context(
             kube=self.kube, settings=settings or Settings(), now=lambda: self.time, observe_in_flight=self._in_flight
