@@ -43,7 +43,7 @@ test-training: $(TRAINING)/.installed ## Tests of what needs torch: preparing da
 
 $(TRAINING)/.installed: $(VENV)/.installed requirements/training.txt
 	$(PYTHON) -m venv --without-pip $(TRAINING)
-	$(BIN)/uv pip install --quiet --python $(TRAINING)/bin/python --no-deps --require-hashes -r requirements/training.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(TRAINING)/bin/python --no-deps --require-hashes -r requirements/training.txt
 	$(BIN)/uv pip install --quiet --python $(TRAINING)/bin/python --no-deps -e .
 	@touch $@
 

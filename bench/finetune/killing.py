@@ -90,7 +90,12 @@ def _start(load: Load, work: Path, name: str) -> subprocess.Popen[bytes]:
     with _beside(work, f"{name}.log").open("wb") as log:
         return subprocess.Popen(
             [*command, f"--base-digest={BASE_DIGEST}", "--metrics-port=0"],
-            env={**os.environ, "LLMOS_TERMINATION_LOG": str(_beside(work, "message"))},
+            env={
+                **os.environ,
+                "LLMOS_TERMINATION_LOG": str(_beside(work, "message")),
+                # The images hold everything compiled: the first start leaves it so for the second one.
+                "PYTHONDONTWRITEBYTECODE": "",
+            },
             stdout=subprocess.DEVNULL,
             stderr=log,
         )

@@ -8,8 +8,12 @@ import sys
 
 _UNWANTED = ("datasets", "httpx", "obstore", "pandas", "scipy", "sklearn", "torch._inductor.compile_fx")
 _CODE = """
-import json, os, runpy, sys
-code = []
+import gc, json, os, runpy, sys
+code, read = [], []
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("/models/zoedepth/modeling_zoedepth.py"):
+        read.append(arguments[0])
+sys.addaudithook(watch)
 os._exit = code.append
 sys.argv = ["train", "--job=/nowhere", "--model=/nowhere", "--work=/nowhere", "--base-digest=none"]
 try:
@@ -17,8 +21,24 @@ try:
 except SystemExit as error:
     code.append(str(error))
 found = [name for name in UNWANTED if name in sys.modules]
-import scipy.stats
-print(json.dumps({"ended": code[-1], "trainer": "llmos_workers.train.loop" in sys.modules, "found": found}))
+facts = {
+    "ended": code[-1],
+    "trainer": "llmos_workers.train.loop" in sys.modules,
+    "found": found,
+    "scans": len(read),
+    "collects": gc.isenabled(),
+    "frozen": gc.get_freeze_count(),
+}
+import transformers, scipy.stats
+from transformers.utils.import_utils import define_import_structure
+file = transformers.models.__file__
+fresh = define_import_structure.__wrapped__(file)
+known = transformers.models._import_structure
+facts["knows_all"] = {name: sorted(known[name]) for name in known} == {
+    name: sorted(sum((list(each.get(name, ())) for each in fresh.values()), []))
+    for name in {name for each in fresh.values() for name in each}
+}
+print(json.dumps(facts))
 """
 
 
@@ -30,3 +50,7 @@ def test_the_real_command_does_without_what_it_does_not_need() -> None:
     assert "cannot be read" in said["ended"]
     assert said["trainer"]
     assert said["found"] == []
+    assert said["scans"] == 1
+    assert said["knows_all"]
+    assert said["collects"]
+    assert said["frozen"] > 100_000

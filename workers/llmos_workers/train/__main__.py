@@ -22,6 +22,7 @@ if __name__ == "__main__":
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     from llmos_workers.train.arguments import build_parser
+    from llmos_workers.train.collecting import keep_everything
     from llmos_workers.train.hiding import hide
 
     parsed = build_parser().parse_args()
@@ -32,7 +33,10 @@ if __name__ == "__main__":
         pulse.close()
         code = launch(sys.argv[1:], parsed.processes)
     else:
-        with hide("scipy"):
+        with hide("scipy"), keep_everything():
+            from llmos_workers.train.scanning import import_models
+
+            import_models()
             from llmos_workers.train.main import main
 
         code = main(pulse=pulse)
