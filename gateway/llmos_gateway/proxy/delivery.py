@@ -42,9 +42,9 @@ from llmos_gateway.proxy.upstream import (
     ReplicaError,
     is_declined,
     is_refused,
-    read_some,
     read_up_to,
 )
+from llmos_gateway.proxy.whole_answer import WholeAnswer
 from llmos_gateway.queueing import Place
 
 WAITING_FOR_REPLICA: Final = "waiting for a replica (pool wakes up)"
@@ -278,14 +278,14 @@ class Delivery:
         events = EventFilter(hides_usage=order.hides_usage, hides_counts=order.hides_counts, choices=order.choices)
         try:
             with stream.kept_alive(WAITING_FOR_ENGINE):
-                data = await read_some(answer)
+                data = await answer.read()
             if not data:
                 raise LostError("the answer is empty")
             self._begin(attempt)
             while data:
                 await self._pass_events(events, data, stream)
                 self._progress(events)
-                data = await read_some(answer)
+                data = await answer.read()
             if passed := events.finish():
                 await stream.send(passed)
             if call.part in _END_WITH_DONE and not events.is_done and not events.has_error:
@@ -351,7 +351,7 @@ class Delivery:
             return await self._pass_large(answer, web.StreamResponse(headers=headers), body)
         call.usage = find_usage(body)
         call.status = 200
-        return web.Response(body=body, headers=headers)
+        return WholeAnswer(200, body, headers)
 
     async def _pass_large(self, answer: Answer, response: web.StreamResponse, data: bytes) -> web.StreamResponse:
         call, tail, passed = self._call, b"", 0
@@ -364,7 +364,7 @@ class Delivery:
                 await call.http.writer.write(data)
                 # The count stands near the end; the vectors before it are not searched again and again.
                 tail = (tail + data)[-2 * MAX_USAGE_BYTES :]
-                data = await read_some(answer)
+                data = await answer.read()
         except LostError as error:
             raise BadGatewayError("The replica was lost while it answered.", "replica_lost") from error
         finally:
@@ -394,7 +394,7 @@ class Delivery:
         if retry_after is not None or call.status == 503:
             headers["Retry-After"] = retry_after or "1"
         built = build_caller_headers(headers, call.request_id, call.budget_headers)
-        return web.Response(status=call.status, body=body, headers=built)
+        return WholeAnswer(call.status, body, built)
 
 
 def _find_sign(error: ReplicaError) -> Sign:

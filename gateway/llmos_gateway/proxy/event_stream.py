@@ -15,7 +15,6 @@ from typing import cast
 
 from aiohttp import web
 from aiohttp.http import StreamWriter
-from multidict import CIMultiDict
 
 from llmos_gateway.protocol.errors import ApiError
 from llmos_gateway.protocol.events import build_comment, build_error_event
@@ -90,7 +89,7 @@ class EventStream:
         return response
 
     async def _begin(self) -> web.StreamResponse:
-        headers: CIMultiDict[str] = build_caller_headers({}, self._request_id, self._budget)
+        headers = build_caller_headers({}, self._request_id, self._budget)
         headers["Content-Type"] = "text/event-stream; charset=utf-8"
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"

@@ -19,7 +19,7 @@ class Limits:
     request_timeout_s: float = 3600.0
     """From the head of a request to the end of its answer."""
     connect_timeout_s: float = 2.0
-    """To open a connection to a replica."""
+    """To open a connection to a replica, the look-up of its name included."""
     pool_timeout_s: float = 10.0
     """To get a connection to a replica at all, where as many are open as may be."""
     engine_keepalive_s: float = 4.0

@@ -38,6 +38,7 @@ from llmos_gateway.proxy.delivery import Delivery
 from llmos_gateway.proxy.intake import Intake
 from llmos_gateway.proxy.order import Order, Tools
 from llmos_gateway.proxy.prompts import build_prompt
+from llmos_gateway.proxy.whole_answer import WholeAnswer
 from llmos_gateway.salts import CacheSalts
 
 MAX_NAMES: Final = 5
@@ -250,7 +251,7 @@ class Road:
     def _build_answer(self, call: Call, body: bytes) -> web.StreamResponse:
         call.status = 200
         headers = build_caller_headers({"Content-Type": "application/json"}, call.request_id)
-        return web.Response(body=body, headers=headers)
+        return WholeAnswer(200, body, headers)
 
     def _build_failure(self, call: Call, error: ApiError) -> web.StreamResponse:
         call.status, call.code = error.status, error.code
@@ -262,7 +263,7 @@ class Road:
             raise ConnectionResetError(error.message)
         headers = build_caller_headers({"Content-Type": "application/json"}, call.request_id, call.budget_headers)
         headers.update(error.build_headers())
-        return web.Response(status=error.status, body=error.build_body(), headers=headers)
+        return WholeAnswer(error.status, error.build_body(), headers)
 
 
 async def _raise(_: Call, error: ApiError) -> web.StreamResponse:

@@ -11,32 +11,21 @@ A failure is one of four, and only these are ever tried again:
 Whether an idle connection still works is known only by using it. It is closed before the engine would close it (see
 `Limits.engine_keepalive_s`), and one that breaks nevertheless is a LostError.
 
-Most requests do without aiohttp's session, whose cookies, redirects, proxies and traces, and a task for each body, cost
-about a seventh of the CPU time of a request. The connections, their limits, the parser and the flow control are
-aiohttp's. A large body, and a request of which somebody is told when it has a connection, go the long way.
+How bytes become answers stands in `engine_connection`, which connection a request gets in `engine_pool`. Why neither is
+aiohttp's: docs/decisions/0024-an-http-client-of-the-gateways-own.md.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from types import SimpleNamespace
 from typing import Final
 
-import aiohttp
-from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError, StreamWriter
-from multidict import CIMultiDict
-from yarl import URL
-
+from llmos_gateway.protocol.headers import join_head
+from llmos_gateway.proxy.engine_connection import BrokenError, EngineConnection
+from llmos_gateway.proxy.engine_pool import EnginePool
 from llmos_gateway.proxy.limits import Limits
 
 _DECLINED: Final = frozenset({502, 503, 504})
-_SMALL_BODY_BYTES: Final = 48 * 1024
-"""Up to here a body and its head fit into the buffer of a connection, so that nobody waits for their being sent."""
-_PIECE_BYTES: Final = 64 * 1024
 
 
 class ReplicaError(Exception):
@@ -75,15 +64,17 @@ class DeclinedError(ReplicaError):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer of which the head is here."""
 
-    status: int
-    headers: Mapping[str, str]
-    content: aiohttp.StreamReader
-    close: Callable[[], None]
-    """Lets go of the connection, which is closed if the answer has not been read to its end."""
+    __slots__ = ("_connection", "_pool", "headers", "status")
+
+    def __init__(self, connection: EngineConnection, pool: EnginePool) -> None:
+        self.status = connection.status
+        self.headers: Mapping[str, str] = connection.headers
+        """Content-Type, Content-Length and Retry-After, where it has them."""
+        self._connection: EngineConnection | None = connection
+        self._pool = pool
 
     @property
     def content_length(self) -> int | None:
@@ -91,25 +82,24 @@ class Answer:
         announced = self.headers.get("Content-Length")
         return None if announced is None else int(announced)
 
+    async def read(self) -> bytes:
+        """Return what has come, at least one byte; nothing if the answer has ended.
 
-class _Pieces:
-    """A body in pieces. aiohttp copies a whole file in memory to find its size; of this nothing is copied."""
+        Raises:
+            LostError: the connection broke.
+        """
+        if self._connection is None:
+            raise RuntimeError("the answer is closed")
+        try:
+            return await self._connection.read()
+        except BrokenError as error:
+            raise LostError(str(error)) from error
 
-    def __init__(self, body: bytes) -> None:
-        self._rest = memoryview(body)
-
-    def __aiter__(self) -> _Pieces:
-        return self
-
-    async def __anext__(self) -> memoryview:
-        if not self._rest:
-            raise StopAsyncIteration
-        piece, self._rest = self._rest[:_PIECE_BYTES], self._rest[_PIECE_BYTES:]
-        return piece
-
-    def drop(self) -> None:
-        """Let go of the body: a failed request of aiohttp's stays until the collector of cycles comes."""
-        self._rest = memoryview(b"")
+    def close(self) -> None:
+        """Let go of the connection, which is closed if the answer has not been read to its end."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection)
 
 
 class Upstream:
@@ -117,49 +107,28 @@ class Upstream:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=limits.pool_timeout_s, sock_connect=limits.connect_timeout_s
-        )
-        self._connector: aiohttp.TCPConnector | None = None
-        self._build_route = lru_cache(maxsize=8192)(_build_route)
-        self._session: aiohttp.ClientSession | None = None
-        self._telling: aiohttp.ClientSession | None = None
-        """The same connections; tells when a request has one. It costs more, so that most go without."""
+        self._pool: EnginePool | None = None
 
     async def __aenter__(self) -> Upstream:
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            limit_per_host=self._limits.max_connections_per_replica,
-            keepalive_timeout=self._limits.engine_keepalive_s,
+        limits = self._limits
+        self._pool = EnginePool(
+            max_per_address=limits.max_connections_per_replica,
+            keepalive_s=limits.engine_keepalive_s,
+            connect_timeout_s=limits.connect_timeout_s,
+            timeout_s=limits.pool_timeout_s,
         )
-        self._connector = connector
-        self._session = self._open_session(connector)
-        self._telling = self._open_session(connector, _build_trace())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for session in (self._telling, self._session):
-            if session is not None:
-                await session.close()
-
-    def _open_session(self, connector: aiohttp.TCPConnector, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            connector_owner=not traces,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
-            auto_decompress=False,
-            trust_env=False,
-            trace_configs=list(traces),
-        )
+        if self._pool is not None:
+            self._pool.close()
 
     async def send(
         self,
         address: str,
         path: str,
         body: bytes,
-        headers: CIMultiDict[str],
+        headers: Mapping[str, str],
         on_connected: Callable[[], None] | None = None,
     ) -> Answer:
         """Send a request and return the answer as soon as its head is here; the caller closes it.
@@ -169,76 +138,37 @@ class Upstream:
         Raises:
             UnreachableError, LostError: see there.
         """
-        session = self._session if on_connected is None else self._telling
-        if session is None or self._connector is None:
+        pool = self._pool
+        if pool is None:
             raise RuntimeError("Upstream is used outside its context")
-        if on_connected is None and len(body) <= _SMALL_BODY_BYTES:
-            return await self._send_small(self._connector, address, path, body, headers)
-        headers["Content-Length"] = str(len(body))
-        pieces = _Pieces(body)
+        head = build_head(address, path, len(body), headers)
         try:
-            answer = await session.post(
-                _build_url(address, path),
-                data=pieces,
-                headers=headers,
-                allow_redirects=False,
-                trace_request_ctx=on_connected,
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            pieces.drop()
+            connection = await pool.acquire(address)
+        except OSError as error:
+            # Its traceback holds this frame, and so the body, until the collector comes.
             raise UnreachableError(str(error)) from error.with_traceback(None)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            pieces.drop()
-            raise LostError(str(error)) from error.with_traceback(None)
-        return Answer(answer.status, answer.headers, answer.content, answer.close)
-
-    async def _send_small(
-        self, connector: aiohttp.TCPConnector, address: str, path: str, body: bytes, headers: CIMultiDict[str]
-    ) -> Answer:
+        if on_connected is not None:
+            on_connected()
         try:
-            connection = await connector.connect(self._build_route(address), [], self._timeout)
-        except (aiohttp.ClientConnectorError, TimeoutError) as error:
-            raise UnreachableError(str(error)) from error.with_traceback(None)
-        except (aiohttp.ClientError, OSError) as error:
-            raise LostError(str(error)) from error.with_traceback(None)
-        head = CIMultiDict({"Host": address, "Content-Length": str(len(body))})
-        head.extend(headers)
-        try:
-            return await _ask(connection, f"POST {path} HTTP/1.1", head, body)
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            connection.close()
+            await connection.ask(head, body)
+        except BrokenError as error:
+            pool.release(connection)
             raise LostError(str(error)) from error.with_traceback(None)
         except BaseException:
-            connection.close()
+            connection.abort()
             raise
+        return Answer(connection, pool)
 
 
-async def _ask(connection: Connection, line: str, head: CIMultiDict[str], body: bytes) -> Answer:
-    """Send a request and read the head of its answer."""
-    protocol = connection.protocol
-    if protocol is None:
-        raise aiohttp.ServerDisconnectedError
-    protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-    writer = StreamWriter(protocol, asyncio.get_running_loop())
-    await writer.write_headers(line, head)
-    await writer.write_eof(body)
-    message, content = await protocol.read()
-    while 100 <= message.code < 200 and message.code != 101:
-        message, content = await protocol.read()
-    content.on_eof(connection.release)
-    return Answer(message.code, message.headers, content, connection.close)
-
-
-async def read_some(answer: Answer) -> bytes:
-    """Return what has come, at least one byte; nothing if the answer has ended.
+def build_head(address: str, path: str, size: int, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a request with a body of so many bytes.
 
     Raises:
-        LostError: the connection broke.
+        ValueError: something in it would end a line.
     """
-    try:
-        return await answer.content.readany()
-    except (aiohttp.ClientError, OSError) as error:
-        raise LostError(str(error)) from error
+    lines = [f"POST {path} HTTP/1.1", f"Host: {address}", f"Content-Length: {size}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return join_head(lines)
 
 
 async def read_up_to(answer: Answer, limit_bytes: int) -> tuple[bytes, bool]:
@@ -250,7 +180,7 @@ async def read_up_to(answer: Answer, limit_bytes: int) -> tuple[bytes, bool]:
     pieces: list[bytes] = []
     size = 0
     while size <= limit_bytes:
-        piece = await read_some(answer)
+        piece = await answer.read()
         if not piece:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces), True
         pieces.append(piece)
@@ -266,25 +196,3 @@ def is_declined(status: int) -> bool:
 def is_refused(status: int) -> bool:
     """Return whether a status says that nothing was computed for the request."""
     return status in _DECLINED or 400 <= status < 500
-
-
-def _build_trace() -> aiohttp.TraceConfig:
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(_tell)
-    trace.on_connection_reuseconn.append(_tell)
-    return trace
-
-
-async def _tell(_: aiohttp.ClientSession, context: SimpleNamespace, event: object) -> None:
-    del event
-    context.trace_request_ctx()
-
-
-def _build_route(address: str) -> aiohttp.ClientRequest:
-    """Return what aiohttp needs to find or open a connection to a replica."""
-    return aiohttp.ClientRequest("POST", _build_url(address, "/"), loop=asyncio.get_running_loop())
-
-
-@lru_cache(maxsize=8192)
-def _build_url(address: str, path: str) -> URL:
-    return URL(f"http://{address}{path}", encoded=True)

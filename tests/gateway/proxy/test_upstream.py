@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from multidict import CIMultiDict
 
 from llmos_gateway.proxy.limits import Limits
 from llmos_gateway.proxy.upstream import LostError, UnreachableError, Upstream, read_up_to
@@ -27,11 +26,18 @@ class Replica:
         self.address = ""
         self.heads: list[list[bytes]] = []
         self.tasks: list[asyncio.Task[None] | None] = []
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def close_all(self) -> None:
+        """Close every connection, as a server does that has kept them for long enough."""
+        for writer in self._writers:
+            writer.close()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads: list[bytes] = []
         self.heads.append(heads)
         self.tasks.append(asyncio.current_task())
+        self._writers.append(writer)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -55,7 +61,7 @@ async def open_replica(answer: bytes = OK) -> AsyncIterator[Replica]:
 
 
 async def ask(upstream: Upstream, replica: Replica, body: bytes = b"{}") -> bytes:
-    answer = await upstream.send(replica.address, "/v1/chat/completions", body, CIMultiDict({"Accept": "*/*"}))
+    answer = await upstream.send(replica.address, "/v1/chat/completions", body, {"Accept": "*/*"})
     try:
         return (await read_up_to(answer, MIB))[0]
     finally:
@@ -77,7 +83,7 @@ async def test_a_connection_whose_answer_was_not_read_to_its_end_is_closed() -> 
     begun = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"
     async with open_replica(begun) as replica, Upstream(Limits()) as upstream:
         for _ in range(2):
-            answer = await upstream.send(replica.address, "/", b"{}", CIMultiDict())
+            answer = await upstream.send(replica.address, "/", b"{}", {})
             answer.close()
     assert [len(heads) for heads in replica.heads] == [1, 1]
 
@@ -86,6 +92,23 @@ async def test_what_comes_before_the_answer_is_no_answer() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     async with open_replica(hints + OK) as replica, Upstream(Limits()) as upstream:
         assert await ask(upstream, replica) == b"ok"
+
+
+async def test_a_header_that_would_end_its_line_is_not_sent() -> None:
+    async with open_replica() as replica, Upstream(Limits()) as upstream:
+        for value in ("a\r\nHost: b", "a\nb", "a\0"):
+            with pytest.raises(ValueError, match="end its line"):
+                await upstream.send(replica.address, "/", b"{}", {"traceparent": value})
+    assert replica.heads == []
+
+
+async def test_bytes_of_a_caller_that_are_no_utf_8_leave_as_they_came() -> None:
+    async with open_replica() as replica, Upstream(Limits()) as upstream:
+        answer = await upstream.send(
+            replica.address, "/", b"{}", {"traceparent": b"\xff".decode("utf-8", "surrogateescape")}
+        )
+        answer.close()
+    assert b"\r\ntraceparent: \xff\r\n" in replica.heads[0][0]
 
 
 async def test_what_is_no_http_is_a_lost_answer() -> None:
@@ -104,7 +127,7 @@ async def test_a_request_that_failed_does_not_hold_its_body_until_the_collector_
         try:
             for _ in range(30):
                 with suppress(UnreachableError):
-                    await upstream.send(address, "/", bytes(size), CIMultiDict())
+                    await upstream.send(address, "/", bytes(size), {})
             await asyncio.sleep(0)
             held_bytes, _ = tracemalloc.get_traced_memory()
         finally:
@@ -129,7 +152,7 @@ async def test_a_large_body_is_not_copied_while_a_replica_is_slow_to_read_it() -
         host, port = server.sockets[0].getsockname()
         tracemalloc.start()
         try:
-            sending = asyncio.create_task(upstream.send(f"{host}:{port}", "/", body, CIMultiDict()))
+            sending = asyncio.create_task(upstream.send(f"{host}:{port}", "/", body, {}))
             await connected.wait()
             await asyncio.sleep(0.2)
             _, peak_bytes = tracemalloc.get_traced_memory()
