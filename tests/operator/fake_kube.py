@@ -284,7 +284,9 @@ class FakeKube(Kube):
 
     def _existing(self, verb: str, place: Place) -> Object:
         if place not in self._objects:
-            raise NotFound(f"{verb} of {place.resource.kind} {place}: not found.", code=404)
+            error = NotFound(f"{verb} of {place.resource.kind} {place}: not found.", code=404)
+            error.object_missing = True
+            raise error
         return self._objects[place]
 
     def _places(self, resource: Resource) -> Iterable[Place]:

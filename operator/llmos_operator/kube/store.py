@@ -13,7 +13,8 @@ an event, and has it run again. Versions, which grow with every change, keep the
   only, or of a deletion, removes it.
 - An answer is remembered unless something newer was told or written while the request was under way.
 - After a write whose outcome is unknown its object is in doubt: nothing that events tell is believed, until a request
-  that began later was answered.
+  that began later was answered. After the deletion of one by its uid all that is in doubt is whether it still exists,
+  and the event of its end tells that: a uid never comes again.
 - Absence of a single object is never remembered: what is not known is asked for. But once all objects of a kind whose
   events bring bodies were listed, all of them are known, unless one was told of or doubted whose body is missing.
 - Another process may have written while this one was not the leader: then everything is forgotten, all objects of such
@@ -108,6 +109,11 @@ class Told(dict[Place, float]):
     is_void = False
     """Whether everything was forgotten meanwhile: the answer must not be remembered."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: set[str] = set()
+        """Uids of objects whose end was told meanwhile."""
+
 
 @dataclass(slots=True)
 class _Body:
@@ -143,7 +149,8 @@ class Store:
         self._places: defaultdict[str, set[Place]] = defaultdict(set)
         """Of the bodies, by kind: most lists are of kinds with a few objects."""
         self._pods: dict[Owner, set[Place]] = {}
-        self._doubted: set[Place] = set()
+        self._doubted: dict[Place, str] = {}
+        """With the uid if only the end of that object is in doubt."""
         self._missing: defaultdict[str, dict[Place, Owner]] = defaultdict(dict)
         """Objects of told kinds that may exist and whose bodies are not known; of pods also whose they were."""
         self._listed: dict[str, tuple[float, float]] = {}
@@ -161,6 +168,8 @@ class Store:
         self._note(place, version)
         known = self._bodies.get(place)
         is_gone = event_type == "DELETED"
+        if is_gone and (uid := item["metadata"].get("uid")):
+            self._end(place, uid)
         if known is not None and (known.version > version or (known.version == version and not is_gone)):
             return
         self._drop(place)
@@ -230,7 +239,7 @@ class Store:
         newest = told.get(place, 0.0)
         if told.is_void or newest == math.inf or not is_kept(place.kind):
             return
-        self._doubted.discard(place)
+        self._doubted.pop(place, None)
         if answer is None and newest == 0.0:
             self._missing[place.kind].pop(place, None)
         if answer is None or not _is_watched(place.kind, answer["metadata"]):
@@ -252,7 +261,7 @@ class Store:
         absent = [place for place, whose in self._missing[kind].items() if owner.covers(whose)]
         for place in absent:
             if place not in told and place not in shown:
-                self._doubted.discard(place)
+                self._doubted.pop(place, None)
                 self._missing[kind].pop(place)
 
     def is_listed(self, kind: str) -> bool:
@@ -266,12 +275,23 @@ class Store:
         if not told.is_void:
             self._listed[kind] = (int(version) if version.isdecimal() else math.inf, self._clock())
 
-    def doubt(self, place: Place) -> None:
-        """A write may or may not have changed an object: believe nothing about it until it was asked for again."""
+    def lose(self, place: Place, told: Told) -> None:
+        """A write was answered that there is no such object. If events told of one meanwhile, that is to be asked."""
+        if told.is_void or told.get(place, 0.0) or place in self._doubted:
+            self.doubt(place)
+        else:
+            self._drop(place)
+            self._missing[place.kind].pop(place, None)
+
+    def doubt(self, place: Place, uid: str = "") -> None:
+        """A write may or may not have changed an object: believe nothing about it until it was asked for again.
+
+        With `uid`, the write was the deletion of that object alone.
+        """
         if is_kept(place.kind):
             known = self._bodies.get(place)
             self._drop(place)
-            self._doubted.add(place)
+            self._doubted[place] = uid if self._doubted.get(place, uid) == uid else ""
             self._note(place, math.inf)
             if place.kind in TOLD_KINDS:
                 missing = self._missing[place.kind]
@@ -287,6 +307,12 @@ class Store:
             del self._listed[listed]
         for told in self._requests:
             told.is_void = True
+
+    def _end(self, place: Place, uid: str) -> None:
+        for told in self._requests:
+            told.ended.add(uid)
+        if self._doubted.get(place) == uid:
+            del self._doubted[place]
 
     def _note(self, place: Place, version: float) -> None:
         for told in self._requests:

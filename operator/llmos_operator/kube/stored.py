@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from llmos.api.names import FIELD_MANAGER, LABEL_MANAGED_BY, MANAGED_BY
 from llmos_operator.kube.client import Kube, Object, Objects, View
-from llmos_operator.kube.errors import KubeError
+from llmos_operator.kube.errors import KubeError, NotFound
 from llmos_operator.kube.freshness import Freshness
 from llmos_operator.kube.resources import PODS, Resource, resource_of
 from llmos_operator.kube.store import OWN_KINDS, OWNER_LABELS, Owner, Place, Store, find_owner, is_kept
@@ -199,18 +199,19 @@ class StoredKube(Kube):
         )
 
     async def merge(self, resource: Resource, name: str, namespace: str, patch: Mapping[str, Any]) -> Object:
-        return await self._send(
-            Place(resource.kind, namespace, name), lambda: self._server.merge(resource, name, namespace, patch)
-        )
+        place = Place(resource.kind, namespace, name)
+        return await self._send(place, lambda: self._server.merge(resource, name, namespace, patch))
 
     async def delete(
         self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace_period_s: int | None = None
     ) -> None:
-        try:
-            await self._server.delete(resource, name, namespace, uid=uid, grace_period_s=grace_period_s)
-        finally:
-            # What is left of it, and for how long, only the API server knows.
-            self._store.doubt(Place(resource.kind, namespace, name))
+        with self._store.request() as told:
+            try:
+                await self._server.delete(resource, name, namespace, uid=uid, grace_period_s=grace_period_s)
+            finally:
+                # What is left of it, and for how long, only the API server knows.
+                if not uid or uid not in told.ended:
+                    self._store.doubt(Place(resource.kind, namespace, name), uid)
 
     async def tail_log(
         self, name: str, namespace: str, container: str, *, lines: int = 1, previous: bool = False
@@ -227,8 +228,11 @@ class StoredKube(Kube):
         with self._store.request() as told:
             try:
                 answer = await send()
-            except BaseException:
-                self._store.doubt(place)
+            except BaseException as error:
+                if isinstance(error, NotFound) and error.object_missing:
+                    self._store.lose(place, told)
+                else:
+                    self._store.doubt(place)
                 raise
         self._store.keep(place, answer, told)
         return answer

@@ -247,12 +247,16 @@ async def _reconcile_namespace(look: _Look, name: str) -> tuple[Finding, ...]:
         made = [(manifest, await _apply(look, manifest)) for manifest in manifests]
     except NotFound:
         return (Finding(Check.NAMESPACE, False, f"namespace {name} was deleted meanwhile."),)
-    policies, pods = await asyncio.gather(kube.list(NETWORK_POLICIES, namespace=name), kube.list(PODS, namespace=name))
+    # Our own pods, which may be hundreds, say nothing here.
+    policies, strangers = await asyncio.gather(
+        kube.list(NETWORK_POLICIES, namespace=name),
+        kube.list(PODS, namespace=name, label_selector=f"{LABEL_MANAGED_BY}!={MANAGED_BY}"),
+    )
     return (
         Finding(Check.NAMESPACE, True, f"it is the tenant's ({LABEL_TENANT}={look.tenant.metadata.name})."),
         *_summarise(made),
         check_policies(policies, [m["metadata"]["name"] for m in manifests if m["kind"] == NETWORK_POLICIES.kind]),
-        check_accelerators(pods, frozenset(each.spec.resource_name for each in look.classes)),
+        check_accelerators(strangers, frozenset(each.spec.resource_name for each in look.classes)),
     )
 
 

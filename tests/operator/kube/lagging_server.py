@@ -86,6 +86,15 @@ class LaggingServer(FakeKube):
     async def apply_status(self, manifest: Mapping[str, Any]) -> Object:
         return self._answer_write(await super().apply_status(manifest))
 
+    async def merge(self, resource: Resource, name: str, namespace: str, patch: Mapping[str, Any]) -> Object:
+        return self._answer_write(await super().merge(resource, name, namespace, patch))
+
+    async def delete(
+        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace_period_s: int | None = None
+    ) -> None:
+        await super().delete(resource, name, namespace, uid=uid, grace_period_s=grace_period_s)
+        self._answer(None)
+
     def _answer(self, value: T) -> T:
         between, self.between = self.between, lambda: None
         between()

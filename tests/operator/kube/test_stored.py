@@ -22,7 +22,7 @@ from llmos.api.names import (
     MANAGED_BY,
 )
 from llmos_operator.kube.client import Object, View
-from llmos_operator.kube.errors import Forbidden, Unavailable
+from llmos_operator.kube.errors import Forbidden, NotFound, Unavailable
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES, Resource
 from llmos_operator.kube.store import AGE_S, Place
 from llmos_operator.kube.stored import FEW_PODS, Memory, StoredKube
@@ -195,6 +195,18 @@ class World:
     def delete_a_pod(self) -> None:
         run(self.kube.delete(PODS, f"{NAME}-1", NAMESPACE))
 
+    def delete_a_pod_by_its_uid(self) -> None:
+        found = self.server.all(PODS)
+        if uid := next((pod["metadata"]["uid"] for pod in found if pod["metadata"]["name"] == f"{NAME}-1"), ""):
+            run(self.kube.delete(PODS, f"{NAME}-1", NAMESPACE, uid=uid))
+
+    def patch_a_pod(self) -> None:
+        if self.kube.is_learning(PODS):
+            return
+        with contextlib.suppress(NotFound, Unavailable):
+            patched = run(self.kube.merge(PODS, f"{NAME}-1", NAMESPACE, {"spec": {"own": next(self.steps)}}))
+            self.keep(Place.of(PODS.kind, patched["metadata"]), int(patched["metadata"]["resourceVersion"]))
+
     def write(self, resource: Resource, manifest: dict[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(Unavailable):  # It was carried out nevertheless.
             run(self.kube.apply_status(manifest) if "status" in manifest else self.kube.apply(manifest))
@@ -257,6 +269,8 @@ PODS_: Final = (
     World.list_all_pods,
     World.make_a_pod,
     World.delete_a_pod,
+    World.delete_a_pod_by_its_uid,
+    World.patch_a_pod,
     World.a_long_time_passes,
     World.the_watch_of_pods_begins_anew,
     *WATCHES,
@@ -392,6 +406,53 @@ def test_few_pods_in_doubt_are_asked_for_one_by_one_and_many_in_one_list(count: 
         run(world.kube.delete(PODS, f"{NAME}-{number}", NAMESPACE))
     world.list_all_pods()
     assert [read.verb for read in world.server.reads] == verbs
+
+
+def make_pods(count: int) -> tuple[World, dict[str, str]]:
+    """A world whose pods were all listed, and their uids by name."""
+    world = World()
+    for number in range(count):
+        world.server.put(child("Pod", f"{NAME}-{number}", NAME))
+    world.list_all_pods()
+    return world, {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in world.server.all(PODS)}
+
+
+@pytest.mark.parametrize("is_told_before_the_answer", [False, True])
+def test_pods_that_were_deleted_by_uid_are_not_asked_for_once_their_end_was_told(
+    is_told_before_the_answer: bool,
+) -> None:
+    world, uids = make_pods(2 * FEW_PODS)
+    for name, uid in uids.items():
+        if is_told_before_the_answer:
+            world.server.between = world.all_events_arrive
+        run(world.kube.delete(PODS, name, NAMESPACE, uid=uid))
+    world.all_events_arrive()
+    world.list_all_pods()
+    world.list_pods()
+    assert world.server.reads == []
+    world.make_a_pod()
+    world.list_pods()
+    assert world.server.reads == []
+
+
+def test_a_pod_of_the_same_name_as_one_that_was_deleted_by_uid_is_shown() -> None:
+    world, uids = make_pods(2)
+    run(world.kube.delete(PODS, f"{NAME}-1", NAMESPACE, uid=uids[f"{NAME}-1"]))
+    world.another_makes_a_pod()
+    world.all_events_arrive()
+    found = run(world.kube.list(PODS, label_selector=OURS))
+    assert {pod["metadata"]["uid"] for pod in found} == world.pods()
+    assert world.server.reads == []
+
+
+def test_a_pod_that_a_write_did_not_find_is_not_asked_for() -> None:
+    world, uids = make_pods(2 * FEW_PODS)
+    for name in uids:
+        run(world.server.remove(PODS, name, NAMESPACE))
+        with pytest.raises(NotFound):
+            run(world.kube.merge(PODS, name, NAMESPACE, {"spec": {"own": 1}}))
+    world.list_all_pods()
+    assert world.server.reads == []
 
 
 def test_who_may_not_get_single_pods_lists_them() -> None:

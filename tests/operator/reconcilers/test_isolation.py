@@ -11,7 +11,8 @@ import pytest
 
 from llmos.api.apikeys import StoredKey, build_key_secret
 from llmos.api.isolation import CHECKS, Check, Finding, parse_findings
-from llmos.api.names import LABEL_TENANT
+from llmos.api.names import LABEL_MANAGED_BY, LABEL_TENANT, MANAGED_BY
+from llmos_operator.kube.client import Objects
 from llmos_operator.kube.errors import Forbidden
 from llmos_operator.kube.resources import (
     ADMISSION_BINDINGS,
@@ -19,10 +20,12 @@ from llmos_operator.kube.resources import (
     LIMIT_RANGES,
     NAMESPACES,
     NETWORK_POLICIES,
+    PODS,
     RESOURCE_QUOTAS,
     ROLE_BINDINGS,
     SERVICE_ACCOUNTS,
     TENANTS,
+    Resource,
 )
 from llmos_operator.planning.isolation import SETTLING_S, Doors
 from llmos_operator.planning.settings import Settings
@@ -198,6 +201,23 @@ async def test_a_pod_that_holds_accelerators_past_the_quota_is_named() -> None:
     }
     (problem,) = read_problems(await look(world_of(GPU, pod)))
     assert (problem.check, "notebook" in problem.seen) == (Check.ACCELERATORS, True)
+
+
+async def test_a_look_does_not_fetch_the_pods_of_llmos_which_may_be_hundreds(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {LABEL_MANAGED_BY: MANAGED_BY}
+    ours = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ours", "namespace": NAMESPACE, "labels": labels}}
+    world = world_of(GPU, ours)
+    shown: list[str] = []
+    list_as_it_is = world.kube.list
+
+    async def list_and_tell(resource: Resource, **selection: Any) -> Objects:
+        listed = await list_as_it_is(resource, **selection)
+        shown.extend(item["metadata"]["name"] for item in listed if resource == PODS)
+        return listed
+
+    monkeypatch.setattr(world.kube, "list", list_and_tell)
+    assert read_problems(await look(world)) == []
+    assert "ours" not in shown
 
 
 async def test_a_namespace_that_leaves_is_given_back_and_one_that_stays_is_not_touched() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from llmos_operator.planning.quota.books import Book, Verdict
-from llmos_operator.planning.quota.queues import OrderKey, compute_key
+from llmos_operator.planning.quota.queues import Cover, OrderKey, compute_key
 from llmos_operator.planning.quota.room import ClassRoom
 from llmos_operator.planning.quota.values import Gang, GangKind, GangState, Node, Placement, TenantQuota
 
@@ -25,6 +25,7 @@ GaveBack = Callable[[Gang], None]
 STANDING = frozenset({GangState.STARTING, GangState.RUNNING})
 _LEAVING = frozenset({GangState.STOPPING, GangState.ENDING})
 _NO_REPLICAS: Mapping[str, int] = {}
+_NO_HOLDINGS: Mapping[tuple[bool, int], int] = {}
 
 
 class Holdings:
@@ -49,6 +50,8 @@ class Holdings:
         """Waiting gangs for which room is kept."""
         self._gave_back = gave_back
         self._held: dict[tuple[str, str], dict[str, Gang]] = {}
+        self._held_by_importance: dict[tuple[str, str], dict[tuple[bool, int], int]] = {}
+        """Accelerators of gangs that were not asked to go, and of those for which room is kept."""
         self._replicas: dict[str, dict[str, int]] = {}
         self._promised: dict[str, set[str]] = {}
 
@@ -110,19 +113,47 @@ class Holdings:
             return None
         return room.find(gang, self._replicas.get(gang.owner, _NO_REPLICAS), then=then)
 
-    def is_within_guarantee(self, gang: Gang) -> bool:
-        """Whether its tenant's guarantee covers it beside what the tenant holds, in one of the classes that will do."""
-        return any(self.then.is_within_guarantee(gang.tenant, name, gang.accelerators) for name in gang.classes)
-
-    def order_key(self, gang: Gang, aging_s: float) -> OrderKey:
-        """What orders waiting gangs: the smallest is served first."""
+    def order_key(self, gang: Gang, aging_s: float, heads: Iterable[Gang]) -> OrderKey:
+        """What orders waiting gangs: the smallest is served first. `heads` are the first of the tenant's lines."""
         return (
-            not self.is_within_guarantee(gang),
+            self._find_cover(gang, aging_s, heads),
             self.then.share(gang.tenant),
-            gang.kind is not GangKind.REPLICA,
-            compute_key(gang, aging_s),
+            *_rank(gang, aging_s),
             gang.id,
         )
+
+    def _find_cover(self, gang: Gang, aging_s: float, heads: Iterable[Gang]) -> Cover:
+        if not self._fits_guarantee(gang):
+            return Cover.CLAIM if self._has_claim(gang) else Cover.NONE
+        rank = _rank(gang, aging_s)
+        for other in heads:
+            if (
+                _rank(other, aging_s) < rank
+                and self._has_claim(other)
+                and not self._fits_guarantee(other)
+                and not set(gang.classes).isdisjoint(other.classes)
+            ):
+                return Cover.BEHIND_CLAIM
+        return Cover.LEFT
+
+    def _fits_guarantee(self, gang: Gang) -> bool:
+        """Whether the guarantee covers it beside all that its tenant holds, in one of the classes that will do."""
+        tenant, accelerators, book = gang.tenant, gang.accelerators, self.then
+        return any(book.is_within_guarantee(tenant, name, accelerators) for name in gang.classes)
+
+    def _has_claim(self, gang: Gang) -> bool:
+        """Whether the guarantee covers it beside what gangs of its tenant hold that are not less important."""
+        importance = _importance(gang)
+        for name in gang.classes:
+            left = self.then.quota(gang.tenant, name).guaranteed - gang.accelerators
+            if left < 0:
+                continue
+            for other, held in self._held_by_importance.get((gang.tenant, name), _NO_HOLDINGS).items():
+                if other <= importance:
+                    left -= held
+            if left >= 0:
+                return True
+        return False
 
     def _count(self, gang: Gang, sign: int) -> None:
         placement = placement_of(gang)
@@ -137,6 +168,12 @@ class Holdings:
         room = self.rooms.get(placement.class_name)
         if room is not None:
             room.add(placement.nodes, sign * gang.accelerators_per_pod, now=now, then=then)
+        if then:
+            held = self._held_by_importance.setdefault((gang.tenant, placement.class_name), {})
+            importance = _importance(gang)
+            held[importance] = held.get(importance, 0) + accelerators
+            if not held[importance]:
+                del held[importance]
         self._index(gang, placement, sign)
 
     def _index(self, gang: Gang, placement: Placement, sign: int) -> None:
@@ -167,6 +204,16 @@ def placement_of(gang: Gang) -> Placement | None:
     if gang.state is GangState.WAITING:
         return gang.reservation.placement if gang.reservation is not None else None
     return gang.placement
+
+
+def _importance(gang: Gang) -> tuple[bool, int]:
+    """What a guarantee covers first, as `victims.compute_covered` reckons; the smallest is the most important."""
+    return gang.kind is not GangKind.REPLICA, -gang.priority
+
+
+def _rank(gang: Gang, aging_s: float) -> tuple[bool, float]:
+    """Place of a gang within its tenant, waiting counted in."""
+    return gang.kind is not GangKind.REPLICA, compute_key(gang, aging_s)
 
 
 def _set(members: dict[str, Gang], gang_id: str, gang: Gang, sign: int) -> None:

@@ -183,7 +183,7 @@ class Ledger:
     # Admission
 
     def _order_key(self, gang: Gang) -> OrderKey:
-        return self._holdings.order_key(gang, self._rules.aging_s)
+        return self._holdings.order_key(gang, self._rules.aging_s, self._lines.heads_of(gang.tenant))
 
     def _serve_reservations(self, decisions: Decisions) -> None:
         """Admit whoever has room kept; let the room go that never comes free.

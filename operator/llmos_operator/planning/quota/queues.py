@@ -1,8 +1,9 @@
 """Waiting gangs in the order in which they are served, kept so that a decision looks at one gang of each kind only.
 
-Order: gangs within their tenant's guarantee come first; then those of the tenant with the lower share; then replicas
-that keep a pool at its minReplicas; then higher priority, where waiting counts as priority (`aging_s` seconds are worth
-one point); then age. Because everybody ages equally fast, the order of two gangs never changes by waiting,
+Order: gangs that their tenant's guarantee covers come first (`Cover`); then those of the tenant with the lower share;
+then replicas that keep a pool at its minReplicas; then higher priority, where waiting counts as priority (`aging_s`
+seconds are worth one point); then age. Because everybody ages equally fast, the order of two gangs never changes by
+waiting,
 
     priority_a + waited_a / aging  >  priority_b + waited_b / aging
       <=>  created_a - aging * priority_a  <  created_b - aging * priority_b
@@ -18,12 +19,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import IntEnum
 from heapq import heapify, heappop, heappush
 
 from llmos_operator.planning.quota.values import Gang, GangKind
 
-OrderKey = tuple[bool, float, bool, float, str]
-"""Beyond the guarantee, share, no replica of the minimum, priority with aging, id: the smallest is served first."""
+
+class Cover(IntEnum):
+    """What the guarantee of its tenant is for a waiting gang. The smallest is served first.
+
+    A guarantee is for its tenant's most important gangs. If only what it has left counted, a large gang would come
+    after all small ones of its own tenant, however unimportant: as long as they hold a part of the guarantee, it needs
+    more than is left.
+    """
+
+    LEFT = 0
+    """It fits into what is left of the guarantee."""
+    CLAIM = 1
+    """It would fit, but for less important gangs of its tenant. When it is admitted, what these hold is borrowed."""
+    BEHIND_CLAIM = 2
+    """It fits into what is left, and a more important gang of its tenant with a claim waits."""
+    NONE = 3
+    """It would borrow."""
+
+
+OrderKey = tuple[Cover, float, bool, float, str]
+"""Cover, share, no replica of the minimum, priority with aging, id: the smallest is served first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +126,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[Shape, Line] = {}
+        self._of_tenants: dict[str, dict[Shape, Line]] = {}
         self._awake: dict[Shape, None] = {}
         self._asleep: dict[tuple[str, str], dict[Shape, None]] = {}
         self._later: list[tuple[float, str]] = []
@@ -120,6 +142,7 @@ class Lines:
         line = self._lines.get(shape)
         if line is None:
             line = self._lines[shape] = Line(shape)
+            self._of_tenants.setdefault(shape.tenant, {})[shape] = line
         if len(line) == 0:
             self._awake[shape] = None
         line.push(gang)
@@ -134,6 +157,7 @@ class Lines:
         line.remove(gang.id)
         if len(line) == 0:
             del self._lines[shape]
+            del self._of_tenants[shape.tenant][shape]
             self._awake.pop(shape, None)
 
     def let_join(self, now_s: float) -> None:
@@ -166,6 +190,13 @@ class Lines:
     def all(self) -> list[Line]:
         """All lines in which somebody waits."""
         return list(self._lines.values())
+
+    def heads_of(self, tenant: str) -> Iterator[Gang]:
+        """The first of each line of a tenant, whether it may have a chance or not."""
+        for line in self._of_tenants.get(tenant, {}).values():
+            head = line.head()
+            if head is not None:
+                yield head
 
     def let_sleep(self, line: Line, *, until: list[tuple[str, str]]) -> None:
         """Look at a line no more until one of these changes."""

@@ -20,7 +20,7 @@ def build_report(holdings: Holdings, lines: Lines, rules: QuotaRules, now_s: flo
     """Return usage by tenant and class, and an explanation for each waiting gang."""
     waiting = [gang for line in lines.all() for gang in line]
     waiting += [*lines.backing_off(), *holdings.reservations.values()]
-    explainer = Explainer(holdings, rules, now_s)
+    explainer = Explainer(holdings, lines, rules, now_s)
     return QuotaReport(
         tenants=tuple(_usage(holdings.now, waiting)),
         classes=tuple(_classes(holdings)),

@@ -10,7 +10,7 @@ from llmos.api.reasons import Reason
 from llmos_operator.planning.quota.books import Verdict
 from llmos_operator.planning.quota.holdings import Holdings
 from llmos_operator.planning.quota.plan import Waiting
-from llmos_operator.planning.quota.queues import OrderKey
+from llmos_operator.planning.quota.queues import Lines, OrderKey
 from llmos_operator.planning.quota.values import Gang, QuotaRules
 
 _NAMED = 3
@@ -20,8 +20,9 @@ _NAMED = 3
 class Explainer:
     """Explains all waiting gangs at one moment."""
 
-    def __init__(self, holdings: Holdings, rules: QuotaRules, now_s: float) -> None:
+    def __init__(self, holdings: Holdings, lines: Lines, rules: QuotaRules, now_s: float) -> None:
         self._holdings = holdings
+        self._lines = lines
         self._rules = rules
         self._now_s = now_s
         self._told: dict[tuple[object, ...], tuple[Reason, str]] = {}
@@ -49,7 +50,7 @@ class Explainer:
         return self._owners[key]
 
     def _order_key(self, gang: Gang) -> OrderKey:
-        return self._holdings.order_key(gang, self._rules.aging_s)
+        return self._holdings.order_key(gang, self._rules.aging_s, self._lines.heads_of(gang.tenant))
 
     def _explain(self, gang: Gang) -> tuple[Reason, str]:
         if gang.reservation is not None:

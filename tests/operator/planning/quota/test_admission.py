@@ -92,6 +92,40 @@ class TestOrder:
         mine = world.want("a")
         assert admitted(world) == [mine]
 
+    def test_the_most_important_of_a_tenant_comes_first_though_the_guarantee_has_less_left_than_it_needs(self) -> None:
+        world = World([tenant("a", 8), tenant("b", 8)], nodes(1, 16))
+        for _ in range(4):
+            world.place(world.want("b"), "h100-000")
+        world.place(world.want("a"), "h100-000")
+        for _ in range(8):
+            world.want("a")
+        large = world.want("a", 8, priority=10)
+        served = admitted(world)
+        assert (served[0], len(served)) == (large, 4)
+
+    def test_what_is_left_of_other_guarantees_comes_before_it(self) -> None:
+        world = World([tenant("a", 8), tenant("b", 8)], nodes(1, 16))
+        world.place(world.want("a"), "h100-000")
+        small = {world.want("a") for _ in range(8)}
+        world.want("a", 8, priority=10)
+        others = {world.want("b") for _ in range(8)}
+        served = admitted(world)
+        assert set(served[:8]) == others
+        assert set(served[8:]) < small
+
+    def test_it_is_not_before_one_of_its_tenant_that_waited_long_nor_one_as_important(self) -> None:
+        world = World([tenant("a", 8), tenant("b", 8)], nodes(1, 16), rules=QuotaRules(aging_s=10))
+        for _ in range(7):
+            world.place(world.want("b"), "h100-000")
+        world.place(world.want("a", priority=10), "h100-000")
+        old = world.want("a")
+        world.pass_time(101)
+        world.want("a", 8, priority=10)
+        assert admitted(world) == [old]
+        world.finish(old)
+        first, _ = world.want("a", priority=10), world.want("a", 8, priority=10)
+        assert admitted(world) == [first]
+
     def test_then_the_lower_share_counting_weight_and_the_cost_of_a_class(self) -> None:
         world = World(
             [tenant("a", weight=1, l4=Quota()), tenant("b", weight=2, l4=Quota()), tenant("c", l4=Quota())],
