@@ -54,7 +54,6 @@ class EngineConnection(asyncio.Protocol):
         "_is_complete",
         "_is_interim",
         "_is_paused",
-        "_is_sent",
         "_is_stuck",
         "_keeps",
         "_loop",
@@ -63,6 +62,7 @@ class EngineConnection(asyncio.Protocol):
         "_pieces",
         "_transport",
         "_unread_bytes",
+        "_unsent",
         "_waiter",
         "address",
         "headers",
@@ -98,7 +98,7 @@ class EngineConnection(asyncio.Protocol):
         self._broken: str | None = None
         self._is_interim = False
         self._is_complete = False
-        self._is_sent = True
+        self._unsent = memoryview(b"")
         self._ends_with_connection = False
         self._keeps = True
 
@@ -120,7 +120,8 @@ class EngineConnection(asyncio.Protocol):
             self._transport.write(head + body)
         else:
             self._transport.write(head)
-            await self._write(self._transport, body)
+            self._unsent = memoryview(body)
+            self._write_on()
         while not self.status:
             if self._broken is not None:
                 raise BrokenError(self._broken)
@@ -146,7 +147,7 @@ class EngineConnection(asyncio.Protocol):
 
     def renew(self) -> bool:
         """Make it ready for another request; False if it must not be used again."""
-        if not (self._is_complete and self._keeps and self._is_sent and self.is_open):
+        if not (self._is_complete and self._keeps and not self._unsent and self.is_open):
             return False
         self._go_on()
         self._is_asked = False
@@ -170,6 +171,7 @@ class EngineConnection(asyncio.Protocol):
         elif not self._is_complete:
             self._break(str(exc) if exc is not None else "the connection was closed")
         self._wake()
+        self._unsent = memoryview(b"")
         # It holds this protocol as this protocol holds it.
         del self._parser
         self._on_lost(self)
@@ -181,7 +183,7 @@ class EngineConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The replica has read."""
         self._is_stuck = False
-        self._wake()
+        self._write_on()
 
     def data_received(self, data: bytes) -> None:
         """Take a part of an answer in."""
@@ -213,12 +215,17 @@ class EngineConnection(asyncio.Protocol):
         """See `HttpResponseParser`."""
         known = _KNOWN.get(name.lower())
         # After the head these are trailers, which nobody reads.
-        if known is not None and not self.status:
-            self.headers.setdefault(known, value.decode("utf-8", "surrogateescape"))
+        if known is None or self.status:
+            return
+        text = value.decode("utf-8", "surrogateescape")
+        if known == "Transfer-Encoding" and known in self.headers:
+            # Which of them comes last decides where the answer ends.
+            text = f"{self.headers.pop(known)}, {text}"
+        self.headers.setdefault(known, text)
 
     def on_headers_complete(self) -> None:
         """See `HttpResponseParser`."""
-        if self._is_complete:
+        if self._is_complete or self._broken is not None:
             return
         status = self._parser.get_status_code()
         if status < _FIRST_FINAL_STATUS and status != _UPGRADED_STATUS:
@@ -231,6 +238,9 @@ class EngineConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """See `HttpResponseParser`."""
         if self._is_complete:
+            return
+        if self._is_interim:
+            self._break("what comes before the answer has a body")
             return
         self._bytes_without_body = 0
         self._pieces.append(data)
@@ -247,16 +257,14 @@ class EngineConnection(asyncio.Protocol):
     def _is_chunked(self) -> bool:
         return self.headers.get("Transfer-Encoding", "").lower().rpartition(",")[2].strip() == "chunked"
 
-    async def _write(self, transport: asyncio.Transport, body: bytes) -> None:
-        """Write a large body as the replica reads it; of what it has refused already, not the rest."""
-        rest = memoryview(body)
-        while rest and self._broken is None and self.status < _FIRST_REFUSAL:
-            if self._is_stuck:
-                await self._wait()
-                continue
-            transport.write(rest[:PIECE_BYTES])
-            rest = rest[PIECE_BYTES:]
-        self._is_sent = not rest
+    def _write_on(self) -> None:
+        """Write of a large body what the replica takes; the answer may begin meanwhile. Of what it has refused, or has
+        answered as a whole already, not the rest."""
+        while self._unsent and not self._is_stuck and self._transport is not None:
+            if self._has_ended or self._is_complete or self._broken is not None or self.status >= _FIRST_REFUSAL:
+                return
+            piece, self._unsent = self._unsent[:PIECE_BYTES], self._unsent[PIECE_BYTES:]
+            self._transport.write(piece)
 
     def _break(self, why: str) -> None:
         self._keeps = False

@@ -48,6 +48,17 @@ class EnginePool:
         self._lanes: dict[str, _Lane] = {}
         self._open: set[EngineConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    @property
+    def open_connections(self) -> int:
+        """Return how many connections there are."""
+        return len(self._open)
+
+    @property
+    def addresses(self) -> int:
+        """Return for how many addresses something is remembered."""
+        return len(self._lanes)
 
     async def acquire(self, address: str) -> EngineConnection:
         """Return a connection that nobody else has until `release`.
@@ -56,20 +67,22 @@ class EnginePool:
             OSError: none can be opened; TimeoutError where it takes too long.
         """
         lane = self._lanes.get(address)
-        if lane is None:
-            lane = self._lanes[address] = _Lane()
-        oldest_s = self._loop.time() - self._keepalive_s
-        while lane.idle:
-            connection = lane.idle.pop()
-            if connection.is_open and connection.idle_since_s >= oldest_s:
-                return connection
-            connection.abort()
+        if lane is not None:
+            oldest_s = self._loop.time() - self._keepalive_s
+            while lane.idle:
+                connection = lane.idle.pop()
+                if connection.is_open and connection.idle_since_s >= oldest_s:
+                    return connection
+                connection.abort()
         async with asyncio.timeout(self._timeout_s):
-            return await self._wait(lane, address)
+            while True:
+                # One that was handed over may have broken before it is used.
+                if (connection := await self._wait(address)).is_open:
+                    return connection
 
     def release(self, connection: EngineConnection) -> None:
         """Take a connection back. It is closed if its answer has not been read to its end."""
-        if not connection.renew():
+        if self._is_closed or not connection.renew():
             connection.abort()
             return
         lane = self._lanes[connection.address]
@@ -77,13 +90,19 @@ class EnginePool:
         self._hand_over(lane, connection)
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all of them, for good."""
+        self._is_closed = True
         if self._sweep is not None:
             self._sweep.cancel()
         for connection in tuple(self._open):
             connection.abort()
 
-    async def _wait(self, lane: _Lane, address: str) -> EngineConnection:
+    async def _wait(self, address: str) -> EngineConnection:
+        if self._is_closed:
+            raise ConnectionAbortedError("the gateway ends")
+        lane = self._lanes.get(address)
+        if lane is None:
+            lane = self._lanes[address] = _Lane()
         if lane.taken < self._max:
             lane.taken += 1
         else:
@@ -94,7 +113,8 @@ class EnginePool:
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():
                     self._give_back(lane, address, waiter.result())
-                else:
+                elif waiter in lane.waiters:
+                    # Otherwise whoever looked for one that waits has taken it out.
                     lane.waiters.remove(waiter)
                 raise
             if given is not None:
@@ -106,12 +126,16 @@ class EnginePool:
             raise
 
     async def _connect(self, address: str) -> EngineConnection:
+        if self._is_closed:
+            raise ConnectionAbortedError("the gateway ends")
         host, _, port = address.rpartition(":")
         async with asyncio.timeout(self._connect_timeout_s):
             _, connection = await self._loop.create_connection(
                 lambda: EngineConnection(address, self._forget), host.strip("[]"), int(port)
             )
         self._open.add(connection)
+        if self._is_closed:
+            connection.abort()
         if not connection.is_open:
             # It broke before it was known here.
             self._open.discard(connection)

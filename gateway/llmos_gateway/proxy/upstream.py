@@ -147,9 +147,9 @@ class Upstream:
         except OSError as error:
             # Its traceback holds this frame, and so the body, until the collector comes.
             raise UnreachableError(str(error)) from error.with_traceback(None)
-        if on_connected is not None:
-            on_connected()
         try:
+            if on_connected is not None:
+                on_connected()
             await connection.ask(head, body)
         except BrokenError as error:
             pool.release(connection)

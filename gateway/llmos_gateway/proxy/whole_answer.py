@@ -50,6 +50,8 @@ class WholeAnswer(web.StreamResponse):
         head = self._build_head(request.version)
         self._writer = request.writer
         await self._writer.write(head if request.method == "HEAD" else head + self._whole)
+        # A caller who asks again and again and reads nothing must not fill the memory with small answers.
+        await self._writer.drain()
         return self._writer
 
     async def write_eof(self, data: bytes = b"") -> None:

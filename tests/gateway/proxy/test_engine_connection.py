@@ -257,17 +257,68 @@ async def test_another_protocol_is_an_answer_without_a_body() -> None:
         assert not wire.connection.renew()
 
 
-@pytest.mark.parametrize("status", [200, 413])
-async def test_a_large_body_is_sent_to_its_end_unless_it_is_refused(status: int) -> None:
+async def test_a_large_body_is_sent_to_its_end_though_the_answer_began_before() -> None:
     body = bytes(8 * 1024 * 1024)
     async with open_wire() as wire:
         asking = asyncio.create_task(wire.connection.ask(HEAD, body))
         await turn()
         assert not asking.done()
-        await wire.send(b"HTTP/1.1 %d Whatever\r\nContent-Length: 0\r\n\r\n" % status)
-        got = 0
-        while status == 200 and got < len(HEAD) + len(body):
-            got += len(await asyncio.get_running_loop().sock_recv(wire.replica, 1024 * 1024))
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
         await asyncio.wait_for(asking, 5)
-        assert (wire.connection.status, await read_all(wire.connection)) == (status, b"")
-        assert wire.connection.renew() == (status == 200)
+        got = 0
+        while got < len(HEAD) + len(body):
+            got += len(await asyncio.get_running_loop().sock_recv(wire.replica, 1024 * 1024))
+        await wire.send(b"k")
+        assert (wire.connection.status, await read_all(wire.connection)) == (200, b"ok")
+        assert wire.connection.renew()
+
+
+@pytest.mark.parametrize("then", ["stays", "ends its side", "closes"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + bytes(3_000_000),
+    ],
+    ids=["refusal", "small", "large"],
+)
+async def test_the_answer_to_a_large_body_that_nobody_read_is_an_answer(answer: bytes, then: str) -> None:
+    async def reply() -> None:
+        await asyncio.get_running_loop().sock_sendall(wire.replica, answer)
+        if then == "ends its side":
+            wire.replica.shutdown(socket.SHUT_WR)
+        elif then == "closes":
+            wire.replica.close()
+
+    async with open_wire() as wire:
+        asking = asyncio.create_task(wire.connection.ask(HEAD, bytes(8 * 1024 * 1024)))
+        await turn()
+        replying = asyncio.create_task(reply())
+        await asyncio.wait_for(asking, 5)
+        _, _, body = answer.partition(b"\r\n\r\n")
+        assert await asyncio.wait_for(read_all(wire.connection), 5) == body
+        await replying
+        assert not wire.connection.renew()
+
+
+async def test_chunks_that_are_cut_short_are_no_answer_though_another_encoding_is_named_first() -> None:
+    async with open_wire() as wire:
+        asking = await wire.ask()
+        await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel")
+        await wire.end()
+        await asking
+        with pytest.raises(BrokenError):
+            await read_all(wire.connection)
+
+
+@pytest.mark.parametrize("size", [5, 300_000])
+async def test_what_comes_before_the_answer_has_no_body(size: int) -> None:
+    async with open_wire() as wire:
+        asking = await wire.ask()
+        early = b"HTTP/1.1 104 Whatever\r\nContent-Length: %d\r\n\r\n" % size + bytes(size) + LENGTH
+        sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(wire.replica, early))
+        with pytest.raises(BrokenError):
+            await asyncio.wait_for(asking, 5)
+        assert wire.connection.status == 0
+        await asyncio.gather(sending, return_exceptions=True)

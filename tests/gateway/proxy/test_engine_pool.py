@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from llmos_gateway.proxy.engine_connection import EngineConnection
+from llmos_gateway.proxy.engine_connection import BrokenError, EngineConnection
 from llmos_gateway.proxy.engine_pool import EnginePool
 from tests.gateway.proxy.test_upstream import Replica, open_replica
 from tests.gateway.raw import find_closed_port
@@ -118,3 +119,68 @@ async def test_where_none_can_be_opened_the_next_one_may_try() -> None:
     async with open_pool(most=1) as pool:
         tries = await asyncio.gather(*(pool.acquire(address) for _ in range(3)), return_exceptions=True)
     assert [type(error) for error in tries] == [ConnectionRefusedError] * 3
+
+
+async def test_who_leaves_and_is_passed_over_only_leaves() -> None:
+    async with open_replica() as replica, open_pool(most=1) as pool:
+        connection = await acquire_used(pool, replica)
+        waiting = asyncio.create_task(pool.acquire(replica.address))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        pool.release(connection)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await pool.acquire(replica.address) is connection
+
+
+async def test_a_connection_that_breaks_on_its_way_to_the_next_one_is_replaced() -> None:
+    async with open_replica() as replica, open_pool(most=1) as pool:
+        connection = await acquire_used(pool, replica)
+        waiting = asyncio.create_task(pool.acquire(replica.address))
+        await asyncio.sleep(0)
+        pool.release(connection)
+        connection.abort()
+        replacement = await asyncio.wait_for(waiting, 5)
+        assert replacement is not connection
+        await use(replacement)
+
+
+async def test_nothing_is_opened_after_the_end() -> None:
+    async with open_replica() as replica, open_pool(most=2) as pool:
+        connection = await acquire_used(pool, replica)
+        opening, waiting = [asyncio.create_task(pool.acquire(replica.address)) for _ in range(2)]
+        await asyncio.sleep(0)
+        pool.close()
+        pool.release(connection)
+        for task in (opening, waiting, asyncio.create_task(pool.acquire(replica.address))):
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_nothing_is_left_of_requests_that_end_in_any_way(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311  # reproducible draws
+
+    async def ask(pool: EnginePool, address: str) -> None:
+        connection = await pool.acquire(address)
+        try:
+            await use(connection)
+            if chance.random() < 0.1:
+                connection.abort()
+        finally:
+            pool.release(connection)
+
+    outcomes: list[BaseException | None] = []
+    async with open_replica() as replica, open_pool(most=3, keepalive_s=0.02, timeout_s=5) as pool:
+        for _ in range(30):
+            asking = [asyncio.create_task(ask(pool, replica.address)) for _ in range(12)]
+            for _ in range(chance.randint(0, 12)):
+                await asyncio.sleep(0)
+                if chance.random() < 0.7:
+                    chance.choice(asking).cancel()
+            outcomes += await asyncio.gather(*asking, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while pool.open_connections:  # noqa: ASYNC110 - what is waited for are timers and the kernel
+                await asyncio.sleep(0.01)
+    assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError, BrokenError}
+    assert pool.addresses == 0

@@ -162,3 +162,13 @@ async def test_a_large_body_is_not_copied_while_a_replica_is_slow_to_read_it() -
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
     assert peak_bytes < 8 * MIB
+
+
+async def test_a_connection_is_not_lost_with_who_is_told_of_it() -> None:
+    def fail() -> None:
+        raise LookupError
+
+    async with open_replica() as replica, Upstream(Limits(max_connections_per_replica=1, pool_timeout_s=5)) as upstream:
+        with pytest.raises(LookupError):
+            await upstream.send(replica.address, "/", b"{}", {}, fail)
+        await ask(upstream, replica)

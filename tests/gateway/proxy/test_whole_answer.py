@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from email.utils import parsedate_to_datetime
 
 import pytest
 
 from llmos_gateway.protocol.headers import join_head
 from tests.gateway.engines import open_engine
-from tests.gateway.raw import exchange
+from tests.gateway.raw import connect, exchange
 from tests.gateway.stage import KEY, open_gateway
 
 BODY = b'{"model":"chat","messages":[{"role":"user","content":"Hello"}]}'
@@ -71,3 +73,26 @@ async def test_an_answer_to_head_has_a_length_and_no_body() -> None:
 def test_nothing_in_a_head_ends_its_line(value: str) -> None:
     with pytest.raises(ValueError, match="end its line"):
         join_head(["HTTP/1.1 200 OK", f"Content-Type: {value}"])
+
+
+async def test_who_asks_and_asks_and_reads_nothing_is_not_answered_on_and_on() -> None:
+    """Small answers, of which none fills a buffer, must not fill the memory."""
+    request = f"GET /v1/models/{'m' * 7900} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
+    async with open_gateway() as stage:
+        _, writer = await connect(stage)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        # The gateway answers what buffers take, and then reads no more requests.
+        async with asyncio.timeout(30):
+            while await is_taken(writer, request):
+                pass
+        writer.transport.abort()
+
+
+async def is_taken(writer: asyncio.StreamWriter, data: bytes) -> bool:
+    """Send; return whether there is room for more within a second."""
+    writer.write(data)
+    try:
+        await asyncio.wait_for(writer.drain(), 1)
+    except TimeoutError:
+        return False
+    return True
