@@ -285,7 +285,7 @@ class FakeKube(Kube):
     def _existing(self, verb: str, place: Place) -> Object:
         if place not in self._objects:
             error = NotFound(f"{verb} of {place.resource.kind} {place}: not found.", code=404)
-            error.object_missing = True
+            error.missing_name = place.name
             raise error
         return self._objects[place]
 

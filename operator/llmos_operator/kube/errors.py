@@ -40,8 +40,13 @@ class NotFound(KubeError):
 
     remedy = "If it is the kind that is unknown, install the CRDs of this version of LLMOS."
 
-    object_missing = False
-    """Whether the server knows the kind and says that this very object is missing."""
+    missing_name = ""
+    """Name of what is missing, where the server knows the kind: the object that was asked for, or its namespace."""
+
+    @property
+    def object_missing(self) -> bool:
+        """Whether the server knows the kind and says that this very object is missing."""
+        return bool(self.missing_name)
 
 
 class Conflict(KubeError):
@@ -107,7 +112,7 @@ def build_error(what: str, code: int, headers: Mapping[str, str], body: bytes) -
         retry_after_s=float(retry_after) if retry_after.isdecimal() else None,
     )
     if isinstance(built, NotFound):
-        built.object_missing = bool((status.get("details") or {}).get("name"))
+        built.missing_name = (status.get("details") or {}).get("name") or ""
     return built
 
 

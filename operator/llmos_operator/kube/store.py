@@ -282,6 +282,8 @@ class Store:
         else:
             self._drop(place)
             self._missing[place.kind].pop(place, None)
+            # What others were answered before may still show it.
+            self._note(place, math.inf)
 
     def doubt(self, place: Place, uid: str = "") -> None:
         """A write may or may not have changed an object: believe nothing about it until it was asked for again.

@@ -229,7 +229,7 @@ class StoredKube(Kube):
             try:
                 answer = await send()
             except BaseException as error:
-                if isinstance(error, NotFound) and error.object_missing:
+                if isinstance(error, NotFound) and error.missing_name == place.name:
                     self._store.lose(place, told)
                 else:
                     self._store.doubt(place)

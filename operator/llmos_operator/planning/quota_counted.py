@@ -26,7 +26,7 @@ from llmos_operator.planning.conditions import Fact, is_false, is_true, is_unkno
 from llmos_operator.planning.failures import describe, read_time
 
 FIRST_COUNT_S: Final = 60.0
-"""A quota that is younger may just not have been looked at."""
+"""A quota that was made or changed later may just not have been looked at."""
 _NAMED_AT_MOST: Final = 5
 
 
@@ -40,29 +40,37 @@ class Uncounted:
     """Resources of which nothing new is taken."""
     unbounded: tuple[str, ...]
     """Resources of which anything is taken."""
-    made: datetime | None = None
+    since: datetime | None = None
+    """When it was made, or changed last as far as is known."""
 
 
-def find_uncounted(quotas: Iterable[Mapping[str, Any]]) -> tuple[Uncounted, ...]:
-    """Return those of some ResourceQuotas, as they are stored, of which not everything is counted."""
-    found = (_look_at(quota) for quota in quotas)
+def find_uncounted(quotas: Iterable[Mapping[str, Any]], written: Mapping[str, datetime]) -> tuple[Uncounted, ...]:
+    """Return those of some ResourceQuotas, as they are stored, of which not everything is counted.
+
+    Args:
+        quotas: as they are stored.
+        written: when those of a namespace were last written, by namespace, as far as is known.
+    """
+    found = (_look_at(quota, written.get(quota["metadata"]["namespace"])) for quota in quotas)
     return tuple(each for each in found if each.refused or each.unbounded)
 
 
-def _look_at(quota: Mapping[str, Any]) -> Uncounted:
+def _look_at(quota: Mapping[str, Any], written: datetime | None) -> Uncounted:
     metadata, status = quota["metadata"], quota.get("status") or {}
+    made = read_time(metadata.get("creationTimestamp"))
     hard, used = status.get("hard") or {}, status.get("used") or {}
     wanted = sorted(quota["spec"].get("hard") or {})
     return Uncounted(
         f"{metadata['namespace']}/{metadata['name']}",
         refused=tuple(name for name in wanted if name in hard and name not in used),
         unbounded=tuple(name for name in wanted if name not in hard),
-        made=read_time(metadata.get("creationTimestamp")),
+        since=max((time for time in (made, written) if time is not None), default=None),
     )
 
 
 def build_counted_fact(uncounted: Sequence[Uncounted], now: datetime) -> Fact:
-    """Say whether everything is counted; while a quota is new and nothing is refused because of it, nobody knows."""
+    """Say whether everything is counted; while a quota is new or changed and nothing is refused because of it, nobody
+    knows."""
     if not uncounted:
         return is_true(CONDITION_QUOTA_COUNTED, Reason.QuotaCounted)
     shown = uncounted[:_NAMED_AT_MOST]
@@ -75,7 +83,7 @@ def build_counted_fact(uncounted: Sequence[Uncounted], now: datetime) -> Fact:
 
 
 def _is_old(quota: Uncounted, now: datetime) -> bool:
-    return quota.made is None or now - quota.made >= timedelta(seconds=FIRST_COUNT_S)
+    return quota.since is None or now - quota.since >= timedelta(seconds=FIRST_COUNT_S)
 
 
 def _describe(quota: Uncounted) -> str:

@@ -120,6 +120,8 @@ class _Look:
     desired: set[Place] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     """Namespaces of which a NetworkPolicy was made or put back."""
+    written: set[str] = field(default_factory=set)
+    """Namespaces of which a ResourceQuota was made or changed."""
     quotas: list[Object] = field(default_factory=list)
     """ResourceQuotas as they are stored now."""
 
@@ -194,8 +196,9 @@ async def _look(look: _Look, owned: Sequence[str], inputs: str, before: Sighting
     await _hand_over(look)
     await _prune(look, owned)
     is_strict = look.tenant.spec.isolation.profile == "strict"
-    uncounted = find_uncounted(look.quotas)
-    return Sighting(look.context.now(), inputs, is_strict, namespaces, shared, changed, uncounted)
+    written = {**(before.written if before else {}), **dict.fromkeys(look.written, now)}
+    uncounted = find_uncounted(look.quotas, written)
+    return Sighting(look.context.now(), inputs, is_strict, namespaces, shared, changed, written, uncounted)
 
 
 async def _look_at_cluster(context: Context) -> tuple[Finding, ...]:
@@ -287,6 +290,8 @@ async def _apply(look: _Look, manifest: Manifest) -> str:
             return f"{manifest['kind']} {place[2]} is refused: {error.message}"
         if place[0] == NETWORK_POLICIES.kind:
             look.changed.add(place[1])
+        elif place[0] == RESOURCE_QUOTAS.kind:
+            look.written.add(place[1])
         why = CHECKS[_CHECK_OF_KIND[place[0]]].enforced_by
         tell_audit("isolate", look.tenant, place, old=old, new="as it was made", why=why)
     if stored is not None and place[0] == RESOURCE_QUOTAS.kind:

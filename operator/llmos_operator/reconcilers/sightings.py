@@ -26,6 +26,8 @@ class Sighting:
     """About the whole cluster."""
     changed: Mapping[str, datetime] = field(default_factory=dict)
     """By namespace: when one of its NetworkPolicies was last made or put back."""
+    written: Mapping[str, datetime] = field(default_factory=dict)
+    """By namespace: when its ResourceQuota was last made or changed."""
     uncounted: tuple[Uncounted, ...] = ()
     """ResourceQuotas of which not everything is counted."""
 

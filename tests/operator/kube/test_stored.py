@@ -455,6 +455,37 @@ def test_a_pod_that_a_write_did_not_find_is_not_asked_for() -> None:
     assert world.server.reads == []
 
 
+@pytest.mark.parametrize("resource", [PODS, SERVICES])
+def test_what_a_write_did_not_find_does_not_come_back_with_an_answer_from_before(resource: Resource) -> None:
+    world, name = World(), f"{NAME}-1"
+    for number in range(3):
+        world.server.put(child(resource.kind, f"{NAME}-{number}", NAME))
+
+    def another_deletes_it() -> None:
+        run(world.server.remove(resource, name, NAMESPACE))
+        with pytest.raises(NotFound):
+            run(world.kube.merge(resource, name, NAMESPACE, {"spec": {"own": 1}}))
+
+    world.server.between = another_deletes_it
+    if resource == PODS:
+        run(world.kube.list(PODS, label_selector=OURS))
+    else:
+        run(world.kube.get(resource, name, NAMESPACE))
+    assert run(world.kube.get(resource, name, NAMESPACE)) is None
+
+
+def test_a_write_that_misses_something_else_says_nothing_of_its_object() -> None:
+    world, uids = make_pods(1)
+    (name,) = uids
+    error = NotFound("webhook missing", code=404)
+    error.missing_name = "webhook"
+    world.server.fail_next("patch", PODS.kind, error)
+    with pytest.raises(NotFound):
+        run(world.kube.merge(PODS, name, NAMESPACE, {"spec": {"own": 1}}))
+    assert run(world.kube.get(PODS, name, NAMESPACE)) is not None
+    assert [read.verb for read in world.server.reads] == ["get"]
+
+
 def test_who_may_not_get_single_pods_lists_them() -> None:
     world = World()
     world.another_makes_a_pod()

@@ -21,7 +21,7 @@ def quota(namespace: str = "team-a", *, age_s: float = 0, **status: Any) -> dict
 
 
 def judge(*quotas: dict[str, Any]) -> tuple[str, Reason, str]:
-    fact = build_counted_fact(find_uncounted(quotas), NOW)
+    fact = build_counted_fact(find_uncounted(quotas, {}), NOW)
     return fact.status, fact.reason, fact.message
 
 

@@ -255,6 +255,20 @@ async def test_a_quota_that_nobody_looks_at_is_a_problem_after_a_while_and_is_lo
     assert "status.hard lacks" in told["message"]
 
 
+async def test_a_quota_that_was_changed_a_moment_ago_is_no_problem_however_old_it_is() -> None:
+    world = world_of()
+    await look(world)
+    world.pass_time(10 * FIRST_COUNT_S)
+    stop_counting(world)  # The real one answers a moment after the change.
+    (tenant,) = world.kube.all(TENANTS)
+    world.kube.put({**tenant, "spec": {**tenant["spec"], "storage": {"claims": 5}}})
+    changed = condition(await look(world), "QuotaCounted")
+    assert (changed["status"], changed["reason"]) == ("Unknown", "QuotaNotCounted")
+    assert condition(await look(world))["status"] == "True"
+    world.pass_time(FIRST_COUNT_S)
+    assert condition(await look(world), "QuotaCounted")["status"] == "False"
+
+
 async def test_a_namespace_that_goes_is_one_line_of_the_audit_log_however_long_that_takes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
