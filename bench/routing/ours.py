@@ -30,7 +30,8 @@ class Ours:
         self._gateways = gateways
         self._endpoints = [_Endpoint(f"10.0.0.{number}:8000", number) for number in range(replicas)]
         self._numbers = {endpoint.address: endpoint.number for endpoint in self._endpoints}
-        limits, ratio = IndexLimits.for_kv_cache(kv_tokens), BLOCK_TOKENS // GATEWAY_BLOCK_TOKENS
+        limits = IndexLimits()
+        limits, ratio = limits.within(limits.blocks_in_all, kv_tokens), BLOCK_TOKENS // GATEWAY_BLOCK_TOKENS
         self._router = Router(IndexLimits(limits.blocks_per_replica // ratio, limits.blocks_in_all // ratio))
 
     def choose(self, request: Request, loads: Sequence[int], now_s: float) -> tuple[int, object]:

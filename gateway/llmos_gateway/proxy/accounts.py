@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
 from llmos_gateway.catalog import Catalog, Endpoint, Pool
 from llmos_gateway.load import LoadBook
 from llmos_gateway.load import Outcome as AttemptOutcome
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.missing import Missing
-from llmos_gateway.routing import Decision, PromptBlocks, Router
+from llmos_gateway.routing import Decision, IndexLimits, PromptBlocks, Router, Routers
+
+SWEPT_BLOCKS: Final = 5_000
+"""In one sweep: about 1 ms."""
 
 
 class Sign(Enum):
@@ -42,29 +46,6 @@ class Attempt:
         return self.choice.endpoint.address
 
 
-class Routers:
-    """One router a pool, for as long as the pool exists."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._by_pool: dict[str, Router] = {}
-        catalog.subscribe(self._on_change)
-
-    def get(self, pool_id: str) -> Router:
-        """Return the router of a pool."""
-        router = self._by_pool.get(pool_id)
-        if router is None:
-            router = self._by_pool[pool_id] = Router()
-        return router
-
-    def _on_change(self, pool_id: str) -> None:
-        pool = self._catalog.get_pool(pool_id)
-        if pool is None:
-            self._by_pool.pop(pool_id, None)
-        elif (router := self._by_pool.get(pool_id)) is not None:
-            router.retain([endpoint.address for endpoint in pool.endpoints])
-
-
 class Accounts:
     """Chooses replicas and keeps count of what runs where.
 
@@ -73,23 +54,31 @@ class Accounts:
         book: this gateway's own count.
         extra: requests on a replica beyond our own.
         clock: seconds that only grow.
+        limits: how much may be remembered of prompts, in all.
     """
 
     def __init__(
-        self, catalog: Catalog, book: LoadBook, *, extra: Callable[[str], int], clock: Callable[[], float]
+        self,
+        catalog: Catalog,
+        book: LoadBook,
+        *,
+        extra: Callable[[str], int],
+        clock: Callable[[], float],
+        limits: IndexLimits | None = None,
     ) -> None:
         self._catalog = catalog
         self._book = book
         self._extra = extra
         self._clock = clock
-        self._routers = Routers(catalog)
+        self._routers = Routers(limits)
         self._missing = Missing()
+        catalog.subscribe(self._on_change)
         self.gateways = 1
         """How many gateways route to the same replicas, this one included."""
 
     def choose(self, pool: Pool, prompt: PromptBlocks, exclude: Collection[str]) -> Attempt | None:
         """Return an attempt at the best replica, None if none is left."""
-        router, now_s = self._routers.get(pool.id), self._clock()
+        router, now_s = self._routers.get(pool.id, pool.kv_cache_tokens), self._clock()
         for excluded in self._list_exclusions(pool, exclude, now_s):
             choice = router.choose(
                 policy=pool.policy,
@@ -149,6 +138,22 @@ class Accounts:
         elif call.prompt is not None and sign is not Sign.NONE:
             note = router.succeeded if sign is Sign.GOOD else router.erred
             note(attempt.address, _name_caller(call), call.prompt, now_s)
+
+    def sweep(self) -> None:
+        """Free some memory of prompts that are to be forgotten. To be called about once a second."""
+        # Also of a pool that was gone already when the last of its requests looked for a replica.
+        self._forget_pools()
+        self._routers.sweep(SWEPT_BLOCKS)
+
+    def _on_change(self, pool_id: str) -> None:
+        pool = self._catalog.get_pool(pool_id)
+        if pool is None:
+            self._forget_pools()
+        else:
+            self._routers.refresh(pool_id, [endpoint.address for endpoint in pool.endpoints], pool.kv_cache_tokens)
+
+    def _forget_pools(self) -> None:
+        self._routers.retain({pool.id for pool in self._catalog.get_pools()})
 
     def _list_exclusions(self, pool: Pool, exclude: Collection[str], now_s: float) -> Iterator[Collection[str]]:
         """Yield whom to leave out, and whom if nobody was left."""

@@ -341,6 +341,7 @@ class Gateway:
         while True:
             await asyncio.sleep(self._options.sweep_s)
             server.sweep()
+            tools.accounts.sweep()
             tools.accounts.gateways = tools.queueing.gateways = store.gateways = 1 + len(self._watch.peers())
             since_s = self._clock() - limit_s
             for account in self._catalog.find_gone((*store.read(), *self._months.read())):
