@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from llmos.api.load import GatewayLoad
 from llmos_gateway.catalog import Catalog, Endpoint, Pool
-from llmos_gateway.load import LoadBook
+from llmos_gateway.load import LoadBook, Told, build_told, read_told
 from llmos_gateway.load import Outcome as AttemptOutcome
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.missing import Missing
@@ -55,6 +56,7 @@ class Accounts:
         extra: requests on a replica beyond our own.
         clock: seconds that only grow.
         limits: how much may be remembered of prompts, in all.
+        is_told: whether all other gateways tell which conversations they send where (`learn`).
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class Accounts:
         extra: Callable[[str], int],
         clock: Callable[[], float],
         limits: IndexLimits | None = None,
+        is_told: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalog = catalog
         self._book = book
         self._extra = extra
         self._clock = clock
+        self._is_told = is_told
         self._routers = Routers(limits)
         self._missing = Missing()
         catalog.subscribe(self._on_change)
@@ -88,6 +92,7 @@ class Accounts:
                 now_s=now_s,
                 exclude=excluded,
                 gateways=self.gateways,
+                is_told=self._is_told(),
             )
             if choice is not None:
                 return Attempt(pool.id, router, choice)
@@ -138,6 +143,22 @@ class Accounts:
         elif call.prompt is not None and sign is not Sign.NONE:
             note = router.succeeded if sign is Sign.GOOD else router.erred
             note(attempt.address, _name_caller(call), call.prompt, now_s)
+
+    def tell(self, within_s: float) -> Told:
+        """Return which conversations this gateway sent where in so many last seconds."""
+        now_s = self._clock()
+        return build_told(self._routers.tell(now_s - within_s), now_s)
+
+    def learn(self, load: GatewayLoad, asked_s: float) -> None:
+        """Take what another gateway tells of conversations; `asked_s` is when it was asked."""
+        pools = {pool_id: pool for pool_id in load.pools if (pool := self._catalog.get_pool(pool_id)) is not None}
+        # The catalog's own strings: those of the answer would be kept a thousand times.
+        known = {pool_id: {e.address: e.address for e in pool.endpoints} for pool_id, pool in pools.items()}
+        for pool_id, placement in read_told(load, asked_s):
+            address = known.get(pool_id, {}).get(placement.address)
+            if address is not None:
+                router = self._routers.get(pool_id, pools[pool_id].kv_cache_tokens)
+                router.learn(placement._replace(address=address))
 
     def sweep(self) -> None:
         """Free some memory of prompts that are to be forgotten. To be called about once a second."""

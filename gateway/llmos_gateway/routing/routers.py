@@ -8,9 +8,11 @@ time: with insertions, and by `sweep`, which the gateway calls about once a seco
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import heapq
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from llmos_gateway.routing.conversations import Placement
 from llmos_gateway.routing.prefix_index import IndexLimits
 from llmos_gateway.routing.router import Router
 
@@ -58,6 +60,11 @@ class Routers:
             self._entries = kept
             self._divide()
 
+    def tell(self, since_s: float) -> Iterator[tuple[str, Placement]]:
+        """Yield where conversations of which pool were sent since then, the newest of all first."""
+        told = [_tell(pool_id, entry.router, since_s) for pool_id, entry in self._entries.items()]
+        return heapq.merge(*told, key=lambda word: -word[1].at_s)
+
     def sweep(self, blocks: int) -> int:
         """Free up to that many blocks that are no longer wanted; return how many."""
         freed = 0
@@ -71,3 +78,8 @@ class Routers:
         share = self._limits.blocks_in_all // max(1, len(self._entries))
         for entry in self._entries.values():
             entry.router.resize(self._limits.within(share, entry.kv_cache_tokens))
+
+
+def _tell(pool_id: str, router: Router, since_s: float) -> Iterator[tuple[str, Placement]]:
+    for placement in router.tell(since_s):
+        yield pool_id, placement

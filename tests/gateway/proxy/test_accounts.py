@@ -12,6 +12,8 @@ from llmos_gateway.routing.blocks import BLOCK_TOKENS
 from tests.gateway.values import endpoint, pool
 
 BLOCKS = 100
+TIGHT = IndexLimits(blocks_in_all=213)
+"""Of which a pool has 200 for blocks and 13 for conversations, and each of two pools 100 and 6."""
 
 
 class World:
@@ -65,7 +67,7 @@ def test_a_new_plan_is_followed_and_what_is_too_much_is_swept_out() -> None:
 
 
 def test_all_pools_share_one_budget_of_memory() -> None:
-    world = World(0, IndexLimits(blocks_in_all=2 * BLOCKS))
+    world = World(0, TIGHT)
     for number in range(2):
         world.ask(number, send=True)
     assert [world.ask(number) for number in range(2)] == [BLOCKS, BLOCKS]
@@ -76,7 +78,7 @@ def test_all_pools_share_one_budget_of_memory() -> None:
 
 
 def test_a_request_that_outlives_its_pool_takes_no_memory_from_others() -> None:
-    world = World(0, IndexLimits(blocks_in_all=2 * BLOCKS))
+    world = World(0, TIGHT)
     gone = world.put(0, "team/gone")
     world.catalog.remove_pool(gone.id)
     world.accounts.choose(gone, PromptBlocks((1,), BLOCK_TOKENS), ())
