@@ -25,6 +25,12 @@ _REPORT_S: Final = 1.0
 
 Builder = Callable[[Setting, int], Strategy]
 
+
+def _build_ours(setting: Setting, policy: str, gateways: int) -> Ours:
+    # The gateway reads from the pool's status what the KV cache holds by plan.
+    return Ours(setting.replicas, policy, kv_tokens=setting.cache_blocks * BLOCK_TOKENS, gateways=gateways)
+
+
 PEERS: Final[Mapping[str, Builder]] = {
     "round-robin": lambda setting, _gateways: RoundRobin(),
     "least-load": lambda setting, _gateways: LeastLoad(),
@@ -39,11 +45,9 @@ PEERS: Final[Mapping[str, Builder]] = {
 }
 
 OURS: Final[Mapping[str, Builder]] = {
-    "auto": lambda setting, gateways: Ours(setting.replicas, "auto", gateways=gateways),
-    "auto, KV size known": lambda setting, gateways: Ours(
-        setting.replicas, "auto", kv_tokens=setting.cache_blocks * BLOCK_TOKENS, gateways=gateways
-    ),
-    "prefix": lambda setting, gateways: Ours(setting.replicas, "prefix", gateways=gateways),
+    "auto": lambda setting, gateways: _build_ours(setting, "auto", gateways),
+    "auto, KV size unknown": lambda setting, gateways: Ours(setting.replicas, "auto", gateways=gateways),
+    "prefix": lambda setting, gateways: _build_ours(setting, "prefix", gateways),
 }
 
 # What a gateway knows of the others' requests in flight: ours tell each other, LMetric is given the same, KubeAI's and

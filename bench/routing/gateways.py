@@ -2,7 +2,7 @@
 
 Requests come to the gateways at random, as behind a Service. A gateway counts its own requests in flight; what the
 others have in flight it knows either not at all, or (`report_s`) as of the last report, as LLMOS's gateways tell each
-other.
+other. With it comes what a policy has to tell the same policy of another gateway (`Telling`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,24 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from bench.routing.replay import Strategy
 from bench.routing.trace import Request
+from llmos_gateway.routing import Placement
 
 __all__ = ["Gateways"]
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A policy that has something to tell other gateways."""
+
+    def tell(self, since_s: float) -> Sequence[Placement]:
+        """Return what it noted since then."""
+
+    def learn(self, placements: Sequence[Placement]) -> None:
+        """Take what another one told."""
 
 
 @dataclass(slots=True)
@@ -57,6 +70,7 @@ class Gateways:
         gateway = self._gateways[number]
         if self.report_s is not None and now_s - gateway.reported_s >= self.report_s:
             gateway.others = [total - own for total, own in zip(loads, gateway.own, strict=True)]
+            self._tell(gateway, gateway.reported_s)
             gateway.reported_s = now_s
         seen = [own + others for own, others in zip(gateway.own, gateway.others, strict=True)]
         replica, inner = gateway.strategy.choose(request, seen, now_s)
@@ -74,3 +88,11 @@ class Gateways:
         gateway = self._gateways[token.gateway]
         gateway.own[token.replica] -= 1
         gateway.strategy.ended(token.inner)
+
+    def _tell(self, gateway: _Gateway, since_s: float) -> None:
+        strategy = gateway.strategy
+        if not isinstance(strategy, Telling):
+            return
+        for other in self._gateways:
+            if other is not gateway and isinstance(other.strategy, Telling):
+                strategy.learn(other.strategy.tell(since_s))

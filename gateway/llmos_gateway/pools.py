@@ -91,6 +91,8 @@ class Pool:
     """Unix time."""
     context_length: int = 0
     """Longest prompt plus answer in tokens; 0 = unknown."""
+    kv_cache_tokens: int = 0
+    """What the KV cache of one replica holds, as planned; 0 = unknown."""
     max_sequences: int = 0
     """Sequences that an engine runs at most, where the pool says it; 0 = unknown."""
     adapters: tuple[Adapter, ...] = ()

@@ -112,6 +112,7 @@ async def open_gateway(
     hold: HoldLimits | None = None,
     limits: Limits | None = None,
     connections: ConnectionLimits | None = None,
+    watch: FixedWatch | None = None,
     **options: Any,
 ) -> AsyncIterator[Stage]:
     """Run a gateway whose pool `team/chat` has these replicas."""
@@ -129,7 +130,7 @@ async def open_gateway(
         limits=limits or Limits(),
         connections=connections or ConnectionLimits(),
     )
-    gateway = Gateway(chosen, catalog, FixedWatch())
+    gateway = Gateway(chosen, catalog, watch or FixedWatch())
     running = asyncio.create_task(gateway.run())
     scheme = "https" if chosen.certificate else "http"
     try:

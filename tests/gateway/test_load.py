@@ -161,6 +161,8 @@ async def test_a_reader_that_has_not_seen_all_does_not_wait(admin: tuple[LoadBoo
     assert status == 200
 
 
-@pytest.mark.parametrize("query", ["?wait_s=soon", "?seen=1.5", "?wait_s=nan", "?wait_s=inf"])
+@pytest.mark.parametrize(
+    "query", ["?wait_s=soon", "?seen=1.5", "?wait_s=nan", "?wait_s=inf", "?conversations_s=all", "?conversations_s=nan"]
+)
 async def test_what_is_no_number_is_refused(admin: tuple[LoadBook, TestServer], query: str) -> None:
     assert (await ask(admin[1], query))[0] == 400

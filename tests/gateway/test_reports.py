@@ -31,6 +31,7 @@ class World:
         self.catalog.put_endpoints(POOL, (endpoint(),))
         self.answers: dict[str, str] = {}
         self.asked: list[str] = []
+        self.queries: list[str] = []
         self.meanwhile: Callable[[], None] = lambda: None
         self.reports = Reports(
             self.catalog, self.book, peers=lambda: ["peer:8081"], fetch=self.fetch, gateway="me", clock=self.clock
@@ -40,7 +41,10 @@ class World:
         return self.now_s
 
     async def fetch(self, url: str) -> bytes:
+        url, _, query = url.partition("?")
         self.asked.append(url)
+        if query:
+            self.queries.append(query)
         await asyncio.sleep(0)
         self.meanwhile()
         if url not in self.answers:
@@ -51,9 +55,10 @@ class World:
         load = EngineLoad(running=running, waiting=waiting, age_s=age_s)
         self.answers[CONTROL] = load.model_dump_json(by_alias=True)
 
-    def peer(self, requests: int, name: str = "other") -> None:
+    def peer(self, requests: int, name: str = "other", *, tells: bool = False) -> None:
         pools = {POOL: PoolLoad(endpoints={ENGINE: requests})}
-        self.answers[PEER] = GatewayLoad(gateway=name, boot="b", pools=pools).model_dump_json(by_alias=True)
+        load = GatewayLoad(gateway=name, boot="b", pools=pools, tells_conversations=tells)
+        self.answers[PEER] = load.model_dump_json(by_alias=True)
 
     def start(self, requests: int = 1) -> None:
         for _ in range(requests):
@@ -96,6 +101,45 @@ async def test_a_gateway_does_not_count_itself_as_another(world: World) -> None:
     world.peer(7, name="me")
     await world.reports.ask_all()
     assert world.reports.extra(ENGINE) == 0
+
+
+async def test_it_is_known_whether_all_other_gateways_tell_of_conversations(world: World) -> None:
+    assert not world.reports.is_told()
+    world.peer(1, tells=True)
+    await world.reports.ask_all()
+    assert world.reports.is_told()
+    world.peer(1)
+    await world.reports.ask_all()
+    assert not world.reports.is_told(), "it is of an older version"
+    world.peer(1, tells=True)
+    await world.reports.ask_all()
+    world.answers[PEER] = "[]"
+    await world.reports.ask_all()
+    assert not world.reports.is_told()
+    world.peer(1, tells=True)
+    await world.reports.ask_all()
+    world.now_s += STALE_S + 0.1
+    assert not world.reports.is_told()
+
+
+async def test_a_gateway_is_asked_for_what_it_noted_since_the_last_answer_and_at_first_for_all(world: World) -> None:
+    heard: list[tuple[str, float]] = []
+    world.reports.listen_to_peers(lambda load, asked_s: heard.append((load.gateway, asked_s)))
+    world.peer(1)
+    for now_s in (0.0, 1.0):
+        world.now_s = now_s
+        await world.reports.ask_all()
+    del world.answers[PEER]
+    world.now_s = 2.0
+    await world.reports.ask_all()
+    world.peer(1)
+    world.now_s = 3.0
+    await world.reports.ask_all()
+    assert world.queries == [f"conversations_s={within_s}.000" for within_s in (3600, 2, 2, 3)]
+    assert heard == [("other", 0.0), ("other", 1.0), ("other", 3.0)]
+    world.peer(1, name="me")
+    await world.reports.ask_all()
+    assert len(heard) == 3
 
 
 async def test_old_figures_say_nothing(world: World) -> None:

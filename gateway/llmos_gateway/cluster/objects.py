@@ -76,7 +76,7 @@ def parse_pool(item: Object) -> Pool:
     hold = Hold.model_validate(spec.get("hold") or {})
     policy = (spec.get("routing") or {}).get("policy") or Routing().policy
     scaling = spec.get("scaling")
-    outlook = _read_outlook(item)
+    outlook, plan = _read_outlook(item), status.get("plan") or {}
     return Pool(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -89,7 +89,8 @@ def parse_pool(item: Object) -> Pool:
         is_hopeless=outlook.is_hopeless,
         start_s=float(((status.get("scaling") or {}).get("capacity") or {}).get("startSeconds") or 0),
         created_s=int(datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()),
-        context_length=int((status.get("plan") or {}).get("maxModelLen") or 0),
+        context_length=int(plan.get("maxModelLen") or 0),
+        kv_cache_tokens=int(plan.get("kvCacheTokens") or 0),
         max_sequences=_read_max_sequences(spec),
         adapters=_read_adapters(item),
     )

@@ -11,6 +11,7 @@ from aiohttp import web
 from llmos.api.load import GatewayLoad, MonthTokens, TokenUse
 from llmos_gateway.load.book import LoadBook
 from llmos_gateway.load.canaries import CanaryBook
+from llmos_gateway.load.placements import Told
 
 MAX_WAIT_S: Final = 30.0
 
@@ -24,8 +25,9 @@ def build_load_handler(
     read_months: Callable[[], Mapping[str, MonthTokens]] = dict,
     shares_budgets: bool = False,
     canaries: CanaryBook | None = None,
+    read_conversations: Callable[[float], Told] | None = None,
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return the handler of `GET /load?wait_s=SECONDS&seen=SEQUENCE`.
+    """Return the handler of `GET /load?wait_s=SECONDS&seen=SEQUENCE&conversations_s=SECONDS`.
 
     Args:
         book: what is counted.
@@ -35,20 +37,24 @@ def build_load_handler(
         read_months: what all tenants have used this month, counted by this gateway alone.
         shares_budgets: whether what tenants with limits have used is the account of all gateways.
         canaries: adapters that have a share of others' requests.
+        read_conversations: where conversations were sent within so many last seconds; told to whom asks for them.
     """
 
     async def answer(request: web.Request) -> web.Response:
         try:
             wait_s = float(request.query.get("wait_s", "0"))
             seen = int(request.query.get("seen", "-1"))
+            within_s = float(request.query.get("conversations_s", "0"))
         except ValueError:
             return _refuse()
-        if not math.isfinite(wait_s):
+        if not math.isfinite(wait_s) or not math.isfinite(within_s):
             return _refuse()
         await book.wait_beyond(seen, min(wait_s, MAX_WAIT_S))
         load = book.build(gateway, boot)
         if canaries is not None:
             load = _with_canaries(load, canaries)
+        if read_conversations is not None and within_s > 0:
+            load = _with_conversations(load, read_conversations(within_s))
         tenants = {"tenants": dict(read_tenants()), "months": dict(read_months()), "shares_budgets": shares_budgets}
         load = load.model_copy(update=tenants)
         body = load.model_dump_json(by_alias=True, exclude_defaults=True)
@@ -63,5 +69,15 @@ def _with_canaries(load: GatewayLoad, canaries: CanaryBook) -> GatewayLoad:
     return load.model_copy(update={"pools": {**load.pools, **changed}}) if changed else load
 
 
+def _with_conversations(load: GatewayLoad, told: Told) -> GatewayLoad:
+    changed = {
+        pool_id: load.pools[pool_id].model_copy(update={"conversations": conversations})
+        for pool_id, conversations in told.items()
+        if pool_id in load.pools
+    }
+    return load.model_copy(update={"pools": {**load.pools, **changed}, "tells_conversations": True})
+
+
 def _refuse() -> web.Response:
-    return web.Response(status=400, text="wait_s is a number of seconds, seen a whole number.\n")
+    text = "wait_s and conversations_s are numbers of seconds, seen is a whole number.\n"
+    return web.Response(status=400, text=text)

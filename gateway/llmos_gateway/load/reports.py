@@ -6,6 +6,10 @@ own requests there are then two accounts: the sum of what the other gateways hav
 what is ours. Neither sees all (a gateway may not answer; the engine does not see what is still under way), so the
 larger one counts. What is older than `STALE_S` says nothing: routing by old numbers is worse than by none.
 
+With the same question gateways tell each other which conversations they sent to which replica since the last one: a
+turn should follow the one before it, whichever gateway had that. Whether all of them tell is known, too: one of an
+older version does not.
+
 What a replica says is told to who listens: how many requests go at once depends on it. Bounded: at most `MAX_TARGETS`
 replicas a round (more take turns), `CONCURRENCY` requests at once, `TIMEOUT_S` and `MAX_BYTES` for each. A report that
 fails is asked for again in the next round, a second later.
@@ -38,6 +42,8 @@ MAX_TARGETS: Final = 500
 MAX_BYTES: Final = 8 * 1024 * 1024
 AWAITED_TIMES: Final = 4
 """How often in an interval replicas are asked for which requests wait."""
+HISTORY_S: Final = 3600.0
+"""A gateway that was never asked, or not lately, tells the conversations of this time, as many as fit in an answer."""
 MAX_AWAITED: Final = 64
 """Of them, how many are asked more often than all others."""
 
@@ -45,6 +51,8 @@ _logger = logging.getLogger(__name__)
 
 
 TellLoad = Callable[[str, EngineLoad | None], None]
+Learn = Callable[[GatewayLoad, float], None]
+"""Takes what another gateway says, and when it was asked."""
 
 
 class Fetch(Protocol):
@@ -115,10 +123,13 @@ class Reports:
         self._clock = clock
         self._by_engine: dict[str, _Report] = {}
         self._by_peers: dict[str, _Report] = {}
+        self._heard_s: dict[str, float] = {}
+        self._told_s = float("-inf")
         self._turn = 0
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._tell: TellLoad = lambda _, __: None
         self._find_awaited: Callable[[], Iterable[str]] = tuple
+        self._learn: Learn = lambda _, __: None
 
     def listen(self, tell: TellLoad, find_awaited: Callable[[], Iterable[str]]) -> None:
         """Have `tell` told what each replica says, or None for one that cannot be asked.
@@ -126,6 +137,14 @@ class Reports:
         Replicas of the pools that `find_awaited` names, for which requests wait, are asked more often.
         """
         self._tell, self._find_awaited = tell, find_awaited
+
+    def listen_to_peers(self, learn: Learn) -> None:
+        """Have `learn` told what each other gateway says."""
+        self._learn = learn
+
+    def is_told(self) -> bool:
+        """Whether all other gateways told lately which conversations they sent where."""
+        return self._clock() - self._told_s <= STALE_S
 
     def extra(self, address: str) -> int:
         """Return the requests on a replica beyond our own, 0 if nothing recent is known."""
@@ -162,9 +181,14 @@ class Reports:
             self._by_engine, self._by_peers = {}, {}
             return
         engines = asyncio.gather(*(self._ask_engine(endpoint) for endpoint in endpoints))
-        peers = asyncio.gather(*(self._ask_peer(peer) for peer in self._peers()))
+        asked = list(self._peers())
+        peers = asyncio.gather(*(self._ask_peer(peer) for peer in asked))
         _, answers = await asyncio.gather(engines, peers)
-        self._by_peers = _sum(answers, self._clock())
+        others = [load for load in answers if load is None or load.gateway != self._gateway]
+        self._by_peers = _sum(others, self._clock())
+        self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in asked}
+        is_told = all(load is not None and load.tells_conversations for load in others)
+        self._told_s = self._clock() if is_told else float("-inf")
         self._forget_stale()
 
     def _find_endpoints(self) -> list[Endpoint]:
@@ -195,12 +219,19 @@ class Reports:
 
     async def _ask_peer(self, peer: str) -> GatewayLoad | None:
         async with self._slots:
+            asked_s = self._clock()
+            # The last answer was built after its question, this one is built at most `TIMEOUT_S` after this one.
+            within_s = min(asked_s - self._heard_s.get(peer, float("-inf")) + TIMEOUT_S, HISTORY_S)
             try:
-                load = GatewayLoad.model_validate_json(await self._fetch(f"http://{peer}/load"))
+                body = await self._fetch(f"http://{peer}/load?conversations_s={within_s:.3f}")
+                load = GatewayLoad.model_validate_json(body)
             except (ReportError, ValidationError) as error:
                 _logger.debug("No load from gateway %s: %s", peer, error)
                 return None
-        return None if load.gateway == self._gateway else load
+        if load.gateway != self._gateway:
+            self._heard_s[peer] = asked_s
+            self._learn(load, asked_s)
+        return load
 
     def _forget_stale(self) -> None:
         since_s = self._clock() - STALE_S

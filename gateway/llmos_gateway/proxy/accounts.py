@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
+from llmos.api.load import GatewayLoad
 from llmos_gateway.catalog import Catalog, Endpoint, Pool
-from llmos_gateway.load import LoadBook
+from llmos_gateway.load import LoadBook, Told, build_told, read_told
 from llmos_gateway.load import Outcome as AttemptOutcome
 from llmos_gateway.proxy.call import Call
 from llmos_gateway.proxy.missing import Missing
-from llmos_gateway.routing import Decision, PromptBlocks, Router
+from llmos_gateway.routing import Decision, IndexLimits, PromptBlocks, Router, Routers
+
+SWEPT_BLOCKS: Final = 5_000
+"""In one sweep: about 1 ms."""
 
 
 class Sign(Enum):
@@ -42,29 +47,6 @@ class Attempt:
         return self.choice.endpoint.address
 
 
-class Routers:
-    """One router a pool, for as long as the pool exists."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._by_pool: dict[str, Router] = {}
-        catalog.subscribe(self._on_change)
-
-    def get(self, pool_id: str) -> Router:
-        """Return the router of a pool."""
-        router = self._by_pool.get(pool_id)
-        if router is None:
-            router = self._by_pool[pool_id] = Router()
-        return router
-
-    def _on_change(self, pool_id: str) -> None:
-        pool = self._catalog.get_pool(pool_id)
-        if pool is None:
-            self._by_pool.pop(pool_id, None)
-        elif (router := self._by_pool.get(pool_id)) is not None:
-            router.retain([endpoint.address for endpoint in pool.endpoints])
-
-
 class Accounts:
     """Chooses replicas and keeps count of what runs where.
 
@@ -73,23 +55,34 @@ class Accounts:
         book: this gateway's own count.
         extra: requests on a replica beyond our own.
         clock: seconds that only grow.
+        limits: how much may be remembered of prompts, in all.
+        is_told: whether all other gateways tell which conversations they send where (`learn`).
     """
 
     def __init__(
-        self, catalog: Catalog, book: LoadBook, *, extra: Callable[[str], int], clock: Callable[[], float]
+        self,
+        catalog: Catalog,
+        book: LoadBook,
+        *,
+        extra: Callable[[str], int],
+        clock: Callable[[], float],
+        limits: IndexLimits | None = None,
+        is_told: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalog = catalog
         self._book = book
         self._extra = extra
         self._clock = clock
-        self._routers = Routers(catalog)
+        self._is_told = is_told
+        self._routers = Routers(limits)
         self._missing = Missing()
+        catalog.subscribe(self._on_change)
         self.gateways = 1
         """How many gateways route to the same replicas, this one included."""
 
     def choose(self, pool: Pool, prompt: PromptBlocks, exclude: Collection[str]) -> Attempt | None:
         """Return an attempt at the best replica, None if none is left."""
-        router, now_s = self._routers.get(pool.id), self._clock()
+        router, now_s = self._routers.get(pool.id, pool.kv_cache_tokens), self._clock()
         for excluded in self._list_exclusions(pool, exclude, now_s):
             choice = router.choose(
                 policy=pool.policy,
@@ -99,6 +92,7 @@ class Accounts:
                 now_s=now_s,
                 exclude=excluded,
                 gateways=self.gateways,
+                is_told=self._is_told(),
             )
             if choice is not None:
                 return Attempt(pool.id, router, choice)
@@ -149,6 +143,38 @@ class Accounts:
         elif call.prompt is not None and sign is not Sign.NONE:
             note = router.succeeded if sign is Sign.GOOD else router.erred
             note(attempt.address, _name_caller(call), call.prompt, now_s)
+
+    def tell(self, within_s: float) -> Told:
+        """Return which conversations this gateway sent where in so many last seconds."""
+        now_s = self._clock()
+        return build_told(self._routers.tell(now_s - within_s), now_s)
+
+    def learn(self, load: GatewayLoad, asked_s: float) -> None:
+        """Take what another gateway tells of conversations; `asked_s` is when it was asked."""
+        pools = {pool_id: pool for pool_id in load.pools if (pool := self._catalog.get_pool(pool_id)) is not None}
+        # The catalog's own strings: those of the answer would be kept a thousand times.
+        known = {pool_id: {e.address: e.address for e in pool.endpoints} for pool_id, pool in pools.items()}
+        for pool_id, placement in read_told(load, asked_s):
+            address = known.get(pool_id, {}).get(placement.address)
+            if address is not None:
+                router = self._routers.get(pool_id, pools[pool_id].kv_cache_tokens)
+                router.learn(placement._replace(address=address))
+
+    def sweep(self) -> None:
+        """Free some memory of prompts that are to be forgotten. To be called about once a second."""
+        # Also of a pool that was gone already when the last of its requests looked for a replica.
+        self._forget_pools()
+        self._routers.sweep(SWEPT_BLOCKS)
+
+    def _on_change(self, pool_id: str) -> None:
+        pool = self._catalog.get_pool(pool_id)
+        if pool is None:
+            self._forget_pools()
+        else:
+            self._routers.refresh(pool_id, [endpoint.address for endpoint in pool.endpoints], pool.kv_cache_tokens)
+
+    def _forget_pools(self) -> None:
+        self._routers.retain({pool.id for pool in self._catalog.get_pools()})
 
     def _list_exclusions(self, pool: Pool, exclude: Collection[str], now_s: float) -> Iterator[Collection[str]]:
         """Yield whom to leave out, and whom if nobody was left."""

@@ -22,7 +22,8 @@ class Candidates:
     queued_tokens: Sequence[int]
     """Prompt tokens that this gateway sent to each replica and whose prefill has not ended yet."""
     home: int | None = None
-    """The replica that every gateway would take for this conversation; None where this is the only gateway."""
+    """The replica that has this conversation by what gateways told each other, or that all would take for it where some
+    do not tell; None where nobody knows it, and where this is the only gateway."""
 
 
 Score: TypeAlias = tuple[float, ...]

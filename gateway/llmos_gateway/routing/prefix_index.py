@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from llmos_gateway.routing.blocks import BLOCK_TOKENS
@@ -39,17 +39,14 @@ class IndexLimits:
     replicas: int = 1024
     """The one that came first leaves for one more."""
 
-    @classmethod
-    def for_kv_cache(cls, tokens: int) -> IndexLimits:
-        """Return limits for replicas whose KV cache holds that many tokens, the default if 0 (unknown).
+    def within(self, blocks_in_all: int, kv_cache_tokens: int) -> IndexLimits:
+        """Return limits within these, for replicas whose KV cache holds that many tokens (0 = unknown).
 
         Twice the cache: where an engine has just evicted the end of a prompt, its beginning is often still there, and
         replays lose hits below 1.5 times. Beyond twice the router counts on more than is cached.
         """
-        default = cls()
-        if not tokens:
-            return default
-        return cls(blocks_per_replica=min(default.blocks_per_replica, max(1, 2 * tokens // BLOCK_TOKENS)))
+        held = max(1, 2 * kv_cache_tokens // BLOCK_TOKENS) if kv_cache_tokens else self.blocks_per_replica
+        return replace(self, blocks_per_replica=min(self.blocks_per_replica, held), blocks_in_all=blocks_in_all)
 
 
 @dataclass(slots=True)

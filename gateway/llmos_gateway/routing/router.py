@@ -12,19 +12,23 @@ A Router belongs to one pool and one process and lives on one event loop: no I/O
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Generic, Protocol, TypeVar
 
 from llmos_gateway.routing.blame import Blame
 from llmos_gateway.routing.blocks import PromptBlocks
 from llmos_gateway.routing.candidates import Candidates, Score
 from llmos_gateway.routing.circuits import Circuits
+from llmos_gateway.routing.conversations import Conversations, Placement
 from llmos_gateway.routing.home import find_home
 from llmos_gateway.routing.policies import POLICIES
 from llmos_gateway.routing.prefix_index import IndexLimits, PrefixIndex
 
 __all__ = ["Decision", "Routable", "Router"]
+
+_CONVERSATIONS_SHARE: Final = 16
+"""One of so many blocks of the budget is for a conversation instead."""
 
 
 class Routable(Protocol):
@@ -50,6 +54,8 @@ class Decision(Generic[E]):
     why: str
     ticket: int
     """Number of this decision."""
+    at_s: float
+    """When it was made."""
     is_probe: bool = False
     """Whether this request shows if a failing replica is back."""
 
@@ -58,7 +64,9 @@ class Router:
     """The replicas of one pool as this process knows them."""
 
     def __init__(self, limits: IndexLimits | None = None) -> None:
-        self._index = PrefixIndex(limits)
+        self._index = PrefixIndex()
+        self._conversations = Conversations(0)
+        self.resize(limits or IndexLimits())
         self._circuits = Circuits()
         self._blame = Blame()
         self._replicas = 0
@@ -77,21 +85,21 @@ class Router:
         now_s: float,
         exclude: Collection[str] = (),
         gateways: int = 1,
+        is_told: bool = False,
     ) -> Decision[E] | None:
         """Return where the request goes, or None if no endpoint is left.
 
         `endpoints` are those that are ready now; `load` returns the requests in flight on an address; `exclude` are
-        addresses that the request already tried; `gateways` is how many route to this pool. An unknown policy is taken
-        as `auto`.
+        addresses that the request already tried; `gateways` is how many route to this pool; `is_told` says whether all
+        others tell where they send conversations (`learn`). An unknown policy is taken as `auto`.
         """
         self._replicas = len(endpoints)
         places, note = self._admit(endpoints, now_s, exclude)
         if not places:
             return None
         addresses = [endpoints[place].address for place in places]
-        candidates = self._describe(
-            addresses, load, prompt, find_home(prompt.anchor, addresses) if gateways > 1 else None
-        )
+        home = self._find_home(prompt.anchor, addresses, is_told=is_told) if gateways > 1 else None
+        candidates = self._describe(addresses, load, prompt, home)
         scores = POLICIES.get(policy, POLICIES["auto"])(candidates)
         best = self._take_turn(scores, places, len(endpoints))
         return self._decide(endpoints[places[best]], candidates, best, f"{policy}{note}", now_s)
@@ -100,8 +108,17 @@ class Router:
         """Note that the request is sent: its prompt will be in the replica's cache, and is in its queue until then."""
         address = decision.endpoint.address
         self._index.insert(address, prompt.hashes)
+        self._conversations.note(prompt.anchor, address, decision.at_s)
         self._queued[address] = self._queued.get(address, 0) + decision.new_tokens
         self._prefilling[decision.ticket] = (address, decision.new_tokens)
+
+    def tell(self, since_s: float) -> Iterator[Placement]:
+        """Yield where conversations were sent since then, for other gateways; the newest first."""
+        return self._conversations.tell(since_s)
+
+    def learn(self, placement: Placement) -> None:
+        """Take another gateway's word of where it sent a conversation."""
+        self._conversations.learn(placement)
 
     def first_token(self, decision: Decision[E]) -> None:
         """Note that the prompt has been computed. Without it `finished` says so."""
@@ -123,6 +140,7 @@ class Router:
         if self._circuits.fail(address, now_s):
             # It was probably restarted, and its cache is empty.
             self._index.remove(address)
+            self._conversations.forget(address)
 
     def erred(self, address: str, caller: str, prompt: PromptBlocks, now_s: float) -> None:
         """Note that the replica answered with an error of its own (5xx), which may be the request's fault."""
@@ -151,17 +169,21 @@ class Router:
         """Forget all replicas but these; to be told when replicas of the pool are gone for good."""
         kept = frozenset(addresses)
         self._index.retain(kept)
+        self._conversations.retain(kept)
         self._circuits.retain(kept)
         self._blame.retain(kept)
         self._queued = {address: tokens for address, tokens in self._queued.items() if address in kept}
 
     def resize(self, limits: IndexLimits) -> None:
         """Change how much may be remembered."""
-        self._index.resize(limits)
+        conversations = limits.blocks_in_all // _CONVERSATIONS_SHARE
+        self._conversations.resize(conversations)
+        self._index.resize(replace(limits, blocks_in_all=limits.blocks_in_all - conversations))
 
     def sweep(self, blocks: int) -> int:
         """Free the memory of up to that many blocks that are no longer wanted; return how many."""
-        return self._index.sweep(blocks)
+        freed = self._conversations.sweep(blocks)
+        return freed + self._index.sweep(blocks - freed)
 
     def _admit(self, endpoints: Sequence[E], now_s: float, exclude: Collection[str]) -> tuple[Sequence[int], str]:
         if not exclude and not len(self._circuits):
@@ -172,6 +194,17 @@ class Router:
             return admitted, ""
         soonest = min(wanted, key=lambda place: self._circuits.get_retry_s(endpoints[place].address))
         return [soonest], ", all circuits are open and this pause ends first"
+
+    def _find_home(self, anchor: int, addresses: Sequence[str], *, is_told: bool) -> int | None:
+        """Return the position of the replica that has the conversation by some gateway's word.
+
+        Where nobody knows it, it is new or its replica is gone, and goes where the load says; but a gateway that does
+        not tell may have sent it to the replica on which all agree without a word.
+        """
+        address = self._conversations.find(anchor)
+        if address is not None and address in addresses:
+            return addresses.index(address)
+        return None if is_told else find_home(anchor, addresses)
 
     def _describe(
         self, addresses: Sequence[str], load: Callable[[str], int], prompt: PromptBlocks, home: int | None
@@ -202,5 +235,6 @@ class Router:
             cached_tokens=cached,
             why=f"{why}: {cached} of {candidates.prompt_tokens} tokens cached, {candidates.loads[best]} in flight",
             ticket=self._tickets,
+            at_s=now_s,
             is_probe=self._circuits.begin(endpoint.address, now_s),
         )

@@ -1,19 +1,28 @@
 """The routers of all pools, within one budget of memory.
 
-Each pool gets an equal share of the blocks that the process may remember. When a pool comes, the others' shares
-shrink; what is too much leaves a little at a time: with insertions, and by `sweep`, which the gateway calls about once
-a second for the sake of pools without traffic (5,000 blocks take about 1 ms).
+Each pool gets an equal share of the blocks that the process may remember, and of each of its replicas no more than a
+KV cache of that size could hold. When a pool comes, the others' shares shrink; what is too much leaves a little at a
+time: with insertions, and by `sweep`, which the gateway calls about once a second for the sake of pools without traffic
+(5,000 blocks take about 1 ms).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
+import heapq
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 
+from llmos_gateway.routing.conversations import Placement
 from llmos_gateway.routing.prefix_index import IndexLimits
 from llmos_gateway.routing.router import Router
 
 __all__ = ["Routers"]
+
+
+@dataclass(slots=True)
+class _Entry:
+    kv_cache_tokens: int
+    router: Router = field(default_factory=Router)
 
 
 class Routers:
@@ -21,33 +30,56 @@ class Routers:
 
     def __init__(self, limits: IndexLimits | None = None) -> None:
         self._limits = limits or IndexLimits()
-        self._routers: dict[str, Router] = {}
+        self._entries: dict[str, _Entry] = {}
 
-    def get(self, pool_id: str) -> Router:
-        """Return the pool's router, a new one if it has none yet."""
-        router = self._routers.get(pool_id)
-        if router is None:
-            router = self._routers[pool_id] = Router()
+    def get(self, pool_id: str, kv_cache_tokens: int = 0) -> Router:
+        """Return the pool's router, a new one if it has none yet.
+
+        `kv_cache_tokens` is what the KV cache of one of its replicas holds, 0 if that is unknown.
+        """
+        entry = self._entries.get(pool_id)
+        if entry is None:
+            entry = self._entries[pool_id] = _Entry(kv_cache_tokens)
             self._divide()
-        return router
+        return entry.router
+
+    def refresh(self, pool_id: str, addresses: Collection[str], kv_cache_tokens: int = 0) -> None:
+        """Say which replicas a pool has now, and what their KV caches hold, if it has a router."""
+        entry = self._entries.get(pool_id)
+        if entry is None:
+            return
+        entry.router.retain(addresses)
+        if entry.kv_cache_tokens != kv_cache_tokens:
+            entry.kv_cache_tokens = kv_cache_tokens
+            self._divide()
 
     def retain(self, pool_ids: Collection[str]) -> None:
         """Forget the routers of all pools but these."""
-        kept = {pool_id: router for pool_id, router in self._routers.items() if pool_id in pool_ids}
-        if len(kept) != len(self._routers):
-            self._routers = kept
+        kept = {pool_id: entry for pool_id, entry in self._entries.items() if pool_id in pool_ids}
+        if len(kept) != len(self._entries):
+            self._entries = kept
             self._divide()
+
+    def tell(self, since_s: float) -> Iterator[tuple[str, Placement]]:
+        """Yield where conversations of which pool were sent since then, the newest of all first."""
+        told = [_tell(pool_id, entry.router, since_s) for pool_id, entry in self._entries.items()]
+        return heapq.merge(*told, key=lambda word: -word[1].at_s)
 
     def sweep(self, blocks: int) -> int:
         """Free up to that many blocks that are no longer wanted; return how many."""
         freed = 0
-        for router in self._routers.values():
+        for entry in self._entries.values():
             if freed >= blocks:
                 break
-            freed += router.sweep(blocks - freed)
+            freed += entry.router.sweep(blocks - freed)
         return freed
 
     def _divide(self) -> None:
-        share = self._limits.blocks_in_all // max(1, len(self._routers))
-        for router in self._routers.values():
-            router.resize(replace(self._limits, blocks_in_all=share))
+        share = self._limits.blocks_in_all // max(1, len(self._entries))
+        for entry in self._entries.values():
+            entry.router.resize(self._limits.within(share, entry.kv_cache_tokens))
+
+
+def _tell(pool_id: str, router: Router, since_s: float) -> Iterator[tuple[str, Placement]]:
+    for placement in router.tell(since_s):
+        yield pool_id, placement

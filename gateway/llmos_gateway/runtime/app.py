@@ -150,8 +150,9 @@ class Gateway:
                 self._catalog, self._book, peers=self._watch.peers, fetch=HttpFetch(session), gateway=self._options.name
             )
             tracer = self._build_tracer(stack)
-            tools = await self._build_tools(stack, reports.extra, tracer)
+            tools = await self._build_tools(stack, reports, tracer)
             reports.listen(tools.queueing.tell, tools.queueing.find_awaited)
+            reports.listen_to_peers(tools.accounts.learn)
             salts = CacheSalts(self._options.cache_salt_secret or secrets.token_bytes(MIN_SECRET_BYTES))
             store = await self._open_budgets(stack)
             road = Road(
@@ -170,7 +171,7 @@ class Gateway:
             )
             self._watch_gauges(road, server, tools.queueing)
             self._watch_budgets(store)
-            await self._open(stack, server, store)
+            await self._open(stack, server, store, tools.accounts)
             self._warn()
             await self._run_parts(
                 {
@@ -195,13 +196,13 @@ class Gateway:
         stack.push_async_callback(asyncio.to_thread, tracer.close)
         return tracer
 
-    async def _build_tools(self, stack: AsyncExitStack, extra: Callable[[str], int], tracer: Tracer | None) -> Tools:
-        limits = self._options.limits
+    async def _build_tools(self, stack: AsyncExitStack, reports: Reports, tracer: Tracer | None) -> Tools:
+        limits, extra = self._options.limits, reports.extra
         return Tools(
             catalog=self._catalog,
             holding=Holding(self._catalog, self._book, clock=self._clock),
             queueing=Queueing(self._catalog, self._book, others=extra, clock=self._clock),
-            accounts=Accounts(self._catalog, self._book, extra=extra, clock=self._clock),
+            accounts=Accounts(self._catalog, self._book, extra=extra, clock=self._clock, is_told=reports.is_told),
             canaries=self._canaries,
             upstream=await stack.enter_async_context(Upstream(limits)),
             limits=limits,
@@ -284,7 +285,7 @@ class Gateway:
         else:
             self._metrics.retain_models(pool_id, {pool.model, *(adapter.name for adapter in pool.adapters)})
 
-    async def _open(self, stack: AsyncExitStack, server: PublicServer, store: BudgetStore) -> None:
+    async def _open(self, stack: AsyncExitStack, server: PublicServer, store: BudgetStore, accounts: Accounts) -> None:
         options = self._options
         load = build_load_handler(
             self._book,
@@ -294,6 +295,7 @@ class Gateway:
             read_months=self._months.read,
             shares_budgets=store.is_shared,
             canaries=self._canaries,
+            read_conversations=accounts.tell,
         )
         admin_port = await stack.enter_async_context(
             serve_admin(
@@ -341,6 +343,7 @@ class Gateway:
         while True:
             await asyncio.sleep(self._options.sweep_s)
             server.sweep()
+            tools.accounts.sweep()
             tools.accounts.gateways = tools.queueing.gateways = store.gateways = 1 + len(self._watch.peers())
             since_s = self._clock() - limit_s
             for account in self._catalog.find_gone((*store.read(), *self._months.read())):

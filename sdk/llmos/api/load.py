@@ -7,6 +7,9 @@ a reader takes differences only within one life. Unknown fields are ignored: pro
 A gateway holds the answer back for up to `wait_s` seconds while its `sequence` is still the one of the query's `seen`.
 The sequence grows when a pool has requests that no replica can take, so that a pool at zero wakes at once; a reader
 that asks again each second needs no other signal.
+
+A gateway that asks another one adds `conversations_s`: it wants to know which conversations went where in that many
+last seconds. The answer has the newest `MAX_CONVERSATIONS` of them.
 """
 
 from __future__ import annotations
@@ -22,7 +25,15 @@ LATENCY_BUCKETS_S = (
 )  # fmt: skip
 """Upper bounds of the latency histograms in seconds; one more bucket holds what is beyond."""
 
+MAX_CONVERSATIONS = 4096
+"""Conversations that one answer tells at most, of all pools together."""
+
+MAX_AGE_MS = 86_400_000
+
 Count = Annotated[int, Field(ge=0)]
+
+Conversation = tuple[Annotated[int, Field(ge=0, lt=2**48)], Annotated[int, Field(ge=0, le=MAX_AGE_MS)]]
+"""A hash that stands for a conversation, and how many milliseconds ago its newest turn was sent."""
 
 
 class _Wire(BaseModel):
@@ -100,6 +111,10 @@ class PoolLoad(_Wire):
     """Mean time for each further token, one value a request."""
     endpoints: dict[str, Count] = Field(default_factory=dict)
     """Requests in flight by replica address (host:port)."""
+    conversations: dict[str, Annotated[tuple[Conversation, ...], Field(max_length=MAX_CONVERSATIONS)]] = Field(
+        default_factory=dict
+    )
+    """Those that this gateway sent lately, by replica address (host:port); only for a gateway that asks."""
     canaries: dict[str, CanaryLoad] = Field(default_factory=dict)
     """By the name of the adapter that takes another one's requests."""
 
@@ -142,6 +157,8 @@ class GatewayLoad(_Wire):
     """Those with limits of which this gateway knows something, by account (`llmos.api.tenancy.build_account`)."""
     months: dict[str, MonthTokens] = Field(default_factory=dict)
     """Tenants that used any tokens this month, by account."""
+    tells_conversations: bool = False
+    """Whether `conversations` are told to whom asks for them; older versions do not."""
     shares_budgets: bool = False
     """Whether `tenants` is the account of all gateways, or of this one alone."""
 

@@ -23,12 +23,13 @@ def test_a_pools_wishes_and_its_status_are_read() -> None:
     del item["spec"]["replicas"]
     item["status"] = {
         "desiredReplicas": 3,
-        "plan": {"maxModelLen": 4096},
+        "plan": {"maxModelLen": 4096, "kvCacheTokens": 70000},
         "scaling": {"capacity": {"startSeconds": 42.5}, "boundedBy": "aWordOfTomorrow"},
     }
     pool = parse_pool(item)
     assert (pool.policy, pool.hold) == ("prefix", HoldLimits(5, 6, 200))
-    assert (pool.desired, pool.context_length, pool.start_s, pool.is_scaled) == (3, 4096, 42.5, True)
+    assert (pool.desired, pool.start_s, pool.is_scaled) == (3, 42.5, True)
+    assert (pool.context_length, pool.kv_cache_tokens) == (4096, 70000)
 
 
 def test_advisory_scaling_wakes_nobody() -> None:

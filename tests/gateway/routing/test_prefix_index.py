@@ -113,6 +113,7 @@ def test_a_replica_that_left_matches_nothing_though_it_is_not_swept_yet() -> Non
 
 
 def test_known_kv_caches_are_remembered_twice_over() -> None:
-    assert IndexLimits.for_kv_cache(128_000).blocks_per_replica == 2000
-    assert IndexLimits.for_kv_cache(0) == IndexLimits()
-    assert IndexLimits.for_kv_cache(10**9) == IndexLimits()
+    limits = IndexLimits()
+    assert limits.within(7000, 128_000) == IndexLimits(blocks_per_replica=2000, blocks_in_all=7000)
+    for tokens in (0, 10**9):
+        assert limits.within(limits.blocks_in_all, tokens) == limits

@@ -39,6 +39,7 @@ def choose(
     now_s: float = 0.0,
     exclude: Sequence[str] = (),
     gateways: int = 1,
+    is_told: bool = False,
 ) -> Decision[Endpoint] | None:
     return router.choose(
         policy=policy,
@@ -48,6 +49,7 @@ def choose(
         now_s=now_s,
         exclude=exclude,
         gateways=gateways,
+        is_told=is_told,
     )
 
 
@@ -338,15 +340,68 @@ def test_an_unknown_policy_is_auto() -> None:
 
 
 def test_pools_share_one_budget_and_give_room_when_one_comes() -> None:
-    routers, endpoints = Routers(IndexLimits(blocks_in_all=1000)), build_endpoints(1)
+    routers, endpoints = Routers(IndexLimits(blocks_in_all=1024)), build_endpoints(1)
     send(routers.get("ns/one"), endpoints, build_prompt(1, 1000))
     send(routers.get("ns/two"), endpoints, build_prompt(2, 1000))
     routers.sweep(10_000)
     for pool, number in (("ns/one", 1), ("ns/two", 2)):
         decision = choose(routers.get(pool), endpoints, build_prompt(number, 1000))
         assert decision is not None
-        assert decision.cached_tokens == 500 * 128
+        assert decision.cached_tokens == 480 * 128
     routers.retain(["ns/two"])
     decision = choose(routers.get("ns/one"), endpoints, build_prompt(1, 1000))
     assert decision is not None
     assert decision.cached_tokens == 0
+
+
+def count_cached(router: Router, endpoints: Sequence[Endpoint], prompt: PromptBlocks) -> int:
+    decision = choose(router, endpoints, prompt)
+    assert decision is not None
+    return decision.cached_tokens
+
+
+def test_a_pool_remembers_twice_what_its_replicas_can_cache_and_more_when_they_can() -> None:
+    routers, endpoints = Routers(), build_endpoints(1)
+    router = routers.get("ns/pool", 128_000)
+    for number in range(6):
+        send(router, endpoints, build_prompt(number, 500))
+    held = [count_cached(router, endpoints, build_prompt(number, 500)) for number in range(6)]
+    assert held == [0, 0, *[500 * 128] * 4]
+    routers.refresh("ns/pool", [endpoints[0].address], 384_000)
+    send(router, endpoints, build_prompt(6, 500))
+    assert count_cached(router, endpoints, build_prompt(2, 500)) == 500 * 128
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["get", "send", "refresh", "leave"]),
+            st.sampled_from(["ns/one", "ns/two", "ns/three"]),
+            st.integers(0, 20_000),
+        ),
+        max_size=30,
+    )
+)
+def test_however_pools_come_and_go_none_keeps_more_than_its_share_or_its_caches_hold(
+    steps: list[tuple[str, str, int]],
+) -> None:
+    routers, endpoints = Routers(IndexLimits(blocks_in_all=300)), build_endpoints(1)
+    sizes: dict[str, int] = {}
+    for step, pool_id, tokens in steps:
+        if step == "leave":
+            sizes.pop(pool_id, None)
+            routers.retain(sizes)
+        elif step == "refresh":
+            routers.refresh(pool_id, [endpoints[0].address], tokens)
+            if pool_id in sizes:
+                sizes[pool_id] = tokens
+        else:
+            router = routers.get(pool_id, tokens)
+            sizes.setdefault(pool_id, tokens)
+            if step == "send":
+                send(router, endpoints, build_prompt(1, 400))
+    routers.sweep(10**6)
+    for pool_id, tokens in sizes.items():
+        held = count_cached(routers.get(pool_id), endpoints, build_prompt(1, 400)) // 128
+        assert held <= 300 // len(sizes)
+        assert not tokens or held <= max(1, 2 * tokens // 128)

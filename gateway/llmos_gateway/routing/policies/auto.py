@@ -11,9 +11,9 @@ in units of prefill tokens; the lowest cost wins. Starved replicas come first an
   equally much of the prompt, so for every new conversation, this decides.
 * load: requests in flight, also those of other gateways, relative to the mean: a replica with twice the mean costs as
   much as computing the prompt once more.
-* home, only where several gateways route to the pool: each knows only what it sent itself. For a prompt that none
-  of its own replicas has, it leans towards the one replica that all gateways would take for this conversation
-  (rendezvous hashing over its first user message), so that the next turn finds it whichever gateway gets it.
+* home, only where several gateways route to the pool: each knows only the prompts that it sent itself. It leans towards
+  the replica that got this conversation last, as gateways tell each other (conversations.py); where some do not tell,
+  towards the one that all would take for it (home.py).
 
 LMetric (arXiv 2603.15202) multiplies new tokens by batch size. That keeps as many hits, but a new conversation does
 not see that one of two equally loaded replicas has a long prompt before it; docs/reference/routing.md has both,
