@@ -69,12 +69,29 @@ def test_a_gateway_takes_words_about_replicas_and_pools_that_there_are_and_no_ot
     catalog.put_pool(pool(POOL))
     catalog.put_endpoints(POOL, (endpoint(),))
     accounts = Accounts(catalog, LoadBook(), extra=lambda _: 0, clock=lambda: 10.0)
-    accounts.learn(build_load(Placement(1, ENGINE, 9.0), Placement(2, "10.9.9.9:8000", 9.0)), 10.0)
+    words = build_load(Placement(1, ENGINE, 9.0), Placement(2, "10.9.9.9:8000", 9.0))
+    accounts.learn(words, 10.0)
+    assert accounts._routers.find(POOL) is None, "nobody has asked for this pool here"
+    accounts._routers.get(POOL)
+    accounts.learn(words, 10.0)
     accounts.learn(GatewayLoad(gateway="other", boot="b", pools={"team/unknown": PoolLoad()}), 10.0)
     router = accounts._routers.get(POOL)
     assert router._conversations.find(1 << 16) == ENGINE
     assert len(router._conversations) == 1
     assert accounts.tell(60.0) == {}, "what others told is not told again"
+
+
+def test_of_more_words_than_are_remembered_the_newest_stay() -> None:
+    catalog = Catalog()
+    catalog.put_pool(pool(POOL))
+    catalog.put_endpoints(POOL, (endpoint(),))
+    accounts = Accounts(catalog, LoadBook(), extra=lambda _: 0, clock=lambda: 1000.0)
+    conversations = accounts._routers.get(POOL)._conversations
+    conversations.resize(100)
+    accounts.learn(
+        build_load(*(Placement(number, ENGINE, 1000.0 - number) for number in range(1000)), now_s=1000.0), 1000.0
+    )
+    assert [number for number in range(1000) if conversations.find(number << 16)] == list(range(100))
 
 
 class PeerWatch(FixedWatch):

@@ -127,6 +127,8 @@ class Reports:
         self._told_s = float("-inf")
         self._turn = 0
         self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._peer_slots = asyncio.Semaphore(CONCURRENCY)
+        """Theirs, for replicas that do not answer must not hold up what gateways tell."""
         self._tell: TellLoad = lambda _, __: None
         self._find_awaited: Callable[[], Iterable[str]] = tuple
         self._learn: Learn = lambda _, __: None
@@ -218,7 +220,7 @@ class Reports:
         self._tell(endpoint.address, load)
 
     async def _ask_peer(self, peer: str) -> GatewayLoad | None:
-        async with self._slots:
+        async with self._peer_slots:
             asked_s = self._clock()
             # The last answer was built after its question, this one is built at most `TIMEOUT_S` after this one.
             within_s = min(asked_s - self._heard_s.get(peer, float("-inf")) + TIMEOUT_S, HISTORY_S)

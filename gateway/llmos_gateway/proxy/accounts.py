@@ -154,10 +154,11 @@ class Accounts:
         pools = {pool_id: pool for pool_id in load.pools if (pool := self._catalog.get_pool(pool_id)) is not None}
         # The catalog's own strings: those of the answer would be kept a thousand times.
         known = {pool_id: {e.address: e.address for e in pool.endpoints} for pool_id, pool in pools.items()}
-        for pool_id, placement in read_told(load, asked_s):
+        # The newest last, for what is learned first is forgotten first.
+        for pool_id, placement in sorted(read_told(load, asked_s), key=lambda word: word[1].at_s):
             address = known.get(pool_id, {}).get(placement.address)
-            if address is not None:
-                router = self._routers.get(pool_id, pools[pool_id].kv_cache_tokens)
+            # A pool that nobody has asked for here takes no share of the memory from others.
+            if address is not None and (router := self._routers.find(pool_id)) is not None:
                 router.learn(placement._replace(address=address))
 
     def sweep(self) -> None:

@@ -57,6 +57,11 @@ class Conversations:
         placement = self._own.get(conversation) or self._others.get(conversation)
         return placement.address if placement is not None else None
 
+    def find_told(self, anchor: int) -> str | None:
+        """Return the replica that got the conversation last if that was another gateway's doing, None otherwise."""
+        placement = self._others.get(anchor >> _CUT_BITS)
+        return placement.address if placement is not None else None
+
     def note(self, anchor: int, address: str, at_s: float) -> None:
         """Note that this gateway sent a turn of the conversation to a replica."""
         placement = Placement(anchor >> _CUT_BITS, address, at_s)

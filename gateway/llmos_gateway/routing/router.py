@@ -98,7 +98,7 @@ class Router:
         if not places:
             return None
         addresses = [endpoints[place].address for place in places]
-        home = self._find_home(prompt.anchor, addresses, is_told=is_told) if gateways > 1 else None
+        home = self._find_home(prompt.anchor, addresses, is_alone=gateways == 1, is_told=is_told)
         candidates = self._describe(addresses, load, prompt, home)
         scores = POLICIES.get(policy, POLICIES["auto"])(candidates)
         best = self._take_turn(scores, places, len(endpoints))
@@ -195,16 +195,18 @@ class Router:
         soonest = min(wanted, key=lambda place: self._circuits.get_retry_s(endpoints[place].address))
         return [soonest], ", all circuits are open and this pause ends first"
 
-    def _find_home(self, anchor: int, addresses: Sequence[str], *, is_told: bool) -> int | None:
+    def _find_home(self, anchor: int, addresses: Sequence[str], *, is_alone: bool, is_told: bool) -> int | None:
         """Return the position of the replica that has the conversation by some gateway's word.
 
         Where nobody knows it, it is new or its replica is gone, and goes where the load says; but a gateway that does
-        not tell may have sent it to the replica on which all agree without a word.
+        not tell may have sent it to the replica on which all agree without a word. The only gateway knows more of its
+        own prompts than that (the index); of others it has the words of those that are gone.
         """
-        address = self._conversations.find(anchor)
+        conversations = self._conversations
+        address = conversations.find_told(anchor) if is_alone else conversations.find(anchor)
         if address is not None and address in addresses:
             return addresses.index(address)
-        return None if is_told else find_home(anchor, addresses)
+        return None if is_alone or is_told else find_home(anchor, addresses)
 
     def _describe(
         self, addresses: Sequence[str], load: Callable[[str], int], prompt: PromptBlocks, home: int | None

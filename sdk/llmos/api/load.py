@@ -30,7 +30,7 @@ MAX_CONVERSATIONS = 4096
 
 MAX_AGE_MS = 86_400_000
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 Conversation = tuple[Annotated[int, Field(ge=0, lt=2**48)], Annotated[int, Field(ge=0, le=MAX_AGE_MS)]]
 """A hash that stands for a conversation, and how many milliseconds ago its newest turn was sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,12 +85,16 @@ def test_a_word_about_a_replica_that_is_not_there_says_nothing() -> None:
     assert fleet.send(0, build_prompt(1)) in {endpoint.address for endpoint in fleet.endpoints}
 
 
-def test_the_only_gateway_needs_no_words() -> None:
+def test_the_last_gateway_follows_what_those_that_are_gone_did_and_its_own_index() -> None:
     router, endpoints = Router(), build_endpoints(8)
     router.learn(Placement(1, endpoints[5].address, 5.0))
     decision = choose(router, endpoints, build_prompt(1))
     assert decision is not None
-    assert decision.endpoint == endpoints[0]
+    assert decision.endpoint == endpoints[5]
+    first = send(router, endpoints, build_prompt(2))
+    other = choose(router, endpoints, build_prompt(2, first=50), loads={first.endpoint.address: 1})
+    assert other is not None
+    assert other.endpoint != first.endpoint
 
 
 def test_a_conversation_does_not_follow_to_a_replica_that_has_more_than_its_share() -> None:
@@ -195,3 +200,16 @@ def test_the_newest_word_is_found_unless_it_was_too_much_and_never_one_of_a_repl
         told = list(conversations.tell(float("-inf")))
         assert {placement.conversation for placement in told} <= own
         assert len(found) == len(conversations)
+
+
+def test_hundreds_of_pools_that_come_at_once_are_given_their_shares_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    resized: list[Router] = []
+    monkeypatch.setattr(Router, "resize", lambda router, _: resized.append(router))
+    routers, pools = Routers(IndexLimits(blocks_in_all=100_000)), [f"team/{number}" for number in range(300)]
+    for pool in pools:
+        routers.get(pool)
+        routers.refresh(pool, ["a"], 50_000)
+    resized.clear()
+    for _ in range(2):
+        routers.sweep(10)
+    assert len(resized) == len(pools)
