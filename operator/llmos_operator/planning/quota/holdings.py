@@ -16,16 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from llmos_operator.planning.quota.books import Book, Verdict
-from llmos_operator.planning.quota.queues import Cover, OrderKey, compute_key
 from llmos_operator.planning.quota.room import ClassRoom
 from llmos_operator.planning.quota.values import Gang, GangKind, GangState, Node, Placement, TenantQuota
 
 GaveBack = Callable[[Gang], None]
+Importance = tuple[bool, int]
+"""No replica of the minimum, negative priority: a guarantee covers the smallest first (`victims.compute_covered`)."""
 
 STANDING = frozenset({GangState.STARTING, GangState.RUNNING})
 _LEAVING = frozenset({GangState.STOPPING, GangState.ENDING})
 _NO_REPLICAS: Mapping[str, int] = {}
-_NO_HOLDINGS: Mapping[tuple[bool, int], int] = {}
+_NO_HOLDINGS: Mapping[Importance, int] = {}
 
 
 class Holdings:
@@ -50,8 +51,8 @@ class Holdings:
         """Waiting gangs for which room is kept."""
         self._gave_back = gave_back
         self._held: dict[tuple[str, str], dict[str, Gang]] = {}
-        self._held_by_importance: dict[tuple[str, str], dict[tuple[bool, int], int]] = {}
-        """Accelerators of gangs that were not asked to go, and of those for which room is kept."""
+        self._held_by_importance: dict[tuple[str, str], dict[Importance, int]] = {}
+        self._changes: dict[str, int] = {}
         self._replicas: dict[str, dict[str, int]] = {}
         self._promised: dict[str, set[str]] = {}
 
@@ -113,47 +114,13 @@ class Holdings:
             return None
         return room.find(gang, self._replicas.get(gang.owner, _NO_REPLICAS), then=then)
 
-    def order_key(self, gang: Gang, aging_s: float, heads: Iterable[Gang]) -> OrderKey:
-        """What orders waiting gangs: the smallest is served first. `heads` are the first of the tenant's lines."""
-        return (
-            self._find_cover(gang, aging_s, heads),
-            self.then.share(gang.tenant),
-            *_rank(gang, aging_s),
-            gang.id,
-        )
+    def held_by_importance(self, tenant: str, class_name: str) -> Mapping[Importance, int]:
+        """Accelerators of a class that a tenant's gangs hold who were not asked to go, or that are kept for them."""
+        return self._held_by_importance.get((tenant, class_name), _NO_HOLDINGS)
 
-    def _find_cover(self, gang: Gang, aging_s: float, heads: Iterable[Gang]) -> Cover:
-        if not self._fits_guarantee(gang):
-            return Cover.CLAIM if self._has_claim(gang) else Cover.NONE
-        rank = _rank(gang, aging_s)
-        for other in heads:
-            if (
-                _rank(other, aging_s) < rank
-                and self._has_claim(other)
-                and not self._fits_guarantee(other)
-                and not set(gang.classes).isdisjoint(other.classes)
-            ):
-                return Cover.BEHIND_CLAIM
-        return Cover.LEFT
-
-    def _fits_guarantee(self, gang: Gang) -> bool:
-        """Whether the guarantee covers it beside all that its tenant holds, in one of the classes that will do."""
-        tenant, accelerators, book = gang.tenant, gang.accelerators, self.then
-        return any(book.is_within_guarantee(tenant, name, accelerators) for name in gang.classes)
-
-    def _has_claim(self, gang: Gang) -> bool:
-        """Whether the guarantee covers it beside what gangs of its tenant hold that are not less important."""
-        importance = _importance(gang)
-        for name in gang.classes:
-            left = self.then.quota(gang.tenant, name).guaranteed - gang.accelerators
-            if left < 0:
-                continue
-            for other, held in self._held_by_importance.get((gang.tenant, name), _NO_HOLDINGS).items():
-                if other <= importance:
-                    left -= held
-            if left >= 0:
-                return True
-        return False
+    def changes(self, tenant: str) -> int:
+        """A number that is another one whenever the tenant holds something else; what `lift` tries does not count."""
+        return self._changes.get(tenant, 0)
 
     def _count(self, gang: Gang, sign: int) -> None:
         placement = placement_of(gang)
@@ -161,6 +128,7 @@ class Holdings:
             return
         now, then = gang.state is not GangState.WAITING, gang.state not in _LEAVING
         accelerators = sign * gang.accelerators
+        self._changes[gang.tenant] = self.changes(gang.tenant) + 1
         if now:
             self.now.add(gang.tenant, placement.class_name, accelerators)
         if then:
@@ -170,7 +138,7 @@ class Holdings:
             room.add(placement.nodes, sign * gang.accelerators_per_pod, now=now, then=then)
         if then:
             held = self._held_by_importance.setdefault((gang.tenant, placement.class_name), {})
-            importance = _importance(gang)
+            importance = importance_of(gang)
             held[importance] = held.get(importance, 0) + accelerators
             if not held[importance]:
                 del held[importance]
@@ -206,14 +174,9 @@ def placement_of(gang: Gang) -> Placement | None:
     return gang.placement
 
 
-def _importance(gang: Gang) -> tuple[bool, int]:
-    """What a guarantee covers first, as `victims.compute_covered` reckons; the smallest is the most important."""
+def importance_of(gang: Gang) -> Importance:
+    """What its tenant's guarantee covers it after."""
     return gang.kind is not GangKind.REPLICA, -gang.priority
-
-
-def _rank(gang: Gang, aging_s: float) -> tuple[bool, float]:
-    """Place of a gang within its tenant, waiting counted in."""
-    return gang.kind is not GangKind.REPLICA, compute_key(gang, aging_s)
 
 
 def _set(members: dict[str, Gang], gang_id: str, gang: Gang, sign: int) -> None:

@@ -5,7 +5,7 @@ One moment's decisions, in this order:
 1. gangs that were not bound in time are withdrawn whole; gangs that answered a request to stop, or ran out of time, are
    ended;
 2. gangs for which room is kept get it as soon as it is free, or go elsewhere if that is sooner;
-3. waiting gangs are admitted as far as quota and nodes allow, in the order of `queues`;
+3. waiting gangs are admitted as far as quota and nodes allow, in the order of `order`;
 4. for gangs that found no room, others are asked to go if a rule of `reclaim` allows it, and the room is kept for them;
 5. for the first gang of each class that waited beyond all patience, room is kept as it comes free, so that small gangs
    do not starve a large one.
@@ -22,6 +22,7 @@ from heapq import heapify, heappop, heappush
 
 from llmos_operator.planning.quota.books import OWN_MATTERS, Verdict
 from llmos_operator.planning.quota.holdings import STANDING, Holdings, placement_of
+from llmos_operator.planning.quota.order import Keys, Order, OrderKey
 from llmos_operator.planning.quota.plan import (
     Admit,
     Ask,
@@ -35,7 +36,7 @@ from llmos_operator.planning.quota.plan import (
     Unreserve,
     Withdraw,
 )
-from llmos_operator.planning.quota.queues import Lines, Order, OrderKey
+from llmos_operator.planning.quota.queues import Lines
 from llmos_operator.planning.quota.reclaim import Search, Swaps, Takeover, build_leaving
 from llmos_operator.planning.quota.report import build_report
 from llmos_operator.planning.quota.values import (
@@ -64,6 +65,7 @@ class Ledger:
         self._now_s = snapshot.now_s
         self._lines = Lines()
         self._holdings = Holdings(snapshot.tenants, snapshot.nodes, snapshot.costs, self._gave_back)
+        self._keys = Keys(self._holdings, self._lines, snapshot.rules.aging_s)
         self._swaps = Swaps(snapshot.swaps, snapshot.rules.swap_window_s)
         self._timers: list[tuple[float, str]] = []
         self._overcommitted = self._find_overcommitted()
@@ -107,7 +109,7 @@ class Ledger:
 
     def report(self) -> QuotaReport:
         """Return how things stand: usage, shares, and why each gang waits. It looks at every gang."""
-        return build_report(self._holdings, self._lines, self._rules, self._now_s)
+        return build_report(self._holdings, self._lines, self._keys, self._rules, self._now_s)
 
     def gang(self, gang_id: str) -> Gang | None:
         """The gang as the ledger believes it to be."""
@@ -182,9 +184,6 @@ class Ledger:
 
     # Admission
 
-    def _order_key(self, gang: Gang) -> OrderKey:
-        return self._holdings.order_key(gang, self._rules.aging_s, self._lines.heads_of(gang.tenant))
-
     def _serve_reservations(self, decisions: Decisions) -> None:
         """Admit whoever has room kept; let the room go that never comes free.
 
@@ -207,7 +206,7 @@ class Ledger:
             )
 
     def _reserved_key(self, gang: Gang) -> tuple[bool, OrderKey]:
-        return gang.reservation is None or not gang.reservation.of, self._order_key(gang)
+        return gang.reservation is None or not gang.reservation.of, self._keys.key_of(gang)
 
     def _is_coming(self, gang: Gang, reservation: Reservation) -> bool:
         """Whether the kept room will be the gang's when all have gone who have to, or may come free by itself."""
@@ -227,7 +226,7 @@ class Ledger:
 
     def _admit(self, decisions: Decisions) -> None:
         """Serve the lines that may have a chance, best first."""
-        order = Order(self._lines.awake(), self._order_key)
+        order = Order(self._lines.awake(), self._keys)
         while (line := order.pop()) is not None:
             head = line.head()
             if head is None:
@@ -283,13 +282,14 @@ class Ledger:
 
     def _reclaim(self, search: Search, decisions: Decisions) -> None:
         """Look for takeovers for all lines, best first, until the head of each line found none."""
-        order = Order(self._lines.all(), self._order_key)
+        order = Order(self._lines.all(), self._keys)
         while (line := order.pop()) is not None:
             head = line.head()
             takeover = search.find(head) if head is not None else None
             if head is not None and takeover is not None:
                 self._take_over(head, takeover, search, decisions)
                 order.push_served(line)
+                order.renew(victim.tenant for victim in takeover.victims)
 
     def _take_over(self, gang: Gang, takeover: Takeover, search: Search, decisions: Decisions) -> None:
         why = f"{gang.tenant}'s {gang.id} takes its place."
@@ -333,7 +333,7 @@ class Ledger:
             for gang in self._holdings.reservations.values()
             if gang.reservation is not None and not self._holdings.leaving_for(gang.id)
         }
-        order = Order(self._lines.all(), self._order_key)
+        order = Order(self._lines.all(), self._keys)
         while (line := order.pop()) is not None:
             head = line.head()
             if head is None or self._now_s < head.created_s + self._rules.patience_s:
@@ -344,6 +344,7 @@ class Ledger:
                 waited_s = self._now_s - head.created_s
                 why = f"It waits for {waited_s:.0f} s and is next."
                 self._reserve(head, Reservation(placement, self._now_s), why, decisions)
+                order.note_served(line)
 
     def _place_to_wait_for(self, gang: Gang, taken: set[str]) -> Placement | None:
         for class_name in gang.classes:

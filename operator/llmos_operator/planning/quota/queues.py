@@ -1,6 +1,6 @@
 """Waiting gangs in the order in which they are served, kept so that a decision looks at one gang of each kind only.
 
-Order: gangs that their tenant's guarantee covers come first (`Cover`); then those of the tenant with the lower share;
+Order: gangs that their tenant's guarantee covers come first (`order`); then those of the tenant with the lower share;
 then replicas that keep a pool at its minReplicas; then higher priority, where waiting counts as priority (`aging_s`
 seconds are worth one point); then age. Because everybody ages equally fast, the order of two gangs never changes by
 waiting,
@@ -17,34 +17,14 @@ placed, no other of it can, so whoever decides looks at the heads of lines: some
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from heapq import heapify, heappop, heappush
 
 from llmos_operator.planning.quota.values import Gang, GangKind
 
-
-class Cover(IntEnum):
-    """What the guarantee of its tenant is for a waiting gang. The smallest is served first.
-
-    A guarantee is for its tenant's most important gangs. If only what it has left counted, a large gang would come
-    after all small ones of its own tenant, however unimportant: as long as they hold a part of the guarantee, it needs
-    more than is left.
-    """
-
-    LEFT = 0
-    """It fits into what is left of the guarantee."""
-    CLAIM = 1
-    """It would fit, but for less important gangs of its tenant. When it is admitted, what these hold is borrowed."""
-    BEHIND_CLAIM = 2
-    """It fits into what is left, and a more important gang of its tenant with a claim waits."""
-    NONE = 3
-    """It would borrow."""
-
-
-OrderKey = tuple[Cover, float, bool, float, str]
-"""Cover, share, no replica of the minimum, priority with aging, id: the smallest is served first."""
+Need = tuple[tuple[str, ...], int]
+"""Classes that will do, and accelerators: gangs of one tenant that need the same fit into its guarantee alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +38,11 @@ class Shape:
     accelerators_per_pod: int
     priority: int
     node_selector: frozenset[tuple[str, str]]
+
+    @property
+    def need(self) -> Need:
+        """What it needs of a guarantee."""
+        return self.classes, self.pods * self.accelerators_per_pod
 
 
 def shape_of(gang: Gang) -> Shape:
@@ -118,6 +103,9 @@ class Line:
         return iter(sorted(self._members.values(), key=lambda gang: (gang.created_s, gang.id)))
 
 
+_NO_LINES: Mapping[Need, Mapping[Shape, Line]] = {}
+
+
 class Lines:
     """All lines. A line that could not be served sleeps until something changes that it waits for.
 
@@ -126,7 +114,8 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[Shape, Line] = {}
-        self._of_tenants: dict[str, dict[Shape, Line]] = {}
+        self._of_tenants: dict[str, dict[Need, dict[Shape, Line]]] = {}
+        self._changes: dict[str, int] = {}
         self._awake: dict[Shape, None] = {}
         self._asleep: dict[tuple[str, str], dict[Shape, None]] = {}
         self._later: list[tuple[float, str]] = []
@@ -142,10 +131,11 @@ class Lines:
         line = self._lines.get(shape)
         if line is None:
             line = self._lines[shape] = Line(shape)
-            self._of_tenants.setdefault(shape.tenant, {})[shape] = line
+            self._of_tenants.setdefault(shape.tenant, {}).setdefault(shape.need, {})[shape] = line
         if len(line) == 0:
             self._awake[shape] = None
         line.push(gang)
+        self._changes[shape.tenant] = self.changes(shape.tenant) + 1
 
     def remove(self, gang: Gang) -> None:
         """Let a gang leave."""
@@ -155,9 +145,13 @@ class Lines:
         if line is None:
             return
         line.remove(gang.id)
+        self._changes[shape.tenant] = self.changes(shape.tenant) + 1
         if len(line) == 0:
             del self._lines[shape]
-            del self._of_tenants[shape.tenant][shape]
+            alike = self._of_tenants[shape.tenant][shape.need]
+            del alike[shape]
+            if not alike:
+                del self._of_tenants[shape.tenant][shape.need]
             self._awake.pop(shape, None)
 
     def let_join(self, now_s: float) -> None:
@@ -191,12 +185,13 @@ class Lines:
         """All lines in which somebody waits."""
         return list(self._lines.values())
 
-    def heads_of(self, tenant: str) -> Iterator[Gang]:
-        """The first of each line of a tenant, whether it may have a chance or not."""
-        for line in self._of_tenants.get(tenant, {}).values():
-            head = line.head()
-            if head is not None:
-                yield head
+    def of_tenant(self, tenant: str) -> Mapping[Need, Mapping[Shape, Line]]:
+        """The lines of a tenant by what they need, whether they may have a chance or not."""
+        return self._of_tenants.get(tenant, _NO_LINES)
+
+    def changes(self, tenant: str) -> int:
+        """A number that is another one whenever a gang joined or left the tenant's lines."""
+        return self._changes.get(tenant, 0)
 
     def let_sleep(self, line: Line, *, until: list[tuple[str, str]]) -> None:
         """Look at a line no more until one of these changes."""
@@ -212,40 +207,3 @@ class Lines:
         for shape in self._asleep.pop(event, ()):
             if shape in self._lines:
                 self._awake[shape] = None
-
-
-class Order:
-    """Lines in the order of their heads.
-
-    Serving a line makes the keys of its tenant worse, never better, so a key is reckoned anew only when it comes up,
-    and only if a line was served since it was reckoned.
-    """
-
-    def __init__(self, lines: Iterable[Line], key_of: Callable[[Gang], OrderKey]) -> None:
-        self._key_of = key_of
-        self._served = 0
-        self._heap: list[tuple[OrderKey, int, Line]] = []
-        for line in lines:
-            self._push(line)
-
-    def push_served(self, line: Line) -> None:
-        """Put a line back whose head was served, if somebody waits in it."""
-        self._served += 1
-        self._push(line)
-
-    def pop(self) -> Line | None:
-        """Take the first line."""
-        while self._heap:
-            key, served, line = heappop(self._heap)
-            head = line.head()
-            if head is None:
-                continue
-            if served == self._served or self._key_of(head) <= key:
-                return line
-            self._push(line)
-        return None
-
-    def _push(self, line: Line) -> None:
-        head = line.head()
-        if head is not None:
-            heappush(self._heap, (self._key_of(head), self._served, line))

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from llmos.api.reasons import Reason
 from llmos_operator.planning.quota.books import Verdict
 from llmos_operator.planning.quota.holdings import Holdings
+from llmos_operator.planning.quota.order import Keys
 from llmos_operator.planning.quota.plan import Waiting
-from llmos_operator.planning.quota.queues import Lines, OrderKey
 from llmos_operator.planning.quota.values import Gang, QuotaRules
 
 _NAMED = 3
@@ -20,9 +20,9 @@ _NAMED = 3
 class Explainer:
     """Explains all waiting gangs at one moment."""
 
-    def __init__(self, holdings: Holdings, lines: Lines, rules: QuotaRules, now_s: float) -> None:
+    def __init__(self, holdings: Holdings, keys: Keys, rules: QuotaRules, now_s: float) -> None:
         self._holdings = holdings
-        self._lines = lines
+        self._keys = keys
         self._rules = rules
         self._now_s = now_s
         self._told: dict[tuple[object, ...], tuple[Reason, str]] = {}
@@ -30,7 +30,7 @@ class Explainer:
 
     def explain(self, waiting: Iterable[Gang]) -> tuple[Waiting, ...]:
         """Return one explanation for each gang, first those that are served first."""
-        ordered = sorted(waiting, key=self._order_key)
+        ordered = sorted(waiting, key=self._keys.key_of)
         ahead: dict[str, int] = {}
         lines = [_line_of(gang) for gang in ordered]
         of = Counter(lines)
@@ -48,9 +48,6 @@ class Explainer:
         if key not in self._owners:
             self._owners[key] = frozenset(gang.owner for gang in self._holdings.held_by(tenant, class_name))
         return self._owners[key]
-
-    def _order_key(self, gang: Gang) -> OrderKey:
-        return self._holdings.order_key(gang, self._rules.aging_s, self._lines.heads_of(gang.tenant))
 
     def _explain(self, gang: Gang) -> tuple[Reason, str]:
         if gang.reservation is not None:

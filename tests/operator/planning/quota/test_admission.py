@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from llmos.api.reasons import Reason
-from llmos_operator.planning.quota import GangKind, GangState, Ledger, Node, Quota, QuotaRules
-from tests.operator.planning.quota.world import H100, World, nodes, tenant
+from llmos_operator.planning.quota import GangKind, GangState, Ledger, Node, Quota, QuotaRules, order
+from llmos_operator.planning.quota.books import Book
+from tests.operator.planning.quota.world import H100, World, nodes, tenant, world_in_which_a_claim_ends
 
 
 def admitted(world: World) -> list[str]:
@@ -125,6 +128,72 @@ class TestOrder:
         world.finish(old)
         first, _ = world.want("a", priority=10), world.want("a", 8, priority=10)
         assert admitted(world) == [first]
+
+    @pytest.mark.parametrize(("size", "expected"), [(9, ["top", "small"]), (10, ["top", "small", "borrower"])])
+    def test_what_a_claim_held_back_comes_before_borrowers_as_soon_as_the_claim_ends(
+        self, size: int, expected: list[str]
+    ) -> None:
+        assert admitted(world_in_which_a_claim_ends(size)) == expected
+
+    def test_what_waits_behind_a_claim_and_becomes_one_itself_is_served_like_one(self) -> None:
+        world = World([tenant("a", 8), tenant("b", 6)], nodes(2, 8))
+        world.place(world.want("a", 3, name="low"), "h100-000")
+        world.place(world.want("b", 3, name="b-low"), "h100-001")
+        world.want("a", 6, priority=9, name="claim")
+        world.want("a", 1, priority=10, name="top")
+        world.want("a", 1, priority=10, name="top-2")
+        world.want("a", 4, priority=5, name="behind")
+        world.want("b", 4, priority=1, name="claim of another")
+        assert admitted(world) == ["top", "top-2", "behind"]
+
+    @pytest.mark.parametrize("claims", [0, 20])
+    def test_the_cost_of_a_look_and_a_report_grows_like_the_lines(
+        self, claims: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked_up: Counter[str] = Counter()
+
+        def count(of: object, name: str) -> None:
+            real = getattr(of, name)
+
+            def counted(*args: object) -> object:
+                looked_up[name] += 1
+                return real(*args)
+
+            monkeypatch.setattr(of, name, counted)
+
+        count(Book, "is_within_guarantee")
+        count(Book, "quota")
+        count(order, "compute_key")
+        world = World([tenant("a", 100)], nodes(50, 2))
+        for number in range(50):
+            world.place(world.want("a", name=f"held-{number}", priority=number % 5), f"h100-{number:03}")
+        for number in range(40):
+            world.want("a", 1 if number < claims else 2, pods=60 if number < claims else 1, priority=number)
+        ledger = Ledger(world.snapshot())
+        ledger.plan(world.now_s, reclaim=False)
+        ledger.report()
+        assert looked_up.total() < 10 * 40, "and not like their square"
+
+    def test_a_gang_that_no_node_could_hold_holds_nobody_of_its_tenant_back(self) -> None:
+        world = World([tenant("a", 8), tenant("b", 1)], nodes(2, 4))
+        world.place(world.want("a"), "h100-000")
+        world.place(world.want("b"), "h100-000")
+        world.want("a", 8, priority=10, name="impossible")
+        world.want("b", priority=9, name="borrower")
+        for _ in range(6):
+            world.want("a")
+        served = admitted(world)
+        assert len(served) == 6
+        assert "borrower" not in served
+
+    def test_a_claim_holds_back_only_what_could_take_the_class_in_which_it_is_one(self) -> None:
+        world = World([tenant("a", 8, l4=Quota(2)), tenant("b", 1, l4=Quota(0))], [*nodes(1, 8), *nodes(1, 3, "l4")])
+        world.place(world.want("a"), "h100-000")
+        world.place(world.want("b", classes=("l4",)), "l4-000")
+        world.want("a", 8, priority=10, classes=("l4", H100), name="claim")
+        world.want("b", 1, priority=100, classes=("l4",), name="borrower")
+        mine = [world.want("a", classes=("l4",)) for _ in range(2)]
+        assert admitted(world) == mine
 
     def test_then_the_lower_share_counting_weight_and_the_cost_of_a_class(self) -> None:
         world = World(

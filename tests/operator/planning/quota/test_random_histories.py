@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -27,8 +27,44 @@ from llmos_operator.planning.quota import (
     QuotaPlan,
     QuotaRules,
     TenantQuota,
+    ledger,
 )
+from llmos_operator.planning.quota.order import Keys, Order
+from llmos_operator.planning.quota.queues import Line
 from tests.operator.planning.quota.world import H100, HOLDING, STANDING, World, nodes
+
+
+class CheckedOrder(Order):
+    """An order that reckons all keys anew whenever a line is taken."""
+
+    def __init__(self, lines: Iterable[Line], keys: Keys) -> None:
+        self.left = {line.shape: line for line in lines}
+        self.keys = keys
+        super().__init__(self.left.values(), keys)
+
+    def push_served(self, line: Line) -> None:
+        self.left[line.shape] = line
+        super().push_served(line)
+
+    def pop(self) -> Line | None:
+        line = super().pop()
+        anew = Keys(self.keys.holdings, self.keys.lines, self.keys.aging_s)
+        heads = {shape: head for shape, other in self.left.items() if (head := other.head()) is not None}
+        if line is None:
+            assert not heads
+        else:
+            first = min(heads.values(), key=anew.key_of)
+            assert line.head() == first, f"{first.id} is first"
+            del self.left[line.shape]
+        return line
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _check_the_order() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "Order", CheckedOrder)
+        yield
+
 
 HISTORIES = int(os.environ.get("LLMOS_HISTORIES", "500"))
 NAMES = ("a", "b", "c")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmos.api.reasons import Reason
 from llmos_operator.planning.quota import GangKind, GangState, Ledger, QuotaRules
-from tests.operator.planning.quota.world import World, nodes, tenant
+from tests.operator.planning.quota.world import World, nodes, tenant, world_in_which_a_claim_ends
 
 
 def lend_all(world: World, to: str, count: int, kind: GangKind = GangKind.BURST) -> list[str]:
@@ -189,6 +189,13 @@ class TestNothingForNothing:
             world.change(name, state=GangState.ENDING)
         world.want("a", 2)
         assert world.step().ask == ()
+
+    def test_nobody_is_let_in_only_to_go_for_a_gang_that_was_before_it(self) -> None:
+        world = world_in_which_a_claim_ends(9)
+        world.step()
+        world.settle(seconds=5)
+        assert "small" in world.in_state(GangState.RUNNING)
+        assert all(winner == "borrower" for _, winner in world.asked), "b rearranges what it has, nobody else does"
 
 
 class TestWithinATenant:

@@ -275,3 +275,15 @@ class World:
         since_s = self.now_s if admitted_s is None else admitted_s
         class_name = self.nodes[on[0]].class_name
         self.change(name, state=state, placement=Placement(class_name, on), admitted_s=since_s, since_s=since_s)
+
+
+def world_in_which_a_claim_ends(size: int) -> World:
+    """When "top" is served nothing is left of a's guarantee beside it for "claim", so "small" is behind nobody."""
+    world = World([tenant("a", 8), tenant("b", 2)], nodes(1, size))
+    world.place(world.want("a", 4, name="low"), "h100-000")
+    world.place(world.want("b", 2, name="b-low"), "h100-000")
+    world.want("a", 8, priority=5, name="claim")
+    world.want("a", 1, priority=10, name="top")
+    world.want("a", 1, name="small")
+    world.want("b", 2, priority=9, name="borrower")
+    return world
