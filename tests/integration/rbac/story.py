@@ -36,7 +36,7 @@ from llmos_operator.kube.resources import (
     Resource,
 )
 from llmos_operator.runtime.app import LEASE_NAME
-from tests.integration.rbac.access import read_requests
+from tests.integration.rbac.access import Access, read_requests
 from tests.integration.rbac.kubelet import CLASS, MISSING_IMAGE, Kubelet
 from tests.integration.rbac.names import NAMESPACE
 
@@ -56,6 +56,7 @@ class Story:
         await self._keep_a_tenant_apart()
         await self._store_models()
         await self._serve_and_change()
+        await self._keep_a_pod_for_a_while()
         await self._scale_by_load()
         await self._train()
         await self._attach_an_adapter()
@@ -132,6 +133,26 @@ class Story:
             engine = {"name": "simulator", "args": arguments}
             await self._write_pool("chat", model="stored", accelerator=CLASS, engine=engine, replicas=replicas)
             await self._wait(f"{replicas} replicas with {arguments}", self._is_settled("chat", replicas))
+
+    async def _keep_a_pod_for_a_while(self) -> None:
+        """What was deleted and is not gone, because somebody else keeps it, is asked for by itself."""
+        selector = f"{LABEL_POOL}=chat"
+        (pod,) = await self._admin.list(PODS, namespace=self._namespace, label_selector=selector)
+        name = pod["metadata"]["name"]
+        await self._admin.merge(PODS, name, self._namespace, {"metadata": {"finalizers": ["example.com/kept"]}})
+        engine = {"name": "simulator", "args": {"max-num-seqs": 8}}
+        await self._write_pool("chat", model="stored", accelerator=CLASS, engine=engine, replicas=0)
+        await self._wait("the pod to be asked for", self._is_pod_asked_for(name))
+        await self._admin.merge(PODS, name, self._namespace, {"metadata": {"finalizers": None}})
+        await self._write_pool("chat", model="stored", accelerator=CLASS, engine=engine, replicas=1)
+        await self._wait("another replica", self._is_settled("chat", 1))
+
+    def _is_pod_asked_for(self, name: str) -> Callable[[], Awaitable[bool]]:
+        async def is_asked_for() -> bool:
+            requests = read_requests(self._plane.read_audit_log())
+            return Access("", "pods", "get", self._namespace, name) in requests
+
+        return is_asked_for
 
     async def _attach_an_adapter(self) -> None:
         """Its files are shared while a pool wants them, and no longer."""
