@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmos.api import Evaluate
-from llmos.api.finetunejob import compute_evaluate_every
+from llmos.api.finetunejob_evaluation import compute_evaluate_every
 
 
 @pytest.mark.parametrize(("total", "every"), [(1, 1), (7, 1), (10, 1), (60, 6), (101, 11), (100_000, 10_000)])

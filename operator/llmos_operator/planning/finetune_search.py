@@ -21,7 +21,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from llmos.api import FineTuneJob, MetricComparison, Reason, TrainingProgress, TrialStatus
-from llmos.api.finetunejob import Evaluate, compute_evaluate_every
+from llmos.api.finetunejob_evaluation import Evaluate, compute_evaluate_every
 from llmos.api.search import Search, apply_parameters, count_trials
 from llmos_operator.planning.failures import Failure, build_failure, describe_fields
 from llmos_operator.planning.finetune import PROGRESS_S, SOON_S, JobPlan, NewPod, Phase, Sight, plan_job

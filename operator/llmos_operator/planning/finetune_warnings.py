@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from llmos.api import FineTuneJob, InferencePool
-from llmos.api.finetunejob import compute_evaluate_every
+from llmos.api.finetunejob_evaluation import compute_evaluate_every
 
 _LONGEST = 400
 _STORAGE = "checkpoint.storage.uri:"

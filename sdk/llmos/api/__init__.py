@@ -7,10 +7,8 @@ from llmos.api.acceleratorclass import AcceleratorClass, AcceleratorClassSpec, A
 from llmos.api.architecture import ModelArchitecture
 from llmos.api.canary import ArmStatus, AttachTo, CanaryStatus, Replacement
 from llmos.api.finetunejob import (
-    Evaluate,
     FineTuneJob,
     FineTuneJobSpec,
-    Gate,
     Hyperparameters,
     Lora,
     Method,
@@ -19,6 +17,7 @@ from llmos.api.finetunejob import (
 )
 from llmos.api.finetunejob_checkpoint import Checkpointing
 from llmos.api.finetunejob_dataset import Dataset
+from llmos.api.finetunejob_evaluation import Evaluate, Gate
 from llmos.api.finetunejob_status import (
     Attempts,
     CheckpointStatus,

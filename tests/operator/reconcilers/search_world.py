@@ -29,6 +29,13 @@ class SearchWorld(JobWorld):
         await self.prepare()
         return await self.go(passes)
 
+    async def begin_two(self) -> None:
+        """Begin, and have the pods of the first two trials run."""
+        await self.begin()
+        for number in (1, 2):
+            self.run_pod(f"tune-train-{number}-1")
+        await self.step()
+
     def trial(self, number: int) -> dict[str, Any]:
         return next(dict(each) for each in self.status_now()["trials"] if each["number"] == number)
 

@@ -156,10 +156,7 @@ async def test_a_budget_that_is_too_small_for_any_trial_is_told() -> None:
 
 async def test_suspension_suspends_all_and_resumes_all() -> None:
     world = SearchWorld()
-    await world.begin()
-    for number in (1, 2):
-        world.run_pod(f"tune-train-{number}-1")
-    await world.step()
+    await world.begin_two()
     world.change(suspend=True)
     status = await world.step()
     assert (status["phase"], world.states()) == ("Suspended", ["Suspended", "Suspended"])

@@ -117,10 +117,7 @@ async def test_a_pod_that_never_trained_holds_nothing_after_its_end() -> None:
 
 async def test_what_was_seen_of_trials_is_noted_though_the_pod_of_another_one_is_refused() -> None:
     world = SearchWorld(maxTrials=2, parallelism=2)
-    await world.begin()
-    for number in (1, 2):
-        world.run_pod(f"tune-train-{number}-1")
-    await world.step()
+    await world.begin_two()
     world.end_pod("tune-train-2-1", code=137)
     await world.step()
     world.pass_time(400)
@@ -198,10 +195,7 @@ async def test_trials_that_cannot_fit_wait_for_a_class_with_more_memory_and_go_o
 
 async def test_attempts_of_trials_stand_in_the_history_of_the_job() -> None:
     world = SearchWorld(maxTrials=2, parallelism=2)
-    await world.begin()
-    for number in (1, 2):
-        world.run_pod(f"tune-train-{number}-1")
-    await world.step()
+    await world.begin_two()
     world.pass_time(5)
     world.end_pod("tune-train-2-1", code=137)
     await world.go()

@@ -23,12 +23,16 @@ from tests.operator.reconcilers.test_isolation import look, world_of
 from tests.operator.reconcilers.world import NAMESPACE, TellingKube, World, build_model, build_pool, condition
 
 
+def build_budget_report(world: World, gateway: str) -> GatewayLoad:
+    """Return what a gateway tells that keeps the budget of the Tenant that is there now."""
+    uses = {build_account("a", find_uid(world)): (TokenUse(window="day", start_s=0, used=7),)}
+    return GatewayLoad(gateway=gateway, boot="b", tenants=uses)
+
+
 async def test_a_tenant_that_was_deleted_waits_until_no_gateway_keeps_its_budget() -> None:
     world = world_of(tokens={"perDay": "1k"})
     await look(world)
-    account = build_account("a", find_uid(world))
-    uses = {account: (TokenUse(window="day", start_s=0, used=7),)}
-    world.context.budgets.take(GatewayLoad(gateway="gateway-1", boot="b", tenants=uses), world.time)
+    world.context.budgets.take(build_budget_report(world, "gateway-1"), world.time)
     await world.kube.delete(TENANTS, "a")
     message = condition(await look(world))["message"]
     assert (
@@ -93,10 +97,8 @@ async def test_a_new_leader_gives_gateways_the_time_to_tell_however_long_a_tenan
     for waited_s in (0, PATIENCE_S - 1):
         world.pass_time(waited_s)
         assert "Token budget in gateway late (" in condition(await look(world))["message"]
-    account = build_account("a", find_uid(world))
-    uses = {account: (TokenUse(window="day", start_s=0, used=7),)}
     # Whoever tells that it keeps a budget has as long to drop it.
-    world.context.budgets.take(GatewayLoad(gateway="late", boot="b", tenants=uses), world.time)
+    world.context.budgets.take(build_budget_report(world, "late"), world.time)
     assert "Token budget in gateway late (" in condition(await look(world))["message"]
     world.pass_time(PATIENCE_S - 1)
     # It is silent again, and has as long as at first.
@@ -112,8 +114,7 @@ async def test_a_gateway_that_tells_and_cannot_drop_a_budget_holds_a_tenant_up_f
     """Its store is away: it answers, and what it tells stays the same."""
     world = world_of(build_gateway("stuck", is_ready=True))
     await look(world)
-    uses = {build_account("a", find_uid(world)): (TokenUse(window="day", start_s=0, used=7),)}
-    stuck = GatewayLoad(gateway="stuck", boot="b", tenants=uses)
+    stuck = build_budget_report(world, "stuck")
     await world.kube.delete(TENANTS, "a")
     for seconds in (0, GIVE_UP_S - 1):
         world.pass_time(seconds)
@@ -138,8 +139,7 @@ async def test_the_time_to_drop_a_budget_begins_when_nothing_can_use_it_any_more
     model = {**build_model(), "metadata": {"name": "smollm2", "namespace": NAMESPACE}}
     world = world_of(build_gateway("slow", is_ready=True))
     await look(world)
-    uses = {build_account("a", find_uid(world)): (TokenUse(window="day", start_s=0, used=7),)}
-    slow = GatewayLoad(gateway="slow", boot="b", tenants=uses)
+    slow = build_budget_report(world, "slow")
     world.kube.put(model)
     await world.kube.delete(TENANTS, "a")
     for _ in range(2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmos.api.finetunejob import EarlyStopping
+from llmos.api.finetunejob_evaluation import EarlyStopping
 from llmos_workers.train.attempts import AttemptRecord, compute_lost_s
 from llmos_workers.train.evaluation import normalise
 from llmos_workers.train.scores import Scored, list_comparable

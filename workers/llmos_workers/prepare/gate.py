@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 
 from llmos.api import DatasetReport
-from llmos.api.finetunejob import EvaluationSuite, FineTuneJobSpec
+from llmos.api.finetunejob import FineTuneJobSpec
+from llmos.api.finetunejob_evaluation import EvaluationSuite
 from llmos_workers.prepare.batching import Batches, Waiting
 from llmos_workers.prepare.canonical import compute_digest, get_whole
 from llmos_workers.prepare.contamination import Suites

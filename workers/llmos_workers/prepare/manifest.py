@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from llmos.api import DatasetReport
-from llmos.api.finetunejob import EvaluationSuite, FineTuneJobSpec
+from llmos.api.finetunejob import FineTuneJobSpec
+from llmos.api.finetunejob_evaluation import EvaluationSuite
 
 MANIFEST_NAME: Final = "manifest.json"
 

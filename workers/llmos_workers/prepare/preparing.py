@@ -23,7 +23,8 @@ from typing import Final, TextIO
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llmos.api import DatasetReport, FineTuneJob
-from llmos.api.finetunejob import EvaluationSuite, FineTuneJobSpec
+from llmos.api.finetunejob import FineTuneJobSpec
+from llmos.api.finetunejob_evaluation import EvaluationSuite
 from llmos_workers.prepare.contamination import Suites
 from llmos_workers.prepare.encoding import Formatter
 from llmos_workers.prepare.errors import BaseModelChangedError, ClaimFullError, DatasetInvalidError, SourceGoneError

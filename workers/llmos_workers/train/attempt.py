@@ -21,7 +21,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from llmos.api.finetunejob import compute_evaluate_every
+from llmos.api.finetunejob_evaluation import compute_evaluate_every
 from llmos_workers.pulse import Pulse
 from llmos_workers.train.attempts import Heartbeat, NoHeartbeat
 from llmos_workers.train.checkpoints import Checkpoint, CheckpointStore, Lineage

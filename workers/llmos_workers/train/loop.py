@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmos.api.finetunejob import EVAL_LOSS, EarlyStopping
+from llmos.api.finetunejob_evaluation import EVAL_LOSS, EarlyStopping
 from llmos_workers.pulse import Activity
 from llmos_workers.train.attempts import Heartbeat, NoHeartbeat
 from llmos_workers.train.checkpoints import CheckpointStore

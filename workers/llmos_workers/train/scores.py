@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
-from llmos.api.finetunejob import EarlyStopping
+from llmos.api.finetunejob_evaluation import EarlyStopping
 from llmos_workers.train.files import Entry
 
 _DEFAULT: Final = EarlyStopping()

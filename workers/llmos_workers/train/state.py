@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import AliasChoices, Field
 
-from llmos.api.finetunejob import EarlyStopping
+from llmos.api.finetunejob_evaluation import EarlyStopping
 from llmos_workers.train.files import Entry
 from llmos_workers.train.scores import BY_LOSS, name_judge
 
