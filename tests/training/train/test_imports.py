@@ -6,6 +6,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+from transformers.utils import import_utils
+
+from llmos_workers.train.scanning import import_models
+
 _UNWANTED = ("datasets", "httpx", "obstore", "pandas", "scipy", "sklearn", "torch._inductor.compile_fx")
 _CODE = """
 import gc, json, os, runpy, sys
@@ -54,3 +59,9 @@ def test_the_real_command_does_without_what_it_does_not_need() -> None:
     assert said["knows_all"]
     assert said["collects"]
     assert said["frozen"] > 100_000
+
+
+def test_a_transformers_that_looks_otherwise_is_imported_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(import_utils, "create_import_structure_from_path")
+    import_models()
+    assert not hasattr(import_utils, "create_import_structure_from_path")

@@ -18,7 +18,11 @@ from transformers.utils import import_utils
 def import_models() -> None:
     """Import `transformers.models`, with what was found when `transformers` was imported."""
     folder = Path(transformers.__file__).parent / "models"
-    scan = import_utils.create_import_structure_from_path
+    scan = getattr(import_utils, "create_import_structure_from_path", None)
+    if scan is None:
+        # Another version, in an image of the user's own, may do it otherwise.
+        importlib.import_module("transformers.models")
+        return
 
     def remember(path: Any) -> Any:
         return scan(folder if Path(path) == folder / "__init__.py" else path)
