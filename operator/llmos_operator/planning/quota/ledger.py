@@ -8,7 +8,7 @@ One moment's decisions, in this order:
 3. waiting gangs are admitted as far as quota and nodes allow, in the order of `order`;
 4. for gangs that found no room, others are asked to go if a rule of `reclaim` allows it, and the room is kept for them;
 5. for the first gang of each class that waited beyond all patience, room is kept as it comes free, so that small gangs
-   do not starve a large one.
+   do not starve a large one; where its own tenant's limit keeps it out, that tenant's later gangs wait (`turns`).
 
 The ledger follows observations one by one and looks only at what they changed, so that a decision costs the same with a
 hundred gangs waiting as with fifteen thousand. It believes its own decisions until it observes otherwise. Nothing of
@@ -36,9 +36,10 @@ from llmos_operator.planning.quota.plan import (
     Unreserve,
     Withdraw,
 )
-from llmos_operator.planning.quota.queues import Lines
+from llmos_operator.planning.quota.queues import Line, Lines
 from llmos_operator.planning.quota.reclaim import Search, Swaps, Takeover, build_leaving
 from llmos_operator.planning.quota.report import build_report
+from llmos_operator.planning.quota.turns import Turns, compute_turn
 from llmos_operator.planning.quota.values import (
     Gang,
     GangKind,
@@ -66,6 +67,9 @@ class Ledger:
         self._lines = Lines()
         self._holdings = Holdings(snapshot.tenants, snapshot.nodes, snapshot.costs, self._gave_back)
         self._keys = Keys(self._holdings, self._lines, snapshot.rules.aging_s)
+        self._turns = Turns(self._holdings, self._lines, snapshot.rules)
+        self._turns_that_end: dict[tuple[str, str], float] = {}
+        """When the turns end, by event, that lines sleep for."""
         self._swaps = Swaps(snapshot.swaps, snapshot.rules.swap_window_s)
         self._timers: list[tuple[float, str]] = []
         self._overcommitted = self._find_overcommitted()
@@ -76,14 +80,14 @@ class Ledger:
         """Take a gang as it is now."""
         known = self._holdings.gangs.get(gang.id)
         if known is not None and known.state is GangState.WAITING:
-            self._lines.remove(known)
+            self._leave_line(known)
         self._put(gang)
 
     def forget(self, gang_id: str) -> None:
         """The gang is gone, with all its pods."""
         known = self._holdings.remove(gang_id)
         if known is not None and known.state is GangState.WAITING:
-            self._lines.remove(known)
+            self._leave_line(known)
 
     def plan(self, now_s: float, *, reclaim: bool = True) -> QuotaPlan:
         """Return what to do now.
@@ -95,11 +99,12 @@ class Ledger:
         self._now_s = now_s
         self._swaps.forget_old(now_s)
         self._lines.let_join(now_s)
+        self._end_turns()
         decisions = Decisions()
         self._act_on_deadlines(decisions)
         self._serve_reservations(decisions)
         self._admit(decisions)
-        search = Search(self._holdings, self._rules, self._swaps, now_s)
+        search = Search(self._holdings, self._rules, self._swaps, self._turns, now_s)
         if reclaim:
             self._reclaim(search, decisions)
             self._keep_room_for_the_patient(decisions)
@@ -109,7 +114,7 @@ class Ledger:
 
     def report(self) -> QuotaReport:
         """Return how things stand: usage, shares, and why each gang waits. It looks at every gang."""
-        return build_report(self._holdings, self._lines, self._keys, self._rules, self._now_s)
+        return build_report(self._holdings, self._lines, self._keys, self._turns, self._rules, self._now_s)
 
     def gang(self, gang_id: str) -> Gang | None:
         """The gang as the ledger believes it to be."""
@@ -136,6 +141,17 @@ class Ledger:
         cohort = self._holdings.then.tenant(gang.tenant).cohort_key
         for event in ("", f"tenant {gang.tenant}", f"cohort {cohort}"):
             self._lines.wake((event, placement.class_name))
+
+    def _leave_line(self, gang: Gang) -> list[Line]:
+        """Let a gang leave its line, and wake whoever may have waited for its turn to end."""
+        self._lines.remove(gang)
+        return [line for name in gang.classes for line in self._lines.wake((f"turn {gang.tenant}", name))]
+
+    def _end_turns(self) -> None:
+        """Wake whoever waited for a turn that is over."""
+        for event in [event for event, ends_s in self._turns_that_end.items() if ends_s <= self._now_s]:
+            del self._turns_that_end[event]
+            self._lines.wake(event)
 
     def _due_s(self, gang: Gang) -> float | None:
         """When something is done about a gang that does not go on by itself."""
@@ -194,7 +210,8 @@ class Ledger:
             self._holdings.replace(replace(gang, reservation=None), on_trial=True)
         for gang in sorted(reserved, key=self._reserved_key):
             reservation = gang.reservation
-            if reservation is None or self._try_to_admit(replace(gang, reservation=None), decisions) is None:
+            bare = replace(gang, reservation=None)
+            if reservation is None or self._try_to_admit(bare, decisions, room_was_kept=True) is None:
                 self._gave_back(gang)  # it may have gone elsewhere
                 continue
             if self._is_coming(gang, reservation):
@@ -235,15 +252,25 @@ class Ledger:
             if waits_for is not None:
                 self._lines.let_sleep(line, until=waits_for)
                 continue
-            self._lines.remove(head)
+            woken = self._leave_line(head)
             order.push_served(line)
+            for other in woken:
+                order.push_woken(other)
 
-    def _try_to_admit(self, gang: Gang, decisions: Decisions) -> list[tuple[str, str]] | None:
+    def _try_to_admit(
+        self, gang: Gang, decisions: Decisions, *, room_was_kept: bool = False
+    ) -> list[tuple[str, str]] | None:
         """Admit a gang in the first class that has room; otherwise return the events that it waits for."""
         waits_for: list[tuple[str, str]] = []
         for class_name in gang.classes:
             verdict = self._holdings.fits_quota(gang, class_name)
             if verdict is Verdict.YES:
+                turn = None if room_was_kept else self._turns.turn_before(gang, class_name, self._now_s)
+                if turn is not None:
+                    event = f"turn {gang.tenant}", class_name
+                    self._turns_that_end[event] = min(turn.ends_s, self._turns_that_end.get(event, turn.ends_s))
+                    waits_for += [event, (f"tenant {gang.tenant}", class_name)]
+                    continue
                 placement = self._holdings.find_place(gang, class_name)
                 if placement is not None:
                     self._let_in(gang, placement, decisions)
@@ -313,7 +340,7 @@ class Ledger:
         search.forget(takeover.placement.class_name)
 
     def _reserve(self, gang: Gang, reservation: Reservation, why: str, decisions: Decisions) -> None:
-        self._lines.remove(gang)
+        self._leave_line(gang)
         self._put(replace(gang, reservation=reservation))
         decisions.reserve.append(Reserve(gang.id, reservation, why))
 
@@ -351,7 +378,9 @@ class Ledger:
             room = self._holdings.rooms.get(class_name)
             if room is None or class_name in taken:
                 continue
-            if self._may_wait_for_room(gang, class_name):
+            if self._turns.turn_before(gang, class_name, self._now_s) is None and self._may_wait_for_room(
+                gang, class_name
+            ):
                 return room.find_to_wait_for(gang)
         return None
 
@@ -375,7 +404,9 @@ class Ledger:
         rules, reserved = self._rules, (gang.reservation for gang in self._holdings.reservations.values())
         heads = (line.head() for line in self._lines.all())
         passing = [each.since_s + rules.reservation_s for each in reserved if each is not None]
-        passing += [head.created_s + rules.patience_s for head in heads if head is not None]
+        # For those who wait beyond it, patience ends and begins again with each turn.
+        ages = ((head.created_s, compute_turn(self._now_s - head.created_s, rules)[1]) for head in heads if head)
+        passing += [created_s + age_s for created_s, age_s in ages]
         moments = [search.next_s, self._lines.next_join_s(), self._next_deadline_s()]
         moments += [moment for moment in passing if moment > self._now_s]
         return min((moment for moment in moments if moment is not None), default=None)

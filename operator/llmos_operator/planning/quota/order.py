@@ -68,14 +68,14 @@ class Keys:
     def key_of(self, gang: Gang) -> OrderKey:
         """What orders waiting gangs: the smallest is served first."""
         cover = self._find_cover(gang)
-        return cover, self.holdings.then.share(gang.tenant), *_rank(gang, self.aging_s), gang.id
+        return cover, self.holdings.then.share(gang.tenant), *rank_of(gang, self.aging_s), gang.id
 
     def _find_cover(self, gang: Gang) -> Cover:
         if not self.fits(gang.tenant, (gang.classes, gang.accelerators)):
             return Cover.CLAIM if any(self._claimed_classes(gang)) else Cover.NONE
         claims = self.claims_of(gang.tenant)
         if claims:
-            rank = _rank(gang, self.aging_s)
+            rank = rank_of(gang, self.aging_s)
             if any(name in claims and claims[name] < rank for name in gang.classes):
                 return Cover.BEHIND_CLAIM
         return Cover.LEFT
@@ -94,7 +94,7 @@ class Keys:
             if self.fits(tenant, need):
                 continue
             for head in filter(None, (line.head() for line in lines.values())):
-                rank = _rank(head, self.aging_s)
+                rank = rank_of(head, self.aging_s)
                 for name in self._claimed_classes(head):
                     claims[name] = min(rank, claims.get(name, rank))
         return claims
@@ -193,6 +193,10 @@ class Order:
                 self._claims.pop(line.shape.tenant, None)
                 self._push(line)
 
+    def push_woken(self, line: Line) -> None:
+        """Take in a line that may have a chance only now."""
+        self._push(line)
+
     def pop(self) -> Line | None:
         """Take the first line."""
         while self._heap:
@@ -239,5 +243,6 @@ def _find_bound(held: Mapping[Importance, int], left: int) -> tuple[bool, float]
     return _EVERYBODY
 
 
-def _rank(gang: Gang, aging_s: float) -> Rank:
+def rank_of(gang: Gang, aging_s: float) -> Rank:
+    """The place of a gang within its tenant."""
     return gang.kind is not GangKind.REPLICA, compute_key(gang, aging_s)

@@ -109,7 +109,8 @@ _NO_LINES: Mapping[Need, Mapping[Shape, Line]] = {}
 class Lines:
     """All lines. A line that could not be served sleeps until something changes that it waits for.
 
-    What a line waits for is a pair of a class and a tenant or cohort whose holdings have to shrink, or a class alone.
+    What a line waits for is a pair of a class and a tenant or cohort whose holdings have to shrink, or a class alone;
+    or a turn of another gang of its tenant that has to end.
     """
 
     def __init__(self) -> None:
@@ -132,9 +133,11 @@ class Lines:
         if line is None:
             line = self._lines[shape] = Line(shape)
             self._of_tenants.setdefault(shape.tenant, {}).setdefault(shape.need, {})[shape] = line
-        if len(line) == 0:
-            self._awake[shape] = None
+        first = line.head()
         line.push(gang)
+        # Only the first of a line is looked at, so another first may have a chance that the one before had not.
+        if first is None or line.head() is not first:
+            self._awake[shape] = None
         self._changes[shape.tenant] = self.changes(shape.tenant) + 1
 
     def remove(self, gang: Gang) -> None:
@@ -202,8 +205,11 @@ class Lines:
             if len(sleepers) > 2 * len(self._lines) + 16:  # lines that ended while they slept
                 self._asleep[event] = {shape: None for shape in sleepers if shape in self._lines}
 
-    def wake(self, event: tuple[str, str]) -> None:
-        """Look again at the lines that wait for this."""
+    def wake(self, event: tuple[str, str]) -> list[Line]:
+        """Look again at the lines that wait for this; return those that slept."""
+        woken = []
         for shape in self._asleep.pop(event, ()):
-            if shape in self._lines:
+            if shape in self._lines and shape not in self._awake:
                 self._awake[shape] = None
+                woken.append(self._lines[shape])
+        return woken

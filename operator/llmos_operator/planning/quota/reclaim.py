@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 
 from llmos_operator.planning.quota.books import Verdict
 from llmos_operator.planning.quota.holdings import Holdings
+from llmos_operator.planning.quota.turns import Turns
 from llmos_operator.planning.quota.values import Gang, GangState, Placement, QuotaRules, Stop, Swap
 from llmos_operator.planning.quota.victims import compute_covered, compute_victim_key, is_less_important
 
@@ -68,10 +69,11 @@ class Swaps:
 class Search:
     """Looks for takeovers at one moment. What it learns on the way tells when to look again."""
 
-    def __init__(self, holdings: Holdings, rules: QuotaRules, swaps: Swaps, now_s: float) -> None:
+    def __init__(self, holdings: Holdings, rules: QuotaRules, swaps: Swaps, turns: Turns, now_s: float) -> None:
         self._holdings = holdings
         self._rules = rules
         self._swaps = swaps
+        self._turns = turns
         self._now_s = now_s
         self._borrowed: dict[str, list[Gang]] = {}
         self.next_s: float | None = None
@@ -97,6 +99,8 @@ class Search:
         room = self._holdings.rooms.get(class_name)
         verdict = then.judge(gang.tenant, class_name, gang.accelerators)
         if verdict is Verdict.NO_ENTRY or room is None:
+            return None
+        if self._turns.turn_before(gang, class_name, self._now_s) is not None:
             return None
         placement = self._fit(gang, class_name)
         if placement is not None:

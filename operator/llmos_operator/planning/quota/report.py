@@ -13,15 +13,18 @@ from llmos_operator.planning.quota.holdings import Holdings
 from llmos_operator.planning.quota.order import Keys
 from llmos_operator.planning.quota.plan import ClassUsage, QuotaReport, TenantClassUsage
 from llmos_operator.planning.quota.queues import Lines
+from llmos_operator.planning.quota.turns import Turns
 from llmos_operator.planning.quota.values import Gang, QuotaRules
 from llmos_operator.planning.quota.words import Explainer
 
 
-def build_report(holdings: Holdings, lines: Lines, keys: Keys, rules: QuotaRules, now_s: float) -> QuotaReport:
+def build_report(
+    holdings: Holdings, lines: Lines, keys: Keys, turns: Turns, rules: QuotaRules, now_s: float
+) -> QuotaReport:
     """Return usage by tenant and class, and an explanation for each waiting gang."""
     waiting = [gang for line in lines.all() for gang in line]
     waiting += [*lines.backing_off(), *holdings.reservations.values()]
-    explainer = Explainer(holdings, keys, rules, now_s)
+    explainer = Explainer(holdings, keys, turns, rules, now_s)
     return QuotaReport(
         tenants=tuple(_usage(holdings.now, waiting)),
         classes=tuple(_classes(holdings)),

@@ -11,6 +11,7 @@ from llmos_operator.planning.quota.books import Verdict
 from llmos_operator.planning.quota.holdings import Holdings
 from llmos_operator.planning.quota.order import Keys
 from llmos_operator.planning.quota.plan import Waiting
+from llmos_operator.planning.quota.turns import Turns
 from llmos_operator.planning.quota.values import Gang, QuotaRules
 
 _NAMED = 3
@@ -20,9 +21,10 @@ _NAMED = 3
 class Explainer:
     """Explains all waiting gangs at one moment."""
 
-    def __init__(self, holdings: Holdings, keys: Keys, rules: QuotaRules, now_s: float) -> None:
+    def __init__(self, holdings: Holdings, keys: Keys, turns: Turns, rules: QuotaRules, now_s: float) -> None:
         self._holdings = holdings
         self._keys = keys
+        self._turns = turns
         self._rules = rules
         self._now_s = now_s
         self._told: dict[tuple[object, ...], tuple[Reason, str]] = {}
@@ -80,6 +82,13 @@ class Explainer:
 
     def _explain_in_class(self, gang: Gang, class_name: str) -> tuple[Reason, str]:
         """Gangs of one tenant, class and size wait for the same: it is put into words once."""
+        turn = self._turns.turn_before(gang, class_name, self._now_s)
+        if turn is not None:
+            return Reason.WaitsForRoom, (
+                f"Tenant {gang.tenant}'s {turn.gang.id} needs {turn.gang.accelerators} {class_name}, waits since "
+                f"{_clock(turn.gang.created_s)} and comes first: until {_clock(turn.ends_s)} the tenant starts nothing "
+                "before it that came later. A higher borrowLimit would let both in."
+            )
         key = gang.tenant, class_name, gang.pods, gang.accelerators_per_pod, gang.node_selector
         if key not in self._told:
             self._told[key] = self._put_into_words(gang, class_name)

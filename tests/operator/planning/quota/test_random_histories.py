@@ -46,6 +46,10 @@ class CheckedOrder(Order):
         self.left[line.shape] = line
         super().push_served(line)
 
+    def push_woken(self, line: Line) -> None:
+        self.left[line.shape] = line
+        super().push_woken(line)
+
     def pop(self) -> Line | None:
         line = super().pop()
         anew = Keys(self.keys.holdings, self.keys.lines, self.keys.aging_s)
@@ -372,8 +376,27 @@ def check_nothing_idle(world: World) -> None:
     for gang in world.gangs.values():
         if gang.state is GangState.WAITING and gang.retry_at_s <= world.now_s:
             for class_name in gang.classes:
-                if may_hold(world, gang, class_name):
+                if may_hold(world, gang, class_name) and not has_to_let_go_first(world, gang, class_name):
                     assert not has_room(world, gang, class_name, standing), f"{gang.id} waits for what is idle"
+
+
+def has_to_let_go_first(world: World, gang: Gang, class_name: str) -> bool:
+    """Whether one of its tenant waits that came before it, for long, and does not fit the tenant's limit."""
+    quota = world.tenants[gang.tenant].quotas[class_name]
+    limit = None if quota.borrow_limit is None else quota.guaranteed + quota.borrow_limit
+
+    def place(each: Gang) -> tuple[bool, float, str]:
+        return each.kind is not GangKind.REPLICA, each.created_s - RULES.aging_s * each.priority, each.id
+
+    return limit is not None and any(
+        other.state is GangState.WAITING
+        and other.tenant == gang.tenant
+        and class_name in other.classes
+        and place(other) < place(gang)
+        and world.now_s - other.created_s >= RULES.patience_s
+        and world.used(gang.tenant, class_name) + other.accelerators > limit >= other.accelerators
+        for other in world.gangs.values()
+    )
 
 
 def is_over(world: World, class_name: str) -> bool:
