@@ -81,6 +81,8 @@ class Sight:
     """Those that the job names, as far as they exist and can be read, the preferred one first."""
     unreadable: Mapping[str, Failure] = field(default_factory=dict)
     """Why other classes that it names cannot be read, by name."""
+    unreadable_models: Mapping[str, Failure] = field(default_factory=dict)
+    """Why the base or the teacher cannot be read though it is there, by name."""
     chooser: Chooser = "ledger"
     live: TrainReport | None = None
     """The newest progress line of the running attempt."""
@@ -267,6 +269,8 @@ def _plan_completion(sight: Sight, record: Record, live: JobPod) -> JobPlan:
     """Plan the rest of a gang that an operator was killed while making."""
     phase: Phase = "Training" if _is_on_cpu(sight.job) else "Queued"
     if failure := _refuse_base(sight, record) or _refuse_class(sight, live.class_name):
+        # An attempt that is noted was made in full: what it lacks would count as lost.
+        record = replace(record, attempt=sight.job.status.attempt)
         return JobPlan(record, phase, failure, live, needs_files=True)
     # Ranks that hold the model in different ways would fail, and that would be taken for an error of the job.
     now_s = sight.now.timestamp()
@@ -341,9 +345,7 @@ def _is_sharded(sight: Sight, accelerator: AcceleratorClass | None) -> bool:
 
 def _refuse(sight: Sight, record: Record) -> Failure | None:
     """Return what can be known to stop an attempt before it is made."""
-    failure = _refuse_base(sight, record) or refuse_teacher(
-        sight.job, sight.teacher, record.teacher_digest, architecture_of(sight.base)
-    )
+    failure = _refuse_base(sight, record) or _refuse_teacher(sight, record)
     if failure is not None:
         return failure
     if sight.base is None:
@@ -353,7 +355,15 @@ def _refuse(sight: Sight, record: Record) -> Failure | None:
 
 
 def _refuse_base(sight: Sight, record: Record) -> Failure | None:
-    return refuse_base(sight.job, sight.base, record.base_digest)
+    name = sight.job.spec.base_model_ref.name
+    return sight.unreadable_models.get(name) or refuse_base(sight.job, sight.base, record.base_digest)
+
+
+def _refuse_teacher(sight: Sight, record: Record) -> Failure | None:
+    distill = sight.job.spec.method.distill
+    if distill is not None and (failure := sight.unreadable_models.get(distill.teacher_ref.name)):
+        return failure
+    return refuse_teacher(sight.job, sight.teacher, record.teacher_digest, architecture_of(sight.base))
 
 
 def _is_on_cpu(job: FineTuneJob) -> bool:

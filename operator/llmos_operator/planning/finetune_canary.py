@@ -115,6 +115,12 @@ def plan_canaries(sight: CanarySight) -> CanaryPlan:
     )
 
 
+def keep_canaries(job: FineTuneJob) -> CanaryPlan:
+    """Return that nothing is decided while the result's LLMModel cannot be read."""
+    canaries = tuple(job.status.canaries)
+    return CanaryPlan(canaries, undecided=True, look_again_s=None if are_final(canaries) else LOOK_S)
+
+
 def are_final(canaries: Iterable[CanaryStatus]) -> bool:
     """Whether nothing is left to decide."""
     return all(each.state in _FINAL for each in canaries)

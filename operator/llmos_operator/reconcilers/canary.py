@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from dataclasses import replace
 
-from llmos.api import FineTuneJob, InferencePool, LLMModel
+from llmos.api import FineTuneJob, InferencePool
 from llmos.api.load import CanaryLoad
 from llmos.api.names import ANNOTATION_JUDGED_BY, LABEL_JOB
 from llmos_operator.kube.client import Object
@@ -19,11 +19,13 @@ from llmos_operator.planning.finetune_canary import (
     CanarySight,
     find_incumbent,
     is_settled,
+    keep_canaries,
     plan_canaries,
     take_shares_back,
 )
 from llmos_operator.planning.finetune_gates import judge_gates
 from llmos_operator.reconcilers.base import Context, Key
+from llmos_operator.reconcilers.classes import parse_models
 
 
 async def look_at_canaries(
@@ -34,7 +36,10 @@ async def look_at_canaries(
     if not plan.record.is_registered or not (replaces or job.status.canaries):
         context.canaries.forget(key)
         return NOTHING
-    model = context.shared.parse(LLMModel, output) if output is not None and ownership == "ours" else None
+    known, unreadable = parse_models(context, [output] if ownership == "ours" else [])
+    if unreadable:
+        return keep_canaries(job)
+    model = known.get(job.spec.output.name)
     gates = judge_gates(job.spec.evaluate.gates, plan.record.metrics)
     sight = CanarySight(job, context.now(), is_registered=True, gates=gates, model=model)
     if is_settled(job):

@@ -1,5 +1,5 @@
-"""Reads the accelerator classes that a pool or a job names, and tells the quota which of them will do for what already
-waits, when that has changed since it was made."""
+"""Reads the accelerator classes and models that a pool or a job names; tells the quota which classes will do for what
+already waits, when that has changed since it was made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import ValidationError
 
-from llmos.api import AcceleratorClass, Reason
+from llmos.api import AcceleratorClass, LLMModel, Reason
 from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, ANNOTATION_ACCELERATOR_CLASSES, LABEL_REVISION
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import NotFound
@@ -31,6 +31,21 @@ def parse_classes(
         except ValidationError as error:
             unreadable[name] = refuse_unreadable(name, error)
     return tuple(known), unreadable
+
+
+def parse_models(context: Context, bodies: Iterable[Object | None]) -> tuple[dict[str, LLMModel], dict[str, Failure]]:
+    """Return the models that are there, and why others hold a value that cannot be used, by name."""
+    known: dict[str, LLMModel] = {}
+    unreadable: dict[str, Failure] = {}
+    for body in bodies:
+        if body is None:
+            continue
+        name = body["metadata"]["name"]
+        try:
+            known[name] = context.shared.parse(LLMModel, body)
+        except ValidationError as error:
+            unreadable[name] = refuse_unreadable(name, error)
+    return known, unreadable
 
 
 def refuse_unreadable(name: str, error: ValidationError) -> Failure:
