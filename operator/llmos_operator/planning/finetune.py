@@ -268,7 +268,8 @@ def _plan_live(sight: Sight, record: Record, live: JobPod) -> JobPlan:
 def _plan_completion(sight: Sight, record: Record, live: JobPod) -> JobPlan:
     """Plan the rest of a gang that an operator was killed while making."""
     phase: Phase = "Training" if _is_on_cpu(sight.job) else "Queued"
-    if failure := _refuse_base(sight, record) or _refuse_class(sight, live.class_name):
+    models = _refuse_base(sight, record) or _refuse_teacher(sight, record)
+    if failure := models or _refuse_class(sight, live.class_name):
         # An attempt that is noted was made in full: what it lacks would count as lost.
         record = replace(record, attempt=sight.job.status.attempt)
         return JobPlan(record, phase, failure, live, needs_files=True)
@@ -321,7 +322,8 @@ def _plan_new(sight: Sight, record: Record) -> JobPlan:
 
 def choose_classes_of(sight: Sight) -> Choice:
     """Return which of the job's classes will do."""
-    if sight.base is None:
+    # What a model needs is not known while it cannot be read: what waits stays where it is.
+    if sight.base is None or (sight.job.spec.method.distill is not None and sight.teacher is None):
         return Choice()
     return choose_job_classes(sight.job, sight.classes, sight.base, sight.teacher, sight.unreadable)
 

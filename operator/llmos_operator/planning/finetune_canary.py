@@ -117,8 +117,16 @@ def plan_canaries(sight: CanarySight) -> CanaryPlan:
 
 def keep_canaries(job: FineTuneJob) -> CanaryPlan:
     """Return that nothing is decided while the result's LLMModel cannot be read."""
-    canaries = tuple(job.status.canaries)
-    return CanaryPlan(canaries, undecided=True, look_again_s=None if are_final(canaries) else LOOK_S)
+    before = {each.pool: each for each in job.status.canaries}
+    words = f"LLMModel {job.spec.output.name} cannot be read."
+    result = ArmStatus(name=job.spec.output.name)
+    new = (
+        _as(CanaryStatus(pool=each.pool, replaces=each.replaces, state="Waiting", result=result), "Waiting", 0, words)
+        for each in job.spec.output.attach_to
+        if each.replaces is not None and each.pool not in before
+    )
+    canaries = (*before.values(), *new)
+    return CanaryPlan(canaries, undecided=True, look_again_s=None if is_settled(job) else LOOK_S)
 
 
 def are_final(canaries: Iterable[CanaryStatus]) -> bool:

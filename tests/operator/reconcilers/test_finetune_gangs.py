@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -127,9 +128,9 @@ async def test_pods_of_a_gang_hold_the_model_alike_though_the_job_was_edited_bef
     assert ["--sharded" in command for command in commands] == [after == "full"] * 2
 
 
-async def cut_off(made: int = 1, **spec: Any) -> GangWorld:
+async def cut_off(made: int = 1, objects: Iterable[dict[str, Any]] = (), **spec: Any) -> GangWorld:
     """A job whose first attempt lacks pods: the operator was killed while it made them."""
-    world = GangWorld(**spec)
+    world = GangWorld(*objects, **spec)
     await world.go()
     world.end_pod("tune-prepare-1", outcome="prepared", report=REPORT)
     world.kube.fail_next("apply", "Pod", Unavailable("killed"), after=made)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmos.api import AcceleratorClass, FineTuneJob, LLMModel
 from llmos_operator.kube.resources import LLM_MODELS
-from tests.operator.reconcilers.canary_world import RESULT, CanaryWorld
-from tests.operator.reconcilers.job_world import JobWorld, build_base
+from llmos_operator.planning.finetune_memory import refuse_memory
+from tests.operator.reconcilers.canary_world import RESULT, TARGET, CanaryWorld
+from tests.operator.reconcilers.job_world import JobWorld, build_base, build_job
+from tests.operator.reconcilers.test_finetune_classes import (
+    CLASS,
+    ON_EITHER,
+    TwoClasses,
+    fill_the_first_class,
+    other_class,
+    tenant_of_both,
+)
 from tests.operator.reconcilers.test_finetune_gangs import cut_off
 from tests.operator.reconcilers.test_finetune_teacher import METHOD, build_teacher
 from tests.operator.reconcilers.world import NAMESPACE, condition
+
+SMALL = "3648Mi"
 
 
 def unreadable(model: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +104,49 @@ async def test_half_a_gang_waits_for_it_and_is_completed() -> None:
     status = await world.go()
     assert [name for name in world.job_pods() if "-train-" in name] == world.gang()
     assert status["attempts"]["infrastructure"] == 0
+
+
+async def test_half_a_gang_waits_for_its_teacher_too() -> None:
+    world = await cut_off(objects=[build_teacher()], method=METHOD)
+    made = world.job_pods()
+    world.kube.put(unreadable(build_teacher()))
+    status = await world.go()
+    assert [name for name in made if "-train-" in name] == world.job_pods()
+    assert status["attempts"] == {"user": 0, "infrastructure": 0, "preemptions": 0}
+    assert "LLMModel big: spec.format" in message_of(world)
+
+
+async def test_what_waits_is_not_sent_elsewhere_while_nobody_knows_what_the_teacher_needs() -> None:
+    """Without the teacher it would fit the other class, which has accelerators; with it, it does not."""
+    world = TwoClasses(tenant_of_both(), build_teacher(), method=METHOD)
+    world.kube.put(other_class(SMALL))
+    await fill_the_first_class(world)
+    await world.prepare()
+    await world.go_on()
+    assert world.status_now()["phase"] == "Queued"
+    world.kube.put(unreadable(build_teacher()))
+    await world.go_on()
+    assert (world.job_pods(), world.status_now()["phase"]) == (["tune-train-1"], "Queued")
+    assert world.class_of("tune-train-1") == CLASS
+
+
+def test_the_small_class_is_large_enough_without_the_teacher_only() -> None:
+    job = FineTuneJob.model_validate(build_job(trainer=ON_EITHER, method=METHOD))
+    base, teacher = LLMModel.model_validate(build_base()), LLMModel.model_validate(build_teacher())
+    small = AcceleratorClass.model_validate(other_class(SMALL))
+    assert refuse_memory(job.spec, base, small, None) is None
+    assert refuse_memory(job.spec, base, small, teacher) is not None
+
+
+async def test_a_job_does_not_end_that_is_to_replace_something_by_a_result_that_cannot_be_read() -> None:
+    world = CanaryWorld(target={"pool": "chat"})
+    await world.register()
+    world.kube.put(unreadable(world.output(RESULT)))
+    world.change(output={"name": RESULT, "attachTo": [TARGET]})
+    await world.step()
+    assert world.status_now()["phase"] == "Canary"
+    assert (world.canary["state"], world.canary["message"]) == ("Waiting", f"LLMModel {RESULT} cannot be read.")
+    assert world.condition("Promoted") == ("Unknown", "CanaryUndecided")
 
 
 async def test_a_result_on_trial_is_not_judged_while_it_cannot_be_read() -> None:

@@ -49,6 +49,8 @@ class Holdings:
         self.gangs: dict[str, Gang] = {}
         self.reservations: dict[str, Gang] = {}
         """Waiting gangs for which room is kept."""
+        self.staying: dict[tuple[str, str], int] = {}
+        """Accelerators that replicas hold which were not asked to go, by tenant and class: they do not end of themselves."""
         self._gave_back = gave_back
         self._held: dict[tuple[str, str], dict[str, Gang]] = {}
         self._held_by_importance: dict[tuple[str, str], dict[Importance, int]] = {}
@@ -156,6 +158,10 @@ class Holdings:
                 del self._promised[gang.stop.for_id]
         if gang.kind is not GangKind.JOB and gang.state in STANDING:
             self._count_replicas(gang.owner, placement.nodes, sign)
+            key = gang.tenant, placement.class_name
+            self.staying[key] = self.staying.get(key, 0) + sign * gang.accelerators
+            if not self.staying[key]:
+                del self.staying[key]
 
     def _count_replicas(self, owner: str, nodes: Iterable[str], sign: int) -> None:
         counts = self._replicas.setdefault(owner, {})

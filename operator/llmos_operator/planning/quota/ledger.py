@@ -67,9 +67,9 @@ class Ledger:
         self._lines = Lines()
         self._holdings = Holdings(snapshot.tenants, snapshot.nodes, snapshot.costs, self._gave_back)
         self._keys = Keys(self._holdings, self._lines, snapshot.rules.aging_s)
-        self._turns = Turns(self._holdings, self._lines, snapshot.rules)
-        self._turns_that_end: dict[tuple[str, str], float] = {}
-        """When the turns end, by event, that lines sleep for."""
+        self._turns = Turns(self._holdings, self._lines, self._keys, snapshot.rules)
+        self._let_go_first: dict[tuple[str, str], str] = {}
+        """Gangs whose turn lines sleep for, by tenant and class."""
         self._swaps = Swaps(snapshot.swaps, snapshot.rules.swap_window_s)
         self._timers: list[tuple[float, str]] = []
         self._overcommitted = self._find_overcommitted()
@@ -99,7 +99,8 @@ class Ledger:
         self._now_s = now_s
         self._swaps.forget_old(now_s)
         self._lines.let_join(now_s)
-        self._end_turns()
+        self._turns.begin(now_s)
+        self._wake_whose_turn_ended()
         decisions = Decisions()
         self._act_on_deadlines(decisions)
         self._serve_reservations(decisions)
@@ -114,6 +115,7 @@ class Ledger:
 
     def report(self) -> QuotaReport:
         """Return how things stand: usage, shares, and why each gang waits. It looks at every gang."""
+        self._turns.begin(self._now_s)
         return build_report(self._holdings, self._lines, self._keys, self._turns, self._rules, self._now_s)
 
     def gang(self, gang_id: str) -> Gang | None:
@@ -143,15 +145,17 @@ class Ledger:
             self._lines.wake((event, placement.class_name))
 
     def _leave_line(self, gang: Gang) -> list[Line]:
-        """Let a gang leave its line, and wake whoever may have waited for its turn to end."""
+        """Let a gang leave its line; return those that slept for its turn to end."""
+        classes = self._turns.leave(gang)
         self._lines.remove(gang)
-        return [line for name in gang.classes for line in self._lines.wake((f"turn {gang.tenant}", name))]
+        return [line for name in classes for line in self._lines.wake(_turn_event(gang.tenant, name))]
 
-    def _end_turns(self) -> None:
-        """Wake whoever waited for a turn that is over."""
-        for event in [event for event, ends_s in self._turns_that_end.items() if ends_s <= self._now_s]:
-            del self._turns_that_end[event]
-            self._lines.wake(event)
+    def _wake_whose_turn_ended(self) -> None:
+        for (tenant, class_name), gang_id in tuple(self._let_go_first.items()):
+            turn = self._turns.find(tenant, class_name)
+            if turn is None or not turn.is_on or turn.gang.id != gang_id:
+                del self._let_go_first[tenant, class_name]
+                self._lines.wake(_turn_event(tenant, class_name))
 
     def _due_s(self, gang: Gang) -> float | None:
         """When something is done about a gang that does not go on by itself."""
@@ -265,11 +269,10 @@ class Ledger:
         for class_name in gang.classes:
             verdict = self._holdings.fits_quota(gang, class_name)
             if verdict is Verdict.YES:
-                turn = None if room_was_kept else self._turns.turn_before(gang, class_name, self._now_s)
+                turn = None if room_was_kept else self._turns.turn_before(gang, class_name)
                 if turn is not None:
-                    event = f"turn {gang.tenant}", class_name
-                    self._turns_that_end[event] = min(turn.ends_s, self._turns_that_end.get(event, turn.ends_s))
-                    waits_for += [event, (f"tenant {gang.tenant}", class_name)]
+                    self._let_go_first[gang.tenant, class_name] = turn.gang.id
+                    waits_for += [_turn_event(gang.tenant, class_name), (f"tenant {gang.tenant}", class_name)]
                     continue
                 placement = self._holdings.find_place(gang, class_name)
                 if placement is not None:
@@ -378,9 +381,8 @@ class Ledger:
             room = self._holdings.rooms.get(class_name)
             if room is None or class_name in taken:
                 continue
-            if self._turns.turn_before(gang, class_name, self._now_s) is None and self._may_wait_for_room(
-                gang, class_name
-            ):
+            has_to_wait = self._turns.turn_before(gang, class_name) is not None
+            if not has_to_wait and self._may_wait_for_room(gang, class_name):
                 return room.find_to_wait_for(gang)
         return None
 
@@ -410,6 +412,10 @@ class Ledger:
         moments = [search.next_s, self._lines.next_join_s(), self._next_deadline_s()]
         moments += [moment for moment in passing if moment > self._now_s]
         return min((moment for moment in moments if moment is not None), default=None)
+
+
+def _turn_event(tenant: str, class_name: str) -> tuple[str, str]:
+    return f"turn {tenant}", class_name
 
 
 def compute_backoff_s(attempts: int, rules: QuotaRules) -> float:

@@ -109,7 +109,7 @@ class Keys:
         """Classes in which the guarantee covers it beside what is not less important, and the nodes could hold it."""
         importance = importance_of(gang)
         for name in gang.classes:
-            if importance < self._bound(gang.tenant, name, gang.accelerators) and self._is_possible(gang, name):
+            if importance < self._bound(gang.tenant, name, gang.accelerators) and self.is_possible(gang, name):
                 yield name
 
     def _bound(self, tenant: str, class_name: str, accelerators: int) -> tuple[bool, float]:
@@ -129,7 +129,8 @@ class Keys:
             bounds[key] = _find_bound(held, left)
         return bounds[key]
 
-    def _is_possible(self, gang: Gang, class_name: str) -> bool:
+    def is_possible(self, gang: Gang, class_name: str) -> bool:
+        """Whether the nodes of a class could hold the gang if they were empty."""
         key = class_name, gang.pods, gang.accelerators_per_pod, gang.node_selector
         known = self._possible.get(key)
         if known is None:

@@ -100,7 +100,7 @@ class Search:
         verdict = then.judge(gang.tenant, class_name, gang.accelerators)
         if verdict is Verdict.NO_ENTRY or room is None:
             return None
-        if self._turns.turn_before(gang, class_name, self._now_s) is not None:
+        if self._turns.turn_before(gang, class_name) is not None:
             return None
         placement = self._fit(gang, class_name)
         if placement is not None:

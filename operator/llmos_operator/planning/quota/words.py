@@ -82,7 +82,7 @@ class Explainer:
 
     def _explain_in_class(self, gang: Gang, class_name: str) -> tuple[Reason, str]:
         """Gangs of one tenant, class and size wait for the same: it is put into words once."""
-        turn = self._turns.turn_before(gang, class_name, self._now_s)
+        turn = self._turns.turn_before(gang, class_name)
         if turn is not None:
             return Reason.WaitsForRoom, (
                 f"Tenant {gang.tenant}'s {turn.gang.id} needs {turn.gang.accelerators} {class_name}, waits since "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmos.api.reasons import Reason
-from llmos_operator.planning.quota import GangKind, GangState, Ledger, Quota, QuotaRules
+from llmos_operator.planning.quota import GangKind, GangState, Ledger, Quota, QuotaRules, Stop
 from llmos_operator.planning.quota.turns import compute_turn
 from tests.operator.planning.quota.world import World, nodes, tenant
 
@@ -30,12 +31,13 @@ def admitted(world: World) -> list[str]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(longest_s=st.integers(1, 400), seed=st.integers(0, 2**16), limit=st.integers(2, 8))
+@given(longest_s=st.integers(1, 400), seed=st.integers(0, 2**16), limit=st.integers(2, 8), borrowed=st.integers(0, 8))
 def test_small_gangs_that_never_stop_coming_starve_no_large_one_of_their_own_tenant(
-    longest_s: int, seed: int, limit: int
+    longest_s: int, seed: int, limit: int, borrowed: int
 ) -> None:
     chance = random.Random(seed)  # noqa: S311 - it decides nothing but what the test does
-    world = World([tenant("a", limit, borrow=0), tenant("b", 0)], nodes(2), rules=RULES)
+    borrow = min(borrowed, limit)
+    world = World([tenant("a", limit - borrow, borrow=borrow), tenant("b", 0)], nodes(2), rules=RULES)
     ledger, ends = Ledger(world.snapshot()), dict[str, float]()
     large = world.want("a", limit, name="large")
     begin_s = world.now_s
@@ -60,14 +62,14 @@ def test_small_gangs_that_never_stop_coming_starve_no_large_one_of_their_own_ten
         world.pass_time(1)
 
 
-@given(st.floats(0, 1e7))
-def test_turns_and_breaks_alternate_are_of_one_length_and_grow(waited_s: float) -> None:
+@given(st.floats(0, 1e6))
+def test_turns_and_breaks_alternate_are_of_one_length_and_grow_up_to_a_length(waited_s: float) -> None:
     is_turn, until_s = compute_turn(waited_s, RULES)
     assert until_s > waited_s
     length_s = 100.0
     begin_s = 60.0
     while begin_s + 2 * length_s <= waited_s:
-        begin_s, length_s = begin_s + 2 * length_s, 2 * length_s
+        begin_s, length_s = begin_s + 2 * length_s, min(2 * length_s, 256 * 100.0)
     assert is_turn == (begin_s <= waited_s < begin_s + length_s)
     assert until_s in (60.0, begin_s + length_s, begin_s + 2 * length_s)
 
@@ -156,13 +158,72 @@ def test_another_class_is_open() -> None:
     assert placement.class_name == "l4"
 
 
-def test_nothing_is_kept_back_for_what_replicas_that_stay_keep_out() -> None:
+@pytest.mark.parametrize("kind", [GangKind.REPLICA, GangKind.BURST])
+def test_nothing_is_kept_back_for_what_replicas_that_stay_keep_out(kind: GangKind) -> None:
     world = World([tenant("a", 4, borrow=0)], nodes(1), rules=RULES)
-    world.place(world.want("a", kind=GangKind.REPLICA), "h100-000")
+    world.place(world.want("a", kind=kind), "h100-000")
     world.want("a", 4, name="large")
     world.pass_time(60)
     small = world.want("a")
     assert admitted(world) == [small]
+
+
+def test_nor_for_what_replicas_of_another_tenant_keep_out_by_their_guarantee() -> None:
+    world = World([tenant("a", 4, borrow=4), tenant("b", 4)], nodes(1), rules=RULES)
+    for _ in range(4):
+        world.place(world.want("b", kind=GangKind.REPLICA), "h100-000")
+    world.place(world.want("a"), "h100-000")
+    world.want("a", 8, name="large")
+    world.pass_time(60)
+    small = world.want("a")
+    assert admitted(world) == [small]
+
+
+def test_a_replica_that_its_pool_needs_does_not_wait_for_another_pool_s_turn() -> None:
+    world = World([tenant("a", 8, borrow=0)], nodes(1), rules=RULES)
+    world.place(world.want("a", 5, min_runtime_s=1e6), "h100-000")
+    world.want("a", 4, kind=GangKind.REPLICA)
+    world.pass_time(60)
+    other = world.want("a", kind=GangKind.REPLICA)
+    assert admitted(world) == [other]
+
+
+def test_several_that_are_kept_out_take_no_more_turns_than_one() -> None:
+    world = World([tenant("a", 8, borrow=0)], nodes(1), rules=RULES)
+    world.place(world.want("a", 4, name="long"), "h100-000")
+    for size in (8, 7, 6, 5):
+        world.want("a", size)
+        world.pass_time(75)
+    world.want("a", name="small")
+    barred = 0
+    for _ in range(600):
+        barred += not Ledger(world.snapshot()).plan(world.now_s).admit
+        world.pass_time(10)
+    assert 250 <= barred <= 350
+
+
+def test_what_others_take_meanwhile_changes_no_turn_unnoticed() -> None:
+    """A ledger that is kept looked no more at those who waited when the turn had ended with another tenant's gain."""
+    world = World([tenant("a", 0, borrow=4), tenant("b"), tenant("c")], nodes(2), rules=RULES)
+    for number in range(2):
+        world.place(world.want("b", min_runtime_s=1e6), f"h100-00{number}")
+    world.place(world.want("a", 2, name="old"), "h100-000", state=GangState.STOPPING)
+    world.change("old", stop=Stop("x", world.now_s, world.now_s + 1e6))
+    world.want("c", 8)
+    world.want("a", 4, name="large")
+    world.pass_time(60)
+    world.want("a", name="small")
+    ledger = Ledger(world.snapshot())
+    for _ in range(2):
+        for write in world.writes(ledger.plan(world.now_s)):
+            write()
+    ledger.observe(world.gangs[world.want("b", 5)])
+    for _ in range(3):
+        plan = ledger.plan(world.now_s)
+        assert plan == Ledger(world.snapshot()).plan(world.now_s)
+        for write in world.writes(plan):
+            write()
+        world.pass_time(10)
 
 
 def test_nor_for_what_is_larger_than_the_limit_or_all_nodes() -> None:
