@@ -50,7 +50,7 @@ class Holdings:
         self.reservations: dict[str, Gang] = {}
         """Waiting gangs for which room is kept."""
         self.staying: dict[tuple[str, str], int] = {}
-        """Accelerators that replicas hold, by tenant and class, but those asked to go: they do not end by themselves."""
+        """Accelerators of replicas, by tenant and class, but those asked to go: they do not end by themselves."""
         self._gave_back = gave_back
         self._held: dict[tuple[str, str], dict[str, Gang]] = {}
         self._held_by_importance: dict[tuple[str, str], dict[Importance, int]] = {}
