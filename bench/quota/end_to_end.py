@@ -1,8 +1,9 @@
 """The quota on a real API server: an etcd, a kube-apiserver, the scheduler, simulated nodes and the shipped operator.
 
-Three scenarios, all with the workloads as gated pods of pools, made by this program: a pool makes its own pods with a
-Service and a status of its own, and would be measured instead of the quota. Nothing else is left out: the operator
-watches, plans, lifts gates and pins, and but for **admitted** the scheduler binds and kwok has the pods run.
+Three scenarios, each with a control plane and an operator of its own, all with the workloads as gated pods of pools,
+made by this program: a pool makes its own pods with a Service and a status of its own, and would be measured instead of
+the quota. Nothing else is left out: the operator watches, plans, lifts gates and pins, and but for **admitted** the
+scheduler binds and kwok has the pods run.
 
 - **burst**: 3,000 pods wait, and there is room for all. Time from the first Tenant to the last lifted gate.
 - **baseline**: Kueue's baseline cut to one of its five cohorts (3,000 workloads, see `workload`), in real time. A large
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +24,6 @@ from kubernetes.aio.client import ApiClient, SchedulingV1Api
 
 from bench.operator.objects import ACCELERATOR as BURST_CLASS
 from bench.operator.stage import POSTS_AT_ONCE, Cluster, Operator, run_all, start_stage
-from bench.operator.waiting import wait_until
 from bench.operator.watching import Sightings, watch
 from bench.quota.baseline import QUEUES, Run, build_figures, build_jobs, is_admitted, per_pod
 from bench.quota.manifests import (
@@ -35,29 +36,35 @@ from bench.quota.manifests import (
     build_tenant,
 )
 from bench.quota.workload import QUOTA, SIZES
-from llmos_operator.kube.resources import PODS, TENANTS
+from llmos_operator.kube.resources import PODS
 
 TIMEOUT_S: Final = 900.0
 BURST_POOL: Final = 500
+Scenario = Callable[[Cluster, Operator], Awaitable[dict[str, Any]]]
 REQUESTS: Final = {"reads": "llmos_operator_reads_total", "writes": "llmos_operator_writes_total"}
 
 
 async def run_end_to_end(part: float) -> dict[str, Any]:
-    """Run both scenarios with a part of the workloads; return their figures."""
+    """Run all scenarios with a part of the workloads; return their figures."""
+    scenarios: dict[str, Scenario] = {
+        "burst": lambda cluster, operator: _run_burst(cluster, operator, round(3000 * part)),
+        "admitted": lambda cluster, operator: _run_baseline(cluster, operator, part, "queue", NO_SCHEDULER),
+        "baseline": lambda cluster, operator: _run_baseline(cluster, operator, part, "bound", "default-scheduler"),
+    }
+    return {name: await _run(scenario) for name, scenario in scenarios.items()}
+
+
+async def _run(scenario: Scenario) -> dict[str, Any]:
+    """Run one scenario on a control plane that nothing else was asked of."""
     with tempfile.TemporaryDirectory() as folder, start_stage(Path(folder)) as stage:
         await stage.prepare()
         async with stage.connect() as cluster:
             await _prepare(cluster)
             async with cluster.operator() as operator:
-                burst = await _run_burst(cluster, operator, round(3000 * part))
-                admitted = await _run_baseline(cluster, operator, part, "queue", NO_SCHEDULER)
-                baseline = await _run_baseline(cluster, operator, part, "bound", "default-scheduler")
-                metrics = await operator.metrics()
-                usage = operator.usage()
+                figures = await scenario(cluster, operator)
+                usage, metrics = operator.usage(), await operator.metrics()
     return {
-        "burst": burst,
-        "admitted": admitted,
-        "baseline": baseline,
+        **figures,
         "operator": {"rss_mib": round(usage.rss_bytes / 2**20), "cpu_s": round(usage.cpu_s, 1)},
         "passes": metrics.get("llmos_operator_quota_pass_seconds_count", 0),
         "pass_s": metrics.get("llmos_operator_quota_pass_seconds_sum", 0),
@@ -88,20 +95,7 @@ async def _run_burst(cluster: Cluster, operator: Operator, count: int) -> dict[s
         began_s = time.perf_counter()
         await cluster.kube.create(build_tenant("burst", namespace, BURST_CLASS, count))
         took_s = await released.wait(names, TIMEOUT_S) - began_s
-    await cluster.core.delete_namespace(namespace)
-    await cluster.kube.delete(TENANTS, "burst")
-    await wait_until(
-        lambda: _is_empty(cluster, namespace), what="That the burst is gone", timeout_s=TIMEOUT_S, poll_s=1.0
-    )
     return {"gangs": count, "took_s": round(took_s, 1), "admissions_per_s": round(count / took_s, 1)}
-
-
-async def _is_empty(cluster: Cluster, namespace: str) -> bool:
-    return not await cluster.kube.list(PODS, namespace=namespace)
-
-
-async def _is_free(cluster: Cluster) -> bool:
-    return not await cluster.kube.list(TENANTS)
 
 
 async def _run_baseline(
@@ -117,10 +111,6 @@ async def _run_baseline(
     cpu_s, sent = cluster.cpu_s(), await operator.metrics()
     took_s = await Run(cluster, jobs, scheduler).run()
     used_s, now_sent = cluster.cpu_s(), await operator.metrics()
-    for tenant in tenants:
-        await cluster.core.delete_namespace(tenant)
-        await cluster.kube.delete(TENANTS, tenant)
-    await wait_until(lambda: _is_free(cluster), what="That the tenants are gone", timeout_s=TIMEOUT_S, poll_s=1.0)
     return {
         **build_figures(jobs, took_s),
         "cores": {name: round((used_s[name] - cpu_s[name]) / took_s, 2) for name in sorted(cpu_s)},

@@ -79,7 +79,8 @@ def group_by_gang(pods: Iterable[JsonObject]) -> dict[str, list[JsonObject]]:
         if LABEL_REPLICA in labels and (LABEL_POOL in labels or is_train_pod(pod)):
             gangs.setdefault(f"{pod['metadata']['namespace']}/{labels[LABEL_REPLICA]}", []).append(pod)
     for members in gangs.values():
-        members.sort(key=read_rank)
+        if len(members) > 1:
+            members.sort(key=read_rank)
     return gangs
 
 

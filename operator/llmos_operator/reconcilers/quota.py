@@ -6,7 +6,8 @@ everything that it decided before it ends. It keeps nothing that the next pass n
 followed by one that reads what was written and goes on.
 
 Passes are paced: events only make the next one due, and it pauses for as long as a look took, so that at most half of
-the time is spent on looking however many pods come and go. Whom to ask to go is looked for once a second at most.
+the time is spent on looking however many pods come and go. Whom to ask to go is looked for once a second at most, and
+with thousands that wait it is told once a second why each of them does.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ from llmos_operator.reconcilers.tenant import observe_tenants
 
 AT_A_TIME: Final = 16
 """Writes in flight."""
-SHORTEST_PAUSE_S: Final = 0.1
+SHORTEST_PAUSE_S: Final = 0.03
 RECLAIM_S: Final = 1.0
 """Time between two looks for whom to ask to go."""
 LONGEST_PAUSE_S: Final = 30.0
@@ -123,15 +124,20 @@ async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: 
     _pace(context, began_s)
     await _write_all(context, build_completions(pods))
     audits = await _carry_out(context, decisions)
-    report = ledger.report()
     # What the status of a Tenant that cannot be read says stays as it is.
     meters = _count_seconds(board, tenants.readable, snapshot, now)
-    news = build_tenant_news(tenants.readable, report, plan, meters)
-    board.publish(build_pool_news(report, gangs), news, now)
+    report = None
+    if board.is_report_due(now):
+        report_began_s = time.perf_counter()
+        report = ledger.report()
+        news = build_tenant_news(tenants.readable, report, plan, meters)
+        board.publish(build_pool_news(report, gangs), news, now)
+        board.note_report(context.now(), time.perf_counter() - report_began_s)
     if is_first:
         _tell_pools(board, observed.pools)
     board.on_pass(Pass(report, plan, audits, time.perf_counter() - began_s))
-    return Result(requeue_after_s=_next_look_s(plan, snapshot.now_s, may_reclaim=may_reclaim))
+    is_told = may_reclaim and report is not None
+    return Result(requeue_after_s=_next_look_s(plan, snapshot.now_s, is_over=is_told))
 
 
 def _pace(context: Context, began_s: float) -> None:
@@ -156,9 +162,10 @@ async def _stand_aside(context: Context, tenants: Tenants, now: datetime, began_
     return Result(requeue_after_s=LONGEST_PAUSE_S)
 
 
-def _next_look_s(plan: QuotaPlan, now_s: float, *, may_reclaim: bool) -> float:
-    """After what was decided comes another look: it may have made something else possible."""
-    if not may_reclaim or not plan.is_empty():
+def _next_look_s(plan: QuotaPlan, now_s: float, *, is_over: bool) -> float:
+    """After what was decided comes another look: it may have made something else possible. So also where something was
+    left to the next look."""
+    if not is_over or not plan.is_empty():
         return RECLAIM_S
     due_s = LONGEST_PAUSE_S if plan.next_s is None else plan.next_s - now_s
     return min(max(due_s, RECLAIM_S), LONGEST_PAUSE_S)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from llmos_operator.kube.client import Objects
@@ -29,6 +29,10 @@ from llmos_operator.reconcilers.parsed import Parsed
 
 QUOTA: Final = Key("Quota", "", "")
 """The one key under which all accelerators are given out: two workers could both give away the last one."""
+CHEAP_REPORT_S: Final = 0.01
+REPORT_REST: Final = 20.0
+"""A report that takes longer than the above is made anew after so many times its duration at the soonest."""
+LONGEST_REPORT_REST_S: Final = 1.0
 POOLS_KEPT: Final = 20_000
 """Parsed pools; a pool takes some KiB."""
 
@@ -37,7 +41,8 @@ POOLS_KEPT: Final = 20_000
 class Pass:
     """One pass, for metrics."""
 
-    report: QuotaReport
+    report: QuotaReport | None
+    """None where the last one is new enough."""
     plan: QuotaPlan
     audits: tuple[Audit, ...]
     """Decisions that were written."""
@@ -70,10 +75,20 @@ class QuotaBoard:
         self.strangers_read: datetime | None = None
         self.next_pass: datetime | None = None
         self.reclaimed: datetime | None = None
+        self.next_report: datetime | None = None
         self.was_on: datetime | None = None
         """When there last was a Tenant."""
         self._pools: dict[str, tuple[PoolNews, datetime]] = {}
         self._tenants: dict[str, tuple[TenantNews, datetime]] = {}
+
+    def is_report_due(self, now: datetime) -> bool:
+        """Whether it is told anew how things stand. With thousands that wait that takes as long as deciding."""
+        return self.next_report is None or now >= self.next_report
+
+    def note_report(self, now: datetime, took_s: float) -> None:
+        """A report was made."""
+        rest_s = min(REPORT_REST * took_s, LONGEST_REPORT_REST_S) if took_s > CHEAP_REPORT_S else 0.0
+        self.next_report = now + timedelta(seconds=rest_s)
 
     def doubt_nodes(self) -> None:
         """A node came, went or changed."""

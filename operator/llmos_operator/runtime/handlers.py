@@ -55,7 +55,7 @@ DISCOVERY_DELAY_S: Final = 1.0
 """Nodes come and go in groups; one look at all of them is enough."""
 TENANTS_DELAY_S: Final = 0.2
 """Tenants are often written many at a time."""
-QUOTA_DELAY_S: Final = 0.05
+QUOTA_DELAY_S: Final = 0.01
 """Pods change many at a time, and one look is at all of them."""
 _WITHOUT_QUOTA: Final = (LLM_MODELS, FINE_TUNE_JOBS)
 """Kinds whose objects change nothing about who gets accelerators; what jobs hold, their pods tell."""

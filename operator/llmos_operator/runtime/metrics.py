@@ -17,6 +17,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from llmos_operator.planning.quota import QuotaReport
 from llmos_operator.planning.scaling import ScalingPlan
 from llmos_operator.reconcilers.quota_board import Pass
 
@@ -197,21 +198,26 @@ class Metrics:
 
     def observe_quota(self, told: Pass | None) -> None:
         """One pass of the quota ledger ended; None: there is no quota any more."""
-        for gauge in (*self._tenant_gauges.values(), *self._class_gauges.values(), self._quota_waiting):
-            gauge.clear()
+        if told is None or told.report is not None:
+            for gauge in (*self._tenant_gauges.values(), *self._class_gauges.values(), self._quota_waiting):
+                gauge.clear()
         if told is None:
             return
-        for usage in told.report.tenants:
-            for name, gauge in self._tenant_gauges.items():
-                gauge.labels(usage.tenant, usage.class_name).set(getattr(usage, name))
-        for each in told.report.classes:
-            for name, gauge in self._class_gauges.items():
-                gauge.labels(each.class_name).set(getattr(each, name))
-        for reason, count in PyCounter(each.reason.value for each in told.report.waiting).items():
-            self._quota_waiting.labels(reason).set(count)
+        if told.report is not None:
+            self._set_quota(told.report)
         for audit in told.audits:
             self._quota_decisions.labels(audit.action).inc()
         self._quota_pass_s.observe(told.duration_s)
+
+    def _set_quota(self, report: QuotaReport) -> None:
+        for usage in report.tenants:
+            for name, gauge in self._tenant_gauges.items():
+                gauge.labels(usage.tenant, usage.class_name).set(getattr(usage, name))
+        for each in report.classes:
+            for name, gauge in self._class_gauges.items():
+                gauge.labels(each.class_name).set(getattr(each, name))
+        for reason, count in PyCounter(each.reason.value for each in report.waiting).items():
+            self._quota_waiting.labels(reason).set(count)
 
     def count_scaling_error(self) -> None:
         """The autoscaler failed to decide about a pool."""

@@ -9,8 +9,8 @@ from llmos_operator.kube.resources import LLM_MODELS
 from llmos_operator.planning.finetune_memory import refuse_memory
 from tests.operator.reconcilers.canary_world import RESULT, TARGET, CanaryWorld
 from tests.operator.reconcilers.job_world import JobWorld, build_base, build_job
+from tests.operator.reconcilers.quota_world import CLASS
 from tests.operator.reconcilers.test_finetune_classes import (
-    CLASS,
     ON_EITHER,
     TwoClasses,
     fill_the_first_class,

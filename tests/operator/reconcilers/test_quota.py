@@ -13,7 +13,10 @@ from llmos_operator.kube.errors import Forbidden
 from llmos_operator.kube.resources import TENANTS
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Settings
-from llmos_operator.reconcilers.quota_board import Pass
+from llmos_operator.reconcilers.keys import Key
+from llmos_operator.reconcilers.quota import RECLAIM_S
+from llmos_operator.reconcilers.quota_board import QUOTA, Pass
+from llmos_operator.reconcilers.registry import RECONCILERS
 from tests.operator.reconcilers.quota_world import CLASS, Cluster, gpu_pool, tenant
 from tests.operator.reconcilers.world import NAMESPACE, condition
 
@@ -217,6 +220,31 @@ async def test_a_decision_that_could_not_be_written_is_not_counted_as_one() -> N
     actions = [[audit.action for audit in each.audits] for each in passes if each is not None]
     assert actions[0] == [], "it was refused"
     assert [action for of_pass in actions for action in of_pass] == ["admit"]
+
+
+async def test_how_things_stand_is_told_once_a_second_where_telling_takes_long_and_decided_all_the_same() -> None:
+    world = Cluster(tenant("a", NAMESPACE, guaranteed=1, borrowLimit=0), gpu_pool("chat", replicas=2))
+    await world.settle()
+    board, passes = world.context.quota, list[Pass]()
+    board.on_pass = lambda each: passes.append(each) if each is not None else None
+
+    async def look(after_s: float) -> float | None:
+        world.pass_time(after_s)
+        board.next_pass = None
+        return (await RECONCILERS[QUOTA.kind](world.context, QUOTA)).requeue_after_s
+
+    board.note_report(world.context.now(), 0.03)
+    world.kube.put(tenant("a", NAMESPACE, guaranteed=2, borrowLimit=0))
+    assert await look(0.3) == RECLAIM_S, "it is told then"
+    (silent,) = passes
+    assert (silent.report, [audit.action for audit in silent.audits]) == (None, ["admit"])
+    assert board.pool(Key("InferencePool", NAMESPACE, "chat")) is not None, "what was told last stands"
+    await look(0.31)
+    assert passes[-1].report is not None
+    assert board.pool(Key("InferencePool", NAMESPACE, "chat")) is None
+    board.note_report(world.context.now(), 0.005)
+    await look(0.0)
+    assert passes[-1].report is not None, "what costs little is always told"
 
 
 async def test_gates_are_lifted_when_the_last_tenant_is_deleted() -> None:
