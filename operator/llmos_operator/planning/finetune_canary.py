@@ -123,9 +123,9 @@ def keep_canaries(job: FineTuneJob) -> CanaryPlan:
     new = (
         _as(CanaryStatus(pool=each.pool, replaces=each.replaces, state="Waiting", result=result), "Waiting", 0, words)
         for each in job.spec.output.attach_to
-        if each.replaces is not None and each.pool not in before
+        if each.replaces is not None and (each.pool not in before or before[each.pool].replaces != each.replaces)
     )
-    canaries = (*before.values(), *new)
+    canaries = tuple({**before, **{each.pool: each for each in new}}.values())
     return CanaryPlan(canaries, undecided=True, look_again_s=None if is_settled(job) else LOOK_S)
 
 

@@ -149,6 +149,18 @@ async def test_a_job_does_not_end_that_is_to_replace_something_by_a_result_that_
     assert world.condition("Promoted") == ("Unknown", "CanaryUndecided")
 
 
+async def test_what_was_promoted_for_another_name_is_not_told_for_the_new_one() -> None:
+    world = CanaryWorld(target={**TARGET, "weight": 100})
+    await world.register()
+    await world.go_on()
+    assert world.canary["state"] == "Promoted"
+    world.kube.put(unreadable(world.output(RESULT)))
+    world.change(output={"name": RESULT, "attachTo": [{**TARGET, "replaces": "faq"}]})
+    await world.step()
+    assert (world.canary["replaces"], world.canary["state"]) == ("faq", "Waiting")
+    assert world.status_now()["phase"] == "Canary"
+
+
 async def test_a_result_on_trial_is_not_judged_while_it_cannot_be_read() -> None:
     world = CanaryWorld()
     await world.register()

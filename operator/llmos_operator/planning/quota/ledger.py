@@ -68,7 +68,7 @@ class Ledger:
         self._holdings = Holdings(snapshot.tenants, snapshot.nodes, snapshot.costs, self._gave_back)
         self._keys = Keys(self._holdings, self._lines, snapshot.rules.aging_s)
         self._turns = Turns(self._holdings, self._lines, self._keys, snapshot.rules)
-        self._let_go_first: dict[tuple[str, str], str] = {}
+        self._let_go_first: dict[tuple[str, str], Gang] = {}
         """Gangs whose turn lines sleep for, by tenant and class."""
         self._swaps = Swaps(snapshot.swaps, snapshot.rules.swap_window_s)
         self._timers: list[tuple[float, str]] = []
@@ -99,11 +99,11 @@ class Ledger:
         self._now_s = now_s
         self._swaps.forget_old(now_s)
         self._lines.let_join(now_s)
-        self._turns.begin(now_s)
-        self._wake_whose_turn_ended()
         decisions = Decisions()
         self._act_on_deadlines(decisions)
         self._serve_reservations(decisions)
+        self._turns.begin(now_s)
+        self._wake_whose_turn_ended()
         self._admit(decisions)
         search = Search(self._holdings, self._rules, self._swaps, self._turns, now_s)
         if reclaim:
@@ -146,14 +146,14 @@ class Ledger:
 
     def _leave_line(self, gang: Gang) -> list[Line]:
         """Let a gang leave its line; return those that slept for its turn to end."""
-        classes = self._turns.leave(gang)
         self._lines.remove(gang)
+        classes = self._turns.left(gang)
         return [line for name in classes for line in self._lines.wake(_turn_event(gang.tenant, name))]
 
     def _wake_whose_turn_ended(self) -> None:
-        for (tenant, class_name), gang_id in tuple(self._let_go_first.items()):
+        for (tenant, class_name), gang in tuple(self._let_go_first.items()):
             turn = self._turns.find(tenant, class_name)
-            if turn is None or not turn.is_on or turn.gang.id != gang_id:
+            if turn is None or not turn.is_on or turn.gang != gang:
                 del self._let_go_first[tenant, class_name]
                 self._lines.wake(_turn_event(tenant, class_name))
 
@@ -271,7 +271,7 @@ class Ledger:
             if verdict is Verdict.YES:
                 turn = None if room_was_kept else self._turns.turn_before(gang, class_name)
                 if turn is not None:
-                    self._let_go_first[gang.tenant, class_name] = turn.gang.id
+                    self._let_go_first[gang.tenant, class_name] = turn.gang
                     waits_for += [_turn_event(gang.tenant, class_name), (f"tenant {gang.tenant}", class_name)]
                     continue
                 placement = self._holdings.find_place(gang, class_name)

@@ -192,6 +192,11 @@ class Lines:
         """The lines of a tenant by what they need, whether they may have a chance or not."""
         return self._of_tenants.get(tenant, _NO_LINES)
 
+    def head_of(self, gang: Gang) -> Gang | None:
+        """The first of the line that a gang stands in, or stood."""
+        line = self._lines.get(shape_of(gang))
+        return line.head() if line is not None else None
+
     def changes(self, tenant: str) -> int:
         """A number that is another one whenever a gang joined or left the tenant's lines."""
         return self._changes.get(tenant, 0)

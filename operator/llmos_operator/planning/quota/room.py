@@ -98,6 +98,13 @@ class ClassRoom:
         """Whether the nodes could hold the gang if they were empty."""
         return self._find(gang, _NONE, self._empty) is not None
 
+    def slots_beside(self, gang: Gang, held: Mapping[str, int]) -> int:
+        """Pods of the gang that have room at the same time beside what is held on nodes."""
+        allowed, per_pod = self._allowed(gang), gang.accelerators_per_pod
+        return sum(
+            max(0, place.total - held.get(name, 0)) // per_pod for name, place in self._places.items() if allowed(name)
+        )
+
     def find_to_wait_for(self, gang: Gang) -> Placement | None:
         """The place that is likely to come free first: where most is free already."""
         found = self.find(gang, _NONE, then=True)

@@ -16,30 +16,35 @@ As soon as 2^k T is more than the longest of the others runs, all of them end wi
 gang that only they keep out waits less than five times as long as that (or T, if they are shorter): less than four
 times for the turns and breaks before. All of it is reckoned from the time of creation, so nothing has to be remembered.
 
-A gang has no turn if it could not start though all jobs had ended: its tenant's replicas, and those that other tenants'
-guarantees cover, stay. Who stays is looked at once for each look of the ledger: what is admitted in it changes no turn
-but by being admitted in its turn, and a ledger that wakes lines finds the same as one that looks at all of them.
+A gang has no turn if it could not start though all jobs had ended: its tenant's replicas stay where they are, and
+those of other tenants up to minReplicas. Nor has one that fits the limit and lacks something else, which others have to
+give back: a turn would do nothing for it, and the next one may need it.
+
+Whose turn it is is found out at one moment of each look. What is admitted in it changes that only by being the one
+whose turn it was, so a ledger that wakes lines finds the same as one that looks at all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from bisect import bisect_left, insort
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import floor, log2
 from typing import Final
 
-from llmos_operator.planning.quota.holdings import Holdings
+from llmos_operator.planning.quota.books import Verdict
+from llmos_operator.planning.quota.holdings import Holdings, StayingOn
 from llmos_operator.planning.quota.order import Keys, Rank, rank_of
 from llmos_operator.planning.quota.queues import Lines
 from llmos_operator.planning.quota.values import Gang, GangKind, QuotaRules
 
-LONGEST: Final = 8
-"""Doublings of a turn, at most: 256 times the first, 43 hours by default."""
+LONGEST: Final = 12
+"""Doublings of a turn, at most: 4096 times the first, four weeks by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The first gang of a tenant and class that waited beyond patience."""
+    """A gang that has turns and breaks."""
 
     gang: Gang
     place: tuple[Rank, str]
@@ -48,86 +53,118 @@ class Turn:
     is_on: bool
 
 
-@dataclass(slots=True)
 class Turns:
-    """Finds whose turn it is. `begin` has to be called before each look."""
+    """Finds whose turn it is. `begin` has to be called in each look, before anything is admitted."""
 
-    holdings: Holdings
-    lines: Lines
-    keys: Keys
-    rules: QuotaRules
-    _now_s: float = 0.0
-    _staying: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Accelerators by tenant and class that replicas hold."""
-    _known: dict[str, Mapping[str, Turn]] = field(default_factory=dict)
-    """By tenant and class, for this look."""
+    def __init__(self, holdings: Holdings, lines: Lines, keys: Keys, rules: QuotaRules) -> None:
+        self._holdings, self._lines, self._keys, self._rules = holdings, lines, keys, rules
+        self._now_s = 0.0
+        self._staying: Mapping[tuple[str, str], int] = {}
+        """Accelerators by tenant and class that replicas hold."""
+        self._staying_on: Mapping[StayingOn, int] = {}
+        self._patient: dict[str, list[tuple[tuple[Rank, str], Gang]]] = {}
+        """First of their lines that waited beyond patience, by tenant in the order of their places."""
+        self._turns: dict[tuple[str, str], Turn | None] = {}
+        """By tenant and class."""
+        self._may_start: dict[tuple[object, ...], bool] = {}
 
     def begin(self, now_s: float) -> None:
         """Look anew at who waits and who stays."""
         self._now_s = now_s
-        self._staying = dict(self.holdings.staying)
-        self._known = {}
+        self._staying, self._staying_on = dict(self._holdings.staying), dict(self._holdings.staying_on)
+        self._turns, self._may_start, self._patient = {}, {}, {}
+        for line in self._lines.all():
+            head = line.head()
+            if head is not None and self._is_patient(head) and self._has_limit(head):
+                self._patient.setdefault(head.tenant, []).append((self._place(head), head))
+        for tenant, waiting in self._patient.items():
+            waiting.sort(key=lambda each: each[0])
+            for class_name in {name for _, gang in waiting for name in gang.classes}:
+                self._turns[tenant, class_name] = self._find(tenant, class_name)
 
     def turn_before(self, gang: Gang, class_name: str) -> Turn | None:
         """The turn of another gang of the tenant that a waiting gang has to let go first."""
-        limit = self.holdings.then.quota(gang.tenant, class_name).limit
-        if limit is None or gang.kind is GangKind.REPLICA:
+        turn = self._turns.get((gang.tenant, class_name))
+        if turn is None or not turn.is_on or gang.kind is GangKind.REPLICA or turn.place >= self._place(gang):
             return None
-        turn = self.find(gang.tenant, class_name)
-        if turn is None or not turn.is_on or turn.place >= _place(gang, self.rules):
-            return None
-        books = self.holdings.now, self.holdings.then
+        limit = self._holdings.then.quota(gang.tenant, class_name).limit
+        books = self._holdings.now, self._holdings.then
         used = max(book.used(gang.tenant, class_name) for book in books)
-        return turn if used + turn.gang.accelerators + gang.accelerators > limit else None
+        needed = used + turn.gang.accelerators + gang.accelerators
+        return turn if limit is not None and needed > limit else None
 
     def find(self, tenant: str, class_name: str) -> Turn | None:
         """The gang of a tenant and class that has turns and breaks."""
-        if tenant not in self._known:
-            self._known[tenant] = self._find_all(tenant)
-        return self._known[tenant].get(class_name)
+        return self._turns.get((tenant, class_name))
 
-    def leave(self, gang: Gang) -> list[str]:
-        """Note that a gang waits no more; return the classes in which it had turns and breaks.
+    def left(self, gang: Gang) -> list[str]:
+        """Note that a gang left its line; return the classes in which it had turns and breaks.
 
-        Nothing else that leaves a line changes whose turn it is: whoever comes up in its place is younger.
+        Nothing else that leaves changes whose turn it is: whoever comes up in its place is younger.
         """
-        known = self._known.get(gang.tenant, {})
-        classes = [name for name in gang.classes if (turn := known.get(name)) and turn.gang.id == gang.id]
-        if classes:
-            del self._known[gang.tenant]
+        waiting = self._patient.get(gang.tenant)
+        if waiting is None:
+            return []
+        at = bisect_left(waiting, self._place(gang), key=lambda each: each[0])
+        if at == len(waiting) or waiting[at][1].id != gang.id:
+            return []
+        del waiting[at]
+        head = self._lines.head_of(gang)
+        if head is not None and self._is_patient(head):
+            insort(waiting, (self._place(head), head), key=lambda each: each[0])
+        classes = []
+        for name in gang.classes:
+            turn = self._turns.get((gang.tenant, name))
+            if turn is not None and turn.gang.id == gang.id:
+                classes.append(name)
+                self._turns[gang.tenant, name] = self._find(gang.tenant, name)
         return classes
 
-    def _find_all(self, tenant: str) -> Mapping[str, Turn]:
-        turns: dict[str, Turn] = {}
-        for head in self._heads(tenant):
-            if self._now_s < head.created_s + self.rules.patience_s:
-                continue
-            place = _place(head, self.rules)
-            is_on, until_s = compute_turn(self._now_s - head.created_s, self.rules)
-            turn = Turn(head, place, head.created_s + until_s, is_on)
-            for name in head.classes:
-                if (name not in turns or place < turns[name].place) and self._may_start(head, name):
-                    turns[name] = turn
-        return turns
+    def _find(self, tenant: str, class_name: str) -> Turn | None:
+        for place, gang in self._patient.get(tenant, ()):
+            if class_name in gang.classes and self._needs_it(gang, class_name):
+                is_on, until_s = compute_turn(self._now_s - gang.created_s, self._rules)
+                return Turn(gang, place, gang.created_s + until_s, is_on)
+        return None
 
-    def _heads(self, tenant: str) -> Iterator[Gang]:
-        for lines in self.lines.of_tenant(tenant).values():
-            yield from filter(None, (line.head() for line in lines.values()))
+    def _is_patient(self, gang: Gang) -> bool:
+        return self._now_s >= gang.created_s + self._rules.patience_s
 
-    def _may_start(self, gang: Gang, class_name: str) -> bool:
+    def _has_limit(self, gang: Gang) -> bool:
+        book = self._holdings.then
+        return any(book.quota(gang.tenant, name).limit is not None for name in gang.classes)
+
+    def _needs_it(self, gang: Gang, class_name: str) -> bool:
+        """Whether it is the limit that keeps the gang out, or only what is served before it, and it could start."""
+        if self._holdings.then.quota(gang.tenant, class_name).limit is None:
+            return False
+        verdict = self._holdings.fits_quota(gang, class_name)
+        if verdict is Verdict.YES:
+            return self._holdings.find_place(gang, class_name) is not None
+        return verdict is Verdict.LIMIT and self._could_start(gang, class_name)
+
+    def _could_start(self, gang: Gang, class_name: str) -> bool:
         """Whether the gang could start if all jobs had ended."""
-        book, tenant = self.holdings.then, gang.tenant
-        wanted = self._staying.get((tenant, class_name), 0) + gang.accelerators
-        quota = book.quota(tenant, class_name)
-        if quota.limit is None or wanted > book.reach(tenant, class_name):
-            return False
-        if wanted > quota.guaranteed and wanted > book.reach(tenant, class_name) - self._keep(tenant, class_name):
-            return False
-        return self.keys.is_possible(gang, class_name)
+        key = gang.tenant, class_name, gang.pods, gang.accelerators_per_pod, gang.node_selector
+        if key not in self._may_start:
+            self._may_start[key] = (
+                self._fits_beside_replicas(gang, class_name)
+                and self._keys.is_possible(gang, class_name)
+                and self._has_room_beside_replicas(gang, class_name)
+            )
+        return self._may_start[key]
 
-    def _keep(self, tenant: str, class_name: str) -> int:
+    def _fits_beside_replicas(self, gang: Gang, class_name: str) -> bool:
+        book, tenant = self._holdings.then, gang.tenant
+        wanted = self._staying.get((tenant, class_name), 0) + gang.accelerators
+        reach, quota = book.reach(tenant, class_name), book.quota(tenant, class_name)
+        if wanted <= quota.guaranteed:
+            return wanted <= reach
+        return wanted <= reach - self._kept_by_others(tenant, class_name)
+
+    def _kept_by_others(self, tenant: str, class_name: str) -> int:
         """Of what the tenant's cohort lends, what replicas of others hold by guarantee."""
-        book = self.holdings.then
+        book = self._holdings.then
         cohort = book.tenant(tenant).cohort_key
         kept = 0
         for other in book.tenants():
@@ -136,6 +173,16 @@ class Turns:
                 covered = min(self._staying.get((other.name, class_name), 0), quota.guaranteed)
                 kept += max(0, covered - (quota.guaranteed - quota.lendable))
         return kept
+
+    def _has_room_beside_replicas(self, gang: Gang, class_name: str) -> bool:
+        held: dict[str, int] = {}
+        for (tenant, name, node, is_minimum), accelerators in self._staying_on.items():
+            if name == class_name and (tenant == gang.tenant or is_minimum):
+                held[node] = held.get(node, 0) + accelerators
+        return self._holdings.rooms[class_name].slots_beside(gang, held) >= gang.pods
+
+    def _place(self, gang: Gang) -> tuple[Rank, str]:
+        return rank_of(gang, self._rules.aging_s), gang.id
 
 
 def compute_turn(waited_s: float, rules: QuotaRules) -> tuple[bool, float]:
@@ -155,7 +202,3 @@ def compute_turn(waited_s: float, rules: QuotaRules) -> tuple[bool, float]:
     is_turn = passed < begin + length
     end = begin + length if is_turn else begin + 2 * length
     return is_turn, rules.patience_s + end * rules.reservation_s
-
-
-def _place(gang: Gang, rules: QuotaRules) -> tuple[Rank, str]:
-    return rank_of(gang, rules.aging_s), gang.id

@@ -83,7 +83,7 @@ class Explainer:
     def _explain_in_class(self, gang: Gang, class_name: str) -> tuple[Reason, str]:
         """Gangs of one tenant, class and size wait for the same: it is put into words once."""
         turn = self._turns.turn_before(gang, class_name)
-        if turn is not None:
+        if turn is not None and self._holdings.fits_quota(gang, class_name) is Verdict.YES:
             return Reason.WaitsForRoom, (
                 f"Tenant {gang.tenant}'s {turn.gang.id} needs {turn.gang.accelerators} {class_name}, waits since "
                 f"{_clock(turn.gang.created_s)} and comes first: until {_clock(turn.ends_s)} the tenant starts nothing "
