@@ -109,7 +109,6 @@ async def _pass(context: Context, now: datetime) -> Result:
 
 async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: float) -> Result:
     board = context.quota
-    is_first = board.was_on is None
     board.was_on = now
     observed = await _observe(context, tenants, now)
     snapshot = _build_snapshot(context, observed)
@@ -133,7 +132,7 @@ async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: 
         news = build_tenant_news(tenants.readable, report, plan, meters)
         board.publish(build_pool_news(report, gangs), news, now)
         board.note_report(context.now(), time.perf_counter() - report_began_s)
-    if is_first:
+    if not board.has_told_pools:
         _tell_pools(board, observed.pools)
     board.on_pass(Pass(report, plan, audits, time.perf_counter() - began_s))
     is_told = may_reclaim and report is not None
@@ -279,6 +278,7 @@ def _count_seconds(
 
 def _tell_pools(board: QuotaBoard, pools: Iterable[InferencePool]) -> None:
     """Quota is on now: that it is, stands in the status of each pool on accelerators."""
+    board.has_told_pools = True
     for pool in pools:
         board.on_news(Key(INFERENCE_POOLS.kind, pool.metadata.namespace or "", pool.metadata.name))
 

@@ -78,6 +78,8 @@ class QuotaBoard:
         self.next_report: datetime | None = None
         self.was_on: datetime | None = None
         """When there last was a Tenant."""
+        self.has_told_pools = False
+        """That quota is on; a first pass may have failed on the way."""
         self._pools: dict[str, tuple[PoolNews, datetime]] = {}
         self._tenants: dict[str, tuple[TenantNews, datetime]] = {}
 

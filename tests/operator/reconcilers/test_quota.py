@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmos.api.names import ANNOTATION_QUOTA, LABEL_SERVING
-from llmos_operator.kube.errors import Forbidden
+from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import TENANTS
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.planning.settings import Settings
@@ -220,6 +220,19 @@ async def test_a_decision_that_could_not_be_written_is_not_counted_as_one() -> N
     actions = [[audit.action for audit in each.audits] for each in passes if each is not None]
     assert actions[0] == [], "it was refused"
     assert [action for of_pass in actions for action in of_pass] == ["admit"]
+
+
+async def test_pools_learn_that_quota_is_on_also_when_the_first_pass_failed() -> None:
+    world = Cluster(gpu_pool("chat"))
+    await world.settle()
+    world.kube.put(tenant("a", NAMESPACE))
+    world.told.clear()
+    world.kube.fail_next("list", "Node", Unavailable("etcd is gone"))
+    with pytest.raises(Unavailable):
+        await world.quota()
+    assert world.told == []
+    await world.quota()
+    assert Key("InferencePool", NAMESPACE, "chat") in world.told
 
 
 async def test_how_things_stand_is_told_once_a_second_where_telling_takes_long_and_decided_all_the_same() -> None:
