@@ -131,7 +131,8 @@ class Wire:
     def __init__(self, port: int) -> None:
         self._port = port
         self._is_dead: list[asyncio.Event] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[int]:
@@ -140,9 +141,13 @@ class Wire:
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()
+            await asyncio.sleep(0)  # One that was accepted just before begins to be joined.
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            # A task that was cancelled before it began has closed nothing.
+            for writer in self._writers:
+                writer.transport.abort()
             await asyncio.sleep(0)  # What was aborted is closed in the loop's next round.
 
     def kill_silently(self) -> int:
@@ -154,7 +159,11 @@ class Wire:
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         dead = asyncio.Event()
         self._is_dead.append(dead)
+        self._writers.append(writer)
+        if (joining := asyncio.current_task()) is not None:
+            self._tasks.add(joining)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers.append(far_writer)
         for source, target in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.create_task(self._pump(source, target, dead))
             self._tasks.add(task)
