@@ -121,7 +121,7 @@ def keep_canaries(job: FineTuneJob) -> CanaryPlan:
     words = f"LLMModel {job.spec.output.name} cannot be read."
     result = ArmStatus(name=job.spec.output.name)
     new = (
-        _as(CanaryStatus(pool=each.pool, replaces=each.replaces, state="Waiting", result=result), "Waiting", 0, words)
+        CanaryStatus(pool=each.pool, replaces=each.replaces, state="Waiting", result=result, message=words)
         for each in job.spec.output.attach_to
         if each.replaces is not None and (each.pool not in before or before[each.pool].replaces != each.replaces)
     )

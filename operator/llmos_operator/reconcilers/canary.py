@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from dataclasses import replace
 
-from llmos.api import FineTuneJob, InferencePool
+from llmos.api import FineTuneJob, InferencePool, LLMModel
 from llmos.api.load import CanaryLoad
 from llmos.api.names import ANNOTATION_JUDGED_BY, LABEL_JOB
 from llmos_operator.kube.client import Object
@@ -25,7 +25,7 @@ from llmos_operator.planning.finetune_canary import (
 )
 from llmos_operator.planning.finetune_gates import judge_gates
 from llmos_operator.reconcilers.base import Context, Key
-from llmos_operator.reconcilers.classes import parse_models
+from llmos_operator.reconcilers.classes import parse_named
 
 
 async def look_at_canaries(
@@ -36,7 +36,7 @@ async def look_at_canaries(
     if not plan.record.is_registered or not (replaces or job.status.canaries):
         context.canaries.forget(key)
         return NOTHING
-    known, unreadable = parse_models(context, [output] if ownership == "ours" else [])
+    known, unreadable = parse_named(context, LLMModel, [output] if ownership == "ours" else [])
     if unreadable:
         return keep_canaries(job)
     model = known.get(job.spec.output.name)

@@ -4,10 +4,12 @@ already waits, when that has changed since it was made."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from llmos.api import AcceleratorClass, LLMModel, Reason
+from llmos.api import Reason
+from llmos.api.meta import ApiModel
 from llmos.api.names import ANNOTATION_ACCELERATOR_CLASS, ANNOTATION_ACCELERATOR_CLASSES, LABEL_REVISION
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import NotFound
@@ -17,32 +19,21 @@ from llmos_operator.planning.quota_pods import is_gated, read_class, read_classe
 from llmos_operator.planning.quota_record import read_record
 from llmos_operator.reconcilers.base import Context
 
-
-def parse_classes(
-    context: Context, bodies: Iterable[Object]
-) -> tuple[tuple[AcceleratorClass, ...], dict[str, Failure]]:
-    """Return the classes, and why others hold a value that cannot be used, by name."""
-    known: list[AcceleratorClass] = []
-    unreadable: dict[str, Failure] = {}
-    for body in bodies:
-        name = body["metadata"]["name"]
-        try:
-            known.append(context.shared.parse(AcceleratorClass, body))
-        except ValidationError as error:
-            unreadable[name] = refuse_unreadable(name, error)
-    return tuple(known), unreadable
+T = TypeVar("T", bound=ApiModel)
 
 
-def parse_models(context: Context, bodies: Iterable[Object | None]) -> tuple[dict[str, LLMModel], dict[str, Failure]]:
-    """Return the models that are there, and why others hold a value that cannot be used, by name."""
-    known: dict[str, LLMModel] = {}
+def parse_named(
+    context: Context, kind: type[T], bodies: Iterable[Object | None]
+) -> tuple[dict[str, T], dict[str, Failure]]:
+    """Return the objects that are there, and why others cannot be used, by name and in their order."""
+    known: dict[str, T] = {}
     unreadable: dict[str, Failure] = {}
     for body in bodies:
         if body is None:
             continue
         name = body["metadata"]["name"]
         try:
-            known[name] = context.shared.parse(LLMModel, body)
+            known[name] = context.shared.parse(kind, body)
         except ValidationError as error:
             unreadable[name] = refuse_unreadable(name, error)
     return known, unreadable

@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from llmos.api import FineTuneJob, InferencePool, Reason
+from llmos.api import AcceleratorClass, FineTuneJob, InferencePool, LLMModel, Reason
 from llmos.api.names import (
     ANNOTATION_JUDGED_BY,
     COMPONENT_TRAIN,
@@ -77,7 +77,7 @@ from llmos_operator.planning.kueue import choose_queue, find_superseded
 from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
 from llmos_operator.reconcilers.canary import end_canaries, look_at_canaries
-from llmos_operator.reconcilers.classes import parse_classes, parse_models, tend_classes
+from llmos_operator.reconcilers.classes import parse_named, tend_classes
 from llmos_operator.reconcilers.finetune_log import look_at_log
 from llmos_operator.reconcilers.invalid import apply_invalid_status
 from llmos_operator.reconcilers.isolation import look_at_pool
@@ -179,10 +179,10 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         _observe_classes(context, job),
         kube.get(LLM_MODELS, spec.output.name, namespace),
     )
-    classes, unreadable = parse_classes(context, accelerators)
+    classes, unreadable = parse_named(context, AcceleratorClass, accelerators)
     service = await _observe_service(context, job, namespace)
     teacher = await _observe_teacher(context, job, namespace)
-    models, unreadable_models = parse_models(context, (base, teacher))
+    models, unreadable_models = parse_named(context, LLMModel, (base, teacher))
     tenants = await observe_tenants(context)
     own = [pod for pod in pods if _is_owned(pod, job)]
     queue = choose_queue(job, tenants.all, context.settings)
@@ -199,7 +199,7 @@ async def _observe(context: Context, key: Key, current: Object, job: FineTuneJob
         pods=end_stalled(of_job, log.heard, after=get_patience(job), now=context.now()),
         base=models.get(spec.base_model_ref.name),
         teacher=models.get(spec.method.distill.teacher_ref.name) if spec.method.distill is not None else None,
-        classes=classes,
+        classes=tuple(classes.values()),
         unreadable=unreadable,
         unreadable_models=unreadable_models,
         chooser="kueue" if queue else "ledger" if has_quota else "nobody",

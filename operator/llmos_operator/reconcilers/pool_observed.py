@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
-from llmos.api import InferencePool, LLMModel
+from llmos.api import AcceleratorClass, InferencePool, LLMModel
 from llmos.api.names import CPU_CLASS, LABEL_REVISION
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, LLM_MODELS, PODS, TENANTS
@@ -29,7 +29,7 @@ from llmos_operator.planning.quota_view import needs_gate
 from llmos_operator.reconcilers.adapter_key import KeyUnreadableError
 from llmos_operator.reconcilers.adapters import read_token_hash
 from llmos_operator.reconcilers.base import Context
-from llmos_operator.reconcilers.classes import parse_classes, refuse_unreadable
+from llmos_operator.reconcilers.classes import parse_named, refuse_unreadable
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ async def observe_pool(context: Context, current: Object, pool: InferencePool) -
     )
     has_quota = needs_gate(pool.spec.accelerator.class_name, tenants)
     parsed_model = None
-    known, unreadable = parse_classes(context, accelerators)
+    known, unreadable = parse_named(context, AcceleratorClass, accelerators)
     try:
         parsed_model = context.shared.parse(LLMModel, model) if model else None
-        layouts = plan_layouts(pool, parsed_model, known, unreadable)
+        layouts = plan_layouts(pool, parsed_model, tuple(known.values()), unreadable)
     except ValidationError as error:
         layouts = _build_unreadable(pool, error)
     layout = choose_layout(layouts).layout

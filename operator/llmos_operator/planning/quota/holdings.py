@@ -14,13 +14,11 @@ is taken back by replacing it again. What a gang counts for:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
 
 from llmos_operator.planning.quota.books import Book, Verdict
 from llmos_operator.planning.quota.room import ClassRoom
 from llmos_operator.planning.quota.values import Gang, GangKind, GangState, Node, Placement, TenantQuota
 
-K = TypeVar("K")
 GaveBack = Callable[[Gang], None]
 Importance = tuple[bool, int]
 """No replica of the minimum, negative priority: a guarantee covers the smallest first (`victims.compute_covered`)."""
@@ -54,10 +52,8 @@ class Holdings:
         self.gangs: dict[str, Gang] = {}
         self.reservations: dict[str, Gang] = {}
         """Waiting gangs for which room is kept."""
-        self.staying: dict[tuple[str, str], int] = {}
-        """Accelerators of replicas, by tenant and class, but those asked to go: they do not end by themselves."""
-        self.staying_on: dict[StayingOn, int] = {}
-        """The same by node."""
+        self.staying: dict[StayingOn, int] = {}
+        """Accelerators of replicas but those asked to go: they do not end by themselves."""
         self._gave_back = gave_back
         self._held: dict[tuple[str, str], dict[str, Gang]] = {}
         self._held_by_importance: dict[tuple[str, str], dict[Importance, int]] = {}
@@ -165,10 +161,11 @@ class Holdings:
                 del self._promised[gang.stop.for_id]
         if gang.kind is not GangKind.JOB and gang.state in STANDING:
             self._count_replicas(gang.owner, placement.nodes, sign)
-            _add(self.staying, (gang.tenant, placement.class_name), sign * gang.accelerators)
             for node in placement.nodes:
                 key = gang.tenant, placement.class_name, node, gang.kind is GangKind.REPLICA
-                _add(self.staying_on, key, sign * gang.accelerators_per_pod)
+                self.staying[key] = self.staying.get(key, 0) + sign * gang.accelerators_per_pod
+                if not self.staying[key]:
+                    del self.staying[key]
 
     def _count_replicas(self, owner: str, nodes: Iterable[str], sign: int) -> None:
         counts = self._replicas.setdefault(owner, {})
@@ -197,9 +194,3 @@ def _set(members: dict[str, Gang], gang_id: str, gang: Gang, sign: int) -> None:
         members[gang_id] = gang
     else:
         members.pop(gang_id, None)
-
-
-def _add(counts: dict[K, int], key: K, more: int) -> None:
-    counts[key] = counts.get(key, 0) + more
-    if not counts[key]:
-        del counts[key]

@@ -27,6 +27,7 @@ whose turn it was, so a ledger that wakes lines finds the same as one that looks
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor, log2
@@ -59,7 +60,7 @@ class Turns:
     def __init__(self, holdings: Holdings, lines: Lines, keys: Keys, rules: QuotaRules) -> None:
         self._holdings, self._lines, self._keys, self._rules = holdings, lines, keys, rules
         self._now_s = 0.0
-        self._staying: Mapping[tuple[str, str], int] = {}
+        self._staying = Counter[tuple[str, str]]()
         """Accelerators by tenant and class that replicas hold."""
         self._staying_on: Mapping[StayingOn, int] = {}
         self._patient: dict[str, list[tuple[tuple[Rank, str], Gang]]] = {}
@@ -71,7 +72,10 @@ class Turns:
     def begin(self, now_s: float) -> None:
         """Look anew at who waits and who stays."""
         self._now_s = now_s
-        self._staying, self._staying_on = dict(self._holdings.staying), dict(self._holdings.staying_on)
+        self._staying_on = dict(self._holdings.staying)
+        self._staying = Counter[tuple[str, str]]()
+        for (tenant, class_name, _, _), accelerators in self._staying_on.items():
+            self._staying[tenant, class_name] += accelerators
         self._turns, self._may_start, self._patient = {}, {}, {}
         for line in self._lines.all():
             head = line.head()
@@ -156,7 +160,7 @@ class Turns:
 
     def _fits_beside_replicas(self, gang: Gang, class_name: str) -> bool:
         book, tenant = self._holdings.then, gang.tenant
-        wanted = self._staying.get((tenant, class_name), 0) + gang.accelerators
+        wanted = self._staying[tenant, class_name] + gang.accelerators
         reach, quota = book.reach(tenant, class_name), book.quota(tenant, class_name)
         if wanted <= quota.guaranteed:
             return wanted <= reach
@@ -170,7 +174,7 @@ class Turns:
         for other in book.tenants():
             if other.name != tenant and other.cohort_key == cohort:
                 quota = book.quota(other.name, class_name)
-                covered = min(self._staying.get((other.name, class_name), 0), quota.guaranteed)
+                covered = min(self._staying[other.name, class_name], quota.guaranteed)
                 kept += max(0, covered - (quota.guaranteed - quota.lendable))
         return kept
 

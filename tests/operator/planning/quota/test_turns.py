@@ -26,14 +26,22 @@ from tests.operator.planning.quota.world import World, nodes, tenant
 RULES = QuotaRules(patience_s=60, reservation_s=100)
 
 
-def world_at_its_limit(rules: QuotaRules = RULES) -> World:
+def world_at_its_limit() -> World:
     """Tenant a holds 4 of at most 4 in small gangs, and waits longer than it has patience for one of 4."""
-    world = World([tenant("a", 4, borrow=0), tenant("b", 4)], nodes(1), rules=rules)
+    world = World([tenant("a", 4, borrow=0), tenant("b", 4)], nodes(1), rules=RULES)
     for number in range(4):
         world.place(world.want("a", name=f"old-{number}"), "h100-000")
     world.want("a", 4, name="large")
-    world.pass_time(rules.patience_s)
+    world.pass_time(RULES.patience_s)
     return world
+
+
+def starts_beside(world: World, size: int) -> bool:
+    """Whether a small gang starts though a large one of its tenant waits beyond patience."""
+    world.want("a", size, name="large")
+    world.pass_time(RULES.patience_s)
+    small = world.want("a")
+    return admitted(world) == [small]
 
 
 def admitted(world: World) -> list[str]:
@@ -172,10 +180,7 @@ def test_another_class_is_open() -> None:
 def test_nothing_is_kept_back_for_what_replicas_that_stay_keep_out(kind: GangKind) -> None:
     world = World([tenant("a", 4, borrow=0)], nodes(1), rules=RULES)
     world.place(world.want("a", kind=kind), "h100-000")
-    world.want("a", 4, name="large")
-    world.pass_time(60)
-    small = world.want("a")
-    assert admitted(world) == [small]
+    assert starts_beside(world, 4)
 
 
 def test_nor_for_what_replicas_of_another_tenant_keep_out_by_their_guarantee() -> None:
@@ -183,10 +188,7 @@ def test_nor_for_what_replicas_of_another_tenant_keep_out_by_their_guarantee() -
     for _ in range(4):
         world.place(world.want("b", kind=GangKind.REPLICA), "h100-000")
     world.place(world.want("a"), "h100-000")
-    world.want("a", 8, name="large")
-    world.pass_time(60)
-    small = world.want("a")
-    assert admitted(world) == [small]
+    assert starts_beside(world, 8)
 
 
 def test_a_replica_that_its_pool_needs_does_not_wait_for_another_pool_s_turn() -> None:
@@ -240,10 +242,7 @@ def test_nor_for_what_is_larger_than_the_limit_or_all_nodes() -> None:
     for size, supply in ((5, nodes(1)), (4, nodes(2, 3))):
         world = World([tenant("a", 4, borrow=0)], supply, rules=RULES)
         world.place(world.want("a"), "h100-000")
-        world.want("a", size, name="large")
-        world.pass_time(60)
-        small = world.want("a")
-        assert admitted(world) == [small]
+        assert starts_beside(world, size)
 
 
 def test_nobody_is_asked_to_go_for_what_has_to_wait_for_the_turn() -> None:
@@ -266,10 +265,7 @@ def test_nor_for_what_replicas_leave_no_node_large_enough_for() -> None:
     for number in range(2):
         world.place(world.want("b", kind=GangKind.REPLICA), f"h100-00{number}")
     world.place(world.want("a"), "h100-000")
-    world.want("a", 8, name="large")
-    world.pass_time(60)
-    small = world.want("a")
-    assert admitted(world) == [small]
+    assert starts_beside(world, 8)
 
 
 def test_one_that_fits_the_limit_and_lacks_room_takes_no_turn_from_one_that_the_limit_keeps_out() -> None:
