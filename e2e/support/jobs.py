@@ -22,7 +22,9 @@ async def wait_for_job(
 
     def is_wanted(job: Object | None) -> bool:
         status = (job or {}).get("status", {})
-        if status.get("phase") in OVER and not is_so(status):
+        if "phase" not in status:
+            return False  # It was not looked at yet.
+        if status["phase"] in OVER and not is_so(status):
             raise AssertionError(f"{what}: the job ended before. {read_condition(job)}")
         return bool(is_so(status))
 
