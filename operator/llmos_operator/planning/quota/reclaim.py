@@ -51,9 +51,10 @@ class Swaps:
             self.add(swap)
 
     def add(self, swap: Swap) -> None:
-        """Remember a swap."""
-        self._gangs[swap.winner_id, swap.loser_id] = swap.at_s
-        self._owners[swap.winner_owner, swap.loser_owner] = swap.at_s
+        """Remember a swap; of several between the same the last one counts, in whatever order they come."""
+        gangs, owners = (swap.winner_id, swap.loser_id), (swap.winner_owner, swap.loser_owner)
+        self._gangs[gangs] = max(swap.at_s, self._gangs.get(gangs, swap.at_s))
+        self._owners[owners] = max(swap.at_s, self._owners.get(owners, swap.at_s))
 
     def forget_old(self, now_s: float) -> None:
         """Drop what is out of the window."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llmos.api.reasons import Reason
-from llmos_operator.planning.quota import GangKind, GangState, Ledger, QuotaRules
+from llmos_operator.planning.quota import GangKind, GangState, Ledger, QuotaRules, Swap
+from llmos_operator.planning.quota.reclaim import Swaps
 from tests.operator.planning.quota.world import World, nodes, tenant, world_in_which_a_claim_ends
 
 
@@ -282,6 +283,17 @@ class TestFairness:
         world.pass_time(1)
         world.settle()
         assert world.gangs["b1"].state is GangState.RUNNING, "the same winner may win again"
+
+    def test_of_two_swaps_between_the_same_the_last_one_counts_in_any_order(self) -> None:
+        world = World([tenant("a", 1)], nodes(1))
+        lost, won = (world.gangs[world.want("a", name=name, owner=f"{name}-pool")] for name in ("lost", "won"))
+        swaps = [Swap(won.id, won.owner, lost.id, lost.owner, at_s) for at_s in (0.0, 200.0)]
+        for order in (swaps, swaps[::-1]):
+            known = Swaps(order, window_s=300.0)
+            known.forget_old(350.0)
+            assert known.would_reverse(lost, won, owners=True)
+            known.forget_old(500.0)
+            assert not known.would_reverse(lost, won, owners=True)
 
     def test_not_even_if_the_guarantees_changed_hands_meanwhile(self) -> None:
         world = World([tenant("a", 1), tenant("b", 0)], nodes(1, 1), rules=QuotaRules(swap_window_s=300))
