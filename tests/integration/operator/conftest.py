@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,9 +15,20 @@ from e2e.cluster.controlplane import ControlPlane
 from llmos_operator.kube.aio import AioKube
 from llmos_operator.kube.client import Kube
 from llmos_operator.kube.config import load_configuration
+from llmos_operator.kube.errors import NotFound
+from llmos_operator.kube.resources import (
+    ACCELERATOR_CLASSES,
+    FINE_TUNE_JOBS,
+    INFERENCE_POOLS,
+    LLM_MODELS,
+    NODES,
+    PODS,
+    TENANTS,
+)
 from tests.operator.fake_kube import FakeKube
 
 CRDS = Path(__file__).parents[3] / "crds"
+LOOKED_AT = (FINE_TUNE_JOBS, INFERENCE_POOLS, TENANTS, LLM_MODELS, ACCELERATOR_CLASSES, PODS, NODES)
 
 
 @pytest.fixture(scope="session")
@@ -55,13 +67,28 @@ async def real_kube(control_plane: ControlPlane, admin: ApiClient) -> AsyncItera
 
 
 @pytest.fixture
-async def namespace(admin: ApiClient) -> str:
+async def namespace(admin: ApiClient, real_kube: AioKube) -> AsyncIterator[str]:
     name = f"test-{uuid.uuid4().hex[:8]}"
     core = CoreV1Api(admin)
     await core.create_namespace({"metadata": {"name": name}})
     # No controller makes it here, and no pod is admitted without it.
     await core.create_namespaced_service_account(name, {"metadata": {"name": "default"}})
-    return name
+    yield name
+    await _sweep(real_kube)
+
+
+async def _sweep(kube: AioKube) -> None:
+    """Leave nothing that an operator looks at: another test's would go on with it and write of it at any time.
+
+    No controller collects garbage here, and one test runs at a time.
+    """
+    for resource in LOOKED_AT:
+        for item in await kube.list(resource):
+            name, namespace = item["metadata"]["name"], item["metadata"].get("namespace", "")
+            with contextlib.suppress(NotFound):
+                await kube.delete(resource, name, namespace, grace_period_s=0)
+                if item["metadata"].get("finalizers"):
+                    await kube.patch_metadata(resource, name, namespace, finalizers=[])
 
 
 @pytest.fixture(params=["fake", "apiserver"])
