@@ -40,7 +40,8 @@ class Kube(Protocol):
     ) -> Objects:
         """Return all matching objects, without `managedFields`; an empty namespace means all of them.
 
-        With `view`, what it shows of each instead, its labels among that: not to be changed, it may be shown again.
+        With `view`, what it shows of each instead, its labels among that, in any order: not to be changed, it may be
+        shown again.
         """
         ...
 

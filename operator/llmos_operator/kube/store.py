@@ -121,16 +121,16 @@ class _Body:
     data: bytes
     learnt_s: float
     owner: Owner
-    shown: tuple[View, Object] | None = None
-    """What a view showed of it last. One is kept: there is one reader that looks at all pods all the time."""
 
-    def show(self, view: View | None) -> Object:
-        if view is None:
-            body: Object = orjson.loads(self.data)
-            return body
-        if self.shown is None or self.shown[0] is not view:
-            self.shown = view, view(orjson.loads(self.data))
-        return self.shown[1]
+
+@dataclass(slots=True)
+class _Shown:
+    """What a view shows of all pods, in no order."""
+
+    view: View
+    pods: dict[Place, Object]
+    left: set[Place]
+    """Pods that came or changed since they were shown last."""
 
 
 class Store:
@@ -149,6 +149,8 @@ class Store:
         self._places: defaultdict[str, set[Place]] = defaultdict(set)
         """Of the bodies, by kind: most lists are of kinds with a few objects."""
         self._pods: dict[Owner, set[Place]] = {}
+        self._shown: _Shown | None = None
+        """One is kept: there is one reader that looks at all pods all the time."""
         self._doubted: dict[Place, str] = {}
         """With the uid if only the end of that object is in doubt."""
         self._missing: defaultdict[str, dict[Place, Owner]] = defaultdict(dict)
@@ -206,13 +208,26 @@ class Store:
     def list_pods(self, owner: Owner, view: View | None = None) -> Objects | None:
         """Return the bodies of the pods of a pool or a job, or of all; None if the API server must be asked.
 
-        With `view`, what it shows of each: the same object as the last time, if the pod has not changed since.
+        With `view`, what it shows of each; of all pods in no order, and the same object as the last time, if the pod
+        has not changed since.
         """
         if not self.is_listed(PODS.kind) or self.find_doubted_pods(owner):
             return None
+        if view is not None and owner == ANYBODY:
+            return self._show_all(view)
         owners = [owner] if owner.name else filter(owner.covers, self._pods)
         places = [place for each in owners for place in self._pods.get(each, ())]
-        return [self._bodies[place].show(view) for place in sorted(places)]
+        pods: Objects = [orjson.loads(self._bodies[place].data) for place in sorted(places)]
+        return [view(pod) for pod in pods] if view is not None else pods
+
+    def _show_all(self, view: View) -> Objects:
+        if self._shown is None or self._shown.view is not view:
+            self._shown = _Shown(view, {}, set(self._places[PODS.kind]))
+        shown = self._shown
+        for place in tuple(shown.left):
+            shown.pods[place] = view(orjson.loads(self._bodies[place].data))
+            shown.left.remove(place)
+        return list(shown.pods.values())
 
     def find_doubted_pods(self, owner: Owner) -> Sequence[Place]:
         """Return the pods that may exist, may be a pool's or a job's, and whose bodies are not known."""
@@ -328,6 +343,8 @@ class Store:
         self._places[place.kind].add(place)
         if place.kind == PODS.kind:
             self._pods.setdefault(owner, set()).add(place)
+            if self._shown is not None:
+                self._shown.left.add(place)
         self._missing[place.kind].pop(place, None)
         self._size_bytes += len(data)
         while self._size_bytes > self._limit_bytes:
@@ -341,6 +358,9 @@ class Store:
                 self._pods[known.owner].discard(place)
                 if not self._pods[known.owner]:
                     del self._pods[known.owner]
+                if self._shown is not None:
+                    self._shown.left.discard(place)
+                    self._shown.pods.pop(place, None)
 
 
 def is_kept(kind: str) -> bool:

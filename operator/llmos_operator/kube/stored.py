@@ -132,7 +132,9 @@ class StoredKube(Kube):
             pods = [view(pod) for pod in pods] if view is not None else pods
         else:
             self._on_answer("list", PODS.kind)
-        return [pod for pod in pods if _is_selected(pod, terms)]
+        # What makes a pod one of ours is not looked at again in each of thousands.
+        rest = {key: value for key, value in terms.items() if (key, value) not in _implied_terms(owner)}
+        return [pod for pod in pods if _is_selected(pod, rest)] if rest else pods
 
     async def _recall_pods(self, owner: Owner, view: View | None) -> Objects | None:
         """Return remembered pods; the few that are in doubt are asked for one by one, which is less than all pods."""
@@ -262,6 +264,11 @@ def _read_owner(namespace: str, terms: Mapping[str, str]) -> Owner | None:
         if terms.get(label):
             return Owner(namespace, label, terms[label])
     return Owner(namespace) if terms.get(LABEL_MANAGED_BY) == MANAGED_BY else None
+
+
+def _implied_terms(owner: Owner) -> tuple[tuple[str, str], ...]:
+    """Return what is true for all pods that are remembered of an owner."""
+    return (LABEL_MANAGED_BY, MANAGED_BY), (owner.label, owner.name)
 
 
 def _is_selected(pod: Object, terms: Mapping[str, str]) -> bool:

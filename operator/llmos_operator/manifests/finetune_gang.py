@@ -22,7 +22,7 @@ from llmos.api.names import (
 )
 from llmos_operator.manifests.common import Manifest
 from llmos_operator.manifests.gang import build_meeting_service
-from llmos_operator.planning.quota_view import DOMAIN_LABELS
+from llmos_operator.planning.quota_nodes import DOMAIN_LABELS
 
 HOST_LABEL: Final = "kubernetes.io/hostname"
 

@@ -23,7 +23,7 @@ from llmos.api.names import (
     POD_IP_VARIABLE,
 )
 from llmos_operator.manifests.common import Manifest, build_metadata, build_owner
-from llmos_operator.planning.quota_view import DOMAIN_LABELS
+from llmos_operator.planning.quota_nodes import DOMAIN_LABELS
 
 
 def compute_leaders_name(pool: InferencePool) -> str:

@@ -1,8 +1,8 @@
 """Replicas of pools as gangs of the ledger, drawn anew only where something changed. Pure but for what it remembers.
 
 The ledger looks at all pods several times a second, and of thousands of gangs few change from one look to the next. A
-draft is the gang that the same pods gave last: the same objects, which an unchanged pod keeps from look to look, under
-the same terms of its pool and tenant. Nothing depends on it but speed.
+sheet has the gangs of a pool, and a draft is one of them. They stay as long as the pods do, by identity (the roster
+hands out the same as long as nothing changed), and the terms of pool and tenant. Nothing depends on it but speed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from llmos_operator.planning.quota_pods import (
     read_created_s,
     read_node,
     read_phase,
-    read_rank,
     read_size,
     read_state,
     requests_accelerators,
@@ -50,7 +49,6 @@ class _Terms(NamedTuple):
 @dataclass(slots=True)
 class _Draft:
     pods: Sequence[JsonObject]
-    terms: _Terms
     gang: Gang | None
     """None: it neither waits nor holds anything."""
     succeeds: str = ""
@@ -60,10 +58,10 @@ class _Draft:
 
     @property
     def leader_uid(self) -> str:
-        return str(min(self.pods, key=read_rank)["metadata"]["uid"])
+        return str(self.pods[0]["metadata"]["uid"])
 
-    def is_of(self, pods: Sequence[JsonObject], terms: _Terms) -> bool:
-        return self.terms == terms and len(self.pods) == len(pods) and all(map(is_, self.pods, pods))
+    def is_of(self, pods: Sequence[JsonObject]) -> bool:
+        return self.pods is pods or (len(self.pods) == len(pods) and all(map(is_, self.pods, pods)))
 
     def as_minimum(self, gang: Gang) -> Gang:
         if self.minimum is None:
@@ -71,13 +69,23 @@ class _Draft:
         return self.minimum
 
 
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    replicas: Mapping[str, Sequence[JsonObject]]
+    terms: _Terms
+    minimum: int
+    drafts: Mapping[str, _Draft]
+    """By replica."""
+    gangs: Sequence[Gang]
+
+
 class Drafts:
-    """Gangs of this look and of the last one, by id."""
+    """Gangs of this look and of the last one, by pool."""
 
     def __init__(self) -> None:
         self._classes: tuple[AcceleratorClass, ...] = ()
-        self._last: dict[str, _Draft] = {}
-        self._now: dict[str, _Draft] = {}
+        self._last: dict[str, _Sheet] = {}
+        self._now: dict[str, _Sheet] = {}
 
     def begin(self, classes: Iterable[AcceleratorClass]) -> None:
         """Begin a look: what the last one did not need is forgotten, and all of it if the classes changed."""
@@ -88,44 +96,53 @@ class Drafts:
     def build_gangs(
         self,
         pool: InferencePool,
-        replicas: Mapping[str, list[JsonObject]],
+        replicas: Mapping[str, Sequence[JsonObject]],
         tenant_name: str,
         tenant: Tenant | None,
         minimum: int,
-    ) -> list[Gang]:
+    ) -> Sequence[Gang]:
         """Return the replicas of a pool that wait or hold something.
 
         Args:
             pool: the pool, or its stand-in.
-            replicas: their pods by the name of the replica.
+            replicas: their pods, leaders first, by the name of the replica; what is given is not changed any more.
             tenant_name: whose the namespace is; empty if nobody's.
             tenant: the same, if it can be read.
             minimum: replicas of the pool that are not a burst.
         """
         terms = _read_terms(pool, tenant_name, tenant)
-        namespace = pool.metadata.namespace
-        drafts = [
-            (draft.gang, draft)
-            for name, pods in replicas.items()
-            if (draft := self._draw(f"{namespace}/{name}", pods, terms, tenant)).gang is not None
-        ]
-        if succeeded := {draft.succeeds for _, draft in drafts if draft.succeeds}:
-            drafts = [each for each in drafts if each[1].leader_uid not in succeeded]
-        drafts.sort(key=lambda each: (each[0].state is GangState.WAITING, each[0].created_s, each[0].id))
-        gangs = []
-        for gang, draft in drafts:
-            is_minimum = minimum > 0 and gang.state in _STAYING
-            minimum -= is_minimum
-            gangs.append(draft.as_minimum(gang) if is_minimum else gang)
-        return gangs
+        sheet = self._last.get(terms.owner)
+        is_same = sheet is not None and sheet.terms == terms
+        if sheet is None or not (is_same and sheet.replicas is replicas and sheet.minimum == minimum):
+            known = sheet.drafts if sheet is not None and is_same else {}
+            drafts = {
+                name: self._draw(known.get(name), f"{pool.metadata.namespace}/{name}", pods, terms, tenant)
+                for name, pods in replicas.items()
+            }
+            sheet = _Sheet(replicas, terms, minimum, drafts, _choose_minimum(drafts.values(), minimum))
+        self._now[terms.owner] = sheet
+        return sheet.gangs
 
-    def _draw(self, gang_id: str, pods: list[JsonObject], terms: _Terms, tenant: Tenant | None) -> _Draft:
-        draft = self._last.get(gang_id)
-        if draft is None or not draft.is_of(pods, terms):
-            gang = _build_gang(gang_id, pods, terms, tenant, self._classes)
-            draft = _Draft(pods, terms, gang, _find_succeeded(pods))
-        self._now[gang_id] = draft
-        return draft
+    def _draw(
+        self, known: _Draft | None, gang_id: str, pods: Sequence[JsonObject], terms: _Terms, tenant: Tenant | None
+    ) -> _Draft:
+        if known is not None and known.is_of(pods):
+            return known
+        return _Draft(pods, _build_gang(gang_id, pods, terms, tenant, self._classes), _find_succeeded(pods))
+
+
+def _choose_minimum(drawn: Iterable[_Draft], minimum: int) -> tuple[Gang, ...]:
+    """Return the gangs, those first that hold something, then the oldest; the first are the minimum of their pool."""
+    drafts = [(draft.gang, draft) for draft in drawn if draft.gang is not None]
+    if succeeded := {draft.succeeds for _, draft in drafts if draft.succeeds}:
+        drafts = [each for each in drafts if each[1].leader_uid not in succeeded]
+    drafts.sort(key=lambda each: (each[0].state is GangState.WAITING, each[0].created_s, each[0].id))
+    gangs = []
+    for gang, draft in drafts:
+        is_minimum = minimum > 0 and gang.state in _STAYING
+        minimum -= is_minimum
+        gangs.append(draft.as_minimum(gang) if is_minimum else gang)
+    return tuple(gangs)
 
 
 def _read_terms(pool: InferencePool, tenant_name: str, tenant: Tenant | None) -> _Terms:
@@ -142,7 +159,7 @@ def _read_terms(pool: InferencePool, tenant_name: str, tenant: Tenant | None) ->
 
 def _find_succeeded(pods: Sequence[JsonObject]) -> str:
     """Return the gang in whose place this one is, if it is whole."""
-    succeeds = read_record(min(pods, key=read_rank)["metadata"]).succeeds
+    succeeds = read_record(pods[0]["metadata"]).succeeds
     return succeeds if len(pods) >= read_size(pods) else ""
 
 
@@ -152,7 +169,7 @@ def _build_gang(
     """Return the gang; None if it has ended, or waits and not all of its pods were made yet."""
     if all(read_phase(pod) in FINISHED for pod in pods):
         return None
-    leader, size = min(pods, key=read_rank), read_size(pods)
+    leader, size = pods[0], read_size(pods)
     record = read_record(leader["metadata"])
     state = read_state(pods, record)
     if state is GangState.WAITING and len(pods) < size:
@@ -209,4 +226,4 @@ def _read_made_for(leader: JsonObject, terms: _Terms, classes: Iterable[Accelera
 
 def _place_without_record(class_name: str, pods: Sequence[JsonObject]) -> Placement:
     """Where pods stand that were made before there was any quota: those that have no node yet hold some somewhere."""
-    return Placement(class_name, tuple(name for pod in sorted(pods, key=read_rank) if (name := read_node(pod))))
+    return Placement(class_name, tuple(name for pod in pods if (name := read_node(pod))))

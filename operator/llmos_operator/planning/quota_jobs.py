@@ -29,7 +29,6 @@ from llmos_operator.planning.quota_pods import (
     read_labels,
     read_node,
     read_phase,
-    read_rank,
     read_size,
     read_state,
 )
@@ -59,23 +58,27 @@ def is_train_pod(pod: JsonObject) -> bool:
 
 
 def build_job_gangs(
-    pods: Iterable[JsonObject],
+    attempts: Iterable[tuple[tuple[str, str], Sequence[JsonObject]]],
     classes: Iterable[AcceleratorClass],
     jobs: Iterable[FineTuneJob],
     owners: Owners,
     tenants: Mapping[str, Tenant],
 ) -> list[Gang]:
-    """Return the attempts that wait for accelerators or hold some."""
+    """Return the attempts that wait for accelerators or hold some.
+
+    Args:
+        attempts: their pods, leaders first, with namespace and name of each.
+        classes: all that can be read.
+        jobs: all that can be read.
+        owners: whose each namespace is.
+        tenants: all that can be read, by name.
+    """
+    attempts = tuple(attempts)
     known = {each.metadata.name: each for each in classes}
     saved = {_owner_of_job(job): _saved_s(job) for job in jobs}
-    attempts: dict[tuple[str, str], list[JsonObject]] = {}
-    for pod in filter(is_train_pod, pods):
-        attempts.setdefault((pod["metadata"]["namespace"], read_labels(pod)[LABEL_REPLICA]), []).append(pod)
-    for members in attempts.values():
-        members.sort(key=read_rank)
-    succeeded = _find_succeeded(attempts.values())
+    succeeded = _find_succeeded(members for _, members in attempts)
     gangs = []
-    for (namespace, name), members in attempts.items():
+    for (namespace, name), members in attempts:
         if members[0]["metadata"].get("uid", "") in succeeded:
             continue
         class_name = read_class(members[0])

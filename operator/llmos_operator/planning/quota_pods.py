@@ -61,6 +61,11 @@ def read_rank(pod: JsonObject) -> int:
     return _read_number(pod, LABEL_RANK, 0)
 
 
+def read_order(pod: JsonObject) -> tuple[int, str]:
+    """Return by what the pods of a gang are sorted: the leader is first."""
+    return read_rank(pod), pod["metadata"]["name"]
+
+
 def read_size(pods: Iterable[JsonObject]) -> int:
     """Return how many pods the gang has when it is whole."""
     return max(_read_number(pod, LABEL_GANG_SIZE, 1) for pod in pods)

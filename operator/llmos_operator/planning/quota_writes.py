@@ -24,12 +24,9 @@ from typing import Any, Literal
 from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
     GATE_QUOTA,
-    LABEL_POOL,
-    LABEL_REPLICA,
     LABEL_SERVING,
 )
 from llmos_operator.planning.quota import Gang, GangKind, Placement, QuotaPlan, Reservation, Stop, Swap
-from llmos_operator.planning.quota_jobs import is_train_pod
 from llmos_operator.planning.quota_pods import is_gated, read_class, read_rank, read_size
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation, read_record
 
@@ -71,19 +68,6 @@ class Decision:
     writes: tuple[PodWrite, ...]
 
 
-def group_by_gang(pods: Iterable[JsonObject]) -> dict[str, list[JsonObject]]:
-    """Return the pods of all pools and jobs by the id of their gang, leaders first."""
-    gangs: dict[str, list[JsonObject]] = {}
-    for pod in pods:
-        labels = pod["metadata"].get("labels") or {}
-        if LABEL_REPLICA in labels and (LABEL_POOL in labels or is_train_pod(pod)):
-            gangs.setdefault(f"{pod['metadata']['namespace']}/{labels[LABEL_REPLICA]}", []).append(pod)
-    for members in gangs.values():
-        if len(members) > 1:
-            members.sort(key=read_rank)
-    return gangs
-
-
 def build_decisions(
     plan: QuotaPlan, gangs: Mapping[str, Gang], pods: Mapping[str, Sequence[JsonObject]], now: datetime, window_s: float
 ) -> tuple[Decision, ...]:
@@ -92,7 +76,7 @@ def build_decisions(
     Args:
         plan: what the ledger decided.
         gangs: all gangs by id, as they were when it decided.
-        pods: their pods, as `group_by_gang` returns them.
+        pods: their pods, leaders first (`Roster.gangs`).
         now: the time of the plan.
         window_s: how long a swap is remembered.
     """
@@ -116,7 +100,11 @@ def build_decisions(
 
 
 def build_completions(pods: Mapping[str, Sequence[JsonObject]]) -> tuple[PodWrite, ...]:
-    """Return what lifts the remaining gates of gangs that were admitted, but not released in full."""
+    """Return what lifts the remaining gates of gangs that were admitted, but not released in full.
+
+    Args:
+        pods: of gangs, leaders first; those of `Roster.unfinished` are enough.
+    """
     writes: list[PodWrite] = []
     for members in pods.values():
         record = read_record(members[0]["metadata"])

@@ -2,8 +2,8 @@
 
 There is one key for it, so that accelerators are given out by one hand. What it decides from is never older than its
 own writes: lists of pods are not older than anything that this process wrote (`kube/freshness.py`), and a pass writes
-everything that it decided before it ends. It keeps nothing that the next pass needs: a pass that is cut off anywhere is
-followed by one that reads what was written and goes on.
+everything that it decided before it ends. It keeps nothing that the next pass needs, but what makes that one fast: a
+pass that is cut off anywhere is followed by one that reads what was written and goes on.
 
 Passes are paced: events only make the next one due, and it pauses for as long as a look took, so that at most half of
 the time is spent on looking however many pods come and go. Whom to ask to go is looked for once a second at most, and
@@ -35,7 +35,7 @@ from llmos_operator.kube.errors import Conflict, Forbidden, Invalid, NotFound
 from llmos_operator.kube.resources import ACCELERATOR_CLASSES, FINE_TUNE_JOBS, INFERENCE_POOLS, NODES, PODS
 from llmos_operator.planning.claims import Tenants
 from llmos_operator.planning.kueue import build_decides_fact
-from llmos_operator.planning.quota import Ledger, QuotaPlan, QuotaRules, Snapshot
+from llmos_operator.planning.quota import QuotaPlan, QuotaRules, Snapshot
 from llmos_operator.planning.quota_news import (
     advance_meter,
     begin_meter,
@@ -45,7 +45,7 @@ from llmos_operator.planning.quota_news import (
     holds_accelerators,
 )
 from llmos_operator.planning.quota_pods import requests_accelerators, show_pod
-from llmos_operator.planning.quota_view import Observed, build_snapshot, find_swaps
+from llmos_operator.planning.quota_view import Observed, build_snapshot
 from llmos_operator.planning.quota_writes import (
     Audit,
     Decision,
@@ -53,7 +53,6 @@ from llmos_operator.planning.quota_writes import (
     build_completions,
     build_decisions,
     build_liftings,
-    group_by_gang,
 )
 from llmos_operator.planning.settings import Admitter
 from llmos_operator.reconcilers.base import DONE, Context, Key, Result
@@ -112,16 +111,17 @@ async def _give_out(context: Context, tenants: Tenants, now: datetime, began_s: 
     board.was_on = now
     observed = await _observe(context, tenants, now)
     snapshot = _build_snapshot(context, observed)
-    ledger = Ledger(snapshot)
+    ledger = board.ledger.open(snapshot)
     may_reclaim = board.reclaimed is None or (now - board.reclaimed).total_seconds() >= RECLAIM_S
     plan = ledger.plan(snapshot.now_s, reclaim=may_reclaim)
+    board.ledger.keep(ledger)
     if may_reclaim:
         board.reclaimed = now
-    pods = group_by_gang(observed.pods)
+    roster = board.last_look.roster
     gangs = {gang.id: gang for gang in snapshot.gangs}
-    decisions = build_decisions(plan, gangs, pods, now, snapshot.rules.swap_window_s)
+    decisions = build_decisions(plan, gangs, roster.gangs, now, snapshot.rules.swap_window_s)
     _pace(context, began_s)
-    await _write_all(context, build_completions(pods))
+    await _write_all(context, build_completions(roster.unfinished))
     audits = await _carry_out(context, decisions)
     # What the status of a Tenant that cannot be read says stays as it is.
     meters = _count_seconds(board, tenants.readable, snapshot, now)
@@ -255,9 +255,8 @@ def _build_snapshot(context: Context, observed: Observed) -> Snapshot:
     return build_snapshot(
         observed,
         rules=QuotaRules(settle_s=max(QuotaRules().settle_s, context.settings.min_run_s)),
-        swaps=find_swaps(observed.pods),
         untenanted=dict(context.settings.untenanted),
-        drafts=context.quota.drafts,
+        last=context.quota.last_look,
     )
 
 

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from llmos_operator.kube.client import Objects
+from llmos_operator.planning.quota import KeptLedger
 from llmos_operator.planning.quota.plan import QuotaPlan, QuotaReport
-from llmos_operator.planning.quota_drafts import Drafts
 from llmos_operator.planning.quota_jobs import build_job_owner, read_job_owner
 from llmos_operator.planning.quota_news import (
     POSITION_S,
@@ -23,6 +23,7 @@ from llmos_operator.planning.quota_news import (
     is_pool_news,
     is_tenant_news,
 )
+from llmos_operator.planning.quota_view import LastLook
 from llmos_operator.planning.quota_writes import Audit
 from llmos_operator.reconcilers.keys import Key
 from llmos_operator.reconcilers.parsed import Parsed
@@ -68,7 +69,8 @@ class QuotaBoard:
     def forget(self) -> None:
         """Begin anew: another process may have decided meanwhile."""
         self.meters: dict[str, Meter] = {}
-        self.drafts = Drafts()
+        self.last_look = LastLook()
+        self.ledger = KeptLedger()
         self.nodes: Objects | None = None
         self.nodes_read: datetime | None = None
         self.strangers: Objects = []

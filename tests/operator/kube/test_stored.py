@@ -174,7 +174,8 @@ def test_what_a_view_shows_of_a_pod_is_the_same_object_until_the_pod_changes() -
 
     def look() -> list[Object]:
         world.all_events_arrive()
-        return run(world.kube.list(PODS, label_selector=OURS, view=show_metadata))
+        shown = run(world.kube.list(PODS, label_selector=OURS, view=show_metadata))
+        return sorted(shown, key=lambda pod: pod["metadata"]["name"])
 
     before = look()
     assert all(a is b for a, b in zip(before, look(), strict=True))

@@ -28,6 +28,7 @@ from llmos_operator.planning.quota_news import (
     is_tenant_news,
 )
 from llmos_operator.planning.quota_record import QuotaRecord, build_record_annotation, read_record
+from llmos_operator.planning.quota_roster import Roster
 from llmos_operator.planning.quota_writes import (
     Decision,
     PodWrite,
@@ -35,7 +36,6 @@ from llmos_operator.planning.quota_writes import (
     build_decisions,
     build_liftings,
     build_release,
-    group_by_gang,
 )
 
 NOW = datetime(2026, 1, 31, 23, 59, tzinfo=UTC)
@@ -63,7 +63,7 @@ def gang(name: str, **fields: Any) -> Gang:
 
 
 def decide(plan: QuotaPlan, *pods: dict[str, Any], window_s: float = 300.0) -> tuple[Decision, ...]:
-    groups = group_by_gang(pods)
+    groups = Roster(pods).gangs
     return build_decisions(plan, {name: gang(name[3:]) for name in groups}, groups, NOW, window_s)
 
 
@@ -86,15 +86,15 @@ def test_a_gang_is_released_leader_first_with_its_record_and_each_pod_goes_to_it
 
 def test_who_finds_only_the_leader_released_lifts_the_rest() -> None:
     half = [pod("r", 0, gates=(), placement=PLACE), pod("r", 1)]
-    (write,) = build_completions(group_by_gang(half))
+    (write,) = build_completions(Roster(half).gangs)
     assert (write.name, write.patch and write.patch["spec"]) == ("r-1", build_release(half[1], "n2"))
-    assert build_completions(group_by_gang([pod("r", 0), pod("r", 1)])) == ()
+    assert build_completions(Roster([pod("r", 0), pod("r", 1)]).gangs) == ()
 
 
 def test_a_pod_is_pinned_by_its_rank_whichever_of_the_others_is_missing() -> None:
     place = Placement("h100", ("n0", "n1", "n2"))
     leader, last = pod("r", 0, gates=(), placement=place), pod("r", 2)
-    (write,) = build_completions(group_by_gang([last, leader]))
+    (write,) = build_completions(Roster([last, leader]).gangs)
     assert (write.name, write.patch and write.patch["spec"]) == ("r-2", build_release(last, "n2"))
     admit = QuotaPlan(admit=(Admit("ns/r", place, is_borrowed=False),))
     (decision,) = decide(admit, pod("r", 0), pod("r", 2), pod("r", 7))

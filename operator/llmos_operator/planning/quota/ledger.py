@@ -76,6 +76,22 @@ class Ledger:
         for gang in snapshot.gangs:
             self.observe(gang)
 
+    def follow(self, snapshot: Snapshot) -> None:
+        """Take everything as a snapshot shows it: the ledger decides then as one that is built from it.
+
+        Tenants, nodes, costs and rules have to be those that this one was built from, and time does not go back. What
+        it believes of its own decisions is held against what is observed, so one that was not carried out is forgotten.
+        """
+        self._now_s = snapshot.now_s
+        self._swaps = Swaps(snapshot.swaps, self._rules.swap_window_s)
+        known = self._holdings.gangs
+        for gang_id in known.keys() - {gang.id for gang in snapshot.gangs}:
+            self.forget(gang_id)
+        for gang in snapshot.gangs:
+            believed = known.get(gang.id)
+            if believed is not gang and believed != gang:
+                self.observe(gang)
+
     def observe(self, gang: Gang) -> None:
         """Take a gang as it is now."""
         known = self._holdings.gangs.get(gang.id)

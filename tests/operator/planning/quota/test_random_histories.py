@@ -1,7 +1,8 @@
 """Any order of demands, ends, answers, node losses, quota changes and operator restarts keeps the promises.
 
-Beside the ledger that a real operator would keep, a new one is built from what is observed at every step: the two must
-decide the same. What was planned is carried out write by write, and the operator may be killed between any two writes.
+Beside a ledger that is told of each change, and the one that an operator keeps from snapshot to snapshot, a new one is
+built from what is observed at every step: the three must decide the same. What was planned is carried out write by
+write; the operator may be killed between any two writes, and any of them may be refused.
 
 LLMOS_HISTORIES says how many there are; but in CI, each run has others.
 """
@@ -21,12 +22,14 @@ from llmos_operator.planning.quota import (
     Gang,
     GangKind,
     GangState,
+    KeptLedger,
     Ledger,
     Node,
     Quota,
     QuotaPlan,
     QuotaRules,
     TenantQuota,
+    kept,
     ledger,
 )
 from llmos_operator.planning.quota.order import Keys, Order
@@ -64,9 +67,11 @@ class CheckedOrder(Order):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _check_the_order() -> Iterator[None]:
+def _check_the_order_and_keep_ledgers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "Order", CheckedOrder)
+        # Half of what passes time here is longer; a ledger that is kept far beyond it decides the same.
+        patch.setattr(kept, "LONGEST_S", 1e6)
         yield
 
 
@@ -87,6 +92,7 @@ class History:
         tenants = [self.tenant(name) for name in NAMES]
         self.world = World(tenants, supply, costs={H100: 1.0, "l4": 0.3}, rules=RULES, grace_s=30)
         self.ledger = Ledger(self.world.snapshot())
+        self.kept = KeptLedger()
         self.seen: dict[str, Gang] = {}
         self.happened: list[str] = []
 
@@ -188,6 +194,47 @@ class History:
             write()
         self.restart()
 
+    def turn_into_another(self) -> None:
+        """What a gang is changes: with the minimum of its pool, the range of its tenant, whose its namespace is."""
+        if not self.world.gangs:
+            return
+        pick, name = self.chance.choice, self.chance.choice(sorted(self.world.gangs))
+        known = self.world.gangs[name]
+        happening = pick(["kind", "priority", "tenant", "classes", "size", "age"])
+        if happening == "kind" and known.kind is not GangKind.JOB:
+            self.world.change(name, kind=pick([GangKind.BURST, GangKind.REPLICA]))
+        elif happening == "priority":
+            self.world.change(name, priority=pick([0, 1, 3]))
+        elif happening == "tenant":
+            self.world.change(name, tenant=pick(NAMES))
+        elif known.state is GangState.WAITING and known.reservation is None:
+            if happening == "classes":
+                self.world.change(name, classes=pick(CLASSES))
+            elif happening == "size":
+                self.world.change(name, accelerators_per_pod=pick([1, 2, 4]))
+            else:
+                self.world.change(name, created_s=known.created_s - pick([0.0, 10.0]))
+
+    def come_in_another_order(self) -> None:
+        """Also as other objects that are equal."""
+        names = sorted(self.world.gangs)
+        self.chance.shuffle(names)
+        self.world.gangs = {name: replace(self.world.gangs[name]) for name in names}
+
+    def be_refused(self) -> None:
+        """Only some of the writes are taken, and the same operator goes on."""
+        writes = self.world.writes(self.plan_with_kept())
+        self.chance.shuffle(writes)
+        for write in writes[: self.chance.randint(0, len(writes))]:
+            write()
+        self.restart()
+
+    def plan_with_kept(self, *, reclaim: bool = True) -> QuotaPlan:
+        opened = self.kept.open(self.world.snapshot())
+        plan = opened.plan(self.world.now_s, reclaim=reclaim)
+        self.kept.keep(opened)
+        return plan
+
     def plan(self) -> None:
         """Observe what changed, in any order; plan, compare with a ledger built anew, carry out, and check."""
         world = self.world
@@ -199,6 +246,11 @@ class History:
             self.ledger.forget(name)
         plan = self.ledger.plan(world.now_s)
         assert plan == Ledger(world.snapshot()).plan(world.now_s), "a new operator decides the same"
+        if self.chance.random() < 0.2:
+            snapshot = world.snapshot()
+            hasty = Ledger(snapshot)
+            assert hasty.plan(world.now_s, reclaim=False) == self.plan_with_kept(reclaim=False)
+        assert plan == self.plan_with_kept(), "so does one that kept its ledger"
         self.carry_out(plan)
         self.seen = dict(world.gangs)
         assert {name: self.ledger.gang(name) for name in world.gangs} == world.gangs, "it knows what it did"
@@ -259,6 +311,9 @@ HAPPENINGS: list[Callable[[History], None]] = [
     History.change_a_quota,
     History.restart,
     History.be_killed,
+    History.be_refused,
+    History.turn_into_another,
+    History.come_in_another_order,
 ]
 
 
