@@ -23,6 +23,8 @@ from llmos_operator.kube.store import OWN_KINDS, OWNER_LABELS, Owner, Place, Sto
 
 FEW_PODS: Final = 8
 """Of one owner all pods are few: they are listed as soon as two are in doubt."""
+ROUNDS: Final = 3
+"""How often pods that come to be in doubt are asked for one by one until all are listed."""
 _IS_LABEL: Final = re.compile(r"[\w./-]+")
 _WATCHED_PODS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
@@ -128,8 +130,11 @@ class StoredKube(Kube):
             await self._learn_bodies(PODS, _WATCHED_PODS)
         pods = await self._recall_pods(owner, view)
         if pods is None:
-            pods = await self._ask_for_pods(owner)
-            pods = [view(pod) for pod in pods] if view is not None else pods
+            asked = await self._ask_for_pods(owner)
+            # What is remembered is the same object as the last time, if the pod has not changed since.
+            pods = self._store.list_pods(owner, view)
+            if pods is None:
+                pods = [view(pod) for pod in asked] if view is not None else asked
         else:
             self._on_answer("list", PODS.kind)
         # What makes a pod one of ours is not looked at again in each of thousands.
@@ -137,12 +142,19 @@ class StoredKube(Kube):
         return [pod for pod in pods if _is_selected(pod, rest)] if rest else pods
 
     async def _recall_pods(self, owner: Owner, view: View | None) -> Objects | None:
-        """Return remembered pods; the few that are in doubt are asked for one by one, which is less than all pods."""
-        doubted = self._store.find_doubted_pods(owner)
-        if len(doubted) <= (1 if owner.name else FEW_PODS):
-            with contextlib.suppress(KubeError):  # Then the list tells what is wrong, or answers.
+        """Return remembered pods; the few that are in doubt are asked for one by one, which is less than all pods.
+
+        While they are asked for, events may tell of something newer, and others may come to be in doubt.
+        """
+        with contextlib.suppress(KubeError):  # Then the list tells what is wrong, or answers.
+            for _ in range(ROUNDS):
+                doubted = self._store.find_doubted_pods(owner)
+                if len(doubted) > (1 if owner.name else FEW_PODS):
+                    break
                 for place in doubted:
                     await self.get(PODS, place.name, place.namespace)
+                if (pods := self._store.list_pods(owner, view)) is not None:
+                    return pods
         return self._store.list_pods(owner, view)
 
     async def _ask_for_pods(self, owner: Owner) -> Objects:

@@ -194,13 +194,12 @@ async def _lift_all(context: Context, now: datetime) -> Result:
 
 async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observed:
     kube, board = context.kube, context.quota
-    classes, pools, jobs, pods, nodes = await asyncio.gather(
-        kube.list(ACCELERATOR_CLASSES),
-        kube.list(INFERENCE_POOLS),
-        kube.list(FINE_TUNE_JOBS),
-        _observe_gang_pods(context),
-        _observe_nodes(context, now),
-    )
+    # One after the other: what is remembered is answered at once, and others would take a turn in between.
+    classes = await kube.list(ACCELERATOR_CLASSES)
+    pools = await kube.list(INFERENCE_POOLS)
+    jobs = await kube.list(FINE_TUNE_JOBS)
+    nodes = await _observe_nodes(context, now)
+    pods = await _observe_gang_pods(context)
     known = context.shared.parse_readable(AcceleratorClass, classes)
     strangers = await _observe_strangers(context, known, now)
     return Observed(
