@@ -26,9 +26,12 @@ __all__ = ["DONE", "Context", "Key", "Result"]
 
 @dataclass(frozen=True)
 class Result:
-    """How a reconcile ended: done, or look again after a while even if nothing changes."""
+    """How a reconcile ended."""
 
     requeue_after_s: float | None = None
+    """Look again after a while even if nothing changes."""
+    rest_s: float = 0.0
+    """Do not look again sooner, however much changes: for what costs the more to look at, the larger it is."""
 
 
 DONE = Result()

@@ -67,6 +67,8 @@ from llmos_operator.reconcilers.pool_observed import Observed, build_selector, c
 from llmos_operator.reconcilers.tenant import observe_tenants
 from llmos_operator.reconcilers.writing import Manifest, apply_if_needed, apply_status_if_changed
 
+POD_REST_S = 0.01
+"""A look reads all pods of the pool: one with a hundred, each of which changes, is looked at once a second."""
 REFUSED_RETRY_S = 15.0
 STARTING_FIRST_LOOK_S = 10.0
 STARTING_LAST_LOOK_S = 300.0
@@ -129,7 +131,10 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         *(isolation.look_again_s, kueue.look_again_s, adapters.look_again_s),
         _next_look_s(replicas, plan, refused, context.now()),
     )
-    return Result(requeue_after_s=min((look for look in looks if look is not None), default=None))
+    return Result(
+        requeue_after_s=min((look for look in looks if look is not None), default=None),
+        rest_s=POD_REST_S * len(observed.pods),
+    )
 
 
 def _publish(context: Context, key: Key, observed: Observed, replicas: tuple[Replica, ...]) -> None:

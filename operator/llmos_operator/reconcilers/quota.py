@@ -80,6 +80,7 @@ STRANGERS: Final = (
 )
 """One that a person labelled like a pod of ours is a stranger, too."""
 
+_OF_NO_GANG: Final[Object] = {}
 _logger = logging.getLogger(__name__)
 _audit = logging.getLogger("llmos.audit")
 
@@ -219,8 +220,13 @@ async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observe
 
 async def _observe_gang_pods(context: Context) -> Objects:
     # All at once: what is remembered is read anew for each list, and nearly all pods of ours are these.
-    pods = await context.kube.list(PODS, label_selector=f"{LABEL_MANAGED_BY}={MANAGED_BY}", view=show_pod)
-    return [pod for pod in pods if pod["metadata"]["labels"].get(LABEL_COMPONENT) in GANGS]
+    pods = await context.kube.list(PODS, label_selector=f"{LABEL_MANAGED_BY}={MANAGED_BY}", view=_show_of_gang)
+    return [pod for pod in pods if pod is not _OF_NO_GANG]
+
+
+def _show_of_gang(pod: Object) -> Object:
+    """Return what the ledger reads of a pod; whether it is of a gang is found out once, and not in each look."""
+    return show_pod(pod) if (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) in GANGS else _OF_NO_GANG
 
 
 async def _observe_nodes(context: Context, now: datetime) -> Objects:

@@ -182,6 +182,7 @@ class Operator:
             on_failure=dispatcher.on_failure,
             own_workers=frozenset({QUOTA}),
             rest_s=REST_S,
+            rest_of=dispatcher.take_rest_s,
         )
         self._metrics.watch_queue(lambda: queue.depth, queue.oldest_waiting_s, lambda: queue.running)
         self._quota.on_news = queue.add

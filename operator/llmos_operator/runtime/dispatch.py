@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Reconciles keys by their kind. `process` and `on_failure` are what the work queue wants."""
+    """Reconciles keys by their kind. `process`, `take_rest_s` and `on_failure` are what the work queue wants."""
 
     def __init__(
         self,
@@ -37,6 +37,8 @@ class Dispatcher:
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._clock = clock
+        self._rests: dict[Key, float] = {}
+        """Of keys that were just reconciled, where one asked for some."""
 
     async def process(self, key: Key) -> float | None:
         """Reconcile one key; return after how many seconds it is due again even if nothing changes."""
@@ -48,7 +50,13 @@ class Dispatcher:
         finally:
             self._metrics.observe_reconcile(key.kind, self._clock() - began_s)
             current_key.reset(token)
+        if result.rest_s:
+            self._rests[key] = result.rest_s
         return result.requeue_after_s
+
+    def take_rest_s(self, key: Key) -> float:
+        """Return how long a key asked to rest when it was reconciled last; it is told once."""
+        return self._rests.pop(key, 0.0)
 
     def on_failure(self, key: Key, error: Exception, delay_s: float) -> None:
         """Count and log a reconcile that failed; it is tried again after the delay."""

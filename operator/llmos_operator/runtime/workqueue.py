@@ -9,9 +9,9 @@ no key is ever with two workers, and the memory is bounded by the number of dist
 is answered quickly while thousands of objects are merely looked at again; every eighth turn is routine's, so that it
 goes on under a flood of news.
 
-A key rests after each run for three times as long as the run took, `rest_s` at least and a second at most: what changes
-again and again, as the pods of a pool that makes many, is looked at a few times a second and not once for each change,
-and takes no more than a quarter of anybody's time.
+A key rests after each run for three times as long as the run took, `rest_s` at least, or as long as the run asked for
+if that is longer, and a second at most: what changes again and again, as the pods of a pool that makes many, is looked
+at a few times a second and not once for each change, and takes no more than a quarter of anybody's time.
 
 A key on which all others wait may have a worker of its own (`own_workers`): it starts whenever it is due, however busy
 the others are.
@@ -74,6 +74,7 @@ class WorkQueue(Generic[K]):
         on_failure: told the key, the error and the delay until the next try.
         own_workers: keys that have a worker of their own, beyond `workers`; they do not rest.
         rest_s: the shortest rest; 0 for none.
+        rest_of: how long a key that was just processed asks to rest at least.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class WorkQueue(Generic[K]):
         chance: Callable[[], float] = random.random,
         own_workers: frozenset[K] = frozenset(),
         rest_s: float = 0.0,
+        rest_of: Callable[[K], float] = lambda _key: 0.0,
     ) -> None:
         self._process = process
         self._workers = workers
@@ -94,6 +96,7 @@ class WorkQueue(Generic[K]):
         self._chance = chance
         self._own_workers = own_workers
         self._rest_s = rest_s
+        self._rest_of = rest_of
         # Keys by lane, in order, with the time since when they are due.
         self._news: OrderedDict[K, float] = OrderedDict()
         self._routine: OrderedDict[K, float] = OrderedDict()
@@ -252,8 +255,8 @@ class WorkQueue(Generic[K]):
             self._is_stopping = True  # The whole program is being cancelled.
         if self._rest_s and key not in self._own_workers and not self._is_stopping:
             self._resting.add(key)
-            rest_s = min(max(self._rest_s, REST_SHARE * (self._now_s() - run.started_s)), LONGEST_REST_S)
-            asyncio.get_running_loop().call_later(rest_s, self._wake, key)
+            rest_s = max(self._rest_s, self._rest_of(key), REST_SHARE * (self._now_s() - run.started_s))
+            asyncio.get_running_loop().call_later(min(rest_s, LONGEST_REST_S), self._wake, key)
         else:
             self._take_up(key)
         self._start_due()

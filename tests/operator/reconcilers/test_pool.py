@@ -34,6 +34,12 @@ async def test_a_pool_whose_replicas_answer_is_ready_and_a_second_pass_writes_no
     assert world.kube.writes == []
 
 
+async def test_the_more_pods_a_look_reads_the_longer_the_pool_rests() -> None:
+    world = World(build_model(), build_pool(replicas=3))
+    first, second = [await world.reconcile("InferencePool", "chat") for _ in range(2)]
+    assert [first.rest_s, second.rest_s] == pytest.approx([0, 0.03])
+
+
 async def test_each_change_of_the_ready_reason_is_exactly_one_event() -> None:
     world = World(build_model(), build_pool())
     for _ in range(3):

@@ -53,6 +53,14 @@ class TestDispatch:
 
         assert await dispatcher(reconcile, Metrics()).process(POOL) == 7
 
+    async def test_the_rest_that_a_reconcile_asks_for_is_told_once(self) -> None:
+        async def reconcile(_context: Context, _key: Key) -> Result:
+            return Result(rest_s=0.7)
+
+        dispatch = dispatcher(reconcile, Metrics())
+        await dispatch.process(POOL)
+        assert [dispatch.take_rest_s(POOL) for _ in range(2)] == [0.7, 0.0]
+
     async def test_a_reconcile_that_hangs_is_cut_off(self) -> None:
         async def reconcile(_context: Context, _key: Key) -> Result:
             await asyncio.sleep(60)

@@ -80,6 +80,17 @@ async def test_a_key_that_changes_all_the_time_rests_three_times_as_long_as_it_r
     assert record.times()[: len(began_s)] == began_s
 
 
+@pytest.mark.parametrize(("asked_s", "began_s"), [(0.05, [0.0, 0.12]), (0.3, [0.0, 0.32]), (60.0, [0.0, 1.02])])
+async def test_a_key_rests_as_long_as_it_asks_for_within_limits(asked_s: float, began_s: list[float]) -> None:
+    record = Recorder(0.02)
+    queue = WorkQueue(record, workers=1, rest_s=0.1, rest_of={"a": asked_s}.__getitem__)
+    queue.add("a")
+    await asyncio.sleep(0.01)
+    queue.add("a")
+    await asyncio.sleep(2)
+    assert record.times() == began_s
+
+
 async def test_others_take_the_worker_of_a_key_that_rests_and_one_that_did_not_change_stays_away() -> None:
     record = Recorder(0.05)
     queue = WorkQueue(record, workers=1, rest_s=0.1)
