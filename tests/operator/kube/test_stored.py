@@ -21,7 +21,7 @@ from llmos.api.names import (
 from llmos_operator.kube.client import Object
 from llmos_operator.kube.errors import Forbidden, NotFound
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES, Resource
-from llmos_operator.kube.stored import FEW_PODS
+from llmos_operator.kube.stored import FEW_PODS, ROUNDS
 from tests.operator.kube.lagging_server import run
 from tests.operator.kube.stored_world import NAME, NAMESPACE, OURS, World, child, show_metadata
 
@@ -206,6 +206,44 @@ def make_pods(count: int) -> tuple[World, dict[str, str]]:
         world.server.put(child("Pod", f"{NAME}-{number}", NAME))
     world.list_all_pods()
     return world, {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in world.server.all(PODS)}
+
+
+def test_a_pod_that_comes_to_be_in_doubt_while_another_is_asked_for_is_asked_for_too() -> None:
+    world, uids = make_pods(3 * FEW_PODS)
+    first, second, *_ = uids
+    run(world.kube.delete(PODS, first, NAMESPACE))
+    world.server.between = lambda: run(world.kube.delete(PODS, second, NAMESPACE))
+    world.list_all_pods()
+    assert [read.verb for read in world.server.reads] == ["get", "get"]
+
+
+def test_pods_that_all_come_to_be_in_doubt_again_are_listed() -> None:
+    world, uids = make_pods(3 * FEW_PODS)
+    name = next(iter(uids))
+
+    def put_in_doubt() -> None:
+        world.memory.doubt(PODS.kind, NAMESPACE, name)
+        world.server.between = put_in_doubt
+
+    put_in_doubt()
+    world.list_all_pods()
+    assert [read.verb for read in world.server.reads] == ["get"] * ROUNDS + ["list"]
+
+
+def test_after_all_were_listed_those_that_did_not_change_are_shown_as_the_same_objects() -> None:
+    world, uids = make_pods(3 * FEW_PODS)
+
+    def look() -> dict[str, Object]:
+        shown = run(world.kube.list(PODS, label_selector=OURS, view=show_metadata))
+        return {pod["metadata"]["name"]: pod for pod in shown}
+
+    before = look()
+    for name in list(uids)[: FEW_PODS + 1]:
+        run(world.kube.delete(PODS, name, NAMESPACE))
+    after = look()
+    assert [read.verb for read in world.server.reads] == ["list"]
+    assert len(after) == 2 * FEW_PODS - 1
+    assert all(after[name] is before[name] for name in after)
 
 
 @pytest.mark.parametrize("is_told_before_the_answer", [False, True])
