@@ -112,7 +112,8 @@ class Cluster:
         return status | {each["type"]: (each["reason"], each["message"]) for each in tenant["status"]["conditions"]}
 
     async def is_counted(self) -> bool:
-        return (await self.told()).get("QuotaCounted", ("",))[0] == "QuotaCounted"
+        reason, _ = (await self.told()).get("QuotaCounted", ("", ""))
+        return bool(reason == "QuotaCounted")
 
     async def count_quota(self) -> None:
         """Play the controller of ResourceQuotas, of which there is none here: without it they refuse everything."""
