@@ -108,8 +108,9 @@ class Cluster:
     async def told(self) -> dict[str, Any]:
         """What the Tenant's status says, but for the seconds for which it holds accelerators."""
         tenant = await self.kube.get(TENANTS, self.namespace) or {}
-        status = {key: value for key, value in tenant["status"].items() if key not in {"thisMonth", "conditions"}}
-        return status | {each["type"]: (each["reason"], each["message"]) for each in tenant["status"]["conditions"]}
+        status = tenant.get("status", {})
+        told = {key: value for key, value in status.items() if key not in {"thisMonth", "conditions"}}
+        return told | {each["type"]: (each["reason"], each["message"]) for each in status.get("conditions", ())}
 
     async def is_counted(self) -> bool:
         reason, _ = (await self.told()).get("QuotaCounted", ("", ""))

@@ -305,9 +305,16 @@ class History:
 
     def look(self, _: int) -> None:
         before, serving = self.count_gangs(), len(self.world.answering())
-        with contextlib.suppress(KubeError):  # The queue would try again.
+        most = max(before, self.desired + 1)
+        broken = sum(
+            any(map(has_ended, gang)) and not all(map(has_ended, gang)) for gang in self.world.gangs().values()
+        )
+        try:
             self.runner.run(self.world.reconcile("InferencePool", "chat"))
-        assert self.count_gangs() <= max(before, self.desired + 1), "never above surge"
+        except KubeError:  # The queue would try again.
+            # Its successor, which carries the attempts on, is made before a broken one is deleted.
+            most += broken
+        assert self.count_gangs() <= most, "never above surge"
         assert len(self.world.answering()) >= min(serving, self.desired), "never below what must be available"
         for name in self.world.answering():
             assert is_whole(self.world.gangs()[name])
