@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import is_
 from typing import Any, NamedTuple
 
 from llmos.api import AcceleratorClass, InferencePool, Tenant
 from llmos_operator.planning.quota import Gang, GangKind, GangState, Placement
 from llmos_operator.planning.quota_pods import (
     FINISHED,
+    are_same,
     clamp_priority,
     count_requested,
     has_gate,
@@ -61,7 +61,7 @@ class _Draft:
         return str(self.pods[0]["metadata"]["uid"])
 
     def is_of(self, pods: Sequence[JsonObject]) -> bool:
-        return self.pods is pods or (len(self.pods) == len(pods) and all(map(is_, self.pods, pods)))
+        return self.pods is pods or are_same(self.pods, pods)
 
     def as_minimum(self, gang: Gang) -> Gang:
         if self.minimum is None:
@@ -90,7 +90,7 @@ class Drafts:
     def begin(self, classes: Iterable[AcceleratorClass]) -> None:
         """Begin a look: what the last one did not need is forgotten, and all of it if the classes changed."""
         before, self._classes = self._classes, tuple(classes)
-        is_same = len(before) == len(self._classes) and all(map(is_, before, self._classes))
+        is_same = are_same(before, self._classes)
         self._last, self._now = self._now if is_same else {}, {}
 
     def build_gangs(

@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import is_
 from typing import Any, Final
 
 from llmos.api import AcceleratorClass, Toleration
 from llmos.api.names import LABEL_FABRIC_DOMAIN, LABEL_JOB, LABEL_POOL, LABEL_REPLICA
 from llmos_operator.planning.quantities import parse_quantity_bytes
 from llmos_operator.planning.quota import Gang, Node
-from llmos_operator.planning.quota_pods import FINISHED, count_requested, read_labels, read_node, read_phase
+from llmos_operator.planning.quota_pods import FINISHED, are_same, count_requested, read_labels, read_node, read_phase
 from llmos_operator.planning.quota_roster import Roster
 
 JsonObject = Mapping[str, Any]
@@ -58,8 +57,7 @@ class _Sheet:
     def is_of(
         self, nodes: Sequence[JsonObject], classes: tuple[AcceleratorClass, ...], domain_labels: tuple[str, ...]
     ) -> bool:
-        is_same = len(classes) == len(self.classes) and all(map(is_, classes, self.classes))
-        return is_same and domain_labels == self.domain_labels and nodes == self.nodes
+        return are_same(classes, self.classes) and domain_labels == self.domain_labels and nodes == self.nodes
 
 
 class NodeDrafts:

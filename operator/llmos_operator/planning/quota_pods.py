@@ -7,6 +7,7 @@ times as large.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import is_
 from typing import Any, Final
 
 from llmos.api import AcceleratorClass, Tenant
@@ -44,6 +45,11 @@ def show_pod(pod: JsonObject) -> dict[str, Any]:
         | {"containers": [{"resources": each.get("resources") or {}} for each in spec["containers"]]},
         "status": {"phase": (pod.get("status") or {}).get("phase", "")},
     }
+
+
+def are_same(before: Sequence[object], now: Sequence[object]) -> bool:
+    """Whether these are the very same objects: what did not change stays the same one from look to look."""
+    return len(before) == len(now) and all(map(is_, before, now))
 
 
 def is_gated(pod: JsonObject) -> bool:

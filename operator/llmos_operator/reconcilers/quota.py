@@ -80,7 +80,7 @@ STRANGERS: Final = (
 )
 """One that a person labelled like a pod of ours is a stranger, too."""
 
-_OF_NO_GANG: Final[Object] = {}
+_OF_NO_GANG: Final[Object] = {"metadata": {"labels": {}}}
 _logger = logging.getLogger(__name__)
 _audit = logging.getLogger("llmos.audit")
 
@@ -219,7 +219,7 @@ async def _observe(context: Context, tenants: Tenants, now: datetime) -> Observe
 
 
 async def _observe_gang_pods(context: Context) -> Objects:
-    # All at once: what is remembered is read anew for each list, and nearly all pods of ours are these.
+    # In one list of all that are ours: what is shown of these is kept from look to look.
     pods = await context.kube.list(PODS, label_selector=f"{LABEL_MANAGED_BY}={MANAGED_BY}", view=_show_of_gang)
     return [pod for pod in pods if pod is not _OF_NO_GANG]
 

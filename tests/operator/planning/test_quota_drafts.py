@@ -257,6 +257,13 @@ def test_what_was_handed_out_stays_as_it_is() -> None:
     assert (roster.pools, roster.gangs, roster.attempts, roster.unfinished) == ({}, {}, {}, {})
 
 
+def test_the_pods_of_a_gang_are_in_the_order_of_their_ranks() -> None:
+    pods = [build_pod("chat-0", rank, 3) for rank in (10, 0, 2)]
+    roster = Roster(pods[:1])
+    roster.follow(pods)
+    assert [pod["metadata"]["name"] for pod in roster.gangs["a/chat-0"]] == ["chat-0-0", "chat-0-2", "chat-0-10"]
+
+
 def test_after_a_look_that_failed_midway_the_next_one_begins_anew() -> None:
     world, roster = World(), Roster()
     for replica in REPLICAS:

@@ -85,3 +85,16 @@ def test_what_was_decided_and_not_written_is_decided_again() -> None:
         kept.keep(ledger)
     assert {admit.gang_id for admit in plans[0].admit} == {"a-1", "a-2", "b-3"}
     assert plans[0] == plans[1]
+
+
+def test_whom_the_records_name_as_winner_is_not_asked_for_the_loser_and_is_when_they_are_gone() -> None:
+    world, kept = World([tenant("a", 1)], nodes(1, 1)), KeptLedger()
+    world.place(world.want("a", name="won", priority=50), "h100-000", admitted_s=0.0)
+    world.want("a", name="lost", priority=90)
+    swap = Swap("won", "won", "lost", "lost", world.now_s)
+    for swaps, asked in (([], ["won"]), ([swap], []), ([], ["won"])):
+        world.swaps = list(swaps)
+        snapshot = world.snapshot()
+        ledger = kept.open(snapshot)
+        assert [ask.gang_id for ask in ledger.plan(snapshot.now_s).ask] == asked
+        kept.keep(ledger)
