@@ -25,7 +25,7 @@ from kubernetes.aio.client import ApiClient, SchedulingV1Api
 from bench.operator.objects import ACCELERATOR as BURST_CLASS
 from bench.operator.stage import POSTS_AT_ONCE, Cluster, Operator, run_all, start_stage
 from bench.operator.watching import Sightings, watch
-from bench.quota.baseline import QUEUES, Run, build_figures, build_jobs, is_admitted, per_pod
+from bench.quota.baseline import QUEUES, Run, build_figures, build_jobs, count_workloads, is_admitted, per_pod
 from bench.quota.manifests import (
     BASELINE_CLASS,
     NO_SCHEDULER,
@@ -84,7 +84,8 @@ async def _prepare(cluster: Cluster) -> None:
 async def _run_burst(cluster: Cluster, operator: Operator, count: int) -> dict[str, Any]:
     namespace = await cluster.add_namespace("burst")
     pools = [f"burst-{number}" for number in range(-(-count // BURST_POOL))]
-    await run_all(cluster.kube.create, (build_pool(namespace, pool, BURST_CLASS, 1) for pool in pools), POSTS_AT_ONCE)
+    manifests = (build_pool(namespace, pool, BURST_CLASS, 1, BURST_POOL) for pool in pools)
+    await run_all(cluster.kube.create, manifests, POSTS_AT_ONCE)
     places = [(pools[number % len(pools)], number) for number in range(count)]
     pods = (build_pod(namespace, pool, f"{pool}-x-{n}", 0, BURST_CLASS, 1, "small") for pool, n in places)
     await run_all(cluster.kube.create, pods, POSTS_AT_ONCE)
@@ -107,7 +108,8 @@ async def _run_baseline(
         await cluster.add_namespace(tenant)
         await cluster.kube.create(build_tenant(tenant, tenant, BASELINE_CLASS, QUOTA))
         for size in SIZES:
-            await cluster.kube.create(build_pool(tenant, f"{tenant}-{size.name}", BASELINE_CLASS, per_pod(size)))
+            name, count = f"{tenant}-{size.name}", count_workloads(size, part)
+            await cluster.kube.create(build_pool(tenant, name, BASELINE_CLASS, per_pod(size), count))
     cpu_s, sent = cluster.cpu_s(), await operator.metrics()
     took_s = await Run(cluster, jobs, scheduler).run()
     used_s, now_sent = cluster.cpu_s(), await operator.metrics()

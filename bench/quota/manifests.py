@@ -27,8 +27,6 @@ BASELINE_CLASS: Final = "quota-gpu"
 NODE_INDEX: Final = 900
 NO_SCHEDULER: Final = "nobody"
 """Name of a scheduler that there is not: such pods are admitted and go no further."""
-POOL_LIMIT: Final = 1000
-"""Most replicas of a pool."""
 
 
 def build_node(accelerators: int) -> Object:
@@ -100,13 +98,13 @@ def build_pod(
     }
 
 
-def build_pool(namespace: str, name: str, class_name: str, gpus: int) -> Object:
-    """A pool that is refused for an argument of its engine: it makes no pods, and keeps those that there are."""
+def build_pool(namespace: str, name: str, class_name: str, gpus: int, replicas: int) -> Object:
+    """A pool that is refused for an argument of its engine: it makes no pods, and keeps up to so many replicas."""
     spec = {
         "modelRef": {"name": MODEL},
         "engine": {"name": "simulator", "args": {"api-key": "refused"}},
         "accelerator": {"class": class_name, "count": gpus},
-        "replicas": POOL_LIMIT,
+        "replicas": replicas,
     }
     return _build("InferencePool", name, namespace, spec)
 
