@@ -14,16 +14,15 @@ from typing import Any, NamedTuple
 from llmos.api import AcceleratorClass, InferencePool, Tenant
 from llmos_operator.planning.quota import Gang, GangKind, GangState, Placement
 from llmos_operator.planning.quota_pods import (
-    FINISHED,
     are_same,
     clamp_priority,
     count_requested,
+    has_ended,
     has_gate,
     read_class,
     read_classes,
     read_created_s,
     read_node,
-    read_phase,
     read_size,
     read_state,
     requests_accelerators,
@@ -167,7 +166,7 @@ def _build_gang(
     gang_id: str, pods: Sequence[JsonObject], terms: _Terms, tenant: Tenant | None, classes: Iterable[AcceleratorClass]
 ) -> Gang | None:
     """Return the gang; None if it has ended, or waits and not all of its pods were made yet."""
-    if all(read_phase(pod) in FINISHED for pod in pods):
+    if all(map(has_ended, pods)):
         return None
     leader, size = pods[0], read_size(pods)
     record = read_record(leader["metadata"])

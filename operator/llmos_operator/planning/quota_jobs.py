@@ -19,16 +19,15 @@ from llmos.api.names import COMPONENT_TRAIN, CPU_CLASS, LABEL_COMPONENT, LABEL_J
 from llmos.api.tenancy import Owners
 from llmos_operator.planning.quota import Gang, GangKind, GangState, Placement
 from llmos_operator.planning.quota_pods import (
-    FINISHED,
     clamp_priority,
     count_requested,
+    has_ended,
     has_gate,
     read_class,
     read_classes,
     read_created_s,
     read_labels,
     read_node,
-    read_phase,
     read_size,
     read_state,
 )
@@ -82,7 +81,7 @@ def build_job_gangs(
         if members[0]["metadata"].get("uid", "") in succeeded:
             continue
         class_name = read_class(members[0])
-        if class_name in ("", CPU_CLASS) or all(read_phase(pod) in FINISHED for pod in members):
+        if class_name in ("", CPU_CLASS) or all(map(has_ended, members)):
             continue
         tenant = owners.by_namespace.get(namespace, "")
         will_do = tuple(each for each in read_classes(members[0]) if each in known)

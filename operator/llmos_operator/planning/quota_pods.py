@@ -62,6 +62,14 @@ def has_gate(pod: JsonObject) -> bool:
     return bool(pod["spec"].get("schedulingGates"))
 
 
+def has_ended(pod: JsonObject) -> bool:
+    """Whether a pod holds nothing any more and never will: it has run, or it is being deleted and has no node.
+
+    The API server binds no pod that is being deleted, so there is no need to wait until it is gone.
+    """
+    return read_phase(pod) in FINISHED or ("deletionTimestamp" in pod["metadata"] and not read_node(pod))
+
+
 def read_rank(pod: JsonObject) -> int:
     """Return the place of a pod in its gang; the leader has 0."""
     return _read_number(pod, LABEL_RANK, 0)

@@ -14,6 +14,7 @@ The rules that are decided here:
   for each pod, and an operator may be killed in between.
 - One of which a pod is gone had them all when it was released. It has not waited too long for a node: its pool says
   that it broke, and ends it.
+- A pod that is being deleted and has no node will never have one: a gang of such pods holds nothing any more.
 - An attempt of a FineTuneJob is a gang, too (`quota_jobs`).
 
 What nodes have `quota_nodes` says, and what each tenant may hold `quota_tenants`. Reading the objects is the

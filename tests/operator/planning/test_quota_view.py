@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 
 from llmos.api import AcceleratorClass, InferencePool, Tenant
 from llmos.api.names import (
+    ANNOTATION_ACCELERATOR_CLASS,
     ANNOTATION_QUOTA,
+    COMPONENT_TRAIN,
     GATE_QUOTA,
+    LABEL_COMPONENT,
     LABEL_FABRIC_DOMAIN,
     LABEL_GANG_SIZE,
+    LABEL_JOB,
     LABEL_POOL,
     LABEL_RANK,
     LABEL_REPLICA,
@@ -246,14 +250,48 @@ class TestGangs:
         assert Ledger(found).report().tenants[0].used == 4
 
     def test_a_gang_that_ends_before_it_was_admitted_holds_nothing(self) -> None:
-        (gang,) = snapshot(pod("chat-r1-0", gated=True, ending=True)).gangs
-        assert (gang.state, gang.placement) == (GangState.ENDING, None)
+        assert snapshot(pod("chat-r1-0", gated=True, ending=True)).gangs == ()
 
     def test_a_gang_that_ends_behind_the_gate_of_somebody_else_holds_nothing(self) -> None:
         kept = pod("chat-r1-0", ending=True)
         kept["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
-        (gang,) = snapshot(kept).gangs
-        assert (gang.state, gang.placement) == (GangState.ENDING, None)
+        assert snapshot(kept).gangs == ()
+
+    def test_a_gang_that_ends_before_any_of_its_pods_has_a_node_holds_nothing_any_more(self) -> None:
+        place = QuotaRecord(Placement(H100, ("n1", "n2")), 5.0)
+        pods = (pod("chat-r1-0", record=place, ending=True), pod("chat-r1-0", rank=1, ending=True))
+        assert snapshot(*pods).gangs == ()
+
+    def test_an_attempt_that_ends_holds_its_accelerators_as_long_as_one_of_its_pods_has_a_node(self) -> None:
+        place = QuotaRecord(Placement(H100, ("n1", "n1")), 5.0)
+
+        def attempt(rank: int, **more: Any) -> dict[str, Any]:
+            made = pod("tune-a0", rank=rank, record=place, ending=True, **more)
+            made["metadata"]["labels"] |= {LABEL_JOB: "tune", LABEL_COMPONENT: COMPONENT_TRAIN}
+            del made["metadata"]["labels"][LABEL_POOL]
+            made["metadata"]["annotations"][ANNOTATION_ACCELERATOR_CLASS] = H100
+            made["spec"]["containers"] = [{"resources": {"limits": {GPU: "2"}}}]
+            return made
+
+        assert snapshot(attempt(0), attempt(1)).gangs == ()
+        (gang,) = snapshot(attempt(0), attempt(1, on="n1")).gangs
+        assert (gang.state, gang.placement, gang.accelerators) == (GangState.ENDING, place.placement, 4)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            pytest.param({"on": "n2", "ending": True}, id="it is ended on its node"),
+            pytest.param({"on": "n2"}, id="it runs"),
+            pytest.param({}, id="it may still be bound"),
+            pytest.param({"gated": True}, id="its gate is still to be lifted"),
+        ],
+    )
+    def test_a_gang_of_which_any_pod_has_a_node_or_may_get_one_holds_all(self, other: dict[str, Any]) -> None:
+        place = QuotaRecord(Placement(H100, ("n1", "n2")), 5.0)
+        found = snapshot(pod("chat-r1-0", record=place, ending=True), pod("chat-r1-0", rank=1, **other))
+        (gang,) = found.gangs
+        assert (gang.state, gang.placement) == (GangState.ENDING, place.placement)
+        assert Ledger(found).report().tenants[0].used == 4
 
     def test_the_first_min_replicas_are_the_minimum_and_the_others_a_burst(self) -> None:
         scaled = pool(scaling={"minReplicas": 2, "maxReplicas": 5})
