@@ -41,12 +41,12 @@ def pods_to_retire(pods: Sequence[Pod], times: PodTimes, now: datetime) -> list[
     """Return pods that hold accelerators although they cannot start or their gang cannot go on, with the reason."""
     retired: list[tuple[str, Failure]] = []
     for gang in group_by_replica(pods).values():
+        holding = [pod for pod in gang if is_holding(pod) and not is_going(pod)]
+        if not holding:
+            continue
         of_gang = failure_of_gang(gang, now)[0] or _failure_to_bind(gang, times, now)
-        for pod in gang:
-            if not is_holding(pod) or is_going(pod):
-                continue
-            if failure := _failure_to_start(pod, times, now) or of_gang:
-                retired.append((pod["metadata"]["name"], failure))
+        failures = ((pod, _failure_to_start(pod, times, now) or of_gang) for pod in holding)
+        retired += [(pod["metadata"]["name"], failure) for pod, failure in failures if failure is not None]
     return retired
 
 

@@ -117,7 +117,7 @@ class NewReplica:
 
 @dataclass(frozen=True)
 class ReplicaPlan:
-    """What to do now. `why` has one line per decision, for people."""
+    """What to do now."""
 
     create: tuple[NewReplica, ...] = ()
     complete: tuple[Replica, ...] = ()
@@ -126,7 +126,15 @@ class ReplicaPlan:
     succeeded: frozenset[str] = frozenset()
     """Leaders, by uid, of replicas that moved and whose successors are there."""
     requeue_after_s: float | None = None
-    why: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """One line per decision, for people."""
+        create = (
+            f"create replica {n.ordinal}" + (f" (attempt {n.attempt + 1})" * (n.attempt > 0)) for n in self.create
+        )
+        drain = (f"drain {replica.name}" for replica in self.drain)
+        return *create, *drain, *(f"delete {replica.name} ({replica.state.value})" for replica in self.delete)
 
 
 @dataclass(frozen=True)
@@ -177,14 +185,6 @@ def plan_replicas(
         delete=delete,
         succeeded=frozenset(r.moved_uid for r in succeeded),
         requeue_after_s=_next_look_s(replicas, drain, now, settle_s),
-        why=(
-            *(
-                f"create replica {new.ordinal}" + (f" (attempt {new.attempt + 1})" if new.attempt else "")
-                for new in create
-            ),
-            *(f"drain {replica.name}" for replica in drain),
-            *(f"delete {replica.name} ({replica.state.value})" for replica in delete),
-        ),
     )
 
 
