@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any, Final
 
 from llmos.api import InferencePool, InferencePoolStatus, PoolClassStatus, PoolPlan, Reason
 from llmos.api.inferencepool import AdapterStatus
@@ -191,6 +192,27 @@ def plan_scaling_announcement(pool: InferencePool, size: PoolSize) -> Announceme
         bound = "at least" if size.desired > size.scaling.desired else "at most"
         why = f"{source} says {bound} {size.desired}."
     return Announcement(Reason.Scaling, f"Scaled {before} -> {size.desired}: {why}", warning=False)
+
+
+DETAILS: Final = frozenset({"replicas", "readyReplicas", "updatedReplicas", "drainingReplicas", "accelerators"})
+
+
+def differs_in_details_only(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two statuses of a pool, as manifests, say the same but for counts and the words of conditions.
+
+    What somebody may wait for or be alarmed by is no detail: a condition's status or reason, the desired number, the
+    revision, the plan. Nor is the first replica that answers, or that none does any more.
+    """
+    is_same_news = bool(before.get("readyReplicas")) == bool(after.get("readyReplicas"))
+    return before != after and is_same_news and _without_details(before) == _without_details(after)
+
+
+def _without_details(status: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in status.items() if key not in DETAILS}
+    for key, details in (("acceleratorClasses", DETAILS), ("conditions", {"message"})):
+        if key in rest:
+            rest[key] = [{k: v for k, v in item.items() if k not in details} for item in rest[key]]
+    return rest
 
 
 @dataclass(frozen=True)

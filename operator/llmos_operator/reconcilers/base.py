@@ -20,6 +20,7 @@ from llmos_operator.reconcilers.parsed import Parsed
 from llmos_operator.reconcilers.quota_board import QuotaBoard
 from llmos_operator.reconcilers.share_troubles import ShareTroubles
 from llmos_operator.reconcilers.sightings import Sightings
+from llmos_operator.reconcilers.status_pace import StatusPace
 
 __all__ = ["DONE", "Context", "Key", "Result"]
 
@@ -86,3 +87,5 @@ class Context:
     """What was refused of share pods."""
     sightings: Sightings = field(default_factory=Sightings)
     """What was found in the namespaces of tenants."""
+    status_pace: StatusPace = field(default_factory=StatusPace)
+    """When statuses of pools were written."""

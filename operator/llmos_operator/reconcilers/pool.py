@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from llmos.api import InferencePool
+from llmos.api import InferencePool, InferencePoolStatus
 from llmos.api.names import (
     ANNOTATION_DRAIN_STARTED,
     ANNOTATION_FAILURE,
@@ -27,6 +27,7 @@ from llmos_operator.manifests.replica import (
     build_service,
     compute_url,
 )
+from llmos_operator.planning.conditions import Announcement
 from llmos_operator.planning.failures import Failure
 from llmos_operator.planning.gang_endings import pods_to_remove, pods_to_retire
 from llmos_operator.planning.gangs import PodTimes, build_replicas, is_deleted, is_lost
@@ -41,6 +42,7 @@ from llmos_operator.planning.pools import (
     PoolSize,
     build_pool_status,
     compute_size,
+    differs_in_details_only,
     plan_scaling_announcement,
 )
 from llmos_operator.planning.quota_pods import read_rank
@@ -80,6 +82,7 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
     if current is None or "deletionTimestamp" in current["metadata"]:
         # Pods and Service have the pool as owner: garbage collection ends them, and each pod drains itself.
         context.board.forget(key)
+        context.status_pace.forget(key)
         return await tend_orphans(context, LABEL_POOL, key)
     try:
         observed = await observe_pool(context, current, InferencePool.model_validate(current))
@@ -126,15 +129,29 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         ),
     )
     announcement = plan_scaling_announcement(observed.pool, size)
-    await apply_status_if_changed(context.kube, current, status, context.now(), announcement)
+    details_wait_s = await _tell(context, key, current, status, announcement)
     looks = (
-        *(isolation.look_again_s, kueue.look_again_s, adapters.look_again_s),
+        *(details_wait_s, isolation.look_again_s, kueue.look_again_s, adapters.look_again_s),
         _next_look_s(replicas, plan, refused, context.now()),
     )
     return Result(
         requeue_after_s=min((look for look in looks if look is not None), default=None),
         rest_s=POD_REST_S * len(observed.pods),
     )
+
+
+async def _tell(
+    context: Context, key: Key, current: Object, status: InferencePoolStatus, announcement: Announcement | None
+) -> float | None:
+    """Write the status if it changed; of details alone not at once after a write. Return when they may be written."""
+    now = context.now()
+    if differs_in_details_only(current.get("status") or {}, status.to_manifest()):
+        wait_s = context.status_pace.wait_s(key, now)
+        if wait_s > 0:
+            return wait_s
+    if await apply_status_if_changed(context.kube, current, status, now, announcement):
+        context.status_pace.note(key, now)
+    return None
 
 
 def _publish(context: Context, key: Key, observed: Observed, replicas: tuple[Replica, ...]) -> None:

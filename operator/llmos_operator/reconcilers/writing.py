@@ -42,13 +42,13 @@ async def apply_if_needed(kube: Kube, desired: Manifest, existing: Object | None
 
 async def apply_status_if_changed(
     kube: Kube, current: Object, status: ApiModel, now: datetime, *announcements: Announcement | None
-) -> None:
+) -> bool:
     """Write the status if it differs from what the server has, then one Event if the Ready condition changed its
-    reason, and one for each further announcement."""
+    reason, and one for each further announcement. Return whether it differed."""
     wanted = status.to_manifest()
     before = current.get("status") or {}
     if wanted == before:
-        return
+        return False
     metadata = current["metadata"]
     manifest: Manifest = {
         "apiVersion": current["apiVersion"],
@@ -64,6 +64,7 @@ async def apply_status_if_changed(
     for announcement in (*announcements, plan_announcement(CONDITION_READY, previous, after)):
         if announcement is not None:
             await kube.create_event(build_event(current, announcement, now))
+    return True
 
 
 def build_event(about: Object, announcement: Announcement, now: datetime) -> Manifest:

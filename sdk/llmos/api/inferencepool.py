@@ -406,4 +406,4 @@ class InferencePool(ApiModel):
     spec: InferencePoolSpec
     """What the user asks for."""
     status: InferencePoolStatus = InferencePoolStatus()
-    """What is true now."""
+    """What is true now. While only counts and the words of conditions change, it is written once a second at most."""

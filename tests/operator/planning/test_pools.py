@@ -14,7 +14,7 @@ from llmos.api.job_reasons import find_info
 from llmos.api.reasons import REASONS
 from llmos.api.scaling import ScalingStatus
 from llmos_operator.planning.failures import Failure, build_failure
-from llmos_operator.planning.pools import Layout, build_pool_status, compute_size
+from llmos_operator.planning.pools import Layout, build_pool_status, compute_size, differs_in_details_only
 from llmos_operator.planning.replicas import Replica, ReplicaState
 from tests.operator.reconcilers.world import build_pool
 
@@ -272,3 +272,88 @@ def test_a_pool_without_room_names_the_accelerators_that_each_replica_asks_for()
     (ready,) = [condition for condition in status.conditions if condition.type == "Ready"]
     assert ready.reason == Reason.Unschedulable
     assert "asks for 4 x h100 (AcceleratorClass), and no node has that free" in ready.message
+
+
+TOLD_CONDITION: dict[str, Any] = {
+    "type": "Ready",
+    "status": "False",
+    "reason": "Starting",
+    "message": "2 of 3 replicas answer.",
+    "observedGeneration": 7,
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
+TOLD_CLASS: dict[str, Any] = {
+    "class": "h100",
+    "replicas": 3,
+    "readyReplicas": 2,
+    "accelerators": 6,
+    "revision": "new",
+}
+TOLD: dict[str, Any] = {
+    "observedGeneration": 7,
+    "replicas": 3,
+    "readyReplicas": 2,
+    "updatedReplicas": 3,
+    "drainingReplicas": 1,
+    "desiredReplicas": 3,
+    "accelerators": 6,
+    "url": "http://chat",
+    "revision": "new",
+    "plan": {"maxModelLen": 4096},
+    "acceleratorClasses": [TOLD_CLASS],
+    "scaling": {"desired": 3, "message": "as it was"},
+    "conditions": [TOLD_CONDITION],
+}
+DETAILS_OF_STATUS = [
+    {"replicas": 4},
+    {"readyReplicas": 1},
+    {"updatedReplicas": 0},
+    {"drainingReplicas": 0},
+    {"accelerators": 8},
+    {"replicas": 4, "accelerators": 8, "conditions": [TOLD_CONDITION | {"message": "2 of 4 replicas answer."}]},
+    {"acceleratorClasses": [TOLD_CLASS | {"replicas": 4, "readyReplicas": 3, "accelerators": 8}]},
+]
+NEWS_OF_STATUS = [
+    {"observedGeneration": 8},
+    {"readyReplicas": 0},
+    {"desiredReplicas": 4},
+    {"revision": "newer"},
+    {"url": "http://other"},
+    {"plan": {"maxModelLen": 2048}},
+    {"acceleratorClasses": []},
+    {"acceleratorClasses": [TOLD_CLASS | {"revision": "newer"}]},
+    {"acceleratorClasses": [TOLD_CLASS | {"message": "No node of it is left."}]},
+    {"scaling": {"desired": 3, "message": "for another reason"}},
+    {"conditions": [TOLD_CONDITION | {"reason": "OutOfMemory"}]},
+    {"conditions": [TOLD_CONDITION | {"status": "True"}]},
+    {"conditions": [TOLD_CONDITION | {"observedGeneration": 8}]},
+    {"conditions": [TOLD_CONDITION, TOLD_CONDITION | {"type": "Admitted"}]},
+    {"replicas": 4, "conditions": [TOLD_CONDITION | {"status": "True"}]},
+]
+
+
+@pytest.mark.parametrize("change", DETAILS_OF_STATUS)
+def test_counts_and_words_are_details(change: dict[str, Any]) -> None:
+    assert differs_in_details_only(TOLD, TOLD | change)
+    assert differs_in_details_only(TOLD | change, TOLD)
+
+
+@pytest.mark.parametrize("change", NEWS_OF_STATUS)
+def test_what_somebody_waits_for_is_no_detail(change: dict[str, Any]) -> None:
+    assert not differs_in_details_only(TOLD, TOLD | change)
+    assert not differs_in_details_only(TOLD | change, TOLD)
+
+
+def test_the_same_status_and_the_first_one_differ_in_no_details() -> None:
+    assert not differs_in_details_only(TOLD, dict(TOLD))
+    assert not differs_in_details_only({}, TOLD)
+
+
+@given(before=replicas, after=replicas, wanted=st.tuples(st.integers(0, 4), st.integers(0, 4)))
+def test_statuses_that_differ_in_details_say_the_same_to_whoever_waits(
+    before: list[Replica], after: list[Replica], wanted: tuple[int, int]
+) -> None:
+    was, now = status_of(*before, desired=wanted[0]), status_of(*after, desired=wanted[1])
+    if differs_in_details_only(was.to_manifest(), now.to_manifest()):
+        assert read(was) == read(now)
+        assert (was.ready_replicas > 0, was.desired_replicas) == (now.ready_replicas > 0, now.desired_replicas)

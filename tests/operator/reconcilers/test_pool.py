@@ -10,6 +10,7 @@ import pytest
 from llmos.api import Reason
 from llmos_operator.kube.errors import Forbidden, Unavailable
 from llmos_operator.kube.resources import INFERENCE_POOLS, PODS, SERVICES
+from llmos_operator.reconcilers.status_pace import PACE_S
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
 
 
@@ -306,6 +307,7 @@ async def test_the_accelerators_of_a_pool_are_counted_and_placed() -> None:
         build_pool(accelerator={"class": "h100", "count": 2}, replicas=2),
     )
     await world.pool()
+    world.pass_time(PACE_S)
     pool = await world.pool()
     (pod, _) = world.pods()
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"

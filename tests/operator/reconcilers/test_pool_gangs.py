@@ -44,10 +44,10 @@ class GangWorld(World):
             found.setdefault(pod["metadata"]["labels"]["llmos.dev/replica"], []).append(pod)
         return found
 
-    def start_pods(self) -> None:
+    def start_pods(self, *names: str) -> None:
         """Kubelets start what was bound, and end what has reached its deadline."""
         self.reach_deadlines()
-        super().start_pods()
+        super().start_pods(*names)
         self.notice()
 
     def reach_deadlines(self) -> None:

@@ -142,9 +142,11 @@ class World:
     def pod_names(self) -> list[str]:
         return [pod["metadata"]["name"] for pod in self.pods()]
 
-    def start_pods(self) -> None:
-        """Every pod that has not finished becomes Ready, as the kubelet would report it."""
+    def start_pods(self, *names: str) -> None:
+        """Every pod that has not finished, or those of these names, becomes Ready, as the kubelet would report it."""
         for pod in self.pods():
+            if names and pod["metadata"]["name"] not in names:
+                continue
             if pod.get("status", {}).get("phase") in {"Failed", "Succeeded"}:
                 continue
             # The API server deletes a pod that has no node at once; one that has waits for its kubelet.
