@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from statistics import mean, quantiles
 from typing import Any, Final
@@ -138,9 +138,7 @@ class Run:
         pods = build_pods(job, self._scheduler)
         track = self._tracks[job.replica] = Track(len(pods))
         try:
-            # The leader last, as pools make gangs: one that is seen without a worker has lost it, and is removed.
-            await asyncio.gather(*map(self._create, pods[1:]))
-            await self._create(pods[0])
+            await make_gang(self._create, pods)
             if not job.tries:
                 job.made_late_s = self._now_s() - job.due_s
             await track.turned.wait()
@@ -174,6 +172,12 @@ class Run:
     async def _delete(self, metadata: Object) -> None:
         async with self._deletions:
             await self._cluster.kube.delete(PODS, metadata["name"], metadata["namespace"], grace_period_s=0)
+
+
+async def make_gang(create: Callable[[Object], Awaitable[None]], pods: list[Object]) -> None:
+    """Make the pods of a gang, the leader last, as pools do: one that is seen without a worker is removed."""
+    await asyncio.gather(*map(create, pods[1:]))
+    await create(pods[0])
 
 
 def build_jobs(part: float, prefix: str) -> list[Job]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from bench.quota.__main__ import RECLAIM_EVERY_S, SCENARIOS, main
-from bench.quota.baseline import QUEUES, Track, build_jobs, build_pods
+from bench.quota.baseline import QUEUES, Track, build_jobs, build_pods, make_gang
 from bench.quota.manifests import NO_SCHEDULER, Object
 from bench.quota.policies import build_policies
 from bench.quota.simulation import Result, Simulation
@@ -102,3 +103,15 @@ def test_one_cohort_of_the_baseline_is_made_of_pods_that_hold_what_its_workloads
             for pod in build_pods(job, "default-scheduler")
         ]
         assert sum(map(int, limits)) == job.size.accelerators
+
+
+async def test_the_leader_of_a_gang_is_made_when_all_its_workers_are_there() -> None:
+    job = next(job for job in build_jobs(1.0, "q") if job.size.name == "large")
+    pods, made = build_pods(job, "nobody"), list[str]()
+
+    async def create(pod: Object) -> None:
+        await asyncio.sleep(0.01 if pod is not pods[0] else 0)
+        made.append(pod["metadata"]["name"])
+
+    await make_gang(create, pods)
+    assert made == [f"{job.replica}-1", job.replica]

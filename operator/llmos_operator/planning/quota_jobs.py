@@ -95,7 +95,8 @@ def build_job_gangs(
 
 def _find_succeeded(gangs: Iterable[Sequence[JsonObject]]) -> frozenset[str]:
     """Return the leaders, by uid, whose gang's room another one holds now, which is whole and was made in its place."""
-    whole = (read_record(members[0]["metadata"]).succeeds for members in gangs if len(members) >= read_size(members))
+    holding = (members for members in gangs if len(members) >= read_size(members) and not all(map(has_ended, members)))
+    whole = (read_record(members[0]["metadata"]).succeeds for members in holding)
     return frozenset(uid for uid in whole if uid)
 
 

@@ -129,7 +129,8 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
         ),
     )
     announcement = plan_scaling_announcement(observed.pool, size)
-    details_wait_s = await _tell(context, key, current, status, announcement)
+    has_trouble = any(replica.failure is not None or replica.stuck is not None for replica in replicas)
+    details_wait_s = await _tell(context, key, current, status, announcement, may_wait=not has_trouble)
     looks = (
         *(details_wait_s, isolation.look_again_s, kueue.look_again_s, adapters.look_again_s),
         _next_look_s(replicas, plan, refused, context.now()),
@@ -141,11 +142,20 @@ async def reconcile_pool(context: Context, key: Key) -> Result:
 
 
 async def _tell(
-    context: Context, key: Key, current: Object, status: InferencePoolStatus, announcement: Announcement | None
+    context: Context,
+    key: Key,
+    current: Object,
+    status: InferencePoolStatus,
+    announcement: Announcement | None,
+    *,
+    may_wait: bool,
 ) -> float | None:
-    """Write the status if it changed; of details alone not at once after a write. Return when they may be written."""
+    """Write the status if it changed. Details alone `may_wait` for a while after a write; return until when.
+
+    They may not where a replica is in trouble: when it is gone, what it said stands in its pool's status alone.
+    """
     now = context.now()
-    if differs_in_details_only(current.get("status") or {}, status.to_manifest()):
+    if may_wait and differs_in_details_only(current.get("status") or {}, status.to_manifest()):
         wait_s = context.status_pace.wait_s(key, now)
         if wait_s > 0:
             return wait_s

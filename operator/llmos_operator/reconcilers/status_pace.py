@@ -2,7 +2,8 @@
 
 Pods of a pool that makes or ends many change many times a second, and with each of them numbers and messages. A write
 of a status costs the API server more than the look at the pool that it tells of, and everybody who watches pools is
-told. What has changed is lost to nobody: the look after the pause writes what is true then.
+told. The next look after the pause that succeeds writes what is true then. What was true in between nobody needs: where
+a replica is in trouble, everything is written at once (`pool`).
 """
 
 from __future__ import annotations

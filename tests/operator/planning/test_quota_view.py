@@ -103,6 +103,16 @@ def pod(
     return {"metadata": metadata, "spec": spec, "status": {"phase": phase or ("Running" if on else "Pending")}}
 
 
+def attempt(name: str, **more: Any) -> dict[str, Any]:
+    """One pod of an attempt of a job, for two accelerators."""
+    made = pod(name, **more)
+    made["metadata"]["labels"] |= {LABEL_JOB: "tune", LABEL_COMPONENT: COMPONENT_TRAIN}
+    del made["metadata"]["labels"][LABEL_POOL]
+    made["metadata"]["annotations"][ANNOTATION_ACCELERATOR_CLASS] = H100
+    made["spec"]["containers"] = [{"resources": {"limits": {GPU: "2"}}}]
+    return made
+
+
 def stranger(on: str, gpus: int, phase: str = "Running") -> dict[str, Any]:
     return {
         "metadata": {"name": "notebook", "namespace": "elsewhere"},
@@ -264,18 +274,19 @@ class TestGangs:
 
     def test_an_attempt_that_ends_holds_its_accelerators_as_long_as_one_of_its_pods_has_a_node(self) -> None:
         place = QuotaRecord(Placement(H100, ("n1", "n1")), 5.0)
-
-        def attempt(rank: int, **more: Any) -> dict[str, Any]:
-            made = pod("tune-a0", rank=rank, record=place, ending=True, **more)
-            made["metadata"]["labels"] |= {LABEL_JOB: "tune", LABEL_COMPONENT: COMPONENT_TRAIN}
-            del made["metadata"]["labels"][LABEL_POOL]
-            made["metadata"]["annotations"][ANNOTATION_ACCELERATOR_CLASS] = H100
-            made["spec"]["containers"] = [{"resources": {"limits": {GPU: "2"}}}]
-            return made
-
-        assert snapshot(attempt(0), attempt(1)).gangs == ()
-        (gang,) = snapshot(attempt(0), attempt(1, on="n1")).gangs
+        ended = attempt("tune-a0", record=place, ending=True)
+        assert snapshot(ended, attempt("tune-a0", rank=1, record=place, ending=True)).gangs == ()
+        (gang,) = snapshot(ended, attempt("tune-a0", rank=1, record=place, ending=True, on="n1")).gangs
         assert (gang.state, gang.placement, gang.accelerators) == (GangState.ENDING, place.placement, 4)
+
+    @pytest.mark.parametrize("ending", [False, True])
+    def test_a_moved_attempt_holds_the_room_for_its_successor_until_one_is_there_that_stays(self, ending: bool) -> None:
+        moved = QuotaRecord(Placement(H100, ("n1",)), 5.0, is_moved=True)
+        first = attempt("tune-a0", record=moved, gated=True)
+        first["metadata"]["uid"] = "first"
+        second = attempt("tune-a1", record=QuotaRecord(moved.placement, 5.0, succeeds="first"), ending=ending)
+        (gang,) = snapshot(first, second).gangs
+        assert (gang.id, gang.placement) == ("team-a/tune-a0" if ending else "team-a/tune-a1", moved.placement)
 
     @pytest.mark.parametrize(
         "other",

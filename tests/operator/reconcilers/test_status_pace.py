@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.api import Reason
-from llmos_operator.kube.resources import INFERENCE_POOLS
+from llmos_operator.kube.resources import INFERENCE_POOLS, PODS
+from llmos_operator.planning.replicas import STABLE_S
 from llmos_operator.reconcilers.base import Key
 from llmos_operator.reconcilers.status_pace import PACE_S, StatusPace
 from tests.operator.reconcilers.world import NAMESPACE, World, build_model, build_pool, condition
@@ -114,33 +115,66 @@ def test_a_clock_that_was_put_back_holds_up_nothing() -> None:
     assert pace.wait_s(KEY, world.time - timedelta(hours=1)) == 0
 
 
-pauses = st.sampled_from([0.0, 0.1, 0.6, 1.5, 12])
+class Impatient(StatusPace):
+    """Never waits: what every operator did that wrote each change at once."""
+
+    def wait_s(self, key: Key, now: datetime) -> float:
+        return 0.0
+
+
+def crash(world: World, name: str, message: str) -> None:
+    """An engine that ran ends with a message of its own."""
+    (pod,) = [pod for pod in world.pods() if pod["metadata"]["name"] == name]
+    statuses = pod.get("status", {}).get("containerStatuses") or [{"state": {}}]
+    started = statuses[0]["state"].get("running", {}).get("startedAt", world.stamp())
+    world.fail_pod(name, Reason.EngineCrashed, message)
+    (status,) = world.kube.stored(PODS, NAMESPACE, name)["status"]["containerStatuses"]
+    status["state"]["terminated"]["startedAt"] = started
+    world.kube.set_status(PODS, name, NAMESPACE, containerStatuses=[status])
+
+
+async def test_of_two_failures_of_one_kind_the_second_is_told_too() -> None:
+    world = await begun(4)
+    world.start_pods()
+    await world.look()
+    world.pass_time(2 * STABLE_S)
+    for name, message in zip(world.pod_names()[:2], ("the driver was lost", "a timeout of NCCL"), strict=True):
+        crash(world, name, message)
+        await world.look()
+        world.pass_time(0.4)
+    world.pass_time(PACE_S)
+    await world.look()
+    told = " ".join(condition["message"] for condition in world.status["conditions"])
+    assert "a timeout of NCCL" in told
+
+
+pauses = st.sampled_from([0.0, 0.1, 0.6, 1.5, 12, 2 * STABLE_S])
 steps = st.lists(st.tuples(st.sampled_from(["start", "fail", "scale"]), st.integers(0, 3), pauses), max_size=12)
 
 
 @given(steps=steps)
-async def test_what_is_true_in_the_end_is_written_in_the_end(steps: list[tuple[str, int, float]]) -> None:
-    world = PacedWorld(3)
-    await world.look()
-    for action, number, pause_s in steps:
-        names = world.pod_names()
-        if action == "scale":
-            pool = world.kube.stored(INFERENCE_POOLS, NAMESPACE, "chat")
-            world.kube.put({**pool, "spec": {**pool["spec"], "replicas": number}})
-        elif number < len(names) and action == "start":
-            world.start_pods(names[number])
-        elif number < len(names):
-            world.fail_pod(names[number], Reason.EngineCrashed)
-        world.finish_deletions()
-        again_s = await world.look()
-        world.pass_time(min(pause_s, again_s) if again_s else pause_s)
-    # Come to rest: each look that is due, and nothing that happens by itself.
-    for _ in range(3):
-        world.finish_deletions()
+async def test_in_the_end_the_same_is_written_as_if_every_change_had_been(steps: list[tuple[str, int, float]]) -> None:
+    worlds = PacedWorld(3), PacedWorld(3)
+    worlds[1].context = replace(worlds[1].context, status_pace=Impatient())
+    for world in worlds:
         await world.look()
-        world.pass_time(PACE_S)
-    await world.look()
-    told = world.status
-    world.context = replace(world.context, status_pace=StatusPace())
-    await world.look()
-    assert world.status == told, "an operator that begins anew finds nothing to write"
+    for turn, (action, number, pause_s) in enumerate(steps):
+        for world in worlds:
+            names = world.pod_names()
+            if action == "scale":
+                pool = world.kube.stored(INFERENCE_POOLS, NAMESPACE, "chat")
+                world.kube.put({**pool, "spec": {**pool["spec"], "replicas": number}})
+            elif number < len(names) and action == "start":
+                world.start_pods(names[number])
+            elif number < len(names):
+                crash(world, names[number], f"failure {turn}")
+            world.finish_deletions()
+            await world.look()
+            world.pass_time(pause_s)
+    for world in worlds:
+        for _ in range(3):
+            world.finish_deletions()
+            await world.look()
+            world.pass_time(PACE_S)
+        await world.look()
+    assert worlds[0].status == worlds[1].status
