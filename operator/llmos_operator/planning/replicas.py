@@ -130,9 +130,8 @@ class ReplicaPlan:
     @property
     def why(self) -> tuple[str, ...]:
         """One line per decision, for people."""
-        create = (
-            f"create replica {n.ordinal}" + (f" (attempt {n.attempt + 1})" * (n.attempt > 0)) for n in self.create
-        )
+        tries = {new.ordinal: f" (attempt {new.attempt + 1})" for new in self.create if new.attempt}
+        create = (f"create replica {new.ordinal}{tries.get(new.ordinal, '')}" for new in self.create)
         drain = (f"drain {replica.name}" for replica in self.drain)
         return *create, *drain, *(f"delete {replica.name} ({replica.state.value})" for replica in self.delete)
 
